@@ -1,0 +1,1 @@
+"""Holds the `t5x_lite` command (launch/main.py) and the launch scripts."""

@@ -1,0 +1,14 @@
+"""Sets the process up before JAX loads: 8 emulated CPU devices, quiet logs."""
+
+import os
+
+_DEVICES = "--xla_force_host_platform_device_count"
+
+# setdefault: `JAX_PLATFORMS=cuda pytest ...` runs the suite on a GPU.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
+  os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()
+  )

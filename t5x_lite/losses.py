@@ -1,0 +1,181 @@
+"""Cross-entropy whose logits never need to exist all at once."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+NORMALIZERS = ("target_tokens", "all_tokens", "sequences")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CrossEntropy:
+  """Scores next tokens: negative log-likelihood, plus two regularisers.
+
+  loss = -sum_v p_v log softmax(logits)_v + z_loss * log(Z)^2, where p is one-hot
+  mixed with `label_smoothing` of the uniform distribution (Szegedy et al. 2016,
+  arXiv:1512.00567, section 7) and Z the partition function (PaLM,
+  arXiv:2204.02311, section 5).
+
+  Attributes:
+    z_loss: weight of log(Z)^2; PaLM and T5 v1.1 train with 1e-4.
+    label_smoothing: share of the uniform distribution in the target.
+    normalizer: what a batch's loss is divided by: "target_tokens" (the sum of
+      the loss weights), "all_tokens" (rows x length) or "sequences" (each
+      row's loss is the mean over its own tokens).
+    chunk_tokens: logits are made for about this many tokens at a time, and
+      their gradient at once with them; None makes all [B, T, V].
+  """
+
+  z_loss: float = 0.0
+  label_smoothing: float = 0.0
+  normalizer: str = "target_tokens"
+  chunk_tokens: int | None = None
+
+  def __post_init__(self):
+    if self.normalizer not in NORMALIZERS:
+      raise ValueError(
+        f"unknown normalizer {self.normalizer!r}: use one of "
+        f"{', '.join(NORMALIZERS)}"
+      )
+    if not 0 <= self.label_smoothing < 1:
+      raise ValueError(
+        f"label_smoothing ({self.label_smoothing}) must be in [0, 1)"
+      )
+    if self.chunk_tokens is not None and self.chunk_tokens < 1:
+      raise ValueError(f"chunk_tokens ({self.chunk_tokens}) must be positive")
+
+  def __call__(
+    self,
+    hidden_BTD: jax.Array,
+    kernel_DV: jax.Array,
+    targets_BT: jax.Array,
+    weights_BT: jax.Array,
+  ) -> dict[str, jax.Array]:
+    """Sums the loss over a batch.
+
+    Args:
+      hidden_BTD: the stack's output.
+      kernel_DV: float32, hidden states to logits.
+      targets_BT: token ids.
+      weights_BT: what each token counts; 0 bears no loss.
+
+    Returns:
+      float32 scalars, all sums: "objective" (what is minimised, before
+      division by "denominator"), "denominator", and without normaliser or
+      regularisers "loss" (nats), "z_loss", "correct" and "weight".
+    """
+    weights_BT = weights_BT.astype(jnp.float32)
+    counted_BT, denominator = self._normalise(weights_BT)
+    sums = _sums(self, kernel_DV, hidden_BTD, targets_BT, weights_BT, counted_BT)
+    return {
+      **sums, "denominator": denominator, "weight": jnp.sum(weights_BT)
+    }  # fmt: skip
+
+  def _normalise(self, weights_BT):
+    """Returns the weights of the objective, and what divides their sum."""
+    if self.normalizer == "all_tokens":
+      return weights_BT, jnp.float32(weights_BT.size)
+    if self.normalizer == "sequences":
+      per_row = jnp.sum(weights_BT, axis=1, keepdims=True)
+      counted_BT = weights_BT / jnp.maximum(per_row, 1e-9)
+      return counted_BT, jnp.sum(per_row > 0).astype(jnp.float32)
+    return weights_BT, jnp.sum(weights_BT)
+
+  def pieces(self, batch: int, length: int) -> tuple[int, int]:
+    """Cuts the length into (number, size) so that chunks hold chunk_tokens."""
+    size = length
+    if self.chunk_tokens is not None:
+      size = min(length, max(1, self.chunk_tokens // batch))
+    return -(-length // size), size
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _sums(spec, kernel, hidden, targets, weights, counted):
+  return _scan(spec, kernel, hidden, targets, weights, counted, False)[0]
+
+
+def _sums_forward(spec, kernel, hidden, targets, weights, counted):
+  return _scan(spec, kernel, hidden, targets, weights, counted, True)
+
+
+def _sums_backward(spec, gradients, cotangents):
+  del spec
+  dkernel, dhidden = gradients
+  g = cotangents["objective"]
+  return dkernel * g, (dhidden * g).astype(dhidden.dtype), None, None, None
+
+
+_sums.defvjp(_sums_forward, _sums_backward)
+
+
+def _scan(spec, kernel_DV, hidden_BTD, targets, weights, counted, gradients):
+  """Walks over pieces of the length; takes the gradient while logits are hot.
+
+  Doing so in the forward pass saves both the logits and their recomputation:
+  the gradient with respect to hidden states and kernel is small beside them.
+  """
+  batch, length, _ = hidden_BTD.shape
+  number, size = spec.pieces(batch, length)
+  kernel = kernel_DV.astype(hidden_BTD.dtype)
+
+  def cut(x):
+    """[B, T, ...] -> [number, B, size, ...]; the tail is padded, weight 0."""
+    rest = ((0, 0),) * (x.ndim - 2)
+    x = jnp.pad(x, ((0, 0), (0, number * size - length), *rest))
+    return x.reshape(batch, number, size, *x.shape[2:]).swapaxes(0, 1)
+
+  def piece(dkernel_DV, xs):
+    hidden, targets, weights, counted = xs
+    logits = jnp.einsum(
+      "BTD,DV->BTV", hidden, kernel, preferred_element_type=jnp.float32
+    )
+    sums, dlogits = _token_losses(spec, logits, targets, weights, counted)
+    if not gradients:
+      return dkernel_DV, (sums, None)
+    dlogits = dlogits.astype(hidden.dtype)
+    rows, drows = (x.reshape(-1, x.shape[-1]) for x in (hidden, dlogits))
+    dhidden = (drows @ kernel.T).reshape(hidden.shape)
+    dkernel = jnp.matmul(rows.T, drows, preferred_element_type=jnp.float32)
+    return dkernel_DV + dkernel, (sums, dhidden)
+
+  xs = tuple(cut(x) for x in (hidden_BTD, targets, weights, counted))
+  dkernel = jnp.zeros_like(kernel_DV) if gradients else None
+  if number == 1:
+    dkernel, (sums, dhidden) = piece(dkernel, jax.tree.map(lambda x: x[0], xs))
+  else:
+    dkernel, (sums, dhidden) = jax.lax.scan(piece, dkernel, xs)
+    sums = jax.tree.map(jnp.sum, sums)
+    if gradients:
+      dhidden = dhidden.swapaxes(0, 1).reshape(batch, -1, dhidden.shape[-1])
+      dhidden = dhidden[:, :length]
+  return sums, (dkernel, dhidden)
+
+
+def _token_losses(spec, logits, targets, weights, counted):
+  """Returns the sums over one piece, and d objective / d logits."""
+  vocab_size = logits.shape[-1]
+  log_z = jax.nn.logsumexp(logits, axis=-1)
+  at_target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+  nll = log_z - at_target
+  smooth = spec.label_smoothing
+  loss = (1 - smooth) * nll
+  if smooth:
+    loss += smooth * (log_z - jnp.mean(logits, axis=-1))
+  z_loss = spec.z_loss * jnp.square(log_z)
+  correct = jnp.max(logits, axis=-1) <= at_target
+  sums = {
+    "objective": jnp.sum((loss + z_loss) * counted),
+    "loss": jnp.sum(nll * weights),
+    "z_loss": jnp.sum(z_loss * weights),
+    "correct": jnp.sum(correct * weights),
+  }
+  is_target = jnp.arange(vocab_size) == targets[..., None]
+  dlogits = counted[..., None] * (
+    jnp.exp(logits - log_z[..., None])
+    * (1 + 2 * spec.z_loss * log_z)[..., None]
+    - (1 - smooth) * is_target
+    - smooth / vocab_size
+  )
+  return sums, dlogits

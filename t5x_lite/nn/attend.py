@@ -1,0 +1,130 @@
+"""Attention as a pure function of queries, keys, values, bias and mask.
+
+Heads that share a key head are folded into its rows, so that multi-head,
+grouped-query and multi-query attention are one computation over [B, K, M, H]
+with M = G * T query rows per key head.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+KERNELS = ("einsum", "cudnn")
+
+# Finite, so that a row that sees nothing (padding) stays finite too.
+_HIDDEN = -1e30
+
+
+def attend(
+  q_BNTH: jax.Array,
+  k_BKSH: jax.Array,
+  v_BKSH: jax.Array,
+  *,
+  mask_BTS: jax.Array,
+  bias_BNTS: jax.Array | None = None,
+  scale: float,
+  kernel: str = "einsum",
+  dropout_mask=None,
+) -> jax.Array:
+  """Mixes values by the softmax of the scaled products of queries and keys.
+
+  Eq. 1, Vaswani et al. 2017, arXiv:1706.03762; K < N is grouped-query
+  (Ainslie et al. 2023, arXiv:2305.13245), K = 1 multi-query attention
+  (Shazeer 2019, arXiv:1911.02150).
+
+  Args:
+    q_BNTH: queries, one [T, H] per head.
+    k_BKSH: keys; head n of the queries reads key head n // (N / K).
+    v_BKSH: values.
+    mask_BTS: bool, True where the query sees the key; B or 1.
+    bias_BNTS: float32 added to the scaled logits; B or 1.
+    scale: factor on the products.
+    kernel: "einsum", or "cudnn" (GPU, half precision).
+    dropout_mask: a function of the float32 probabilities [B, K, G, T, S] that
+      drops some of them, or None; only for the einsum kernel.
+
+  Returns:
+    [B, N, T, H] in the dtype of the queries.
+  """
+  if kernel == "cudnn":
+    return _cudnn(q_BNTH, k_BKSH, v_BKSH, mask_BTS, bias_BNTS, scale)
+  b, n, t, h = q_BNTH.shape
+  num_kv_heads = k_BKSH.shape[1]
+  group = n // num_kv_heads
+  q_BKMH = q_BNTH.reshape(b, num_kv_heads, group * t, h)
+  bias = None
+  if bias_BNTS is not None:
+    bias = bias_BNTS.reshape(-1, num_kv_heads, group, *bias_BNTS.shape[2:])
+  mask = mask_BTS[:, None, None]
+  mix = _mix if dropout_mask is None else functools.partial(
+    _mix_with_dropout, drop=dropout_mask
+  )  # fmt: skip
+  out_BKMH = mix(q_BKMH * scale, k_BKSH, v_BKSH, bias, mask)
+  return out_BKMH.reshape(b, n, t, h)
+
+
+def _probabilities(q_BKMH, k_BKSH, bias_BKGTS, mask_B11TS):
+  """Returns the float32 softmax [B, K, G, T, S]."""
+  b, k, m, _ = q_BKMH.shape
+  t, s = mask_B11TS.shape[-2:]
+  logits = jnp.einsum(
+    "BKMH,BKSH->BKMS", q_BKMH, k_BKSH, preferred_element_type=jnp.float32
+  ).reshape(b, k, m // t, t, s)
+  if bias_BKGTS is not None:
+    logits += bias_BKGTS
+  # float32: a bfloat16 softmax loses mass past 4k keys.
+  return jax.nn.softmax(jnp.where(mask_B11TS, logits, _HIDDEN), axis=-1)
+
+
+def _mix_with_dropout(q, k, v, bias, mask, *, drop):
+  probs = drop(_probabilities(q, k, bias, mask)).astype(v.dtype)
+  return jnp.einsum("BKMS,BKSH->BKMH", probs.reshape(*q.shape[:3], -1), v)
+
+
+@jax.custom_vjp
+def _mix(q, k, v, bias, mask):
+  return _mix_forward(q, k, v, bias, mask)[0]
+
+
+def _mix_forward(q, k, v, bias, mask):
+  probs = _probabilities(q, k, bias, mask).astype(v.dtype)
+  probs_BKMS = probs.reshape(*q.shape[:3], -1)
+  out = jnp.einsum("BKMS,BKSH->BKMH", probs_BKMS, v)
+  return out, (q, k, v, bias, mask, probs_BKMS, out)
+
+
+def _mix_backward(residuals, g):
+  """Never transposes an array of T x S: only the thin T x H ones."""
+  q, k, v, bias, mask, probs_BKMS, out = residuals
+  f32 = jnp.float32
+  dv = jnp.einsum("BKMH,BKMS->BKHS", g, probs_BKMS).swapaxes(-1, -2)
+  dprobs = jnp.einsum("BKMH,BKSH->BKMS", g, v, preferred_element_type=f32)
+  # sum_s p dp = g . out, without another pass over T x S.
+  inner = jnp.sum(g.astype(f32) * out.astype(f32), axis=-1, keepdims=True)
+  dlogits = probs_BKMS.astype(f32) * (dprobs - inner)
+  dbias = None
+  if bias is not None:
+    full = dlogits.reshape(*dlogits.shape[:2], -1, *mask.shape[-2:])
+    summed = tuple(i for i in range(5) if bias.shape[i] == 1 != full.shape[i])
+    dbias = jnp.sum(full, axis=summed, keepdims=True)
+  dlogits = dlogits.astype(q.dtype)
+  dq = jnp.einsum("BKMS,BKSH->BKMH", dlogits, k)
+  dk = jnp.einsum("BKMH,BKMS->BKHS", q, dlogits).swapaxes(-1, -2)
+  return dq, dk, dv, dbias, None
+
+
+_mix.defvjp(_mix_forward, _mix_backward)
+
+
+def _cudnn(q_BNTH, k_BKSH, v_BKSH, mask_BTS, bias_BNTS, scale):
+  out_BTNH = jax.nn.dot_product_attention(
+    q_BNTH.swapaxes(1, 2),
+    k_BKSH.swapaxes(1, 2),
+    v_BKSH.swapaxes(1, 2),
+    bias=None if bias_BNTS is None else bias_BNTS.astype(q_BNTH.dtype),
+    mask=mask_BTS[:, None],
+    scale=scale,
+    implementation="cudnn",
+  )
+  return out_BTNH.swapaxes(1, 2)

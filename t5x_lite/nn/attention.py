@@ -1,0 +1,169 @@
+"""Multi-head, grouped-query and multi-query attention, with a KV cache."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from t5x_lite.nn import attend
+from t5x_lite.nn.dropout import dropout
+from t5x_lite.nn.linear import Dense
+from t5x_lite.nn.positions import NoPosition
+from t5x_lite.nn.visibility import Tokens
+
+
+class KVCache(NamedTuple):
+  """Keys and values of one attention layer, [B, K, S, H] each."""
+
+  keys: jax.Array
+  values: jax.Array
+
+  def write(self, new: "KVCache", slot: jax.Array) -> "KVCache":
+    """Returns the cache with `new` [B, K, T, H] written from `slot` on."""
+    return jax.tree.map(
+      lambda old, x: jax.lax.dynamic_update_slice_in_dim(
+        old, x.astype(old.dtype), slot, axis=2
+      ),
+      self,
+      new,
+    )
+
+
+class Sight(NamedTuple):
+  """What one kind of attention sees: the same for all layers of a stack.
+
+  Attributes:
+    query, key: where the tokens stand, for encodings that rotate.
+    mask: bool [B or 1, T, S].
+    bias: float32 [B or 1, N, T, S], or None.
+  """
+
+  query: Tokens
+  key: Tokens
+  mask: jax.Array
+  bias: jax.Array | None
+
+
+class Attention(nn.Module):
+  """Projects to heads, attends, and projects back.
+
+  Attributes:
+    num_heads: N.
+    head_dim: H.
+    num_kv_heads: K, a divisor of N: 1 is multi-query; None is N.
+    scale: factor on the logits; None is 1/sqrt(head_dim), T5 has 1.
+    query_init_scale: variance of the query kernel times its fan-in; T5 has
+      1/head_dim where it has no scale.
+    use_bias: whether the four projections have biases.
+    dropout_rate: share of the attention probabilities dropped in training.
+    kernel: "einsum" or "cudnn".
+  """
+
+  num_heads: int
+  head_dim: int
+  num_kv_heads: int | None = None
+  scale: float | None = None
+  query_init_scale: float = 1.0
+  use_bias: bool = False
+  dropout_rate: float = 0.0
+  kernel: str = "einsum"
+
+  def __post_init__(self):
+    if self.num_kv_heads and self.num_heads % self.num_kv_heads:
+      raise ValueError(
+        f"num_heads ({self.num_heads}) must be divisible by num_kv_heads "
+        f"({self.num_kv_heads})"
+      )
+    if self.kernel not in attend.KERNELS:
+      raise ValueError(
+        f"unknown attention kernel {self.kernel!r}: use one of "
+        f"{', '.join(attend.KERNELS)}"
+      )
+    if self.kernel == "cudnn" and self.dropout_rate:
+      raise ValueError(
+        f"dropout_rate ({self.dropout_rate}) needs kernel='einsum': the cudnn "
+        "kernel drops nothing"
+      )
+    super().__post_init__()
+
+  @nn.compact
+  def __call__(
+    self,
+    x_BTD: jax.Array,
+    source_BSD: jax.Array | None,
+    sight: Sight,
+    *,
+    position: NoPosition,
+    cache: KVCache | None = None,
+    slot: jax.Array | None = None,
+  ) -> tuple[jax.Array, KVCache]:
+    """Attends from x to the source.
+
+    Args:
+      x_BTD: what asks.
+      source_BSD: what is asked: x itself, or an encoder's output; None reads
+        the cache alone (cross-attention while decoding).
+      sight: mask and bias over the keys: those of the cache where there is
+        one, of the source elsewhere.
+      position: turns queries and keys.
+      cache: keys and values to write into at `slot`, and then to read.
+      slot: where the source's first token goes in the cache.
+
+    Returns:
+      [B, T, D], and the keys and values that were read.
+    """
+    q_BNTH = position.rotate(
+      self._heads("query", x_BTD, self.num_heads, self.query_init_scale),
+      sight.query,
+    )
+    kv = cache
+    if source_BSD is not None:
+      kv = self._keys_and_values(source_BSD, sight, position, cache, slot)
+    drop = None
+    if self.dropout_rate and self.has_rng("dropout"):
+      drop = lambda probs: dropout(self, probs, self.dropout_rate)
+    out_BNTH = attend.attend(
+      q_BNTH,
+      kv.keys.astype(x_BTD.dtype),
+      kv.values.astype(x_BTD.dtype),
+      mask_BTS=sight.mask,
+      bias_BNTS=sight.bias,
+      scale=self.head_dim**-0.5 if self.scale is None else self.scale,
+      kernel=self.kernel,
+      dropout_mask=drop,
+    )
+    out = Dense(
+      (self.num_heads, self.head_dim),
+      (x_BTD.shape[-1],),
+      ("heads", "head_dim", "embed"),
+      use_bias=self.use_bias,
+      name="out",
+    )(out_BNTH.swapaxes(1, 2))
+    return out, kv
+
+  def _heads(self, name, x_BTD, num_heads, init_scale=1.0):
+    heads = "heads" if name == "query" else "kv_heads"
+    x_BTNH = Dense(
+      (x_BTD.shape[-1],),
+      (num_heads, self.head_dim),
+      ("embed", heads, "head_dim"),
+      init_scale=init_scale,
+      use_bias=self.use_bias,
+      name=name,
+    )(x_BTD)
+    axes = ("batch", "length", heads, "head_dim")
+    return nn.with_logical_constraint(x_BTNH, axes).swapaxes(1, 2)
+
+  def _keys_and_values(self, source_BSD, sight, position, cache, slot):
+    num_kv_heads = self.num_kv_heads or self.num_heads
+    # What the cache holds is already turned; the source's tokens are the
+    # queries' own where both are the same text.
+    tokens = sight.key if cache is None else sight.query
+    new = KVCache(
+      keys=position.rotate(
+        self._heads("key", source_BSD, num_kv_heads), tokens
+      ),
+      values=self._heads("value", source_BSD, num_kv_heads),
+    )
+    return new if cache is None else cache.write(new, slot)

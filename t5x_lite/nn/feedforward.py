@@ -1,0 +1,73 @@
+"""Feed-forward layers: plain and gated, over any activation."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from t5x_lite.nn.dropout import dropout
+from t5x_lite.nn.linear import Dense
+
+ACTIVATIONS = {
+  "relu": jax.nn.relu,
+  "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+  # The tanh form: what T5 v1.1 and GPT-2 call GELU.
+  "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+  "silu": jax.nn.silu,
+  "relu_squared": lambda x: jnp.square(jax.nn.relu(x)),
+}
+
+
+class MLP(nn.Module):
+  """Widens to `hidden`, applies the activation, and narrows again.
+
+  Attributes:
+    hidden: F, the inner width.
+    activation: a name in ACTIVATIONS.
+    use_bias: whether the projections have biases.
+    dropout_rate: share of the inner features dropped in training.
+  """
+
+  hidden: int
+  activation: str = "relu"
+  use_bias: bool = False
+  dropout_rate: float = 0.0
+
+  def __post_init__(self):
+    if self.activation not in ACTIVATIONS:
+      raise ValueError(
+        f"unknown activation {self.activation!r}: use one of "
+        f"{', '.join(ACTIVATIONS)}"
+      )
+    super().__post_init__()
+
+  @nn.compact
+  def __call__(self, x_BTD: jax.Array) -> jax.Array:
+    h_BTF = self._widen(x_BTD)
+    h_BTF = nn.with_logical_constraint(h_BTF, ("batch", "length", "mlp"))
+    h_BTF = dropout(self, h_BTF, self.dropout_rate)
+    out_shape = (x_BTD.shape[-1],)
+    return Dense(
+      (self.hidden,), out_shape, ("mlp", "embed"), use_bias=self.use_bias,
+      name="wo",
+    )(h_BTF)  # fmt: skip
+
+  def _widen(self, x_BTD):
+    return ACTIVATIONS[self.activation](self._project("wi", x_BTD))
+
+  def _project(self, name, x_BTD):
+    in_shape = (x_BTD.shape[-1],)
+    return Dense(
+      in_shape, (self.hidden,), ("embed", "mlp"), use_bias=self.use_bias,
+      name=name,
+    )(x_BTD)  # fmt: skip
+
+
+class Gated(MLP):
+  """Multiplies the activated projection by a linear one (GEGLU, SwiGLU).
+
+  Shazeer 2020, arXiv:2002.05202.
+  """
+
+  def _widen(self, x_BTD):
+    gate_BTF = ACTIVATIONS[self.activation](self._project("wi_gate", x_BTD))
+    return gate_BTF * self._project("wi_linear", x_BTD)

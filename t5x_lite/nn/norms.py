@@ -1,0 +1,49 @@
+"""Normalisation layers. Statistics are float32 whatever the activations are."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def _scale(module: nn.Module, name: str, init, width: int) -> jax.Array:
+  init = nn.with_logical_partitioning(init, ("embed",))
+  return module.param(name, init, (width,), jnp.float32)
+
+
+class RMSNorm(nn.Module):
+  """Divides by the root mean square and scales, without a mean or a bias.
+
+  Zhang and Sennrich 2019, arXiv:1910.07467; T5's "layer norm".
+  """
+
+  epsilon: float = 1e-6
+
+  @nn.compact
+  def __call__(self, x_BTD: jax.Array) -> jax.Array:
+    scale_D = _scale(self, "scale", nn.initializers.ones, x_BTD.shape[-1])
+    x32_BTD = x_BTD.astype(jnp.float32)
+    variance_BT1 = jnp.mean(jnp.square(x32_BTD), axis=-1, keepdims=True)
+    y_BTD = x32_BTD * jax.lax.rsqrt(variance_BT1 + self.epsilon)
+    return (y_BTD * scale_D).astype(x_BTD.dtype)
+
+
+class LayerNorm(nn.Module):
+  """Subtracts the mean, divides by the deviation, scales and shifts.
+
+  Ba et al. 2016, arXiv:1607.06450; `use_bias=False` is PaLM's.
+  """
+
+  epsilon: float = 1e-5
+  use_bias: bool = True
+
+  @nn.compact
+  def __call__(self, x_BTD: jax.Array) -> jax.Array:
+    width = x_BTD.shape[-1]
+    scale_D = _scale(self, "scale", nn.initializers.ones, width)
+    x32_BTD = x_BTD.astype(jnp.float32)
+    centred_BTD = x32_BTD - jnp.mean(x32_BTD, axis=-1, keepdims=True)
+    variance_BT1 = jnp.mean(jnp.square(centred_BTD), axis=-1, keepdims=True)
+    y_BTD = centred_BTD * jax.lax.rsqrt(variance_BT1 + self.epsilon) * scale_D
+    if self.use_bias:
+      y_BTD += _scale(self, "bias", nn.initializers.zeros, width)
+    return y_BTD.astype(x_BTD.dtype)

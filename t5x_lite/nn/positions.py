@@ -1,0 +1,155 @@
+"""Position encodings, one small class each.
+
+An encoding may act in three places, and each class fills in those it uses:
+`embed` adds to the embeddings once, `rotate` turns queries and keys in every
+layer, `bias` adds to the attention logits of every layer.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from t5x_lite.nn.visibility import Tokens
+
+
+class NoPosition(nn.Module):
+  """Encodes nothing: order is known from the visibility rule alone."""
+
+  def embed(self, x_BTD: jax.Array, tokens: Tokens) -> jax.Array:
+    """Adds the encoding to the embeddings [B, T, D]."""
+    del tokens
+    return x_BTD
+
+  def rotate(self, x_BNTH: jax.Array, tokens: Tokens) -> jax.Array:
+    """Turns queries or keys [B, N, T, H] by their positions."""
+    del tokens
+    return x_BNTH
+
+  def bias(self, query: Tokens, key: Tokens) -> jax.Array | None:
+    """Returns what is added to the logits, [B or 1, N, T, S], or None."""
+    del query, key
+    return None
+
+
+class T5Bias(NoPosition):
+  """Adds one learned scalar per head and bucket of relative distance.
+
+  Distances up to half the buckets have one each, the rest share buckets that
+  widen logarithmically up to `max_distance`. Shared by all layers of a stack.
+  Raffel et al. 2020, arXiv:1910.10683, section 2.1.
+
+  Attributes:
+    bidirectional: half of the buckets for keys after the query (encoders).
+  """
+
+  num_heads: int
+  bidirectional: bool
+  num_buckets: int = 32
+  max_distance: int = 128
+
+  @nn.compact
+  def bias(self, query: Tokens, key: Tokens) -> jax.Array:
+    init = nn.with_logical_partitioning(
+      nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
+      ("buckets", "heads"),
+    )
+    shape = (self.num_buckets, self.num_heads)
+    table = self.param("relative_bias", init, shape, jnp.float32)
+    distance = key.index[:, None, :] - query.index[:, :, None]
+    bucket_BTS = relative_bucket(
+      distance,
+      bidirectional=self.bidirectional,
+      num_buckets=self.num_buckets,
+      max_distance=self.max_distance,
+    )
+    return jnp.moveaxis(_lookup(table, bucket_BTS), -1, 1)
+
+
+@jax.custom_vjp
+def _lookup(table, index):
+  return table[index]
+
+
+def _lookup_forward(table, index):
+  return table[index], (index, table.shape[0])
+
+
+def _lookup_backward(residuals, g):
+  # A matmul over the few buckets: a scatter of T x S rows into 32 is serial.
+  index, size = residuals
+  hot = jax.nn.one_hot(index.reshape(-1), size, axis=0, dtype=g.dtype)
+  return hot @ g.reshape(-1, g.shape[-1]), None
+
+
+_lookup.defvjp(_lookup_forward, _lookup_backward)
+
+
+def relative_bucket(
+  distance: jax.Array,
+  *,
+  bidirectional: bool,
+  num_buckets: int,
+  max_distance: int,
+) -> jax.Array:
+  """Sorts relative distances (key minus query) into T5's buckets.
+
+  Returns:
+    int32 in [0, num_buckets), the shape of `distance`.
+  """
+  offset = 0
+  if bidirectional:
+    num_buckets //= 2
+    offset = num_buckets * (distance > 0)
+    distance = jnp.abs(distance)
+  else:
+    distance = jnp.maximum(-distance, 0)
+  exact = num_buckets // 2
+  # Past `exact`, the bucket grows with the logarithm of the distance.
+  ratio = jnp.maximum(distance, 1).astype(jnp.float32) / exact
+  large = exact + (
+    jnp.log(ratio) / math.log(max_distance / exact) * (num_buckets - exact)
+  ).astype(jnp.int32)
+  large = jnp.minimum(large, num_buckets - 1)
+  return offset + jnp.where(distance < exact, distance, large)
+
+
+class Rope(NoPosition):
+  """Rotates pairs of query and key features by angles that grow with position.
+
+  Feature i is paired with feature i + H/2. Eq. 34, Su et al. 2021,
+  arXiv:2104.09864.
+  """
+
+  base: float = 10_000.0
+
+  def rotate(self, x_BNTH: jax.Array, tokens: Tokens) -> jax.Array:
+    half = x_BNTH.shape[-1] // 2
+    frequency = self.base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    # float32: positions past 256 are not exact in bfloat16.
+    angle_B1Th = (tokens.position[:, None, :, None] * frequency).astype(
+      jnp.float32
+    )
+    sin, cos = jnp.sin(angle_B1Th), jnp.cos(angle_B1Th)
+    first, second = jnp.split(x_BNTH.astype(jnp.float32), 2, axis=-1)
+    rotated = jnp.concatenate(
+      [first * cos - second * sin, second * cos + first * sin], axis=-1
+    )
+    return rotated.astype(x_BNTH.dtype)
+
+
+class Learned(NoPosition):
+  """Adds one learned vector per position (GPT, BERT)."""
+
+  max_length: int
+  stddev: float = 0.02
+
+  @nn.compact
+  def embed(self, x_BTD: jax.Array, tokens: Tokens) -> jax.Array:
+    init = nn.with_logical_partitioning(
+      nn.initializers.normal(self.stddev), ("length", "embed")
+    )
+    shape = (self.max_length, x_BTD.shape[-1])
+    table = self.param("position_embedding", init, shape, jnp.float32)
+    return x_BTD + table[tokens.position].astype(x_BTD.dtype)

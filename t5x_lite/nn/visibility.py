@@ -1,0 +1,98 @@
+"""Who may see whom: rules over tokens, and the masks that they draw.
+
+A rule says what an architecture means by attention. Padding and packing are
+not its business: `mask` always keeps a token inside its own segment, and
+nobody sees padding. With five tokens, of which two are the prefix (queries
+down, keys across, x = visible):
+
+    Full         Causal       PrefixCausal   Window(2)
+    x x x x x    x . . . .    x x . . .      x . . . .
+    x x x x x    x x . . .    x x . . .      x x . . .
+    x x x x x    x x x . .    x x x . .      . x x . .
+    x x x x x    x x x x .    x x x x .      . . x x .
+    x x x x x    x x x x x    x x x x x      . . . x x
+"""
+
+import dataclasses
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+
+class Tokens(NamedTuple):
+  """Says of each token of a row where it stands; all [B, T] or [1, T].
+
+  Attributes:
+    index: place in the row, int32; what order and relative distance mean.
+    position: place in its own document, int32; what a position encoding sees.
+    segment: which document of a packed row, int32; 0 is padding.
+    prefix: whether the token belongs to the bidirectional prefix, bool.
+  """
+
+  index: jax.Array
+  position: jax.Array
+  segment: jax.Array
+  prefix: jax.Array
+
+
+class Rule(Protocol):
+  """Maps query and key tokens to what is visible, bool [B or 1, T, S]."""
+
+  def __call__(self, query: Tokens, key: Tokens) -> jax.Array: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Full:
+  """Lets every token see every token (encoders, cross-attention)."""
+
+  def __call__(self, query: Tokens, key: Tokens) -> jax.Array:
+    return jnp.ones((1, query.index.shape[1], key.index.shape[1]), bool)
+
+
+@dataclasses.dataclass(frozen=True)
+class Causal:
+  """Lets a token see itself and what stands before it."""
+
+  def __call__(self, query: Tokens, key: Tokens) -> jax.Array:
+    return query.index[:, :, None] >= key.index[:, None, :]
+
+
+@dataclasses.dataclass(frozen=True)
+class PrefixCausal:
+  """Adds to `Causal` that every token sees the whole prefix.
+
+  A prefix-LM, or non-causal decoder (Raffel et al. 2020, arXiv:1910.10683,
+  section 3.2.1).
+  """
+
+  def __call__(self, query: Tokens, key: Tokens) -> jax.Array:
+    return Causal()(query, key) | key.prefix[:, None, :]
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+  """Lets a token see itself and the `size - 1` tokens before it.
+
+  Beltagy et al. 2020, arXiv:2004.05150, seen causally.
+  """
+
+  size: int
+
+  def __post_init__(self):
+    if self.size < 1:
+      raise ValueError(f"Window.size ({self.size}) must be at least 1")
+
+  def __call__(self, query: Tokens, key: Tokens) -> jax.Array:
+    distance = query.index[:, :, None] - key.index[:, None, :]
+    return (distance >= 0) & (distance < self.size)
+
+
+def mask(rule: Rule, query: Tokens, key: Tokens) -> jax.Array:
+  """Draws what is visible under a rule, padding and packing included.
+
+  Returns:
+    bool [B, T, S].
+  """
+  same_segment = query.segment[:, :, None] == key.segment[:, None, :]
+  return rule(query, key) & same_segment & (key.segment != 0)[:, None, :]

@@ -31,7 +31,7 @@ class Metrics(NamedTuple):
 
   Attributes:
     sums: "loss", "weight" and so on (losses.CrossEntropy), over all steps.
-    norms: of the last step: "grad_norm", "param_norm", "update_norm".
+    norms: of the last step: "grad_norm" and "param_norm".
   """
 
   sums: dict[str, jax.Array]
@@ -95,7 +95,6 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     norms = {
       "grad_norm": optax.global_norm(grads),
-      "update_norm": optax.global_norm(updates),
       "param_norm": optax.global_norm(params),
     }
     return TrainState(state.step + 1, params, opt_state), Metrics(sums, norms)

@@ -52,9 +52,8 @@ class Attention(nn.Module):
     num_heads: N.
     head_dim: H.
     num_kv_heads: K, a divisor of N: 1 is multi-query; None is N.
-    scale: factor on the logits; None is 1/sqrt(head_dim), T5 has 1.
-    query_init_scale: variance of the query kernel times its fan-in; T5 has
-      1/head_dim where it has no scale.
+    scale_at_init: T5's way: 1/sqrt(head_dim) stands in the initial values of
+      the query kernel, and the logits are not scaled.
     use_bias: whether the four projections have biases.
     dropout_rate: share of the attention probabilities dropped in training.
     kernel: "einsum" or "cudnn".
@@ -63,8 +62,7 @@ class Attention(nn.Module):
   num_heads: int
   head_dim: int
   num_kv_heads: int | None = None
-  scale: float | None = None
-  query_init_scale: float = 1.0
+  scale_at_init: bool = False
   use_bias: bool = False
   dropout_rate: float = 0.0
   kernel: str = "einsum"
@@ -113,8 +111,11 @@ class Attention(nn.Module):
     Returns:
       [B, T, D], and the keys and values that were read.
     """
+    scale, query_init_scale = self.head_dim**-0.5, 1.0
+    if self.scale_at_init:
+      scale, query_init_scale = 1.0, 1.0 / self.head_dim
     q_BNTH = position.rotate(
-      self._heads("query", x_BTD, self.num_heads, self.query_init_scale),
+      self._heads("query", x_BTD, self.num_heads, query_init_scale),
       sight.query,
     )
     kv = cache
@@ -129,7 +130,7 @@ class Attention(nn.Module):
       kv.values.astype(x_BTD.dtype),
       mask_BTS=sight.mask,
       bias_BNTS=sight.bias,
-      scale=self.head_dim**-0.5 if self.scale is None else self.scale,
+      scale=scale,
       kernel=self.kernel,
       dropout_mask=drop,
     )

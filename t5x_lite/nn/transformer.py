@@ -18,7 +18,8 @@ class Transformer(nn.Module):
     decoder: or None: an encoder-only model.
     tie_embeddings: whether the head is the transpose of the embedding.
     embedding_stddev: of the embedding's initial values.
-    logit_scale: factor on the logits, e.g. 1/sqrt(D) where tied (T5 1.0, PaLM).
+    scale_logits: whether logits are multiplied by 1/sqrt(D), which T5 1.0 and
+      PaLM do because their head is the embedding.
     dtype: of the activations; parameters and logits are float32.
   """
 
@@ -28,7 +29,7 @@ class Transformer(nn.Module):
   decoder: Stack | None = None
   tie_embeddings: bool = False
   embedding_stddev: float = 1.0
-  logit_scale: float = 1.0
+  scale_logits: bool = False
   dtype: str = "float32"
 
   def __post_init__(self):
@@ -84,7 +85,7 @@ class Transformer(nn.Module):
   def head_kernel(self) -> jax.Array:
     """Returns what turns hidden states into logits, float32 [D, V]."""
     kernel_DV = self.token_embedding.T if self.tie_embeddings else self.head
-    return kernel_DV * self.logit_scale if self.logit_scale != 1 else kernel_DV
+    return kernel_DV * self.width**-0.5 if self.scale_logits else kernel_DV
 
   def logits(self, hidden_BTD: jax.Array) -> jax.Array:
     """Returns float32 logits [B, T, V]."""

@@ -72,6 +72,9 @@ class Layer(nn.Module):
         "parallel=True has no place for cross_attention: use parallel=False "
         "in the decoder of an encoder-decoder"
       )
+    if self.cross_attention is self.attention:
+      # One instance in two places would silently share its parameters.
+      self.cross_attention = self.attention.clone()
     super().__post_init__()
 
   @nn.compact
@@ -145,6 +148,8 @@ class Stack(nn.Module):
         f"unknown remat policy {self.remat!r}: use None or one of "
         f"{', '.join(REMAT_POLICIES)}"
       )
+    if self.final_norm is self.layer.norm:
+      self.final_norm = self.layer.norm.clone()
     super().__post_init__()
 
   @nn.compact

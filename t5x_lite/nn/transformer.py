@@ -41,6 +41,8 @@ class Transformer(nn.Module):
           "the decoder has no cross_attention to see the encoder by: set "
           "Layer.cross_attention in the decoder's scope"
         )
+      # Parts that the caller gave to both would silently share parameters.
+      self.decoder = self.decoder.copy(parent=None)
     super().__post_init__()
 
   def setup(self):
@@ -79,7 +81,7 @@ class Transformer(nn.Module):
   def decode(
     self, ids_BT: jax.Array, tokens: Tokens, **source_and_cache
   ) -> tuple[jax.Array, StackCache | None]:
-    """Runs the decoder (see Stack.__call__); returns [B, T, D] and the cache."""
+    """Runs the decoder; returns [B, T, D] and the cache (Stack.__call__)."""
     return self.decoder(self.embed(ids_BT), tokens, **source_and_cache)
 
   def head_kernel(self) -> jax.Array:

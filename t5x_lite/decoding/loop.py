@@ -1,0 +1,125 @@
+"""The generation loop: prefill once, then one token per row and step."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from t5x_lite.decoding.samplers import Greedy
+
+GREEDY = Greedy()
+
+
+class Generated(NamedTuple):
+  """What `generate` returns.
+
+  tokens: int32 [B, max_new_tokens]; 0 after a row's end.
+  lengths: int32 [B], tokens up to and with EOS; 0 for padding rows.
+  log_probs: float32 [B, max_new_tokens], the model's own log p of each token
+    (nats; before temperature, top_k and top_p); 0 after a row's end.
+  """
+
+  tokens: jax.Array
+  lengths: jax.Array
+  log_probs: jax.Array
+
+
+def generate(
+  model: Any,
+  params: Any,
+  batch: dict[str, jax.Array],
+  *,
+  max_new_tokens: int,
+  sampler: Any = GREEDY,
+  key: jax.Array | None = None,
+  eos_id: int | None = None,
+  row_ids: jax.Array | None = None,
+) -> Generated:
+  """Continues each row of a batch until EOS or max_new_tokens.
+
+  Compiles once per model, batch shape, max_new_tokens and sampler. A row
+  draws from `key` and its own row id only: neither its place in the batch, nor
+  its neighbours, nor padding rows change what it gets.
+
+  Args:
+    model: has `prefill` and `decode_step` (see Model); hashable.
+    params: the model's parameters.
+    batch: prompts, arranged as for training.
+    max_new_tokens: number of tokens to generate at most, EOS included.
+    sampler: maps (logits [V], key) to a token.
+    key: a random key; only Greedy goes without.
+    eos_id: the token that ends a row; None: rows never end early.
+    row_ids: int32 [B], what sets apart one row's draws from another's; a
+      negative id marks a padding row. None: 0, 1, 2, ...
+
+  Raises:
+    ValueError: max_new_tokens is below 1, or a key is missing.
+  """
+  if max_new_tokens < 1:
+    raise ValueError(f"max_new_tokens ({max_new_tokens}) must be at least 1")
+  if key is None:
+    if not isinstance(sampler, Greedy):
+      raise ValueError(f"{sampler} draws at random: pass key=")
+    key = jax.random.key(0)
+  if row_ids is None:
+    row_ids = jnp.arange(next(iter(batch.values())).shape[0])
+  return _generate(
+    model,
+    params,
+    batch,
+    key,
+    jnp.int32(-1 if eos_id is None else eos_id),
+    row_ids,
+    max_new_tokens=max_new_tokens,
+    sampler=sampler,
+  )
+
+
+@functools.partial(
+  jax.jit, static_argnums=0, static_argnames=("max_new_tokens", "sampler")
+)
+def _generate(
+  model, params, batch, key, eos_id, row_ids_B, *, max_new_tokens, sampler
+):
+  row_keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, row_ids_B)
+  columns_T = jnp.arange(max_new_tokens)
+
+  def emit(step, logits_BV, done_B, generated):
+    """Draws one token for each unfinished row and writes it at `step`."""
+    step_keys_B = jax.vmap(jax.random.fold_in, (0, None))(row_keys_B, step)
+    tokens_B = jax.vmap(sampler)(logits_BV, step_keys_B)
+    log_probs_BV = jax.nn.log_softmax(logits_BV.astype(jnp.float32))
+    log_probs_B = jnp.take_along_axis(log_probs_BV, tokens_B[:, None], 1)[:, 0]
+    tokens_B = jnp.where(done_B, 0, tokens_B)
+    log_probs_B = jnp.where(done_B, 0.0, log_probs_B)
+    here_T = columns_T == step
+    generated = Generated(
+      tokens=jnp.where(here_T, tokens_B[:, None], generated.tokens),
+      lengths=generated.lengths + ~done_B,
+      log_probs=jnp.where(here_T, log_probs_B[:, None], generated.log_probs),
+    )
+    return tokens_B, done_B | (tokens_B == eos_id), generated
+
+  def unfinished(carry):
+    step, _, _, done_B, _ = carry
+    return (step < max_new_tokens) & ~jnp.all(done_B)
+
+  def body(carry):
+    step, state, tokens_B, done_B, generated = carry
+    logits_BV, state = model.decode_step(params, state, tokens_B)
+    tokens_B, done_B, generated = emit(step, logits_BV, done_B, generated)
+    return step + 1, state, tokens_B, done_B, generated
+
+  logits_BV, state = model.prefill(params, batch, max_new_tokens=max_new_tokens)
+  shape_BT = (row_ids_B.shape[0], max_new_tokens)
+  empty = Generated(
+    tokens=jnp.zeros(shape_BT, jnp.int32),
+    lengths=jnp.zeros(shape_BT[0], jnp.int32),
+    log_probs=jnp.zeros(shape_BT, jnp.float32),
+  )
+  # The first token comes from the prompt's logits, outside the loop, so that
+  # no step's logits are thrown away at the end.
+  tokens_B, done_B, generated = emit(0, logits_BV, row_ids_B < 0, empty)
+  carry = (jnp.int32(1), state, tokens_B, done_B, generated)
+  return jax.lax.while_loop(unfinished, body, carry)[-1]

@@ -1,0 +1,304 @@
+"""Runs jobs on texts: dicts in, dicts out, or JSONL files.
+
+codec = infer.codec("python_docs_span_corruption", model.architecture,
+                    {"inputs": 512, "targets": 114})
+job = infer.Generate(model=model, codec=codec, sampler=Sample(top_p=0.9))
+infer.run(job, params, [{"inputs": "To be or not <extra_id_0>"}])
+infer.run_file(job, params, "questions.jsonl", "answers.jsonl")
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import seqio
+import tensorflow as tf
+from jax.experimental import multihost_utils
+
+from t5x_lite import features, jsonl
+from t5x_lite.jobs import Codec, Generate, Score
+from t5x_lite.jsonl import Record
+from t5x_lite.progress import Progress
+
+__all__ = ["Codec", "Generate", "Score", "codec", "run", "run_file"]
+
+Arrays = dict[str, np.ndarray]
+# Below this, shorter rows cost the same and only compile again.
+_SMALLEST_BUCKET = 16
+
+
+def codec(
+  task: str,
+  architecture: str,
+  lengths: Mapping[str, int],
+  *,
+  truncate: bool = False,
+) -> Codec:
+  """Returns the codec of a task or mixture: its vocabularies, its EOS.
+
+  Raises:
+    ValueError: the architecture does not generate, or not for this task.
+  """
+  if architecture == "encoder":
+    raise ValueError(
+      "an encoder-only model has no decoder to generate or score with: use a "
+      "causal, prefix or encoder_decoder model"
+    )
+  of = seqio.get_mixture_or_task(task).output_features
+  features.check(of, architecture)
+  if missing := set(of) - set(lengths):
+    raise ValueError(
+      f"lengths ({dict(lengths)}) lacks {', '.join(sorted(missing))} of {task}"
+    )
+  targets = of["targets"]
+  return Codec(
+    architecture=architecture,
+    # The prompt of a language model is the beginning of a text: no EOS.
+    inputs=of.get("inputs", dataclasses.replace(targets, add_eos=False)),
+    targets=targets,
+    lengths={name: lengths[name] for name in of},
+    truncate=truncate,
+  )
+
+
+def run(
+  job: Generate | Score,
+  params: Any,
+  records: Iterable[Mapping[str, Any]],
+  *,
+  batch_size: int = 32,
+  layout: Any = None,
+) -> list[dict[str, Any]]:
+  """Runs a job on records in memory.
+
+  Args:
+    job: what to do with each record.
+    params: the model's parameters, laid out as `layout` says.
+    records: dicts of texts.
+    batch_size: rows at a time, rounded up to what the devices divide.
+    layout: the devices; None is one device.
+
+  Returns:
+    One dict per record, in order: its own fields and the job's.
+
+  Raises:
+    ValueError: a record that the job cannot take.
+  """
+  records = [
+    Record(f"text {i}", dict(fields)) for i, fields in enumerate(records, 1)
+  ]
+  for record in records:
+    job.encode(record)
+  batch_size = min(batch_size, max(len(records), 1))
+  batches = _run(
+    job, params, lambda: iter(records), 0, batch_size=batch_size, layout=layout
+  )
+  return list(itertools.chain.from_iterable(batches))
+
+
+def run_file(
+  job: Generate | Score,
+  params: Any,
+  path_in: str,
+  path_out: str,
+  *,
+  batch_size: int = 32,
+  layout: Any = None,
+) -> int:
+  """Runs a job on each line of a file and writes JSONL in the same order.
+
+  All lines are checked before the first is computed. Results are added a
+  batch at a time, whole lines only; the same call goes on after the last of
+  them, with the same results as if it had never been interrupted.
+
+  Args:
+    job, params, batch_size, layout: as in `run`.
+    path_in: `.jsonl` of objects, or any other file of texts, one a line.
+    path_out: local `.jsonl` file; `jsonl.Output` says what stands beside it.
+
+  Returns:
+    The number of lines in the output.
+
+  Raises:
+    ValueError: in one line, what is wrong with which line of which file.
+  """
+  num_records, tokens_sha256 = 0, hashlib.sha256()
+  for record in jsonl.read(path_in):
+    num_records += 1
+    tokens_sha256.update(json.dumps(record.fields).encode())
+    for ids in job.encode(record).values():
+      tokens_sha256.update(len(ids).to_bytes(8, "little") + ids.tobytes())
+  if not num_records:
+    raise ValueError(f"{path_in} has no texts")
+  identity = {
+    "input": tokens_sha256.hexdigest(),
+    **_settings(job),
+    "parameters": fingerprint(params),
+  }
+  with contextlib.ExitStack() as stack:
+    output, num_done = None, 0
+    if jax.process_index() == 0:
+      output = stack.enter_context(jsonl.Output(path_out, identity))
+      num_done = output.num_lines
+    if jax.process_count() > 1:
+      num_done = int(multihost_utils.broadcast_one_to_all(np.int32(num_done)))
+    if num_done > num_records:
+      raise ValueError(
+        f"{path_out} has {num_done} lines, more than the {num_records} texts "
+        f"in {path_in}: remove it or choose another output"
+      )
+    progress = stack.enter_context(Progress(num_records, num_done))
+    for results in _run(
+      job,
+      params,
+      lambda: itertools.islice(jsonl.read(path_in), num_done, None),
+      num_done,
+      batch_size=batch_size,
+      layout=layout,
+    ):
+      if output is not None:
+        output.append(results)
+      progress.update(len(results))
+  return num_records
+
+
+def _run(job, params, read, first_id, *, batch_size, layout):
+  """Yields the results of each batch, computing the next one meanwhile."""
+  batch_size = _round_up(batch_size, layout)
+  records, row_ids = read(), itertools.count(first_id)
+  waiting = None
+  with layout.activate() if layout else contextlib.nullcontext():
+    for batch in _batches(job, read, batch_size):
+      chunk = list(itertools.islice(records, batch_size))
+      ids = np.full(batch_size, -1, np.int32)
+      ids[: len(chunk)] = list(itertools.islice(row_ids, len(chunk)))
+      arrays = _put({**batch, "row_ids": ids}, layout)
+      row_ids_on_device = arrays.pop("row_ids")
+      computed = job.compute(params, arrays, row_ids_on_device)
+      if waiting is not None:
+        yield _results(job, *waiting)
+      waiting = chunk, computed
+    if waiting is not None:
+      yield _results(job, *waiting)
+
+
+def _results(job, chunk, computed):
+  rows = {name: _get(value) for name, value in computed.items()}
+  return [
+    job.result(record.fields, {name: value[i] for name, value in rows.items()})
+    for i, record in enumerate(chunk)
+  ]
+
+
+def _batches(job, read, batch_size) -> Iterator[Arrays]:
+  """Arranges records as the architecture eats them, in few different widths."""
+  spec = tf.TensorSpec([None], tf.int32)
+  ds = tf.data.Dataset.from_generator(
+    lambda: map(job.encode, read()),
+    output_signature={"inputs": spec, "targets": spec},
+  )
+  ds = features.converter(job.codec.architecture, pack=False)(ds, job.lengths)
+  ds = ds.batch(batch_size).prefetch(2)
+  for batch in ds.as_numpy_iterator():
+    missing = batch_size - len(next(iter(batch.values())))
+    if missing:
+      batch = {k: np.pad(v, [(0, missing), (0, 0)]) for k, v in batch.items()}
+    yield trim(batch)
+
+
+def trim(batch: Arrays) -> Arrays:
+  """Cuts the padding at the end of a batch's rows down to the next bucket.
+
+  Buckets are powers of two, so that the function that takes the batch compiles
+  a few times and not once per length.
+  """
+  widths = {}
+  for side in ("encoder", "decoder"):
+    segment_ids = batch.get(f"{side}_segment_ids")
+    if segment_ids is not None:
+      longest = int((segment_ids > 0).sum(axis=-1).max())
+      bucket = 1 << max(longest - 1, 0).bit_length()
+      widths[side] = max(bucket, _SMALLEST_BUCKET)
+  return {k: v[:, : widths[k.split("_", 1)[0]]] for k, v in batch.items()}
+
+
+def fingerprint(params: Any) -> str:
+  """Returns a short name for these very parameters, on any devices.
+
+  Per leaf, the sum of its bits, each word times an odd number of its own: an
+  integer sum, exact in any order, so that sharding does not change it.
+  """
+
+  @jax.jit
+  def sums(leaves):
+    def weighted_bits(x):
+      unsigned = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
+      words = jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)
+      place = jnp.zeros((), jnp.uint32)
+      for dim, size in enumerate(x.shape):
+        index = jax.lax.broadcasted_iota(jnp.uint32, x.shape, dim)
+        place = place * np.uint32(size) + index
+      odd = place * np.uint32(2654435761) * 2 + 1  # Knuth's hash of the place
+      return jnp.sum(words * odd, dtype=jnp.uint32)
+
+    return [weighted_bits(x) for x in leaves]
+
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  totals = jax.device_get(sums([x for _, x in leaves]))
+  contents = [
+    (jax.tree_util.keystr(path), x.shape, str(x.dtype), int(total))
+    for (path, x), total in zip(leaves, totals, strict=True)
+  ]
+  return hashlib.sha256(repr(contents).encode()).hexdigest()[:16]
+
+
+def _settings(job):
+  """Returns what a job's results depend on, beside parameters and input."""
+  settings = {
+    field.name: getattr(job, field.name)
+    for field in dataclasses.fields(job)
+    if field.name not in ("model", "codec")
+  }
+  return {
+    "job": type(job).__name__,
+    "architecture": job.codec.architecture,
+    "model": hashlib.sha256(repr(job.model).encode()).hexdigest()[:16],
+    **{
+      k: v if isinstance(v, int | float | None) else repr(v)
+      for k, v in settings.items()
+    },
+  }
+
+
+def _round_up(batch_size, layout):
+  """Returns the next number of rows that the devices share evenly."""
+  if batch_size < 1:
+    raise ValueError(f"batch_size ({batch_size}) must be at least 1")
+  if layout is None:
+    return batch_size
+  num_devices = jax.device_count()
+  (rows,) = layout.batch_sharding().shard_shape((num_devices,))
+  num_shards = num_devices // rows
+  return -(-batch_size // num_shards) * num_shards
+
+
+def _put(batch, layout):
+  """Gives the devices this process's part of a batch that all hold."""
+  if layout is None:
+    return batch
+  rows = len(batch["row_ids"]) // jax.process_count()
+  mine = slice(rows * jax.process_index(), rows * (jax.process_index() + 1))
+  return layout.shard_batch({k: v[mine] for k, v in batch.items()})
+
+
+def _get(x):
+  if jax.process_count() > 1:
+    x = multihost_utils.process_allgather(x, tiled=True)
+  return np.asarray(x)

@@ -1,0 +1,277 @@
+"""What can be done with a text: Generate a continuation, or Score targets.
+
+A job turns a record of texts into token ids, computes a batch of them, and
+turns what comes back into fields of the record. `infer` runs jobs.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t5x_lite import decoding, text
+from t5x_lite.jsonl import Record
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Codec:
+  """Turns texts into token ids as a task does, and tokens into text.
+
+  Attributes:
+    architecture: "encoder_decoder", "causal" or "prefix".
+    inputs: `vocabulary` and `add_eos` of what is given, as a seqio.Feature.
+    targets: the same of what is predicted.
+    lengths: tokens that a row has room for. Without "inputs", what is given
+      and what is predicted share "targets" (language models of one text).
+    truncate: cut longer texts (as training does: inputs and targets at their
+      end; the prompt of a language model at its start) or refuse them.
+  """
+
+  architecture: str
+  inputs: Any
+  targets: Any
+  lengths: Mapping[str, int]
+  truncate: bool = False
+
+  @property
+  def is_pair(self) -> bool:
+    """Tells whether inputs have a length of their own."""
+    return "inputs" in self.lengths
+
+  def encode(
+    self, name: str, content: str, place: str, limit: int, *, keep_end=False
+  ) -> np.ndarray:
+    """Returns the token ids of one text, with EOS where training has it."""
+    feature = getattr(self, name)
+    try:
+      ids = text.encode(feature.vocabulary, content)
+    except ValueError as e:
+      raise ValueError(f"{place}: {e}") from None
+    eos_id = feature.vocabulary.eos_id
+    end = [eos_id] if feature.add_eos and eos_id is not None else []
+    if len(ids) + len(end) > limit:
+      if not self.truncate:
+        raise ValueError(
+          f"{place}: {name} has {len(ids) + len(end)} tokens, more than the "
+          f"{limit} that there is room for: shorten it, raise the lengths, or "
+          "cut it with truncate"
+        )
+      room = max(limit - len(end), 0)
+      ids = ids[len(ids) - min(room, len(ids)) :] if keep_end else ids[:room]
+    return np.array([*ids, *end], np.int32)
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """Returns the text of predicted tokens, up to EOS."""
+    return text.decode(self.targets.vocabulary, ids)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Generate:
+  """Continues each {"inputs": ...} or {"text": ...} with a prediction.
+
+  Adds "prediction", "log_likelihood" (nats, of its tokens) and "num_tokens"
+  (with EOS); and "filled", the text with its blanks filled in, if it has any.
+  A record's draws depend on the seed and its place in the file only.
+
+  Attributes:
+    model: as in decoding.generate.
+    codec: texts to tokens and back.
+    max_new_tokens: None is as many as the task's targets have or, in a
+      language model of one text, half of its length.
+    sampler: chooses tokens.
+    seed: of the sampler.
+  """
+
+  model: Any
+  codec: Codec
+  max_new_tokens: int | None = None
+  sampler: Any = decoding.Greedy()
+  seed: int = 0
+
+  def __post_init__(self):
+    if self.max_new_tokens is None:
+      length = self.codec.lengths["targets"]
+      length = length if self.codec.is_pair else max(length // 2, 1)
+      object.__setattr__(self, "max_new_tokens", length)
+    if self.max_new_tokens < 1:
+      raise ValueError(
+        f"max_new_tokens ({self.max_new_tokens}) must be at least 1"
+      )
+    if self._prompt_length < 1:
+      raise ValueError(
+        f"max_new_tokens ({self.max_new_tokens}) leaves no room for a prompt: "
+        f"the length is {self.codec.lengths['targets']}"
+      )
+    _check_positions(self.model, self.codec, sum(self.lengths.values()))
+
+  @property
+  def _prompt_length(self):
+    lengths = self.codec.lengths
+    if self.codec.is_pair:
+      return lengths["inputs"]
+    return lengths["targets"] - self.max_new_tokens
+
+  @property
+  def lengths(self) -> dict[str, int]:
+    return {"inputs": self._prompt_length, "targets": self.max_new_tokens}
+
+  def encode(self, record: Record) -> Mapping[str, np.ndarray]:
+    prompt = self.codec.encode(
+      "inputs",
+      _text(record, "inputs", "text"),
+      record.place,
+      self._prompt_length,
+      keep_end=not self.codec.is_pair,
+    )
+    return {"inputs": prompt, "targets": np.zeros(0, np.int32)}
+
+  def compute(self, params, batch, row_ids):
+    side = "decoder"
+    if self.codec.architecture == "encoder_decoder":
+      side = "encoder"
+    prompts = {k: v for k, v in batch.items() if k.startswith(side)}
+    return decoding.generate(
+      self.model,
+      params,
+      prompts,
+      max_new_tokens=self.max_new_tokens,
+      sampler=self.sampler,
+      # Threefry whatever JAX's default: its draws do not depend on batching.
+      key=jax.random.key(self.seed, impl="threefry2x32"),
+      eos_id=self.codec.targets.vocabulary.eos_id,
+      row_ids=row_ids,
+    )._asdict()
+
+  def result(self, fields, row) -> dict[str, Any]:
+    length = int(row["lengths"])
+    prediction = self.codec.decode(row["tokens"][:length])
+    result = {
+      **fields,
+      "prediction": prediction,
+      "log_likelihood": _rounded(row["log_probs"][:length].sum()),
+      "num_tokens": length,
+    }
+    given = fields.get("inputs", fields.get("text"))
+    if text.has_sentinels(given):
+      result["filled"] = text.fill(
+        self.codec.targets.vocabulary, given, prediction
+      )
+    return result
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Score:
+  """Measures how likely given targets are: log p(targets | inputs), in nats.
+
+  Records have "targets" and "inputs"; in a decoder-only model the inputs may
+  be missing, and a "text" alone is scored whole. EOS counts where training
+  has it. Adds "log_likelihood", "num_tokens" and "log_likelihood_per_token".
+
+  Attributes:
+    model: as in decoding.generate.
+    codec: texts to tokens.
+    per_token: also add "token_log_likelihoods", a list; needs the memory of
+      all logits of a batch.
+  """
+
+  model: Any
+  codec: Codec
+  per_token: bool = False
+
+  def __post_init__(self):
+    length = self.codec.lengths["targets"] + self.codec.lengths.get("inputs", 0)
+    _check_positions(self.model, self.codec, length)
+
+  @property
+  def lengths(self) -> dict[str, int]:
+    return {"inputs": self.codec.lengths["targets"], **self.codec.lengths}
+
+  def encode(self, record: Record) -> Mapping[str, np.ndarray]:
+    codec, fields = self.codec, record.fields
+    if codec.architecture != "encoder_decoder" and "targets" not in fields:
+      targets, given = _text(record, "targets", "text"), None
+    else:
+      targets = _text(record, "targets")
+      given = _text(record, "inputs", "text")
+    limit = codec.lengths["targets"]
+    ids = codec.encode("targets", targets, record.place, limit)
+    if given is None:
+      return {"inputs": np.zeros(0, np.int32), "targets": ids}
+    limit = codec.lengths["inputs"] if codec.is_pair else limit - len(ids)
+    return {
+      "inputs": codec.encode(
+        "inputs", given, record.place, limit, keep_end=not codec.is_pair
+      ),
+      "targets": ids,
+    }
+
+  def compute(self, params, batch, row_ids):
+    del row_ids
+    return _score(self.model, params, batch, per_token=self.per_token)
+
+  def result(self, fields, row) -> dict[str, Any]:
+    weights = row["weights"] > 0
+    num_tokens = int(weights.sum())
+    result = {
+      **fields,
+      "log_likelihood": _rounded(row["scores"]),
+      "num_tokens": num_tokens,
+      "log_likelihood_per_token": _rounded(row["scores"] / max(num_tokens, 1)),
+    }
+    if self.per_token:
+      result["token_log_likelihoods"] = [
+        _rounded(x) for x in row["log_probs"][weights]
+      ]
+    return result
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames="per_token")
+def _score(model, params, batch, *, per_token):
+  out = {"weights": batch["decoder_loss_weights"]}
+  if not per_token:
+    return {**out, "scores": model.score(params, batch)}
+  log_probs = jnp.take_along_axis(
+    jax.nn.log_softmax(model.logits(params, batch)),
+    batch["decoder_target_tokens"][..., None],
+    axis=-1,
+  )[..., 0]
+  scores = jnp.sum(log_probs * out["weights"], axis=-1)
+  return {**out, "scores": scores, "log_probs": log_probs}
+
+
+def _text(record, *names):
+  """Returns the first of the named fields that a record has."""
+  for name in names:
+    if name in record.fields:
+      value = record.fields[name]
+      if not isinstance(value, str):
+        raise ValueError(
+          f"{record.place}: field {name!r} must be a text, not {value!r:.40}"
+        )
+      return value
+  wanted = " or ".join(repr(name) for name in names)
+  found = ", ".join(repr(name) for name in record.fields) or "none"
+  raise ValueError(f"{record.place}: no field {wanted}; its fields: {found}")
+
+
+def _check_positions(model, codec, decoder_length):
+  """Refuses lengths beyond a table of learned positions."""
+  needed = {"encoder": codec.lengths.get("inputs"), "decoder": decoder_length}
+  if codec.architecture == "encoder_decoder":
+    needed["decoder"] -= needed["encoder"]
+  for side, length in needed.items():
+    stack = getattr(getattr(model, "transformer", None), side, None)
+    limit = getattr(getattr(stack, "position", None), "max_length", None)
+    if limit is not None and length > limit:
+      raise ValueError(
+        f"the {side} needs {length} positions, but the model has learned "
+        f"{limit}: lower the lengths or max_new_tokens"
+      )
+
+
+def _rounded(x):
+  return round(float(x), 6)

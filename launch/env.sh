@@ -1,0 +1,82 @@
+# Makes the virtual environment; sourced by quickstart.sh and test.sh.
+#
+#   T5X_LITE_VENV  where the environment lies (default: .venv in the checkout)
+#   PYTHON         the interpreter to make it with (default: a fitting one)
+# shellcheck shell=bash
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+VENV="${T5X_LITE_VENV:-$ROOT/.venv}"
+[[ "$VENV" == /* ]] || VENV="$PWD/$VENV"
+
+die() {
+  printf '%s\n' "$@" >&2
+  exit 1
+}
+
+# Prints the first interpreter on the PATH that this code runs on.
+find_python() {
+  local name
+  for name in ${PYTHON:+"$PYTHON"} python3 python3.13 python3.12 python3.11 \
+    python; do
+    if "$name" -c 'import sys
+sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
+      command -v "$name"
+      return
+    fi
+  done
+  die "No Python 3.11, 3.12 or 3.13 found (python3 is:" \
+    "$(python3 --version 2>&1 | head -n 1))." \
+    "Install one, or name it: PYTHON=/path/to/python3.12 bash $0"
+}
+
+# Prints what an installation depends on, in one number.
+fingerprint() {
+  cat "$ROOT/constraints.txt" "$ROOT/pyproject.toml" | cksum
+}
+
+# Turns pip's output into a line for each package and for each long wait.
+show_progress() {
+  awk '
+    /^Collecting / { printf "  %3d  %s\n", ++n, $2; fflush() }
+    /^ *Downloading .*\([0-9]+(\.[0-9]+)? [MG]B\)/ {
+      size = substr($(NF - 1), 2)
+      if (size > 50 || $NF == "GB)") {
+        printf "       downloading %s %s\n", size, substr($NF, 1, 2); fflush()
+      }
+    }
+    /^Installing collected packages/ {
+      printf "       unpacking %d packages\n", n; fflush()
+    }'
+}
+
+# run_pip ARGUMENTS...: installs, showing progress; its log on failure.
+run_pip() {
+  local log="$VENV/install.log"
+  if ! "$VENV/bin/python" -m pip install --disable-pip-version-check \
+    --no-input "$@" 2>&1 | tee "$log" | show_progress; then
+    tail -n 20 "$log" >&2
+    die "pip failed; the whole log is $log"
+  fi
+}
+
+# make_environment base|EXTRA: makes it, or updates it, or finds it complete.
+make_environment() {
+  local extra="$1" python stamp="$VENV/.installed-$1" target="$ROOT"
+  if [[ -f "$stamp" && "$(cat "$stamp")" == "$(fingerprint)" ]]; then
+    return
+  fi
+  if [[ ! -x "$VENV/bin/python" ]]; then
+    python="$(find_python)" || exit 1
+    if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+      die "$python has no venv module." \
+        "On Debian and Ubuntu: sudo apt-get install python3-venv"
+    fi
+    echo "Making $VENV with $("$python" --version)"
+    "$python" -m venv "$VENV" || die "Could not make $VENV"
+  fi
+  echo "Installing the pinned packages into $VENV (once; some minutes)"
+  [[ "$extra" == base ]] || target="${ROOT}[$extra]"
+  run_pip -c "$ROOT/constraints.txt" -e "$target"
+  fingerprint >"$VENV/.installed-base"
+  fingerprint >"$stamp"
+}

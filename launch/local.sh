@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# Runs one t5x_lite command as several processes on this machine.
+#
+#   bash launch/local.sh --processes=2 --devices=4 -- \
+#     train --gin_file=gin/runs/quickstart.gin --model_dir=runs/two
+#
+#   --processes P   processes, joined by jax.distributed (default 2)
+#   --devices D     emulated CPU devices in each (default 1)
+#   --logs FOLDER   where each process writes its log (default: a new folder)
+#   --dry_run       prints the commands and does nothing
+#
+# Shows the first process's output. If one fails, the others are ended and the
+# failing log is shown. Signals go to all.
+set -euo pipefail
+
+usage() {
+  sed -n '2,/^set -euo/{/^set/d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"
+}
+
+fail() {
+  echo "local.sh: $*" >&2
+  exit 2
+}
+
+processes=2 devices=1 logs='' dry_run=''
+while (($#)); do
+  case "$1" in
+    --processes=* | --devices=* | --logs=*)
+      name="${1%%=*}" && value="${1#*=}" && shift
+      set -- "$name" "$value" "$@"
+      ;;
+    --processes) processes="${2:?--processes needs a number}" && shift 2 ;;
+    --devices) devices="${2:?--devices needs a number}" && shift 2 ;;
+    --logs) logs="${2:?--logs needs a folder}" && shift 2 ;;
+    --dry_run) dry_run=1 && shift ;;
+    --help | -h) usage && exit 0 ;;
+    --) shift && break ;;
+    *) fail "unknown option $1 (commands of t5x_lite stand after --)" ;;
+  esac
+done
+[[ "$processes" =~ ^[1-9][0-9]*$ ]] || fail "--processes: '$processes'"
+[[ "$devices" =~ ^[1-9][0-9]*$ ]] || fail "--devices: '$devices'"
+(($#)) || fail "no command: give one after --, as in -- train --gin_file=..."
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+# The checkout's environment where there is one, else what is on the PATH.
+python="${T5X_LITE_VENV:-$root/.venv}/bin/python"
+[[ -x "$python" ]] || python="$(command -v python3)"
+
+port="$("$python" -c 'import socket
+s = socket.socket()
+s.bind(("localhost", 0))
+print(s.getsockname()[1])')"
+# The other way to emulate devices must not contradict this one.
+shopt -s extglob
+xla_flags="${XLA_FLAGS:-}"
+xla_flags="${xla_flags//--xla_force_host_platform_device_count=+([0-9])/}"
+environment=(JAX_PLATFORMS=cpu "JAX_NUM_CPU_DEVICES=$devices"
+  "XLA_FLAGS=$xla_flags")
+run=("$python" -m launch.main "$@" "--coordinator_address=localhost:$port"
+  "--num_processes=$processes")
+
+if [[ -n "$dry_run" ]]; then
+  for ((i = 0; i < processes; i++)); do
+    printf '%q ' env "${environment[@]}" "${run[@]}" "--process_id=$i"
+    printf '&\n'
+  done
+  exit 0
+fi
+
+[[ -n "$logs" ]] || logs="$(mktemp -d -t t5x_lite.XXXXXX)"
+mkdir -p "$logs"
+echo "local.sh: $processes processes x $devices devices, logs in $logs" >&2
+
+pids=()
+stop_all() {
+  kill -TERM "${pids[@]}" 2>/dev/null || true
+}
+# The shell starts background processes with Ctrl-C ignored: they get TERM.
+trap 'status=130; stop_all' INT
+trap 'status=143; stop_all' TERM
+
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+for ((i = 0; i < processes; i++)); do
+  command=(env "${environment[@]}" "${run[@]}" "--process_id=$i")
+  if ((i == 0)); then
+    "${command[@]}" > >(tee "$logs/0.out") 2> >(tee "$logs/0.err" >&2) &
+  else
+    "${command[@]}" >"$logs/$i.out" 2>"$logs/$i.err" &
+  fi
+  pids+=($!)
+done
+
+# Waits for all. The first failure ends the rest, which would otherwise wait
+# for it until they time out.
+status=0
+left=("${!pids[@]}")
+while ((${#left[@]})); do
+  sleep 0.2
+  running=()
+  for i in "${left[@]}"; do
+    if kill -0 "${pids[i]}" 2>/dev/null; then
+      running+=("$i")
+      continue
+    fi
+    code=0
+    wait "${pids[i]}" || code=$?
+    if ((code != 0 && status == 0)); then
+      status=$code
+      if ((i > 0)); then
+        echo "local.sh: process $i failed (status $code); its log ends:" >&2
+        tail -n 20 "$logs/$i.err" >&2
+      fi
+      stop_all
+    fi
+  done
+  left=(${running[@]+"${running[@]}"})
+done
+exit "$status"

@@ -1,0 +1,104 @@
+"""Runs the `t5x_lite` command: picks the subcommand, reports errors.
+
+Nothing heavy is imported here: `t5x_lite --help` answers before JAX or
+TensorFlow could have loaded.
+"""
+
+import difflib
+import importlib
+import os
+import sys
+
+import t5x_lite
+from launch import environment, errors, options
+
+# Name -> what it does. Each is a module of this package.
+COMMANDS = {
+  "train": "train the model that a gin config describes",
+  "eval": "evaluate a run on held-out data",
+  "infer": "let a run fill in or continue texts",
+  "score": "give the log-likelihood of targets under a run",
+  "describe": "count parameters, FLOPs and bytes without building the model",
+  "tasks": "list tasks and mixtures, or show what an objective does to text",
+  "vocab": "train a SentencePiece vocabulary on text files",
+  "bench": "measure training speed and memory on synthetic tokens",
+}
+# Commands that compute on the device: they get the fast CPU settings.
+_COMPUTE = ("train", "eval", "infer", "score", "bench")
+
+_HELP = ("--help", "-h", "-help", "--h", "help")
+
+
+def main(argv=None) -> int:
+  """Runs one command.
+
+  Args:
+    argv: the arguments after the program's name; `sys.argv` by default.
+
+  Returns:
+    The exit status: 0 done, 2 the user's mistake, 130 interrupted.
+  """
+  as_program = argv is None
+  try:
+    return _dispatch(sys.argv[1:] if as_program else list(argv), as_program)
+  except KeyboardInterrupt:
+    print("\nt5x_lite: interrupted", file=sys.stderr)
+    return 130
+  except BrokenPipeError:
+    # The reader (`| head`) has gone: leave quietly, as Unix tools do.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
+  except Exception as error:
+    line = errors.user_line(error)
+    if line is None:
+      raise
+    print(f"t5x_lite: error: {line}", file=sys.stderr)
+    return 2
+
+
+def _dispatch(argv, as_program) -> int:
+  if not argv or argv[0] in _HELP:
+    if len(argv) > 1 and argv[0] == "help":
+      return _dispatch([argv[1], "--help"], as_program)
+    print(_overview())
+    return 0
+  if argv[0] in ("--version", "version"):
+    print(f"t5x_lite {t5x_lite.__version__}")
+    return 0
+  name, *rest = argv
+  if name not in COMMANDS:
+    near = difflib.get_close_matches(name, COMMANDS, n=2)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise ValueError(
+      f"unknown command '{name}'{hint} (commands: {', '.join(COMMANDS)})"
+    )
+  command = importlib.import_module(f"launch.{name}")
+  values = options.flags_of(name, command)
+  if any(argument in _HELP[:-1] for argument in rest):
+    print(options.help_page(name, COMMANDS[name], command, values))
+    return 0
+  arguments = options.parse(name, values, rest)
+  environment.prepare(compute=name in _COMPUTE, restart=as_program)
+  return command.main(values, arguments) or 0
+
+
+def _overview() -> str:
+  width = max(map(len, COMMANDS))
+  commands = "\n".join(f"  {n:<{width}}  {what}" for n, what in COMMANDS.items())
+  return f"""t5x_lite {t5x_lite.__version__}: which Transformer, with which \
+objective, under which budget?
+
+usage: t5x_lite COMMAND [flags]
+
+{commands}
+
+Every command has a page: t5x_lite COMMAND --help
+Configurations are gin files (--gin_file, repeatable), changed on the command
+line by --gin.NAME=VALUE, for example:
+
+  t5x_lite train --gin_file=gin/runs/quickstart.gin --model_dir=runs/mine \\
+    --gin.run.Run.total_steps=200"""
+
+
+if __name__ == "__main__":
+  sys.exit(main())

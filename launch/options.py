@@ -1,0 +1,174 @@
+"""Defines, parses and documents the flags of one command.
+
+Each command has its own `absl.flags.FlagValues`: its help page lists its own
+flags, and a flag of another command is an unknown one.
+"""
+
+import difflib
+import re
+import textwrap
+
+from absl import flags
+
+_WIDTH = 78
+
+
+def gin_flags(values):
+  """Defines the flags that choose a configuration, as T5X has them."""
+  flags.DEFINE_multi_string(
+    "gin_file",
+    [],
+    "Gin file; may be given several times, later ones win. Looked for from "
+    "the current directory, --gin_search_paths, and among the shipped files.",
+    flag_values=values,
+  )
+  flags.DEFINE_multi_string(
+    "gin_bindings",
+    [],
+    "One binding, NAME=VALUE; --gin.NAME=VALUE is short for it. NAME may be "
+    "a macro (TASK), a parameter (run.Run.seed) or a scoped one "
+    "(decoder/stack.Stack.num_layers).",
+    flag_values=values,
+  )
+  flags.DEFINE_list(
+    "gin_search_paths",
+    [],
+    "Folders, separated by commas, to look for gin files in.",
+    flag_values=values,
+  )
+
+
+def model_dir_flag(values, help_text):
+  """Defines --model_dir, the run's directory."""
+  flags.DEFINE_string("model_dir", None, help_text, flag_values=values)
+
+
+def process_flags(values):
+  """Defines the flags by which several processes find each other."""
+  flags.DEFINE_string(
+    "coordinator_address",
+    None,
+    "HOST:PORT of process 0, for a run of several processes. TPU pods, SLURM "
+    "and Open MPI are detected and need none of these three flags.",
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    "num_processes", None, "How many processes the run has.",
+    lower_bound=1, flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_integer(
+    "process_id", None, "Which of them this one is, from 0.",
+    lower_bound=0, flag_values=values,
+  )  # fmt: skip
+
+
+def flags_of(name, command) -> flags.FlagValues:
+  """Returns the flags of a command, nothing parsed yet."""
+  values = flags.FlagValues()
+  values.set_gnu_getopt(True)  # `tasks NAME --num_examples=2` works.
+  command.define(values)
+  for flag in _flags(values):
+    values[flag].module = name
+  return values
+
+
+def parse(name, values, argv) -> list[str]:
+  """Parses a command's arguments.
+
+  Args:
+    name: the command.
+    values: its flags, which get their values here.
+    argv: what stands after the command's name.
+
+  Returns:
+    The arguments that are not flags.
+
+  Raises:
+    ValueError: an unknown flag (with near matches) or a bad value.
+  """
+  try:
+    return values([name, *map(_gin_flag, argv)])[1:]
+  except flags.UnrecognizedFlagError as error:
+    near = difflib.get_close_matches(error.flagname, _flags(values), n=2)
+    hint = " or ".join(f"--{flag}" for flag in near)
+    hint = f"; did you mean {hint}?" if near else ""
+    raise ValueError(
+      f"'{name}' has no flag --{error.flagname}{hint} "
+      f"(t5x_lite {name} --help lists them)"
+    ) from None
+  except flags.Error as error:
+    raise ValueError(str(error).replace("\n", " ")) from None
+
+
+def _gin_flag(argument):
+  """Rewrites --gin.NAME=VALUE as --gin_bindings=NAME=VALUE."""
+  match = re.match(r"--?gin\.(.*)", argument, re.DOTALL)
+  if not match:
+    return argument
+  if "=" not in match[1]:
+    raise ValueError(f"{argument} has no value: write {argument}=VALUE")
+  return f"--gin_bindings={match[1]}"
+
+
+def _flags(values):
+  """Returns the names of a command's own flags, in order of definition."""
+  own = {"help", "helpfull", "helpshort", "helpxml", "flagfile", "undefok"}
+  own |= {"only_check_args", "pdb", "pdb_post_mortem", "run_with_pdb"}
+  return [flag for flag in values if flag not in own]
+
+
+def help_page(name, summary, command, values) -> str:
+  """Returns a command's page: usage, what it does, flags, an example."""
+  lines = [f"usage: t5x_lite {name} {command.USAGE}", ""]
+  lines += textwrap.wrap(f"{summary[0].upper()}{summary[1:]}.", _WIDTH)
+  if command.DETAILS:
+    lines += ["", *command.DETAILS.strip().splitlines()]
+  lines += ["", "flags:"]
+  for flag in _flags(values):
+    lines += _flag_lines(values[flag])
+  lines += ["", "example:"]
+  lines += [f"  {line}" for line in command.EXAMPLE.strip().splitlines()]
+  return "\n".join(lines)
+
+
+def _flag_lines(flag):
+  value = {"bool": ""}.get(flag.flag_type(), "=...")
+  prefix = "--[no]" if flag.boolean else "--"
+  default = flag.default
+  if default in (None, [], "", False):
+    tail = ""
+  elif isinstance(default, list):
+    tail = f" Default: {','.join(map(str, default))}."
+  else:
+    tail = f" Default: {default}."
+  name = flag.name
+  if name == "gin_bindings":
+    name = "gin.NAME=VALUE, --gin_bindings"
+  # absl's own hint on lists; the page says "repeatable" where it matters.
+  text = re.sub(r";\s+repeat this option.*", "", flag.help, flags=re.DOTALL)
+  body = textwrap.wrap(f"{text}{tail}", _WIDTH - 6)
+  return [f"  {prefix}{name}{value}", *(f"      {line}" for line in body)]
+
+
+def no_arguments(name, arguments):
+  """Refuses words that are no flags.
+
+  Raises:
+    ValueError: there are some.
+  """
+  if arguments:
+    raise ValueError(
+      f"'{name}' takes no arguments but flags, not '{' '.join(arguments)}' "
+      f"(t5x_lite {name} --help)"
+    )
+
+
+def require(values, *names):
+  """Refuses a command line without the flags that a command needs.
+
+  Raises:
+    ValueError: some are missing.
+  """
+  missing = [f"--{name}" for name in names if not values[name].value]
+  if missing:
+    raise ValueError(f"give {' and '.join(missing)}")

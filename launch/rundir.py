@@ -1,0 +1,216 @@
+"""Keeps a run's directory: what was run, with what, and whether it fits.
+
+    RUN/config.gin            all of the configuration in one file
+    RUN/operative_config.gin  what was used of it, defaults included
+    RUN/run.json              settings, versions, commit, devices, starts
+    RUN/checkpoints, metrics.jsonl, ...: see t5x_lite/train.py
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import importlib.metadata
+import json
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+
+from etils import epath
+
+import t5x_lite
+from launch import config
+
+CONFIG = "config.gin"
+OPERATIVE = "operative_config.gin"
+RECORD = "run.json"
+
+# What a later start may change: these do not alter which update follows which.
+_FREE = (
+  "total_steps", "microbatches", "layout", "eval", "keep", "sampler",
+  "log_every", "eval_every", "sample_every", "checkpoint_every",
+)  # fmt: skip
+_PACKAGES = (
+  "flax", "gin-config", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint",
+  "sentencepiece", "seqio", "tensorflow", "tensorflow-text",
+)  # fmt: skip
+
+
+def flatten(value, path="") -> dict[str, object]:
+  """Returns a tree of settings as path -> plain value.
+
+  {"model.transformer.encoder.layer.mlp": "Gated",
+   "model.transformer.encoder.layer.mlp.hidden": 2048, ...}
+  """
+  if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    leaves = {path: type(value).__name__} if path else {}
+    for field in dataclasses.fields(value):
+      if field.init and field.name not in ("parent", "name"):
+        below = f"{path}.{field.name}" if path else field.name
+        leaves |= flatten(getattr(value, field.name), below)
+    return leaves
+  if isinstance(value, Mapping):
+    items = value.items()
+  elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+    items = enumerate(value)
+  elif value is None or isinstance(value, bool | int | float | str):
+    return {path: value}
+  else:
+    return {path: getattr(value, "__name__", None) or str(value)}
+  leaves = {path: f"{len(value)} entries"}
+  for key, entry in items:
+    leaves |= flatten(entry, f"{path}.{key}")
+  return leaves
+
+
+def differences(old: Mapping, new: Mapping) -> dict[str, str]:
+  """Returns path -> "OLD there, NEW here" for what two settings disagree on.
+
+  A path that one side lacks is a parameter that another version of the code
+  added; a change of class shows in the class itself.
+  """
+  return {
+    path: f"{old[path]!r} there, {new[path]!r} here"
+    for path in new
+    if path in old and old[path] != new[path]
+  }
+
+
+class RunDirectory:
+  """One run's directory, seen by the process that starts the run."""
+
+  def __init__(self, path):
+    self.path = epath.Path(path)
+    self._made = []
+
+  def check(self, run) -> list[str]:
+    """Checks that a run may start, or go on, in this directory.
+
+    Args:
+      run: the `Run` about to start.
+
+    Returns:
+      What changes against the run that is there already, one line each.
+
+    Raises:
+      ValueError: another configuration is there; it cannot be written to.
+    """
+    changed = []
+    record = self.path / RECORD
+    if record.exists():
+      there = json.loads(record.read_text())["configuration"]
+      found = differences(there, _as_json(flatten(run)))
+      free = {p: d for p, d in found.items() if p.split(".")[0] in _FREE}
+      changed = [f"{path}: {difference}" for path, difference in free.items()]
+      refused = [f"{p} is {d}" for p, d in found.items() if p not in free]
+      if refused:
+        more = len(refused) - 4
+        tail = f"; and {more} more" if more > 0 else ""
+        raise ValueError(
+          f"--model_dir={self.path} holds a run of another configuration: "
+          f"{'; '.join(refused[:4])}{tail}; give another --model_dir, or "
+          "delete that one"
+        )
+    self._try_writing()
+    return changed
+
+  def _try_writing(self):
+    probe = self.path / ".probe"
+    try:
+      self._make_directory()
+      probe.write_bytes(bytes(1 << 20))
+      probe.unlink()
+    except OSError as error:
+      raise ValueError(
+        f"--model_dir={self.path} cannot be written to: {error.strerror}"
+      ) from None
+
+  def _make_directory(self):
+    missing = [p for p in (self.path, *self.path.parents) if not p.exists()]
+    self.path.mkdir(parents=True, exist_ok=True)
+    self._made += missing
+
+  def start(self, run, argv):
+    """Writes the three files, as the run starts."""
+    record = self.path / RECORD
+    before = json.loads(record.read_text()) if record.exists() else {}
+    if not before:
+      self._made += [self.path / f for f in (CONFIG, OPERATIVE, RECORD)]
+    content = provenance(argv)
+    content["configuration"] = flatten(run)
+    content["starts"] = [
+      *before.get("starts", ()),
+      {key: content[key] for key in ("time", "argv", "commit")},
+    ]
+    (self.path / CONFIG).write_text(config.text())
+    (self.path / OPERATIVE).write_text(config.operative_text())
+    record.write_text(json.dumps(content, indent=2) + "\n")
+
+  def undo(self):
+    """Removes what this start made, where the run then refused to begin."""
+    ours = {path.name for path in self._made}
+    if any(entry.name not in ours for entry in self.path.iterdir()):
+      return  # It did begin.
+    for path in sorted(self._made, key=str, reverse=True):
+      if path.is_file():
+        path.unlink()
+      elif path.is_dir() and not any(path.iterdir()):
+        path.rmdir()
+
+
+def _as_json(leaves):
+  return json.loads(json.dumps(leaves))
+
+
+def provenance(argv) -> dict:
+  """Returns what a result depends on besides its configuration."""
+  import jax
+
+  devices = jax.devices()
+  return {
+    "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    "argv": list(argv),
+    "commit": commit(),
+    "versions": versions(),
+    "platform": platform.platform(),
+    "devices": f"{len(devices)} x {devices[0].device_kind}",
+    "processes": jax.process_count(),
+  }
+
+
+def versions() -> dict[str, str]:
+  """Returns name -> version of what the numbers depend on."""
+  found = {
+    "t5x_lite": t5x_lite.__version__,
+    "python": platform.python_version(),
+  }
+  for package in _PACKAGES:
+    try:
+      found[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return found
+
+
+def commit() -> str | None:
+  """Returns the checkout's commit, with "+changes" where files differ."""
+  folder = pathlib.Path(t5x_lite.__file__).resolve().parent.parent
+  if not (folder / ".git").exists():
+    return None
+
+  def git(*words):
+    return subprocess.run(
+      ["git", "-C", folder, *words],
+      capture_output=True, text=True, check=True, timeout=20,
+    ).stdout.strip()  # fmt: skip
+
+  try:
+    head = git("rev-parse", "HEAD")
+    return head + ("+changes" if git("status", "--porcelain", "-uno") else "")
+  except (OSError, subprocess.SubprocessError):
+    return None
+
+
+def say(line):
+  """Prints a line for the user, apart from a command's own output."""
+  print(f"t5x_lite: {line}", file=sys.stderr, flush=True)

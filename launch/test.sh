@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Runs the test suite, in an environment that it makes if need be.
+#
+#   bash launch/test.sh                     everything
+#   bash launch/test.sh -m 'not slow'       what takes seconds
+#   bash launch/test.sh tests/nn -x         any arguments of pytest
+set -euo pipefail
+# shellcheck source=launch/env.sh
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+
+make_environment dev
+# Arguments are relative to the checkout, wherever this is called from.
+cd "$ROOT"
+exec "$VENV/bin/python" -m pytest "$@"

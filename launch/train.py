@@ -1,0 +1,55 @@
+"""Trains a model: `t5x_lite train`."""
+
+import sys
+
+from launch import options
+
+USAGE = "--gin_file=FILE --model_dir=RUN [flags]"
+DETAILS = """
+RUN receives checkpoints, metrics.jsonl, TensorBoard events, samples, and the
+whole configuration (config.gin). The same command again resumes; so does
+--model_dir=RUN alone. Ctrl-C or SIGTERM saves a checkpoint first.
+"""
+EXAMPLE = """
+t5x_lite train --gin_file=gin/runs/quickstart.gin --model_dir=runs/first \\
+  --gin.run.Run.total_steps=200 --gin.run.Run.seed=1
+"""
+
+
+def define(values):
+  """Defines the command's flags."""
+  options.gin_flags(values)
+  options.model_dir_flag(
+    values, "Directory of the run; made if need be. A run found there goes on."
+  )
+  options.process_flags(values)
+
+
+def main(values, arguments):
+  """Builds the run, writes its provenance, trains."""
+  options.no_arguments("train", arguments)
+  options.require(values, "model_dir")
+  from launch import config, rundir, session
+
+  session.load(values)
+  session.start_processes(values)
+
+  import jax
+  import tasks  # noqa: F401  Registers them.
+  from t5x_lite import run as run_lib
+  from t5x_lite import train
+
+  run = config.build(run_lib.Run)
+  directory = rundir.RunDirectory(values.model_dir)
+  changed = directory.check(run)
+  first = jax.process_index() == 0
+  if first:
+    for line in changed:
+      rundir.say(f"going on with {line}")
+    directory.start(run, sys.argv)
+  try:
+    train.train(run, model_dir=values.model_dir)
+  except ValueError:
+    if first:
+      directory.undo()
+    raise

@@ -1,0 +1,85 @@
+"""Process settings: fast on CPU, never against the user's."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from launch import environment
+
+XLA = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT"
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch):
+  for name in ("XLA_FLAGS", "GLIBC_TUNABLES", "JAX_PLATFORMS"):
+    monkeypatch.delenv(name, raising=False)
+  # Set and deleted, so that whatever the code sets is undone afterwards.
+  for name in (environment._GUARD, *environment._QUIET):
+    monkeypatch.setenv(name, "")
+    monkeypatch.delenv(name)
+  for name in ("XLA_FLAGS", "GLIBC_TUNABLES", "JAX_PLATFORMS"):
+    monkeypatch.setenv(name, "")
+    monkeypatch.delenv(name)
+
+
+def test_the_installed_xla_is_asked_for_the_flag(monkeypatch):
+  assert environment._xla_knows("xla_force_host_platform_device_count")
+  assert not environment._xla_knows("xla_no_such_flag_anywhere")
+  monkeypatch.setattr(environment, "_xla_knows", lambda flag: False)
+  monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+  environment.prepare(compute=True, restart=False)
+  assert "XLA_FLAGS" not in os.environ
+
+
+def test_the_user_s_settings_stay(monkeypatch):
+  monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+  monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=/tmp/dump")
+  monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
+  environment.prepare(compute=True, restart=False)
+  assert os.environ["XLA_FLAGS"] == f"--xla_dump_to=/tmp/dump {XLA}"
+  assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0"
+  environment.prepare(compute=True, restart=False)
+  assert os.environ["XLA_FLAGS"].count(XLA) == 1
+
+
+def test_another_value_of_the_same_flag_stays(monkeypatch):
+  monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+  mine = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_INVALID"
+  monkeypatch.setenv("XLA_FLAGS", mine)
+  environment.prepare(compute=True, restart=False)
+  assert os.environ["XLA_FLAGS"] == mine
+
+
+def test_commands_that_do_not_compute_leave_accelerators_alone():
+  environment.prepare(compute=False, restart=False)
+  assert os.environ["JAX_PLATFORMS"] == "cpu"
+  assert "XLA_FLAGS" not in os.environ
+
+
+def test_nothing_is_set_where_there_is_an_accelerator(monkeypatch):
+  monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+  environment.prepare(compute=True, restart=False)
+  assert "XLA_FLAGS" not in os.environ
+
+
+def test_the_process_restarts_once_with_the_tunable(monkeypatch):
+  code = (
+    "import os, sys\n"
+    "print('start', os.environ.get('GLIBC_TUNABLES'), sys.argv[1:], flush=True)\n"
+    "from launch import environment\n"
+    "environment.prepare(compute=True, restart=True)\n"
+  )
+  printed = subprocess.run(
+    [sys.executable, "-c", code, "a b", "--c=d"],
+    env=os.environ | {
+      "GLIBC_TUNABLES": "glibc.malloc.check=0", "JAX_PLATFORMS": "cpu",
+    },
+    capture_output=True, text=True, check=True,
+  ).stdout.splitlines()  # fmt: skip
+  tunables = "glibc.malloc.check=0:glibc.malloc.hugetlb=1"
+  starts = ["start glibc.malloc.check=0 ['a b', '--c=d']"]
+  if environment._glibc_knows():
+    starts.append(f"start {tunables} ['a b', '--c=d']")
+  assert printed == starts

@@ -1,0 +1,41 @@
+"""What is the user's mistake, and what is a defect."""
+
+import errno
+import json
+
+import pytest
+
+from launch import config, errors
+from t5x_lite import model
+
+
+def raised(function):
+  with pytest.raises(Exception) as caught:
+    function()
+  return caught.value
+
+
+def test_a_refused_setting_names_its_place_in_one_line():
+  config.load(
+    ["gin/models/t5_1_1/small.gin"],
+    ["decoder/attention.Attention.num_heads=10",
+     "decoder/attention.Attention.num_kv_heads=3"],
+  )  # fmt: skip
+  line = errors.user_line(raised(lambda: config.build(model.Model)))
+  assert "num_heads (10) must be divisible by num_kv_heads (3)" in line
+  assert line.endswith("[in decoder/Attention]")
+  assert "\n" not in line
+
+
+def test_a_library_s_value_error_is_a_defect():
+  assert errors.user_line(raised(lambda: json.loads("{"))) is None
+
+
+def test_a_type_error_is_a_defect():
+  assert errors.user_line(raised(lambda: config.load(3))) is None
+
+
+def test_a_full_disk_is_said_whoever_meets_it():
+  full = OSError(errno.ENOSPC, "No space left on device", "/run/checkpoints")
+  line = errors.user_line(full)
+  assert line.startswith("the disk is full") and "/run/checkpoints" in line

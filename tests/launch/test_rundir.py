@@ -1,0 +1,130 @@
+"""A run's directory: provenance, resuming, refusing another configuration."""
+
+import dataclasses
+import json
+
+import jax.numpy as jnp
+import pytest
+
+from launch import rundir
+
+
+@dataclasses.dataclass(frozen=True)
+class Mlp:
+  hidden: int = 4
+  activation: object = jnp.tanh
+
+
+@dataclasses.dataclass(frozen=True)
+class Gated(Mlp):
+  pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  mlp: Mlp = Mlp()
+  total_steps: int = 10
+  lengths: dict = dataclasses.field(default_factory=lambda: {"inputs": 8})
+  eval: tuple = ()
+  rate: float = 0.1
+
+
+@pytest.fixture
+def started(tmp_path):
+  directory = rundir.RunDirectory(tmp_path / "runs" / "a")
+  assert directory.check(Run()) == []
+  directory.start(Run(), ["t5x_lite", "train"])
+  return directory
+
+
+def test_settings_are_flattened_to_readable_paths():
+  assert rundir.flatten(Run(eval=("x",))) == {
+    "mlp": "Mlp",
+    "mlp.hidden": 4,
+    "mlp.activation": "tanh",
+    "total_steps": 10,
+    "lengths": "1 entries",
+    "lengths.inputs": 8,
+    "eval": "1 entries",
+    "eval.0": "x",
+    "rate": 0.1,
+  }
+
+
+def test_a_run_writes_its_provenance(started):
+  record = json.loads((started.path / "run.json").read_text())
+  assert record["configuration"]["mlp.hidden"] == 4
+  assert {"jax", "flax", "python"} <= set(record["versions"])
+  assert record["argv"] == ["t5x_lite", "train"]
+  assert record["devices"] == "8 x cpu"
+  assert (started.path / "config.gin").exists()
+  assert (started.path / "operative_config.gin").exists()
+
+
+def test_the_same_configuration_goes_on(started):
+  again = rundir.RunDirectory(started.path)
+  assert again.check(Run()) == []
+  again.start(Run(), ["again"])
+  record = json.loads((started.path / "run.json").read_text())
+  assert [s["argv"] for s in record["starts"]] == [
+    ["t5x_lite", "train"],
+    ["again"],
+  ]
+
+
+def test_a_longer_run_goes_on_and_says_so(started):
+  assert started.check(Run(total_steps=20)) == [
+    "total_steps: 10 there, 20 here"
+  ]
+
+
+@pytest.mark.parametrize(
+  ["run", "message"],
+  [
+    (Run(rate=0.2), "rate is 0.1 there, 0.2 here"),
+    (Run(mlp=Mlp(hidden=8)), "mlp.hidden is 4 there, 8 here"),
+    (Run(mlp=Gated()), "mlp is 'Mlp' there, 'Gated' here"),
+  ],
+)
+def test_another_configuration_is_refused_with_the_difference(
+  started, run, message
+):
+  with pytest.raises(ValueError, match="holds a run of another") as caught:
+    started.check(run)
+  assert message in str(caught.value)
+  assert "\n" not in str(caught.value)
+
+
+def test_a_run_that_never_began_leaves_nothing(tmp_path):
+  directory = rundir.RunDirectory(tmp_path / "runs" / "a")
+  directory.check(Run())
+  directory.start(Run(), [])
+  directory.undo()
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_began_is_not_undone(started):
+  (started.path / "metrics.jsonl").write_text("{}\n")
+  started.undo()
+  assert (started.path / "run.json").exists()
+
+
+def test_an_earlier_run_is_not_undone(started):
+  again = rundir.RunDirectory(started.path)
+  again.check(Run())
+  again.start(Run(), [])
+  again.undo()
+  assert (started.path / "run.json").exists()
+
+
+def test_a_file_in_the_way_is_refused(tmp_path):
+  (tmp_path / "a").write_text("")
+  with pytest.raises(ValueError, match="cannot be written to"):
+    rundir.RunDirectory(tmp_path / "a" / "b").check(Run())
+
+
+def test_a_full_disk_is_refused(tmp_path):
+  # Linux's device that is always full, where the first bytes would go.
+  (tmp_path / ".probe").symlink_to("/dev/full")
+  with pytest.raises(ValueError, match="cannot be written to: No space left"):
+    rundir.RunDirectory(tmp_path).check(Run())

@@ -1,0 +1,144 @@
+"""The shell scripts: sound, helpful, and dry runs that do nothing."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+
+import pytest
+
+LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
+SCRIPTS = sorted([*LAUNCH.glob("*.sh"), LAUNCH / "slurm.sbatch"])
+
+
+def bash(script, *arguments, cwd=None, **environment):
+  return subprocess.run(
+    ["bash", str(LAUNCH / script), *arguments],
+    cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+    env=os.environ | environment, timeout=60,
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_shellcheck_finds_nothing(script):
+  shellcheck = shutil.which("shellcheck")
+  assert shellcheck, "shellcheck comes with the extra dev"
+  done = subprocess.run(
+    [shellcheck, "-x", "-P", "SCRIPTDIR/..", script],
+    cwd=LAUNCH.parent, capture_output=True, text=True,
+  )  # fmt: skip
+  assert not done.returncode, done.stdout
+
+
+def test_local_prints_one_command_a_process(tmp_path):
+  done = bash(
+    "local.sh", "--processes", "3", "--devices=2", "--dry_run", "--",
+    "train", "--gin.TASK=a b", cwd=tmp_path,
+    XLA_FLAGS="--xla_force_host_platform_device_count=8 --other",
+  )  # fmt: skip
+  lines = done.stdout.splitlines()
+  assert len(lines) == 3
+  for i, line in enumerate(lines):
+    assert "JAX_NUM_CPU_DEVICES=2" in line
+    assert "--num_processes=3" in line and f"--process_id={i}" in line
+    assert r"train --gin.TASK=a\ b" in line
+    assert "host_platform_device_count" not in line and "--other" in line
+  ports = {line.partition("localhost:")[2].split()[0] for line in lines}
+  assert len(ports) == 1
+
+
+@pytest.mark.parametrize(
+  ["arguments", "message"],
+  [
+    (["--processes=two", "--", "train"], "--processes: 'two'"),
+    (["--procs=2"], "unknown option --procs=2"),
+    ([], "no command"),
+  ],
+)
+def test_local_explains_mistakes(arguments, message):
+  done = bash("local.sh", *arguments)
+  assert done.returncode == 2
+  assert message in done.stderr
+
+
+def test_local_ends_all_when_one_fails(tmp_path):
+  # A python that plays the program: process 1 fails, process 0 would wait.
+  fake = tmp_path / "venv" / "bin" / "python"
+  fake.parent.mkdir(parents=True)
+  fake.write_text(
+    "#!/usr/bin/env bash\n"
+    'case "$*" in\n'
+    '  *process_id=0) sleep 50 ;;\n'
+    '  *process_id=1) echo broken >&2; exit 7 ;;\n'
+    "  *) echo 12345 ;;\n"
+    "esac\n"
+  )  # fmt: skip
+  fake.chmod(0o755)
+  done = bash(
+    "local.sh", "--processes=2", f"--logs={tmp_path}/logs", "--", "train",
+    T5X_LITE_VENV=str(tmp_path / "venv"),
+  )  # fmt: skip
+  assert done.returncode == 7
+  assert "process 1 failed (status 7)" in done.stderr
+  assert "broken" in done.stderr
+
+
+def test_tpu_vm_prints_what_it_would_run(tmp_path):
+  done = bash(
+    "tpu_vm.sh", "--name=t", "--zone=z", "--type=v4-16", "--dry_run", "up",
+    "train", "--gin.TASK='a'", cwd=tmp_path,
+  )  # fmt: skip
+  assert not done.returncode, done.stderr
+  create, copy, setup, start = done.stdout.splitlines()
+  assert "create t --zone=z --accelerator-type=v4-16" in create
+  assert "scp" in copy and "--worker=all" in copy
+  assert "make_environment" in setup and "tpu" in setup
+  assert "t5x_lite" in start and "nohup" in start
+
+
+@pytest.mark.parametrize("action", ["logs", "status", "stop", "delete"])
+def test_tpu_vm_actions_name_the_tpu(action):
+  done = bash("tpu_vm.sh", "--name=t", "--zone=z", "--dry_run", action)
+  assert not done.returncode, done.stderr
+  (line,) = done.stdout.splitlines()
+  assert line.startswith("gcloud compute tpus tpu-vm ")
+  assert " t --zone=z" in line
+
+
+def test_tpu_vm_explains_mistakes():
+  assert "give --name and --zone" in bash("tpu_vm.sh", "create").stderr
+  done = bash("tpu_vm.sh", "--name=t", "--zone=z", "crate")
+  assert done.returncode == 2 and "unknown action crate" in done.stderr
+
+
+def test_slurm_prints_what_it_would_run():
+  done = bash("slurm.sbatch", "--dry_run", "train", "--gin.TASK=a b")
+  assert not done.returncode, done.stderr
+  assert "srun --kill-on-bad-exit=1" in done.stdout
+  assert r"t5x_lite train --gin.TASK=a\ b" in done.stdout
+
+
+def test_environment_says_which_python_it_needs(tmp_path):
+  old = tmp_path / "python3"
+  old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.8.1\nexit 1')
+  old.chmod(0o755)
+  for tool in ("bash", "cat", "cksum", "dirname", "head"):
+    (tmp_path / tool).symlink_to(shutil.which(tool))
+  done = bash(
+    "test.sh", PATH=str(tmp_path), T5X_LITE_VENV=str(tmp_path / "venv")
+  )
+  assert done.returncode == 1
+  assert "No Python 3.11, 3.12 or 3.13 found" in done.stderr
+  assert "Python 3.8.1" in done.stderr
+
+
+def test_environment_says_that_venv_is_missing(tmp_path):
+  bare = tmp_path / "python3"
+  bare.write_text('#!/bin/sh\ncase "$2" in *ensurepip*) exit 1 ;; esac\n')
+  bare.chmod(0o755)
+  done = bash(
+    "test.sh", PYTHON=str(bare), T5X_LITE_VENV=str(tmp_path / "venv")
+  )
+  assert done.returncode == 1
+  assert "has no venv module" in done.stderr
+  assert "python3-venv" in done.stderr

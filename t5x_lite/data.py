@@ -1,0 +1,407 @@
+"""Reads a seqio task or mixture as a stream of batches that resumes exactly.
+
+  task's examples -> trimmed -> shuffled -> mixed -> rows -> batches of numpy
+
+The stream is a function of its `run.Data` and of the process's share of the
+batch: nothing else (time, threads, other streams) changes a token of it.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import inspect
+import json
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import seqio
+import tensorflow as tf
+
+from t5x_lite import batch_iterator, features
+
+Provider = seqio.Task | seqio.Mixture
+# A `run.Data`: any dataclass with its fields will do.
+Spec = Any
+
+# Batches made ahead. Each is in every checkpoint of the iterator.
+_PREFETCHED_BATCHES = 4
+
+
+def batches(
+  spec: Spec,
+  architecture: str,
+  *,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> batch_iterator.BatchIterator:
+  """Returns the stream of batches of a process.
+
+  A stream without end (`num_epochs=None`) gives each process its own examples:
+  no two processes share one. A stream that ends is read by all of them, and
+  each takes its rows of every global batch; so all see the same number of
+  batches, and the result does not depend on their number. Its last batch is
+  filled up with rows of padding (segment ids and weights 0): no example is
+  lost and the shapes stay.
+
+  Features longer than their lengths lose their ends, as T5's users expect;
+  where a decoder's row is shorter than inputs and targets together, it is the
+  inputs that give way. But if the task plans its lengths itself (one of its
+  preprocessors asks for `sequence_length`), too long is a mistake in the plan,
+  and refused with the numbers.
+
+  Args:
+    spec: what to read.
+    architecture: one of `features.ARCHITECTURES`.
+    process_index: which share of each batch to give.
+    process_count: the number of shares.
+
+  Returns:
+    An iterator of dicts of int32 arrays [batch_size / process_count, length];
+    `features.py` draws them.
+
+  Raises:
+    ValueError: for the mistakes that `check` knows, or for a split that is
+      empty.
+  """
+  check(spec, architecture, process_count=process_count)
+  shard = (process_index, process_count)
+  endless = spec.num_epochs is None
+  # Makes unseeded operations in other people's preprocessors repeat too.
+  # (The same in all shards: it enters seeded operations as well, and a source
+  # that is sharded after it was shuffled needs one order.)
+  tf.random.set_seed(_seed(spec, "operations"))
+  convert = features.converter(
+    architecture, pack=spec.pack, loss_on_inputs=spec.loss_on_inputs
+  )
+  rows = convert(
+    examples(spec, architecture, shard=shard if endless else (0, 1)),
+    feature_lengths(spec, architecture),
+  )
+  share = spec.batch_size // process_count
+  if endless:
+    ds = rows.batch(share, drop_remainder=True)
+  else:
+    ds = rows.batch(spec.batch_size).map(
+      _plain(lambda batch: _take_share(batch, spec.batch_size, *shard))
+    )
+  if spec.num_batches is not None:
+    ds = ds.take(spec.num_batches)
+  ds = ds.prefetch(_PREFETCHED_BATCHES).with_options(_options())
+  stream = dataclasses.asdict(spec) | {"architecture": architecture}
+  return batch_iterator.BatchIterator(
+    ds, stream, process=shard, if_empty=_empty(spec)
+  )
+
+
+def check(spec: Spec, architecture: str, *, process_count: int = 1) -> None:
+  """Refuses what cannot be read, before any of it is.
+
+  Raises:
+    ValueError: with the value, what is allowed and what to do, in one line.
+  """
+  provider = get_task(spec.task)
+  if spec.split not in provider.splits:
+    raise ValueError(
+      f"task {spec.task} has no split {spec.split!r}; it has "
+      f"{', '.join(sorted(provider.splits))}"
+    )
+  names = _feature_names(provider)
+  try:
+    features.check(names, architecture)
+  except ValueError as error:
+    raise ValueError(f"task {spec.task}: {error}") from None
+  feature_lengths(spec, architecture)
+  if spec.batch_size % process_count:
+    raise ValueError(
+      f"batch_size ({spec.batch_size}) must be divisible by the number of "
+      f"processes that share it ({process_count})"
+    )
+  vocabularies(spec.task)
+
+
+def get_task(name: str) -> Provider:
+  """Returns the seqio task or mixture of a name.
+
+  Raises:
+    ValueError: naming what comes near.
+  """
+  known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
+  if name in known:
+    return seqio.get_mixture_or_task(name)
+  near = difflib.get_close_matches(name, sorted(known), n=3)
+  raise ValueError(
+    f"unknown task {name!r}: "
+    + (f"did you mean {' or '.join(near)}?" if near else "")
+    + ("" if near else f"there are {', '.join(sorted(known)) or 'none'}")
+  )
+
+
+def feature_lengths(spec: Spec, architecture: str) -> dict[str, int]:
+  """Returns the length of each feature of a task that is used.
+
+  Features that are aligned have one length and may be given as one, e.g.
+  {"inputs": 512} for MLM. For a causal or prefix model of pairs, "decoder" may
+  be among them: the length of a row, if not that of inputs and targets
+  together. {"inputs": 511, "targets": 511, "decoder": 512} fits prefix LM that
+  splits windows of 512 anywhere.
+
+  Raises:
+    ValueError: if lengths are missing, superfluous or unequal.
+  """
+  names = _feature_names(get_task(spec.task))
+  given = dict(spec.lengths)
+  if "weights" in names:
+    aligned = names if architecture == "encoder" else ("targets", "weights")
+    sizes = {given[name] for name in aligned if name in given}
+    if len(sizes) > 1:
+      raise ValueError(
+        f"lengths of {', '.join(aligned)} must be equal, but are {given}"
+      )
+    given |= {name: size for size in sizes for name in aligned}
+  allowed = names
+  if architecture in ("causal", "prefix") and "inputs" in names:
+    allowed = (*names, "decoder")
+  if not set(names) <= given.keys() <= set(allowed):
+    raise ValueError(
+      f"lengths must name {', '.join(names)} for task {spec.task}"
+      + (" (and decoder, if need be)" if allowed != names else "")
+      + f", not {', '.join(sorted(spec.lengths)) or 'nothing'}"
+    )
+  for name, length in given.items():
+    # One for a token, one for the end of the sequence.
+    if length < 2:
+      raise ValueError(f"length of {name} ({length}) must be at least 2")
+  if given.get("decoder", given["targets"]) < given["targets"]:
+    raise ValueError(
+      f"length of decoder ({given['decoder']}) must have room for the targets "
+      f"({given['targets']})"
+    )
+  return {name: given[name] for name in allowed if name in given}
+
+
+def vocabularies(task: str) -> tuple[seqio.Vocabulary, seqio.Vocabulary]:
+  """Returns the vocabularies of a task's inputs and of its targets.
+
+  Raises:
+    ValueError: if they differ, or those of a mixture's tasks: a model has one
+      token embedding.
+  """
+  found = [
+    (f"{feature} of {part.name}", part.output_features[feature].vocabulary)
+    for part in seqio.get_subtasks(get_task(task))
+    for feature in ("inputs", "targets")
+    if feature in part.output_features
+  ]
+  (first, vocabulary), *others = found
+  for other, another in others:
+    if another != vocabulary:
+      raise ValueError(
+        f"task {task} has two vocabularies, but a model takes one: {first} has "
+        f"{vocabulary}, {other} has {another}"
+      )
+  return vocabulary, vocabulary
+
+
+def required_vocab_size(task: str) -> int:
+  """Returns the number of token ids of a task, extra ids included."""
+  return vocabularies(task)[1].vocab_size
+
+
+def vocabulary_digest(task: str) -> str:
+  """Returns a digest of all that turns text into a task's ids and back.
+
+  Equal digests mean equal vocabularies, whatever file they were read from.
+  """
+  vocabulary = vocabularies(task)[1]
+  names = "vocab_size", "extra_ids", "eos_id", "unk_id"
+  digest = hashlib.sha256(
+    json.dumps([getattr(vocabulary, name) for name in names]).encode()
+  )
+  model = getattr(vocabulary, "sp_model", None)
+  if model is None:
+    # Without a file to hash: what every id stands for.
+    pieces = [vocabulary.decode([i]) for i in range(vocabulary.vocab_size)]
+    model = json.dumps(pieces, default=str).encode()
+  digest.update(model)
+  return digest.hexdigest()
+
+
+def examples(
+  spec: Spec, architecture: str, *, shard: tuple[int, int] = (0, 1)
+) -> tf.data.Dataset:
+  """Returns a task's or mixture's examples, before they are made rows.
+
+  Args:
+    spec: what to read.
+    architecture: one of `features.ARCHITECTURES`.
+    shard: (index, count) of the part to read.
+
+  Returns:
+    Dicts of int32 vectors, no longer than their lengths.
+  """
+  provider = get_task(spec.task)
+  lengths = feature_lengths(spec, architecture)
+  if isinstance(provider, seqio.Task):
+    return _task_examples(provider, spec, lengths, shard)
+  rates = {
+    task: rate
+    for task in provider.tasks
+    if spec.split in task.splits and (rate := provider.get_rate(task))
+  }
+  if not rates:
+    raise ValueError(_empty(spec))
+  parts = [_task_examples(task, spec, lengths, shard) for task in rates]
+  weights = list(rates.values())
+  seed = _seed(spec, "mixture", spec.task, shard)
+  if spec.num_epochs is None:
+    return provider._sample_fn(parts, weights, seed)
+  # seqio stops where the first task ends; here every example comes.
+  if spec.shuffle:
+    return tf.data.Dataset.sample_from_datasets(parts, weights, seed)
+  ds, *others = parts
+  for part in others:
+    ds = ds.concatenate(part)
+  return ds
+
+
+def _task_examples(
+  task: seqio.Task, spec: Spec, lengths: Mapping[str, int], shard
+) -> tf.data.Dataset:
+  """Returns one task's examples, trimmed and shuffled.
+
+  What `seqio.Task.get_dataset` does, except that the seeds depend on task and
+  shard (seqio's do not: two shards, or two tasks over one source, get the same
+  noise), that only what is needed goes through the shuffle buffer, and that
+  nothing is cached in memory: buffer and cache would be in each checkpoint.
+  """
+  index, count = shard
+  source = task.source
+  # The same in all shards: each takes every count-th example of one order.
+  options = {
+    "split": spec.split,
+    "shuffle": spec.shuffle,
+    "seed": _seed(spec, "source", task.name),
+  }
+  if count == 1:
+    ds = source.get_dataset(**options)
+  elif (
+    source.supports_arbitrary_sharding
+    or len(source.list_shards(spec.split)) >= count
+  ):
+    shard_info = seqio.ShardInfo(index=index, num_shards=count)
+    ds = source.get_dataset(**options, shard_info=shard_info)
+  else:
+    ds = source.get_dataset(**options).shard(count, index)
+  noise_seed = _seed(spec, "noise", task.name, shard)
+  once = task.preprocess_precache(ds, seed=noise_seed)
+
+  sequence_length = {k: v for k, v in lengths.items() if k != "decoder"}
+
+  def finish(ds):
+    ds = task.preprocess_postcache(ds, sequence_length, seed=noise_seed)
+    return _fit(ds, task, lengths)
+
+  if spec.num_epochs is None and not any(True for _ in finish(once).take(1)):
+    # Repeated for ever, it would never give a batch nor an error.
+    raise ValueError(_empty(spec, task.name, shard))
+  # Before the noise, which is then another in each epoch.
+  ds = finish(once if spec.num_epochs == 1 else once.repeat(spec.num_epochs))
+  if spec.shuffle and task.shuffle_buffer_size:
+    order_seed = _seed(spec, "order", task.name, shard)
+    ds = ds.shuffle(task.shuffle_buffer_size, seed=order_seed)
+  elif spec.shuffle and not source.performs_internal_shuffling:
+    raise ValueError(
+      f"task {task.name} has shuffle_buffer_size None and cannot be shuffled: "
+      "set shuffle=False, or give the task a buffer"
+    )
+  return ds
+
+
+def _fit(
+  ds: tf.data.Dataset, task: seqio.Task, lengths: Mapping[str, int]
+) -> tf.data.Dataset:
+  """Keeps the features that have a length, none longer than it."""
+  rows = dict(lengths)
+  together = rows.pop("decoder", None)
+  missing = sorted(rows.keys() - ds.element_spec.keys())
+  if missing:
+    raise ValueError(
+      f"task {task.name} promises feature {missing[0]}, but its preprocessors "
+      f"give {', '.join(sorted(ds.element_spec))}"
+    )
+  planned = any(
+    "sequence_length" in inspect.signature(preprocessor).parameters
+    for preprocessor in task.preprocessors
+    # Takes it to trim, not to plan.
+    if preprocessor is not seqio.preprocessors.append_eos_after_trim
+  )
+
+  def refuse_longer(what, tokens, length):
+    tf.debugging.Assert(
+      tokens <= length,
+      [f"{what} have", tokens, f"tokens, but their length is {length}"],
+    )
+
+  def fit(example):
+    kept = {}
+    for name, length in rows.items():
+      tokens = tf.cast(example[name], tf.int32)
+      if planned:
+        refuse_longer(name, tf.size(tokens), length)
+      kept[name] = tokens[:length]
+    if together:
+      sizes = tf.size(kept["inputs"]), tf.size(kept["targets"])
+      if planned:
+        refuse_longer("inputs and targets", tf.add(*sizes), together)
+      kept["inputs"] = kept["inputs"][: together - sizes[1]]
+    return kept
+
+  return ds.map(_plain(fit), num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _take_share(batch, batch_size: int, index: int, count: int):
+  """Fills a batch up with padding and returns the rows of a process."""
+  share = batch_size // count
+  rows = {}
+  for name, value in batch.items():
+    value = tf.pad(value, [[0, batch_size - tf.shape(value)[0]], [0, 0]])
+    rows[name] = tf.ensure_shape(
+      value[index * share : (index + 1) * share], [share, value.shape[1]]
+    )
+  return rows
+
+
+def _options() -> tf.data.Options:
+  options = tf.data.Options()
+  options.deterministic = True
+  # Half of the cores: on a CPU the model computes on the same ones.
+  has_affinity = hasattr(os, "sched_getaffinity")
+  cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
+  options.threading.private_threadpool_size = max(1, cores // 2)
+  options.threading.max_intra_op_parallelism = 1
+  return options
+
+
+def _seed(spec: Spec, *parts) -> int:
+  """Returns a seed, the same in every process and run; Python's hash is not."""
+  digest = hashlib.sha256(json.dumps([spec.seed, *parts]).encode()).digest()
+  return int.from_bytes(digest[:4]) >> 1
+
+
+def _feature_names(provider: Provider) -> tuple[str, ...]:
+  """Returns which features are used; a task may have others for its metrics."""
+  known = ("inputs", "targets", "weights")
+  return tuple(name for name in known if name in provider.output_features)
+
+
+def _empty(spec: Spec, task: str = "", shard: tuple[int, int] = (0, 1)) -> str:
+  where = f" (shard {shard[0]} of {shard[1]})" if shard[1] > 1 else ""
+  return (
+    f"task {task or spec.task}, split {spec.split!r}{where} gives no example: "
+    "its files are empty, it has fewer examples than there are processes, or "
+    "its preprocessors drop all"
+  )
+
+
+_plain: Callable = tf.autograph.experimental.do_not_convert

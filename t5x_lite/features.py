@@ -1,0 +1,379 @@
+"""Arranges a task's examples as what an architecture eats.
+
+A task gives, per example, sequences of any length: `inputs` and `targets` (a
+pair), `targets` alone (a language model's text) or `inputs`, `targets` and
+`weights` of one length (aligned: MLM). The converter of an architecture turns
+them into rows of one fixed length, under seqio's names. Two pairs,
+
+  inputs [7 8 5 1]     targets [3 9 1]
+  inputs [8 4 9 3 1]   targets [4 1]
+
+with room for 10 inputs and 7 targets are, packed into one row, for
+
+  encoder_decoder
+    encoder_input_tokens      7 8 5 1 8 4 9 3 1 0
+    encoder_segment_ids       1 1 1 1 2 2 2 2 2 0
+    encoder_positions         0 1 2 3 0 1 2 3 4 0
+    decoder_input_tokens      0 3 9 0 4 0 0           shifted right from 0
+    decoder_target_tokens     3 9 1 4 1 0 0
+    decoder_loss_weights      1 1 1 1 1 0 0
+    decoder_segment_ids       1 1 1 2 2 0 0
+    decoder_positions         0 1 2 0 1 0 0
+
+  causal, prefix (the row has room for inputs and targets: 17)
+    decoder_input_tokens      0 7 8 5 1 3 9 0 8 4 9 3 1 4 0 0 0
+    decoder_target_tokens     7 8 5 1 3 9 1 8 4 9 3 1 4 1 0 0 0
+    decoder_loss_weights      0 0 0 0 1 1 1 0 0 0 0 0 1 1 0 0 0
+    decoder_causal_attention  1 1 1 1 1 0 0 1 1 1 1 1 1 0 0 0 0
+    decoder_segment_ids       1 1 1 1 1 1 1 2 2 2 2 2 2 2 0 0 0
+    decoder_positions         0 1 2 3 4 5 6 0 1 2 3 4 5 6 0 0 0
+
+and an aligned example is, for
+
+  encoder, from inputs [7 4 5 1] targets [7 8 5 1] weights [0 1 0 0]
+    encoder_input_tokens      7 4 5 1 0 0
+    encoder_target_tokens     7 8 5 1 0 0
+    encoder_loss_weights      0 1 0 0 0 0
+    encoder_segment_ids       1 1 1 1 0 0
+    encoder_positions         0 1 2 3 0 0
+
+Segment ids, positions and weights are always there, packed or not: padding is
+where the segment id is 0, and nothing here or later looks for a token id 0.
+"""
+
+import abc
+import contextlib
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from t5x_lite import packing
+
+# The accelerators are JAX's; TensorFlow would take a GPU's whole memory. Once
+# TensorFlow runs (a notebook), its devices are its user's business.
+with contextlib.suppress(RuntimeError):
+  tf.config.set_visible_devices([], "GPU")
+
+ARCHITECTURES = ("encoder_decoder", "causal", "prefix", "encoder")
+
+_INT32 = seqio.FeatureConverter.FeatureSpec(dtype=tf.int32)
+
+
+def check(task_features: Iterable[str], architecture: str) -> None:
+  """Refuses pairs of task and architecture that make no sense.
+
+  Args:
+    task_features: the names of the task's features.
+    architecture: one of `ARCHITECTURES`.
+
+  Raises:
+    ValueError: with the reason, in one line.
+  """
+  if architecture not in ARCHITECTURES:
+    raise ValueError(
+      f"architecture {architecture!r} must be one of {', '.join(ARCHITECTURES)}"
+    )
+  names = set(task_features)
+  if "targets" not in names or not names <= {"inputs", "targets", "weights"}:
+    raise ValueError(
+      f"features must be targets, inputs and targets, or inputs, targets and "
+      f"weights, not {', '.join(sorted(names)) or 'none'}"
+    )
+  has_inputs, aligned = "inputs" in names, {"inputs", "weights"} <= names
+  reason = None
+  if architecture == "encoder":
+    if not has_inputs:
+      reason = "the task has no inputs to read; use an mlm task"
+    elif not aligned:
+      reason = (
+        "it predicts in place, and inputs and targets without weights (span "
+        "corruption, prefix LM) are not aligned; use an mlm task"
+      )
+  elif aligned:
+    reason = (
+      "inputs, targets and weights are aligned (mlm) and a decoder would copy; "
+      "use architecture encoder, or a span_corruption or prefix_lm task"
+    )
+  elif architecture == "encoder_decoder" and not has_inputs:
+    reason = (
+      "the task has no inputs to encode (causal LM); use a prefix_lm or "
+      "span_corruption task, or architecture causal"
+    )
+  if reason:
+    raise ValueError(
+      f"architecture {architecture} cannot take features "
+      f"{', '.join(sorted(names))}: {reason}"
+    )
+
+
+def converter(
+  architecture: str, *, pack: bool, loss_on_inputs: bool = False
+) -> seqio.FeatureConverter:
+  """Returns the converter of an architecture.
+
+  Called with a dataset of examples and the lengths of their features, as
+  `seqio.get_dataset` and `seqio.Evaluator` do, it gives a dataset of rows. For
+  a pair, a decoder's row has room for inputs and targets, or for
+  lengths["decoder"] tokens if that is given.
+
+  Args:
+    architecture: one of `ARCHITECTURES`.
+    pack: whether rows hold as many examples as fit, in their order, rather
+      than one each.
+    loss_on_inputs: whether inputs bear loss too; causal and prefix only.
+
+  Raises:
+    ValueError: for an unknown architecture, or `loss_on_inputs` where the
+      inputs are not predicted.
+  """
+  kinds = {
+    "encoder_decoder": EncoderDecoder,
+    "causal": Decoder,
+    "prefix": Decoder,
+    "encoder": Encoder,
+  }
+  if architecture not in kinds:
+    raise ValueError(
+      f"architecture {architecture!r} must be one of {', '.join(ARCHITECTURES)}"
+    )
+  if loss_on_inputs and kinds[architecture] is not Decoder:
+    raise ValueError(
+      f"loss_on_inputs needs architecture causal or prefix, not {architecture}"
+    )
+  return kinds[architecture](
+    architecture, pack=pack, loss_on_inputs=loss_on_inputs
+  )
+
+
+class Converter(seqio.FeatureConverter):
+  """Turns examples of a task into rows; see the arrays in the module's text.
+
+  An example with more tokens than a row is refused with both numbers, not cut:
+  `data.py` and seqio trim before, where that is what the task wants.
+  """
+
+  TASK_FEATURES: Mapping = {
+    name: _INT32 for name in ("inputs", "targets", "weights")
+  }
+  # Segment ids and positions are there without packing as well.
+  PACKING_FEATURE_DTYPES: Mapping = {}
+
+  def __init__(self, architecture: str, *, pack: bool, loss_on_inputs: bool):
+    super().__init__(pack=pack, apply_length_check=False)
+    self.architecture = architecture
+    self._loss_on_inputs = loss_on_inputs
+
+  def __call__(
+    self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
+  ) -> tf.data.Dataset:
+    """Converts examples with features of these lengths to rows.
+
+    The base class does not let a language model go without inputs.
+    """
+    names = task_feature_lengths.keys() - {"decoder"}
+    check(names, self.architecture)
+    for name in sorted(names):
+      spec = ds.element_spec.get(name)
+      if spec is None or spec.dtype != tf.int32 or spec.shape.rank != 1:
+        raise ValueError(f"feature {name} must be an int32 vector, not {spec}")
+    return self._convert_features(ds, task_feature_lengths)
+
+  @abc.abstractmethod
+  def row_lengths(self, lengths: Mapping[str, int]) -> dict[str, int]:
+    """Returns the length of a row's sides, "encoder" and "decoder"."""
+
+  @abc.abstractmethod
+  def arrange(self, example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Returns an example's model features, still unpadded.
+
+    All features of a side ("encoder_*", "decoder_*") have one length.
+    """
+
+  def get_model_feature_lengths(
+    self, task_feature_lengths: Mapping[str, int]
+  ) -> dict[str, int]:
+    rows = self.row_lengths(task_feature_lengths)
+    return {name: rows[packing.side_of(name)] for name in self.MODEL_FEATURES}
+
+  def _convert_features(
+    self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
+  ) -> tf.data.Dataset:
+    ds = ds.map(_plain(self.arrange), num_parallel_calls=tf.data.AUTOTUNE)
+    return packing.lay_out(
+      ds, self.row_lengths(task_feature_lengths), pack=self.pack
+    )
+
+
+def _model_features(*names: str) -> dict:
+  return {name: _INT32 for name in names}
+
+
+class EncoderDecoder(Converter):
+  """Encodes the inputs, decodes the targets.
+
+  An example whose inputs are empty gets one token 0 to encode: its targets
+  have something of their own to attend to, and only that. One whose targets
+  are empty (a prompt) gets a start token, without weight.
+  """
+
+  MODEL_FEATURES: Mapping = _model_features(
+    "encoder_input_tokens",
+    "encoder_segment_ids",
+    "encoder_positions",
+    "decoder_input_tokens",
+    "decoder_target_tokens",
+    "decoder_loss_weights",
+    "decoder_segment_ids",
+    "decoder_positions",
+  )
+
+  def row_lengths(self, lengths):
+    return {"encoder": lengths["inputs"], "decoder": lengths["targets"]}
+
+  def arrange(self, example):
+    targets = _at_least_one(example["targets"])
+    return {
+      "encoder_input_tokens": _at_least_one(example["inputs"]),
+      "decoder_input_tokens": _shift_right(targets),
+      "decoder_target_tokens": targets,
+      "decoder_loss_weights": _at_least_one(tf.ones_like(example["targets"])),
+    }
+
+
+class Decoder(Converter):
+  """Continues the inputs, if any, with the targets: causal and prefix LM.
+
+  `decoder_causal_attention`, seqio's name, is 1 on the start token and the
+  inputs: a prefix LM sees all of it from each of them, and decoding takes it
+  for the prompt. Inputs bear loss if `loss_on_inputs`. A prompt (empty
+  targets) gets one token 0 without weight, so that the shifted row still holds
+  the last of its inputs:
+
+    inputs [7 8 5]   targets []
+    decoder_input_tokens      0 7 8 5
+    decoder_target_tokens     7 8 5 0
+    decoder_causal_attention  1 1 1 1
+    decoder_loss_weights      0 0 0 0
+  """
+
+  MODEL_FEATURES: Mapping = _model_features(
+    "decoder_input_tokens",
+    "decoder_target_tokens",
+    "decoder_loss_weights",
+    "decoder_causal_attention",
+    "decoder_segment_ids",
+    "decoder_positions",
+  )
+
+  def row_lengths(self, lengths):
+    together = lengths.get("inputs", 0) + lengths["targets"]
+    return {"decoder": lengths.get("decoder", together)}
+
+  def arrange(self, example):
+    targets = example["targets"]
+    inputs = example.get("inputs", targets[:0])
+    weights = example.get("weights")
+    if weights is None:
+      weights = tf.ones_like(targets)
+    else:
+      _check_aligned(example, "targets", "weights")
+    input_weights = tf.fill(tf.shape(inputs), int(self._loss_on_inputs))
+    tokens = tf.concat([inputs, _at_least_one(targets)], axis=0)
+    visible = tf.range(tf.size(tokens)) <= tf.size(inputs)
+    return {
+      "decoder_input_tokens": _shift_right(tokens),
+      "decoder_target_tokens": tokens,
+      "decoder_loss_weights": tf.concat(
+        [input_weights, _at_least_one(weights)], axis=0
+      ),
+      "decoder_causal_attention": tf.cast(visible, tf.int32),
+    }
+
+
+class Encoder(Converter):
+  """Predicts targets in place where `weights` says so.
+
+  The weights come from the task: BERT's kept and random tokens bear loss, and
+  the inputs alone do not tell which they are.
+  """
+
+  MODEL_FEATURES: Mapping = _model_features(
+    "encoder_input_tokens",
+    "encoder_target_tokens",
+    "encoder_loss_weights",
+    "encoder_segment_ids",
+    "encoder_positions",
+  )
+
+  def row_lengths(self, lengths):
+    return {"encoder": lengths["inputs"]}
+
+  def arrange(self, example):
+    _check_aligned(example, "inputs", "targets")
+    _check_aligned(example, "inputs", "weights")
+    return {
+      "encoder_input_tokens": example["inputs"],
+      "encoder_target_tokens": example["targets"],
+      "encoder_loss_weights": example["weights"],
+    }
+
+
+def token_counts(batch: Mapping[str, np.ndarray]) -> dict[str, int]:
+  """Counts what a batch holds.
+
+  Returns:
+    "positions": tokens that the arrays have room for, encoder and decoder;
+    "tokens": those that are not padding; "encoder_tokens", "decoder_tokens":
+    these by side; "loss_tokens": those that bear loss; "examples": segments.
+  """
+  sides = [
+    side for side in ("encoder", "decoder") if f"{side}_segment_ids" in batch
+  ]
+  segment_ids = {side: batch[f"{side}_segment_ids"] for side in sides}
+  real = {side: int(np.sum(ids > 0)) for side, ids in segment_ids.items()}
+  weights = batch[f"{sides[-1]}_loss_weights"]
+  return {
+    "positions": sum(ids.size for ids in segment_ids.values()),
+    "tokens": sum(real.values()),
+    "encoder_tokens": real.get("encoder", 0),
+    "decoder_tokens": real.get("decoder", 0),
+    "loss_tokens": int(np.sum(weights > 0)),
+    # A row's segments are numbered from 1, on both sides alike.
+    "examples": int(np.sum(np.max(segment_ids[sides[-1]], axis=-1))),
+  }
+
+
+def padding_fraction(batch: Mapping[str, np.ndarray]) -> float:
+  """Returns the share of a batch's positions that are padding."""
+  counts = token_counts(batch)
+  return 1 - counts["tokens"] / counts["positions"]
+
+
+def loss_fraction(batch: Mapping[str, np.ndarray]) -> float:
+  """Returns the share of a batch's tokens, padding apart, that bear loss."""
+  counts = token_counts(batch)
+  return counts["loss_tokens"] / max(counts["tokens"], 1)
+
+
+def _check_aligned(example, first: str, second: str) -> None:
+  sizes = tf.size(example[first]), tf.size(example[second])
+  tf.debugging.Assert(
+    tf.equal(*sizes),
+    [f"{first} and {second} must align, but have", *sizes, "tokens"],
+  )
+
+
+def _at_least_one(tokens: tf.Tensor) -> tf.Tensor:
+  """Returns the tokens, or [0] for none."""
+  return tf.pad(tokens, [[0, tf.cast(tf.size(tokens) == 0, tf.int32)]])
+
+
+def _shift_right(tokens: tf.Tensor) -> tf.Tensor:
+  """Returns 0, the start token, and all tokens but the last."""
+  return tf.pad(tokens[:-1], [[1, 0]])
+
+
+# Tracing is several times faster without AutoGraph's conversion.
+_plain = tf.autograph.experimental.do_not_convert

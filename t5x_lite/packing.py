@@ -1,0 +1,144 @@
+"""Lays examples of any length out in rows of fixed length."""
+
+from collections.abc import Mapping
+
+import tensorflow as tf
+
+# Examples laid out at a time: enough to spread TensorFlow's cost per operation,
+# few enough that a checkpoint of the iterator stays small.
+_WINDOW = 32
+
+
+def side_of(feature: str) -> str:
+  """Returns which side of a row a model feature is in: its first word."""
+  return feature.split("_", 1)[0]
+
+
+def lay_out(
+  ds: tf.data.Dataset, row_lengths: Mapping[str, int], *, pack: bool
+) -> tf.data.Dataset:
+  """Lays examples out in rows of fixed length, one or, packed, several each.
+
+  Packing keeps the order of the examples: a row takes the next one as long as
+  each of its sides has room, then is closed (next fit). No token is lost, none
+  is looked at, and the state that the iterator carries from row to row is part
+  of its checkpoints. With room for 5, examples of 2, 3, 4 and 1 tokens are
+
+    a a b b b | c c c c d        segment ids 1 1 2 2 2 | 1 1 1 1 2
+
+  Args:
+    ds: examples; all features of a side, "SIDE_*", have one length.
+    row_lengths: the length of each side. An example that is longer is refused
+      when it comes.
+    pack: whether a row takes more than one example.
+
+  Returns:
+    Rows with the same features, and "SIDE_segment_ids" and "SIDE_positions".
+  """
+  # Windows of flat features with the examples' sizes: a few operations lay out
+  # the whole window, whatever the number of examples.
+  windows = ds.ragged_batch(_WINDOW).map(
+    _plain(lambda window: _flatten(window, row_lengths)),
+    num_parallel_calls=tf.data.AUTOTUNE,
+  )
+  if not pack:
+
+    def one_each(values, sizes):
+      count = tf.size(next(iter(sizes.values())))
+      return _rows(values, sizes, tf.range(count + 1), row_lengths)
+
+    rows = windows.map(_plain(one_each), num_parallel_calls=tf.data.AUTOTUNE)
+    return rows.unbatch()
+
+  empty = tf.nest.map_structure(
+    lambda spec: tf.zeros([0], spec.dtype), windows.element_spec
+  )
+  end = tf.data.Dataset.from_tensors((*empty, True))
+  windows = windows.map(_plain(lambda *window: (*window, False)))
+  windows = windows.concatenate(end)
+
+  def fill(open_row, window):
+    *window, is_end = window
+    values, sizes = tf.nest.map_structure(
+      lambda *parts: tf.concat(parts, axis=0), open_row, tuple(window)
+    )
+    bounds = _next_fit(sizes, row_lengths)
+    # The last row stays open for the examples of the next window.
+    bounds = bounds[: tf.size(bounds) - tf.cast(~is_end, tf.int32)]
+    closed = bounds[-1]
+    open_row = (
+      {
+        name: value[tf.reduce_sum(sizes[side_of(name)][:closed]) :]
+        for name, value in values.items()
+      },
+      {side: size[closed:] for side, size in sizes.items()},
+    )
+    return open_row, _rows(values, sizes, bounds, row_lengths)
+
+  return windows.scan(empty, _plain(fill)).unbatch()
+
+
+def _flatten(window, row_lengths):
+  """Returns features end to end, [tokens], and sizes by side, [examples]."""
+  values, sizes = {}, {}
+  for name, value in window.items():
+    # Examples whose length is known statically arrive as a dense array.
+    if not isinstance(value, tf.RaggedTensor):
+      value = tf.RaggedTensor.from_tensor(value)
+    values[name] = value.values
+    sizes[side_of(name)] = tf.cast(value.row_lengths(), tf.int32)
+  for side, length in row_lengths.items():
+    longest = tf.reduce_max(sizes[side])
+    room = f"{side} tokens, a row has room for {length}"
+    tf.debugging.Assert(longest <= length, ["an example has", longest, room])
+  return values, sizes
+
+
+def _next_fit(sizes, row_lengths) -> tf.Tensor:
+  """Returns the first example of each row, and the number of examples."""
+  count = tf.size(next(iter(sizes.values())))
+  # after[i]: the first example with no room in a row that begins with i.
+  after = tf.fill([count], count)
+  for side, size in sizes.items():
+    ends = tf.cumsum(size)
+    room = ends - size + row_lengths[side]
+    after = tf.minimum(after, tf.searchsorted(ends, room, side="right"))
+
+  def step(example, rows, bounds):
+    return after[example], rows + 1, bounds.write(rows + 1, after[example])
+
+  bounds = tf.TensorArray(tf.int32, 1, dynamic_size=True, element_shape=[])
+  *_, bounds = tf.while_loop(
+    lambda example, *_: example < count,
+    step,
+    (0, 0, bounds.write(0, 0)),
+  )
+  return bounds.stack()
+
+
+def _rows(values, sizes, bounds, row_lengths) -> dict[str, tf.Tensor]:
+  """Lays flat features out; row r has the examples bounds[r]:bounds[r + 1]."""
+  rows = {}
+  example = tf.range(bounds[-1])
+  row = tf.searchsorted(bounds, example, side="right") - 1
+  segment = example - tf.gather(bounds, row) + 1
+  for side, size in sizes.items():
+    ends = tf.cumsum(size)
+    splits = tf.gather(tf.pad(ends, [[1, 0]]), bounds)
+    token = tf.range(splits[-1])
+    owner = tf.searchsorted(ends, token, side="right")
+    features = {
+      f"{side}_segment_ids": tf.gather(segment, owner),
+      f"{side}_positions": token - tf.gather(ends - size, owner),
+    }
+    for name, value in values.items():
+      if side_of(name) == side:
+        features[name] = value[: splits[-1]]
+    for name, value in features.items():
+      ragged = tf.RaggedTensor.from_row_splits(value, splits, validate=False)
+      rows[name] = ragged.to_tensor(shape=[None, row_lengths[side]])
+  return rows
+
+
+# Tracing is several times faster without AutoGraph's conversion.
+_plain = tf.autograph.experimental.do_not_convert

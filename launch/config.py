@@ -138,6 +138,17 @@ def is_bound(cls) -> bool:
     return False
 
 
+def bound(cls) -> dict:
+  """Returns parameter -> value of what the configuration says of a class.
+
+  Unlike `build`, it does not ask for a complete configuration.
+  """
+  if not is_bound(cls):
+    return {}
+  with gin_errors.explained():
+    return gin.get_bindings(cls)
+
+
 def build(cls):
   """Builds the configured instance of a class, as in `build(run.Run)`.
 

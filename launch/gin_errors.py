@@ -129,10 +129,7 @@ def _location(error, binding):
 def _syntax(error) -> str:
   token = re.search(r"Failed to parse token '(.*)'", error.msg or "")
   if token:
-    return (
-      f"'{token[1]}' is no Python value; a string needs quotes: "
-      f'"{token[1]}"'
-    )
+    return f"'{token[1]}' is no Python value; a string needs quotes"
   line = (error.text or "").strip()
   message = (error.msg or "").splitlines()[0].rstrip(".")
   return f"{message}: {line}" if line else message

@@ -84,7 +84,9 @@ def _dispatch(argv, as_program) -> int:
 
 def _overview() -> str:
   width = max(map(len, COMMANDS))
-  commands = "\n".join(f"  {n:<{width}}  {what}" for n, what in COMMANDS.items())
+  commands = "\n".join(
+    f"  {n:<{width}}  {what}" for n, what in COMMANDS.items()
+  )
   return f"""t5x_lite {t5x_lite.__version__}: which Transformer, with which \
 objective, under which budget?
 

@@ -172,3 +172,20 @@ def require(values, *names):
   missing = [f"--{name}" for name in names if not values[name].value]
   if missing:
     raise ValueError(f"give {' and '.join(missing)}")
+
+
+def parse_lengths(given) -> dict[str, int]:
+  """Reads ["inputs=128", "targets=64"].
+
+  Raises:
+    ValueError: an entry is not NAME=NUMBER.
+  """
+  lengths = {}
+  for entry in given:
+    name, _, number = entry.partition("=")
+    if not number.isdigit():
+      raise ValueError(
+        f"--lengths has '{entry}'; write it as inputs=128,targets=64"
+      )
+    lengths[name] = int(number)
+  return lengths

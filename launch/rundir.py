@@ -1,12 +1,11 @@
 """Keeps a run's directory: what was run, with what, and whether it fits.
 
-    RUN/config.gin            all of the configuration in one file
-    RUN/operative_config.gin  what was used of it, defaults included
-    RUN/run.json              settings, versions, commit, devices, starts
-    RUN/checkpoints, metrics.jsonl, ...: see t5x_lite/train.py
+RUN/config.gin            all of the configuration in one file
+RUN/operative_config.gin  what was used of it, defaults included
+RUN/run.json              settings, versions, commit, devices, starts
+RUN/checkpoints, metrics.jsonl, ...: see t5x_lite/train.py
 """
 
-from collections.abc import Mapping, Sequence
 import dataclasses
 import importlib.metadata
 import json
@@ -15,6 +14,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 
 from etils import epath
 

@@ -1,8 +1,11 @@
 """Holds the steps that commands share: configuration, processes, runs."""
 
+import dataclasses
+from typing import Any
+
 from etils import epath
 
-from launch import config, rundir
+from launch import config, environment, rundir
 
 
 def load(values):
@@ -20,7 +23,8 @@ def load(values):
         "give --gin_file, or the directory of a run"
       )
     files = [str(saved)]
-  config.load(files, values.gin_bindings, values.gin_search_paths)
+  with environment.quiet():  # A file may import tasks.
+    config.load(files, values.gin_bindings, values.gin_search_paths)
 
 
 def start_processes(values):
@@ -32,3 +36,58 @@ def start_processes(values):
     num_processes=values.num_processes,
     process_id=values.process_id,
   )
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+  """A run's model with the parameters of one of its checkpoints."""
+
+  run: Any
+  model: Any
+  params: Any
+  layout: Any
+  step: int
+
+  def codec(self, *, truncate=False):
+    """Returns what turns texts into the run's tokens and back."""
+    from t5x_lite import infer
+
+    return infer.codec(
+      self.run.train.task,
+      self.model.architecture,
+      self.run.train.lengths,
+      truncate=truncate,
+    )
+
+
+def restore(values) -> Restored:
+  """Builds the run that a command's flags name and reads its parameters.
+
+  Raises:
+    ValueError: there is no run, or no checkpoint that fits it.
+  """
+  load(values)
+  start_processes(values)
+  environment.load_tasks()
+
+  import jax
+
+  from t5x_lite import checkpoint, data
+  from t5x_lite import run as run_lib
+
+  run = config.build(run_lib.Run)
+  model = run.model.fit_vocabulary(data.required_vocab_size(run.train.task))
+  layout = run.layout
+  abstract = model.abstract()
+  shardings = layout.tree_shardings(model.logical_axes(), abstract)
+  abstract = jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
+    abstract,
+    shardings,
+  )
+  with checkpoint.Checkpoints(values.model_dir) as checkpoints:
+    params = checkpoints.restore_params(abstract, values.step)
+    step = checkpoints.latest_step if values.step is None else values.step
+  return Restored(run, model, params, layout, step)

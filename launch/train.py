@@ -29,13 +29,14 @@ def main(values, arguments):
   """Builds the run, writes its provenance, trains."""
   options.no_arguments("train", arguments)
   options.require(values, "model_dir")
-  from launch import config, rundir, session
+  from launch import config, environment, rundir, session
 
   session.load(values)
   session.start_processes(values)
+  environment.load_tasks()
 
   import jax
-  import tasks  # noqa: F401  Registers them.
+
   from t5x_lite import run as run_lib
   from t5x_lite import train
 

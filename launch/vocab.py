@@ -2,13 +2,15 @@
 
 from absl import flags
 
+from launch import options
+
 USAGE = "--input=FILES --output=NAME.model [flags]"
 DETAILS = """
-Files are .txt, .txt.gz or .jsonl (its "text" field). The vocabulary has no
-sentinels of its own: tasks add as many extra ids as their objective needs.
+Files are .txt, .txt.gz, .jsonl or .jsonl.gz, local or remote (gs://). The
+model holds no sentinels: tasks add as many extra ids as their objective needs.
 """
 EXAMPLE = """
-t5x_lite vocab --input='corpus/*.txt' --output=corpus.model --size=8000
+t5x_lite vocab --input='novels/*.txt' --output=novels.model --vocab_size=8000
 """
 
 
@@ -22,13 +24,31 @@ def define(values):
     "output", None, "The .model file to write.", flag_values=values
   )
   flags.DEFINE_integer(
-    "size", 8000, "Pieces in the vocabulary.", flag_values=values
+    "vocab_size", 8000, "Number of pieces.", flag_values=values
   )
   flags.DEFINE_enum(
-    "model_type", "unigram", ["unigram", "bpe", "char", "word"],
-    "SentencePiece's algorithm.", flag_values=values,
+    "model_type", "bpe", ["bpe", "unigram"],
+    "Algorithm: bpe trains faster; unigram is T5's, and encodes faster.",
+    flag_values=values,
   )  # fmt: skip
+  flags.DEFINE_string(
+    "field", "text", "Name of the text in .jsonl files.", flag_values=values
+  )
 
 
 def main(values, arguments):
-  """Trains the vocabulary and says what it is like."""
+  """Trains the vocabulary, saying how it goes."""
+  options.no_arguments("vocab", arguments)
+  options.require(values, "input", "output")
+  from launch import environment
+
+  environment.load_tasks()
+  from tasks import sentencepiece_training
+
+  sentencepiece_training.train_sentencepiece(
+    values.input,
+    values.output,
+    vocab_size=values.vocab_size,
+    model_type=values.model_type,
+    field=values.field,
+  )

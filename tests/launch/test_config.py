@@ -137,8 +137,8 @@ def test_a_wrong_binding_is_explained(binding, message):
 @pytest.mark.parametrize(
   ["text", "message"],
   [
-    ("stack.Stack.num_layers = 2", "add the line `from t5x_lite.nn import stack`"),
-    ("from t5x_lite.nn import stak", "no module t5x_lite.nn.stak; did you mean"),
+    ("stack.Stack.n = 2", "add the line `from t5x_lite.nn import stack`"),
+    ("from t5x_lite.nn import stak", "no module t5x_lite.nn.stak; did you"),
     (
       "from t5x_lite.nn import stack\nstack.Stack.num_layer = 2",
       ":3: stack.Stack has no parameter 'num_layer'; did you mean num_layers",
@@ -175,15 +175,14 @@ def test_a_file_without_dynamic_registration_is_explained(tmp_path):
 
 
 def test_a_missing_value_is_named(gin_file):
-  config.load([
-    gin_file("""
+  user = gin_file("""
     from t5x_lite import model
     from t5x_lite.nn import transformer
     from t5x_lite.nn import stack
     model.Model.transformer = @transformer.Transformer()
     transformer.Transformer.decoder = @decoder/stack.Stack()
-    """)
-  ])
+  """)
+  config.load([user])
   with pytest.raises(gin_errors.ConfigError) as caught:
     config.build(model.Model)
   assert "no value to decoder/stack.Stack.layer" in str(caught.value)

@@ -67,7 +67,8 @@ def test_nothing_is_set_where_there_is_an_accelerator(monkeypatch):
 def test_the_process_restarts_once_with_the_tunable(monkeypatch):
   code = (
     "import os, sys\n"
-    "print('start', os.environ.get('GLIBC_TUNABLES'), sys.argv[1:], flush=True)\n"
+    "tunables = os.environ.get('GLIBC_TUNABLES')\n"
+    "print('start', tunables, sys.argv[1:], flush=True)\n"
     "from launch import environment\n"
     "environment.prepare(compute=True, restart=True)\n"
   )

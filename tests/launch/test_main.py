@@ -68,7 +68,10 @@ def test_overview_names_every_command(capsys):
   ["arguments", "message"],
   [
     (["trian"], "unknown command 'trian'; did you mean train?"),
-    (["train", "--modeldir=x"], "no flag --modeldir; did you mean --model_dir?"),
+    (
+      ["train", "--modeldir=x"],
+      "no flag --modeldir; did you mean --model_dir?",
+    ),
     (["train", "--gin.SEED"], "--gin.SEED has no value"),
     (["train", "extra", "--model_dir=x"], "no arguments but flags"),
     (["train", "--num_processes=two"], "num_processes"),

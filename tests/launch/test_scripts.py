@@ -68,7 +68,7 @@ def test_local_ends_all_when_one_fails(tmp_path):
   fake.write_text(
     "#!/usr/bin/env bash\n"
     'case "$*" in\n'
-    '  *process_id=0) sleep 50 ;;\n'
+    '  *process_id=0) exec sleep 50 ;;\n'
     '  *process_id=1) echo broken >&2; exit 7 ;;\n'
     "  *) echo 12345 ;;\n"
     "esac\n"
@@ -136,9 +136,7 @@ def test_environment_says_that_venv_is_missing(tmp_path):
   bare = tmp_path / "python3"
   bare.write_text('#!/bin/sh\ncase "$2" in *ensurepip*) exit 1 ;; esac\n')
   bare.chmod(0o755)
-  done = bash(
-    "test.sh", PYTHON=str(bare), T5X_LITE_VENV=str(tmp_path / "venv")
-  )
+  done = bash("test.sh", PYTHON=str(bare), T5X_LITE_VENV=str(tmp_path / "venv"))
   assert done.returncode == 1
   assert "has no venv module" in done.stderr
   assert "python3-venv" in done.stderr

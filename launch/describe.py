@@ -1,0 +1,141 @@
+"""Accounts for a model without building it: `t5x_lite describe`."""
+
+import json
+
+from absl import flags
+
+from launch import options
+
+USAGE = "--gin_file=FILE [flags]"
+DETAILS = """
+Parameters by component, FLOPs per token and per step, and bytes of parameters,
+gradients, optimizer, activations and KV cache. A run's file gives the batch,
+the lengths and the optimizer; with a model's file alone, flags do. Nothing is
+allocated or compiled.
+"""
+EXAMPLE = """
+t5x_lite describe --gin_file=gin/models/t5_1_1/small.gin
+t5x_lite describe --gin_file=gin/models/palm/540b.gin --json \\
+  --batch_size=512 --lengths=targets=2048
+"""
+
+_DEFAULT_LENGTHS = {
+  "encoder_decoder": {"inputs": 512, "targets": 114},
+  "encoder": {"inputs": 512},
+  "causal": {"targets": 512},
+  "prefix": {"targets": 512},
+}
+_DEFAULT_BATCH_SIZE = 8
+
+
+def define(values):
+  """Defines the command's flags."""
+  options.gin_flags(values)
+  shape_flags(values)
+  options.model_dir_flag(values, "Directory of a run to describe.")
+  flags.DEFINE_bool("json", False, "Print one JSON object.", flag_values=values)
+
+
+def shape_flags(values):
+  """Defines the flags that say how large a batch is."""
+  flags.DEFINE_integer(
+    "batch_size", None, "Rows of a batch; by default the run's, or 8.",
+    lower_bound=1, flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_list(
+    "lengths", [],
+    "Tokens of a row, as inputs=512,targets=114; by default the run's, or "
+    "these, or 512 for a model of one text.",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_integer(
+    "vocab_size", None,
+    "For a model that takes its vocabulary's size from a tokenizer.",
+    lower_bound=1, flag_values=values,
+  )  # fmt: skip
+
+
+def settings(values) -> dict:
+  """Returns model, optimizer, batch_size and lengths of a configuration.
+
+  Raises:
+    ValueError: no model, or a size that nothing gives.
+  """
+  from launch import config, session
+
+  session.load(values)
+  from t5x_lite import model as model_lib
+  from t5x_lite import run as run_lib
+
+  run = config.bound(run_lib.Run)
+  model = run.get("model") or config.build(model_lib.Model)
+  train = run.get("train")
+  if model.transformer.vocab_size is None and values.vocab_size is None:
+    raise ValueError(
+      "the model takes its vocabulary's size from a tokenizer: give "
+      "--vocab_size (python_docs has 4096)"
+    )
+  if values.vocab_size is not None:
+    model = model.fit_vocabulary(values.vocab_size)
+  lengths = options.parse_lengths(values.lengths)
+  return {
+    "model": model,
+    "optimizer": run.get("optimizer"),
+    "batch_size": values.batch_size
+    or (train.batch_size if train else _DEFAULT_BATCH_SIZE),
+    "lengths": lengths
+    or (dict(train.lengths) if train else _DEFAULT_LENGTHS[model.architecture]),
+  }
+
+
+def main(values, arguments):
+  """Prints the account."""
+  options.no_arguments("describe", arguments)
+  given = settings(values)
+  from t5x_lite import accounting
+
+  model = given.pop("model")
+  account = accounting.describe(model, **given)
+  if values.json:
+    print(json.dumps(account))
+  else:
+    print(_table(account, model, given))
+
+
+def _table(account, model, given) -> str:
+  lengths = ", ".join(f"{k} {v}" for k, v in given["lengths"].items())
+  parameters = account["parameters"]
+  total = parameters["total"]
+  rows = [("parameters", f"{total:,}", "")]
+  rows += [
+    (f"  {name}", f"{count:,}", f"{count / max(total, 1):6.1%}")
+    for name, count in parameters["by_component"].items()
+  ]
+  rows += [
+    ("FLOPs per token", quantity(account["flops_per_token"]), ""),
+    ("FLOPs per step", quantity(account["flops_per_step"]), ""),
+    ("bytes", "", ""),
+  ]
+  rows += [
+    (f"  {name.replace('_', ' ')}", memory(count), "")
+    for name, count in account["bytes"].items()
+  ]
+  width = max(len(name) for name, _, _ in rows)
+  lines = [f"{n:<{width}}  {v:>15}  {s}".rstrip() for n, v, s in rows]
+  title = f"{model.architecture}, batch {given['batch_size']}, {lengths}"
+  return "\n".join([title, *lines])
+
+
+def quantity(number, base=1000.0) -> str:
+  """Returns a large number with its prefix: 1234567 as "1.23 M"."""
+  for prefix in ("", "k", "M", "G", "T", "P"):
+    if number < base:
+      return f"{number:.3g} {prefix}".rstrip()
+    number /= base
+  return f"{number:.3g} E"
+
+
+def memory(count) -> str:
+  """Returns a number of bytes with its unit: 1536 as "1.5 KiB"."""
+  number, _, prefix = quantity(count, 1024.0).partition(" ")
+  return f"{number} {prefix.upper()}iB" if prefix else f"{number} B"

@@ -1,0 +1,116 @@
+"""Evaluates a run on held-out data: `t5x_lite eval`."""
+
+import dataclasses
+import json
+
+from absl import flags
+
+from launch import options
+
+USAGE = "--model_dir=RUN [flags]"
+DETAILS = """
+Measures each task that the run evaluates on (run.Run.eval), or --task: loss in
+nats per target token, accuracy, the unigram entropy of the same targets, and
+the task's own metrics. Writes RUN/eval-STEP.json.
+"""
+EXAMPLE = """
+t5x_lite eval --model_dir=runs/quickstart
+t5x_lite eval --model_dir=runs/quickstart --num_batches=20 \\
+  --task=python_source_span_corruption
+"""
+
+
+def define(values):
+  """Defines the command's flags."""
+  options.model_dir_flag(values, "Directory of the run to evaluate.")
+  flags.DEFINE_integer(
+    "step", None, "Checkpoint to use; by default the newest.",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_multi_string(
+    "task", [],
+    "A task or mixture instead of the run's; may be given several times.",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_string(
+    "split", None, "Split to evaluate on; by default the run's, or validation.",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_integer(
+    "num_batches", None, "Stop after so many batches.", lower_bound=1,
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_bool(
+    "metric_fns", True,
+    "Whether to generate predictions for the tasks' own metrics.",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_bool("json", False, "Print JSON.", flag_values=values)
+  options.gin_flags(values)
+  options.process_flags(values)
+
+
+def main(values, arguments):
+  """Evaluates, prints a table, and writes the numbers."""
+  options.no_arguments("eval", arguments)
+  options.require(values, "model_dir")
+  from launch import session
+
+  restored = session.restore(values)
+  import jax
+
+  from t5x_lite import evaluate
+
+  specs = _specs(restored.run, values)
+  metrics = evaluate.evaluate(
+    restored.model,
+    restored.params,
+    specs,
+    layout=restored.layout,
+    metric_fns=values.metric_fns,
+  )
+  path = f"{values.model_dir}/eval-{restored.step}.json"
+  evaluate.write({"step": restored.step, **metrics}, path)
+  if jax.process_index() == 0:
+    print(json.dumps(metrics) if values.json else _table(metrics, path))
+
+
+def _specs(run, values):
+  """Returns what to evaluate on: the run's own, changed as the flags say."""
+  specs = list(run.eval)
+  if values.task:
+    base = specs[0] if specs else run.train
+    specs = [
+      dataclasses.replace(
+        base, task=task, split=base.split if specs else "validation"
+      )
+      for task in values.task
+    ]
+  elif not specs:
+    specs = [dataclasses.replace(run.train, split="validation")]
+  changes = {"shuffle": False, "num_epochs": 1}
+  if values.split:
+    changes["split"] = values.split
+  if values.num_batches:
+    changes["num_batches"] = values.num_batches
+  return [dataclasses.replace(spec, **changes) for spec in specs]
+
+
+def _table(metrics, path) -> str:
+  tasks = {}
+  for name, value in metrics.items():
+    task, _, metric = name.rpartition("/")
+    tasks.setdefault(task, {})[metric] = value
+  lines = []
+  for task, values in tasks.items():
+    lines.append(task)
+    width = max(map(len, values))
+    lines += [
+      f"  {metric:<{width}}  {value:.4g}" for metric, value in values.items()
+    ]
+    if "loss" in values and "unigram_entropy" in values:
+      gain = values["unigram_entropy"] - values["loss"]
+      lines.append(
+        f"  the loss is {gain:.2f} nats per token below the unigram entropy"
+      )
+  return "\n".join([*lines, f"written to {path}"])

@@ -1,0 +1,172 @@
+"""Generates text with a run's model: `t5x_lite infer`."""
+
+import itertools
+import json
+import re
+import sys
+
+from absl import flags
+
+from launch import options
+
+USAGE = "--model_dir=RUN --text=TEXT | --input=FILE --output=FILE"
+DETAILS = """
+A model of span corruption fills in blanks, written ___ or <extra_id_0>,
+<extra_id_1>, ...; a language model continues the text. --input is .jsonl, with
+"inputs" or "text" in each object, or has a text a line; --output is .jsonl in
+the same order. The same command again goes on where it stopped. Greedy unless
+a flag says how to sample.
+"""
+EXAMPLE = """
+t5x_lite infer --model_dir=runs/quickstart --text="A list is ___ of items."
+t5x_lite infer --model_dir=runs/quickstart --input=questions.jsonl \\
+  --output=answers.jsonl --temperature=0.8 --top_p=0.95
+"""
+
+
+def define(values):
+  """Defines the command's flags."""
+  run_flags(values)
+  flags.DEFINE_multi_string(
+    "text", [], "A text; may be given several times.", flag_values=values
+  )
+  flags.DEFINE_float(
+    "temperature", None, "Sample at this temperature.", flag_values=values
+  )
+  flags.DEFINE_integer(
+    "top_k", None, "Sample from this many most probable tokens.",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_float(
+    "top_p", None, "Sample from the most probable tokens of this mass.",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_integer(
+    "max_new_tokens", None, "At most so many; by default as many as targets.",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_integer(
+    "num_samples", 1, "Samples of each text.", lower_bound=1,
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_integer("seed", 0, "Seed of sampling.", flag_values=values)
+  options.gin_flags(values)
+  options.process_flags(values)
+
+
+def run_flags(values):
+  """Defines the flags by which `infer` and `score` run over texts."""
+  options.model_dir_flag(values, "Directory of the run to use.")
+  flags.DEFINE_integer(
+    "step", None, "Checkpoint to use; by default the newest.",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_string("input", None, "File of texts.", flag_values=values)
+  flags.DEFINE_string(
+    "output", None, "The .jsonl file to write.", flag_values=values
+  )
+  flags.DEFINE_bool(
+    "truncate", False, "Cut texts that are too long; else refuse them.",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_integer(
+    "batch_size", 32, "Texts at a time.", lower_bound=1, flag_values=values
+  )
+  flags.DEFINE_bool(
+    "json", False, "Print one JSON object a line.", flag_values=values
+  )
+
+
+def main(values, arguments):
+  """Generates for the texts of the flags, or of a file."""
+  options.no_arguments("infer", arguments)
+  options.require(values, "model_dir")
+  check_source(values, bool(values.text), "--text")
+  samples = values.num_samples
+  sampled = any(
+    value is not None
+    for value in (values.temperature, values.top_k, values.top_p)
+  )
+  if samples > 1 and not sampled:
+    raise ValueError(
+      f"--num_samples={samples} without sampling gives {samples} times the "
+      "same: add --temperature, --top_k or --top_p"
+    )
+  if samples > 1 and values.input:
+    raise ValueError(
+      "--num_samples is for --text; for a file, run it with several --seed"
+    )
+  from launch import session
+
+  restored = session.restore(values)
+  from t5x_lite import decoding, infer
+
+  sampler = decoding.Greedy()
+  if sampled:
+    temperature = 1.0 if values.temperature is None else values.temperature
+    sampler = decoding.Sample(
+      temperature=temperature, top_k=values.top_k, top_p=values.top_p
+    )
+  job = infer.Generate(
+    model=restored.model,
+    codec=restored.codec(truncate=values.truncate),
+    max_new_tokens=values.max_new_tokens,
+    sampler=sampler,
+    seed=values.seed,
+  )
+  texts = [{"text": blanks(t)} for t in values.text for _ in range(samples)]
+  finish(job, restored, texts, values, _show)
+
+
+def blanks(text) -> str:
+  """Writes ___ as sentinels: "a ___ b ___" -> "a <extra_id_0> b <extra_id_1>".
+
+  A text that has sentinels already stays as it is.
+  """
+  if "<extra_id_" in text:
+    return text
+  numbers = itertools.count()
+  return re.sub(r"_{3,}", lambda _: f"<extra_id_{next(numbers)}>", text)
+
+
+def check_source(values, has_texts, flag):
+  """Checks that texts come from the flags or from a file, and not from both.
+
+  Raises:
+    ValueError: from both, from none, or to nowhere.
+  """
+  if has_texts == bool(values.input):
+    raise ValueError(f"give either {flag} or --input and --output")
+  if bool(values.input) != bool(values.output):
+    raise ValueError("--input and --output go together")
+
+
+def finish(job, restored, records, values, show):
+  """Runs a job on records or on --input, and prints or writes the results."""
+  import jax
+
+  from t5x_lite import infer
+
+  settings = {"batch_size": values.batch_size, "layout": restored.layout}
+  if values.input:
+    infer.run_file(
+      job, restored.params, values.input, values.output, **settings
+    )
+    return
+  results = infer.run(job, restored.params, records, **settings)
+  if jax.process_index() == 0:
+    for result in results:
+      print(json.dumps(result) if values.json else show(result))
+
+
+def _show(result) -> str:
+  """Shows a result as one reads it."""
+  given = result.get("inputs", result.get("text"))
+  answer = result.get("filled")
+  if answer is None:
+    bold = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
+    answer = f"{given}{bold[0]} {result['prediction']}{bold[1]}"
+  return (
+    f"\n{given}\n  -> {answer}\n     (prediction {result['prediction']!r}, "
+    f"log-likelihood {result['log_likelihood']:.2f})"
+  )

@@ -1,0 +1,67 @@
+"""Scores given targets under a run's model: `t5x_lite score`."""
+
+from absl import flags
+
+from launch import infer, options
+
+USAGE = "--model_dir=RUN --targets=TEXT | --input=FILE --output=FILE"
+DETAILS = """
+Gives log p(targets | inputs) in nats, and per token. --input is .jsonl with
+"inputs" and "targets" (a "text" alone is scored whole by a language model);
+--output is .jsonl in the same order. The same command again goes on where it
+stopped.
+"""
+EXAMPLE = """
+t5x_lite score --model_dir=runs/quickstart --input=pairs.jsonl \\
+  --output=scores.jsonl
+t5x_lite score --model_dir=runs/quickstart \\
+  --inputs="A <extra_id_0> of items." --targets="<extra_id_0> list"
+"""
+
+
+def define(values):
+  """Defines the command's flags."""
+  infer.run_flags(values)
+  flags.DEFINE_string(
+    "inputs", None, "What is given; for one pair.", flag_values=values
+  )
+  flags.DEFINE_string(
+    "targets", None, "What is scored; for one pair.", flag_values=values
+  )
+  flags.DEFINE_bool(
+    "per_token", False, "Also list the log-likelihood of each token.",
+    flag_values=values,
+  )  # fmt: skip
+  options.gin_flags(values)
+  options.process_flags(values)
+
+
+def main(values, arguments):
+  """Scores the pair of the flags, or those of a file."""
+  options.no_arguments("score", arguments)
+  options.require(values, "model_dir")
+  infer.check_source(values, values.targets is not None, "--targets")
+  from launch import session
+
+  restored = session.restore(values)
+  from t5x_lite import infer as library
+
+  job = library.Score(
+    model=restored.model,
+    codec=restored.codec(truncate=values.truncate),
+    per_token=values.per_token,
+  )
+  pair = {"inputs": values.inputs, "targets": values.targets}
+  record = {name: text for name, text in pair.items() if text is not None}
+  infer.finish(job, restored, [record], values, _show)
+
+
+def _show(result) -> str:
+  lines = [
+    f"log-likelihood {result['log_likelihood']:.4f} nats, "
+    f"{result['num_tokens']} tokens, "
+    f"{result['log_likelihood_per_token']:.4f} per token"
+  ]
+  if "token_log_likelihoods" in result:
+    lines.append(f"per token: {result['token_log_likelihoods']}")
+  return "\n".join(lines)

@@ -1,0 +1,277 @@
+"""Lists tasks, and shows what an objective does to text: `t5x_lite tasks`."""
+
+import itertools
+import sys
+
+from absl import flags
+
+from launch import options
+
+USAGE = "[NAME] [flags]"
+DETAILS = """
+Without a NAME, lists every task and mixture. With one, prints some of its raw
+examples, then the rows that a model gets, decoded: tokens that bear loss are
+highlighted on a terminal and stand in [[ ]] elsewhere. Shares of padding and of
+loss-bearing tokens are measured over 128 rows.
+"""
+EXAMPLE = """
+t5x_lite tasks
+t5x_lite tasks python_docs_span_corruption --num_examples=3
+t5x_lite tasks python_docs_prefix_lm --architecture=prefix \\
+  --lengths=inputs=64,targets=64
+"""
+
+_ARCHITECTURES = ("encoder_decoder", "causal", "prefix", "encoder")
+_RAW_CHARACTERS = 400
+_MEASURED_BATCHES = 16
+_BATCH_SIZE = 8
+
+
+def define(values):
+  """Defines the command's flags."""
+  options.gin_flags(values)  # A gin file may register tasks of its own.
+  flags.DEFINE_enum(
+    "architecture", None, _ARCHITECTURES,
+    "Whose rows to show; by default the first that can take the task.",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_list(
+    "lengths", [], "Tokens for each feature, as inputs=128,targets=64.",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_integer(
+    "num_examples", 2, "How many examples to show.", lower_bound=1,
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_string("split", "train", "Split to read.", flag_values=values)
+  flags.DEFINE_integer(
+    "seed", 0, "Seed of order and noise.", flag_values=values
+  )
+  flags.DEFINE_bool(
+    "pack", False, "Whether several examples share a row.", flag_values=values
+  )
+
+
+def main(values, arguments):
+  """Lists the tasks, or shows one."""
+  from launch import config, environment, session
+
+  environment.load_tasks()
+  if values.gin_file or values.gin_bindings:
+    session.load(values)
+    from t5x_lite import run
+
+    if config.is_bound(run.Data):
+      config.build(run.Data)
+  if len(arguments) > 1:
+    raise ValueError(f"give one task, not {len(arguments)}: {arguments}")
+  if arguments:
+    _show(arguments[0], values)
+  else:
+    print(_list())
+
+
+def _list() -> str:
+  import seqio
+
+  sections = []
+  for title, registry in (
+    ("tasks", seqio.TaskRegistry),
+    ("mixtures", seqio.MixtureRegistry),
+  ):
+    names = sorted(registry.names())
+    width = max(map(len, names), default=0)
+    lines = [f"  {n:<{width}}  {_describe(registry.get(n))}" for n in names]
+    sections.append("\n".join([f"{title}:", *lines]))
+  return "\n".join([*sections, "", "See one: t5x_lite tasks NAME"])
+
+
+def _describe(provider) -> str:
+  """Says in a line what a task or mixture is."""
+  import seqio
+
+  if isinstance(provider, seqio.Mixture):
+    rates = provider.rate_per_task_name
+    names = (f"{name} ({rate:g})" for name, rate in sorted(rates.items()))
+    return f"mixes {', '.join(names)}"
+  objective = getattr(provider, "recipe", {}).get("objective")
+  about = (type(objective).__doc__ or "") if objective else ""
+  if not about:
+    steps = [getattr(p, "__name__", str(p)) for p in provider.preprocessors]
+    about = f"{', '.join(steps)}."
+  return about.strip().splitlines()[0]
+
+
+def _show(name, values):
+  from t5x_lite import data, features, run
+
+  provider = data.get_task(name)
+  names = tuple(provider.output_features)
+  architecture = values.architecture or _first_fit(names)
+  lengths = options.parse_lengths(values.lengths) or {
+    feature: 128 if feature == "inputs" or "weights" in names else 64
+    for feature in names
+    if feature in ("inputs", "targets", "weights")
+  }
+  spec = run.Data(
+    task=name,
+    lengths=lengths,
+    batch_size=_BATCH_SIZE,
+    split=values.split,
+    seed=values.seed,
+    pack=values.pack,
+  )
+  data.check(spec, architecture)
+  print(f"{name}: {_describe(provider)}")
+  print(f"splits: {', '.join(sorted(provider.splits))}")
+
+  for example in _raw(provider, values):
+    print("\n" + _heading("raw example"))
+    for feature, value in example.items():
+      print(f"{feature}: {_short(value)}")
+
+  stream = data.batches(spec, architecture)
+  batches = list(itertools.islice(stream, _MEASURED_BATCHES))
+  rows = (
+    {name: array[i] for name, array in batch.items()}
+    for batch in batches
+    for i in range(_BATCH_SIZE)
+  )
+  vocabulary = data.vocabularies(name)[1]
+  for row in itertools.islice(rows, values.num_examples):
+    print("\n" + _heading(f"row for {architecture}"))
+    for line in _row_lines(row, vocabulary):
+      print(line)
+
+  totals = {}
+  for batch in batches:
+    for key, count in features.token_counts(batch).items():
+      totals[key] = totals.get(key, 0) + count
+  padding = 1 - totals["tokens"] / totals["positions"]
+  loss = totals["loss_tokens"] / max(totals["tokens"], 1)
+  print(
+    f"\nlengths {', '.join(f'{k}={v}' for k, v in lengths.items())}; over "
+    f"{_MEASURED_BATCHES * _BATCH_SIZE} rows: padding {padding:.1%} of "
+    f"positions, loss on {loss:.1%} of tokens"
+  )
+
+
+def _first_fit(names) -> str:
+  """Returns the first architecture that can take these features.
+
+  A task of one text or of texts with weights has one that is made for it.
+  """
+  from t5x_lite import features
+
+  order = _ARCHITECTURES
+  if "weights" in names:
+    order = ("encoder", *order)
+  reasons = []
+  for architecture in order:
+    try:
+      features.check(names, architecture)
+    except ValueError as error:
+      reasons.append(str(error))
+    else:
+      return architecture
+  raise ValueError(reasons[0])
+
+
+def _raw(provider, values):
+  """Yields examples as the source has them, of each task in turn."""
+  import seqio
+
+  streams = []
+  for task in seqio.get_subtasks(provider):
+    if values.split in task.splits:
+      dataset = task.source.get_dataset(
+        split=values.split, shuffle=True, seed=values.seed
+      )
+      streams.append(dataset.as_numpy_iterator())
+  turns = itertools.chain.from_iterable(itertools.zip_longest(*streams))
+  examples = (example for example in turns if example is not None)
+  return itertools.islice(examples, values.num_examples)
+
+
+def _short(value) -> str:
+  if not isinstance(value, bytes):
+    return str(value)
+  text = value.decode("utf-8", errors="replace")
+  if len(text) <= _RAW_CHARACTERS:
+    return text
+  return f"{text[:_RAW_CHARACTERS]} ... ({len(text):,} characters in all)"
+
+
+def _heading(text) -> str:
+  return f"\033[1m{text}\033[0m" if sys.stdout.isatty() else f"-- {text}"
+
+
+def _row_lines(row, vocabulary):
+  """Yields lines that show one row of a batch."""
+  for side in ("encoder", "decoder"):
+    if f"{side}_segment_ids" not in row:
+      continue
+    segment_ids = row[f"{side}_segment_ids"]
+    padding = int((segment_ids == 0).sum())
+    weights = row.get(f"{side}_loss_weights")
+    shown = [f"{side}_input_tokens"] if side == "encoder" else []
+    if weights is not None:
+      shown.append(f"{side}_target_tokens")
+    for feature in shown:
+      yield f"{feature} ({len(segment_ids)} positions, {padding} padding)"
+      for segment in range(1, int(segment_ids.max()) + 1):
+        mine = segment_ids == segment
+        marks = weights[mine] > 0 if feature.endswith("target_tokens") else None
+        yield f"  {mark_text(vocabulary, row[feature][mine], marks)}"
+    prompt = row.get(f"{side}_causal_attention")
+    if prompt is not None and prompt.any():
+      yield f"{side}_causal_attention: {int(prompt.sum())} positions"
+
+
+def mark_text(vocabulary, ids, marks=None, *, style=None) -> str:
+  """Decodes tokens, with those that bear loss marked.
+
+  a [[<extra_id_0> b]] </s>
+
+  Args:
+    vocabulary: seqio's.
+    ids: token ids, EOS anywhere.
+    marks: which of them to mark; None marks none.
+    style: what stands before and after a marked stretch; by default reverse
+      video on a terminal and [[ ]] elsewhere.
+  """
+  if style is None:
+    on_terminal = sys.stdout.isatty()
+    style = ("\033[7m", "\033[0m") if on_terminal else ("[[", "]]")
+  ids = [int(i) for i in ids]
+  marks = [False] * len(ids) if marks is None else [bool(m) for m in marks]
+  pieces = _pieces(vocabulary, ids)
+  text = ""
+  for marked, group in itertools.groupby(
+    zip(marks, pieces, strict=True), key=lambda pair: pair[0]
+  ):
+    stretch = "".join(piece for _, piece in group)
+    if marked:
+      lead = stretch[: len(stretch) - len(stretch.lstrip(" "))]
+      stretch = f"{lead}{style[0]}{stretch[len(lead) :]}{style[1]}"
+    text += stretch
+  return text.strip()
+
+
+def _pieces(vocabulary, ids) -> list[str]:
+  """Returns what each token adds to the text, EOS written as </s>."""
+  pieces, start = [], 0
+  for end, token in enumerate([*ids, vocabulary.eos_id]):
+    if token != vocabulary.eos_id:
+      continue
+    shown = 0
+    for n in range(start + 1, end + 1):
+      # A character of several tokens shows with the last of them.
+      text = vocabulary.decode(ids[start:n])
+      whole = text.rstrip("\ufffd") if n < end else text
+      pieces.append(whole[shown:])
+      shown = max(shown, len(whole))
+    if end < len(ids):
+      pieces.append(" </s> ")
+    start = end + 1
+  return pieces

@@ -13,9 +13,9 @@ NORMALIZERS = ("target_tokens", "all_tokens", "sequences")
 class CrossEntropy:
   """Scores next tokens: negative log-likelihood, plus two regularisers.
 
-  loss = -sum_v p_v log softmax(logits)_v + z_loss * log(Z)^2, where p is one-hot
-  mixed with `label_smoothing` of the uniform distribution (Szegedy et al. 2016,
-  arXiv:1512.00567, section 7) and Z the partition function (PaLM,
+  loss = -sum_v p_v log softmax(logits)_v + z_loss * log(Z)^2, where p is
+  one-hot mixed with `label_smoothing` of the uniform distribution (Szegedy et
+  al. 2016, arXiv:1512.00567, section 7) and Z the partition function (PaLM,
   arXiv:2204.02311, section 5).
 
   Attributes:
@@ -68,7 +68,9 @@ class CrossEntropy:
     """
     weights_BT = weights_BT.astype(jnp.float32)
     counted_BT, denominator = self._normalise(weights_BT)
-    sums = _sums(self, kernel_DV, hidden_BTD, targets_BT, weights_BT, counted_BT)
+    sums = _sums(
+      self, kernel_DV, hidden_BTD, targets_BT, weights_BT, counted_BT
+    )
     return {
       **sums, "denominator": denominator, "weight": jnp.sum(weights_BT)
     }  # fmt: skip

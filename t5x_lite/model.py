@@ -5,8 +5,8 @@ under seqio's names (features.py draws them); `encoder_*` and `decoder_*` each
 bring tokens, segment ids (0 is padding) and positions.
 """
 
-from collections.abc import Mapping
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn

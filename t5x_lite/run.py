@@ -3,8 +3,8 @@
 No TensorFlow here, so that a run can be described where there is none.
 """
 
-from collections.abc import Mapping, Sequence
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 from t5x_lite.model import Model
 from t5x_lite.optimizers import Optimizer

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from t5x_lite.nn import attend
 from t5x_lite.nn.dropout import dropout
@@ -123,7 +122,10 @@ class Attention(nn.Module):
       kv = self._keys_and_values(source_BSD, sight, position, cache, slot)
     drop = None
     if self.dropout_rate and self.has_rng("dropout"):
-      drop = lambda probs: dropout(self, probs, self.dropout_rate)
+
+      def drop(probs):
+        return dropout(self, probs, self.dropout_rate)
+
     out_BNTH = attend.attend(
       q_BNTH,
       kv.keys.astype(x_BTD.dtype),

@@ -1,7 +1,7 @@
 """Weight matmuls and the initialisation of their kernels."""
 
-from collections.abc import Sequence
 import math
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax

@@ -64,26 +64,8 @@ class T5Bias(NoPosition):
       num_buckets=self.num_buckets,
       max_distance=self.max_distance,
     )
-    return jnp.moveaxis(_lookup(table, bucket_BTS), -1, 1)
-
-
-@jax.custom_vjp
-def _lookup(table, index):
-  return table[index]
-
-
-def _lookup_forward(table, index):
-  return table[index], (index, table.shape[0])
-
-
-def _lookup_backward(residuals, g):
-  # A matmul over the few buckets: a scatter of T x S rows into 32 is serial.
-  index, size = residuals
-  hot = jax.nn.one_hot(index.reshape(-1), size, axis=0, dtype=g.dtype)
-  return hot @ g.reshape(-1, g.shape[-1]), None
-
-
-_lookup.defvjp(_lookup_forward, _lookup_backward)
+    bias_NBTS = jnp.take(table.T, bucket_BTS, axis=1)
+    return bias_NBTS.swapaxes(0, 1)
 
 
 def relative_bucket(

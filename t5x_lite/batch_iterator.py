@@ -1,13 +1,27 @@
 """Gives the batches of a stream, and saves and restores the position in it."""
 
+import contextlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+
+@contextlib.contextmanager
+def plain_errors(task: str) -> Iterator[None]:
+  """Raises what a check in the graph said as a ValueError of one line."""
+  try:
+    yield
+  except tf.errors.InvalidArgumentError as error:
+    failed = re.search(r"assertion failed: (.*)", str(error))
+    if not failed:
+      raise
+    reason = re.sub(r"[][]", "", failed[1])
+    raise ValueError(f"task {task}: {reason}") from None
 
 
 class BatchIterator:
@@ -56,18 +70,12 @@ class BatchIterator:
 
   def __next__(self) -> dict[str, np.ndarray]:
     try:
-      batch = next(self._iterator)
+      with plain_errors(self._stream["task"]):
+        batch = next(self._iterator)
     except StopIteration:
       if not self._has_given:
         raise ValueError(self._if_empty) from None
       raise
-    except tf.errors.InvalidArgumentError as error:
-      # What our own checks in the graph say, without the graph's traceback.
-      failed = re.search(r"assertion failed: (.*)", str(error))
-      if not failed:
-        raise
-      reason = re.sub(r"[][]", "", failed[1])
-      raise ValueError(f"task {self._stream['task']}: {reason}") from None
     self._has_given = True
     return {name: value.numpy() for name, value in batch.items()}
 

@@ -302,9 +302,12 @@ def _task_examples(
     ds = task.preprocess_postcache(ds, sequence_length, seed=noise_seed)
     return _fit(ds, task, lengths)
 
-  if spec.num_epochs is None and not any(True for _ in finish(once).take(1)):
-    # Repeated for ever, it would never give a batch nor an error.
-    raise ValueError(_empty(spec, task.name, shard))
+  if spec.num_epochs is None:
+    with batch_iterator.plain_errors(task.name):
+      is_empty = not any(True for _ in finish(once).take(1))
+    if is_empty:
+      # Repeated for ever, it would never give a batch nor an error.
+      raise ValueError(_empty(spec, task.name, shard))
   # Before the noise, which is then another in each epoch.
   ds = finish(once if spec.num_epochs == 1 else once.repeat(spec.num_epochs))
   if spec.shuffle and task.shuffle_buffer_size:

@@ -27,7 +27,8 @@ def lay_out(
     a a b b b | c c c c d        segment ids 1 1 2 2 2 | 1 1 1 1 2
 
   Args:
-    ds: examples; all features of a side, "SIDE_*", have one length.
+    ds: examples, dicts of int32 vectors. All features of a side, "SIDE_*",
+      have one length.
     row_lengths: the length of each side. An example that is longer is refused
       when it comes.
     pack: whether a row takes more than one example.
@@ -35,31 +36,36 @@ def lay_out(
   Returns:
     Rows with the same features, and "SIDE_segment_ids" and "SIDE_positions".
   """
-  # Windows of flat features with the examples' sizes: a few operations lay out
-  # the whole window, whatever the number of examples.
+  names = sorted(ds.element_spec)
   windows = ds.ragged_batch(_WINDOW).map(
-    _plain(lambda window: _flatten(window, row_lengths)),
+    _plain(lambda window: _flatten(window, names, row_lengths)),
     num_parallel_calls=tf.data.AUTOTUNE,
   )
   if not pack:
 
-    def one_each(values, sizes):
-      count = tf.size(next(iter(sizes.values())))
-      return _rows(values, sizes, tf.range(count + 1), row_lengths)
+    def one_each(tokens, sizes):
+      bounds = tf.range(_count(sizes) + 1)
+      return _rows(tokens, sizes, bounds, names, row_lengths)
 
     rows = windows.map(_plain(one_each), num_parallel_calls=tf.data.AUTOTUNE)
     return rows.unbatch()
 
+  window_spec = windows.element_spec
   empty = tf.nest.map_structure(
-    lambda spec: tf.zeros([0], spec.dtype), windows.element_spec
+    lambda spec: tf.zeros([0, *spec.shape[1:]], tf.int32), window_spec
   )
   end = tf.data.Dataset.from_tensors((*empty, True))
   windows = windows.map(_plain(lambda *window: (*window, False)))
   windows = windows.concatenate(end)
 
+  # `scan` traces twice, as the state's size changes; this, once.
+  @tf.function(
+    input_signature=[window_spec, (*window_spec, tf.TensorSpec([], tf.bool))],
+    autograph=False,
+  )
   def fill(open_row, window):
     *window, is_end = window
-    values, sizes = tf.nest.map_structure(
+    tokens, sizes = tf.nest.map_structure(
       lambda *parts: tf.concat(parts, axis=0), open_row, tuple(window)
     )
     bounds = _next_fit(sizes, row_lengths)
@@ -68,35 +74,47 @@ def lay_out(
     closed = bounds[-1]
     open_row = (
       {
-        name: value[tf.reduce_sum(sizes[side_of(name)][:closed]) :]
-        for name, value in values.items()
+        side: token[tf.reduce_sum(sizes[side][:closed]) :]
+        for side, token in tokens.items()
       },
       {side: size[closed:] for side, size in sizes.items()},
     )
-    return open_row, _rows(values, sizes, bounds, row_lengths)
+    return open_row, _rows(tokens, sizes, bounds, names, row_lengths)
 
-  return windows.scan(empty, _plain(fill)).unbatch()
+  return windows.scan(empty, fill).unbatch()
 
 
-def _flatten(window, row_lengths):
-  """Returns features end to end, [tokens], and sizes by side, [examples]."""
-  values, sizes = {}, {}
-  for name, value in window.items():
+# A window is two dicts by side: the features of all its tokens end to end,
+# [tokens, features], and the examples' sizes, [examples]. A few operations lay
+# it out, whatever the number of examples and features.
+
+
+def _flatten(window, names, row_lengths):
+  """Returns a window from a ragged batch."""
+  features = {side: [] for side in row_lengths}
+  sizes = {}
+  for name in names:
+    feature = window[name]
     # Examples whose length is known statically arrive as a dense array.
-    if not isinstance(value, tf.RaggedTensor):
-      value = tf.RaggedTensor.from_tensor(value)
-    values[name] = value.values
-    sizes[side_of(name)] = tf.cast(value.row_lengths(), tf.int32)
+    if not isinstance(feature, tf.RaggedTensor):
+      feature = tf.RaggedTensor.from_tensor(feature)
+    features[side_of(name)].append(feature.values)
+    sizes[side_of(name)] = tf.cast(feature.row_lengths(), tf.int32)
   for side, length in row_lengths.items():
     longest = tf.reduce_max(sizes[side])
     room = f"{side} tokens, a row has room for {length}"
     tf.debugging.Assert(longest <= length, ["an example has", longest, room])
-  return values, sizes
+  tokens = {side: tf.stack(parts, -1) for side, parts in features.items()}
+  return tokens, sizes
+
+
+def _count(sizes) -> tf.Tensor:
+  return tf.size(next(iter(sizes.values())))
 
 
 def _next_fit(sizes, row_lengths) -> tf.Tensor:
   """Returns the first example of each row, and the number of examples."""
-  count = tf.size(next(iter(sizes.values())))
+  count = _count(sizes)
   # after[i]: the first example with no room in a row that begins with i.
   after = tf.fill([count], count)
   for side, size in sizes.items():
@@ -116,8 +134,8 @@ def _next_fit(sizes, row_lengths) -> tf.Tensor:
   return bounds.stack()
 
 
-def _rows(values, sizes, bounds, row_lengths) -> dict[str, tf.Tensor]:
-  """Lays flat features out; row r has the examples bounds[r]:bounds[r + 1]."""
+def _rows(tokens, sizes, bounds, names, row_lengths) -> dict[str, tf.Tensor]:
+  """Lays a window out; row r has the examples bounds[r]:bounds[r + 1]."""
   rows = {}
   example = tf.range(bounds[-1])
   row = tf.searchsorted(bounds, example, side="right") - 1
@@ -125,18 +143,15 @@ def _rows(values, sizes, bounds, row_lengths) -> dict[str, tf.Tensor]:
   for side, size in sizes.items():
     ends = tf.cumsum(size)
     splits = tf.gather(tf.pad(ends, [[1, 0]]), bounds)
-    token = tf.range(splits[-1])
-    owner = tf.searchsorted(ends, token, side="right")
-    features = {
-      f"{side}_segment_ids": tf.gather(segment, owner),
-      f"{side}_positions": token - tf.gather(ends - size, owner),
-    }
-    for name, value in values.items():
-      if side_of(name) == side:
-        features[name] = value[: splits[-1]]
-    for name, value in features.items():
-      ragged = tf.RaggedTensor.from_row_splits(value, splits, validate=False)
-      rows[name] = ragged.to_tensor(shape=[None, row_lengths[side]])
+    index = tf.range(splits[-1])
+    owner = tf.searchsorted(ends, index, side="right")
+    made = [tf.gather(segment, owner), index - tf.gather(ends - size, owner)]
+    flat = tf.concat([tokens[side][: splits[-1]], tf.stack(made, -1)], axis=-1)
+    ragged = tf.RaggedTensor.from_row_splits(flat, splits, validate=False)
+    dense = ragged.to_tensor(shape=[None, row_lengths[side], None])
+    own = [name for name in names if side_of(name) == side]
+    own += [f"{side}_segment_ids", f"{side}_positions"]
+    rows |= dict(zip(own, tf.unstack(dense, len(own), axis=-1), strict=True))
   return rows
 
 

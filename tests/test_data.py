@@ -1,0 +1,462 @@
+"""Streams of batches: what they hold, and that they resume exactly."""
+
+import dataclasses
+import itertools
+import os
+import shutil
+
+import numpy as np
+import pytest
+import seqio
+import tensorflow as tf
+
+from t5x_lite import data, features
+from t5x_lite.run import Data
+
+VOCABULARY = seqio.PassThroughVocabulary(size=1000)
+LENGTHS = {"inputs": 8, "targets": 4}
+
+
+@pytest.fixture
+def register():
+  """Registers tasks and mixtures until the test ends."""
+  names = []
+
+  def register_task(name, dataset_fn, *preprocessors, **options):
+    outputs = options.pop("features", ("inputs", "targets"))
+    task = seqio.TaskRegistry.add(
+      name,
+      source=seqio.FunctionDataSource(dataset_fn, splits=["train"]),
+      preprocessors=list(preprocessors),
+      output_features={
+        feature: options.get(feature, seqio.Feature(VOCABULARY))
+        for feature in outputs
+      },
+    )
+    names.append(name)
+    return task.name
+
+  yield register_task
+  for name in names:
+    seqio.TaskRegistry.remove(name)
+
+
+def pairs(count, *, start=10):
+  """Gives pairs whose tokens all say which they are: start, start + 1, ..."""
+
+  def dataset_fn(split, shuffle_files, seed=None):
+    def make(i):
+      return {
+        "inputs": tf.fill([1 + i % 5], i + start),
+        "targets": tf.fill([1 + i % 3], i + start),
+      }
+
+    return tf.data.Dataset.range(count, output_type=tf.int32).map(make)
+
+  return dataset_fn
+
+
+@seqio.map_over_dataset(num_seeds=1)
+def add_noise(example, seed):
+  """Replaces a random half of the inputs."""
+  inputs = example["inputs"]
+  noisy = tf.random.stateless_uniform(tf.shape(inputs), seed) < 0.5
+  return {**example, "inputs": tf.where(noisy, 999, inputs)}
+
+
+def take(iterator, count):
+  return list(itertools.islice(iterator, count))
+
+
+def which(batches):
+  """Lists the examples in batches, from their targets."""
+  found = []
+  for batch in batches:
+    for tokens, segments in zip(
+      batch["decoder_target_tokens"], batch["decoder_segment_ids"], strict=True
+    ):
+      starts = np.flatnonzero(np.diff(segments, prepend=0) > 0)
+      found += tokens[starts].tolist()
+  return found
+
+
+def assert_equal_batches(actual, expected):
+  assert len(actual) == len(expected)
+  for a, b in zip(actual, expected, strict=True):
+    assert a.keys() == b.keys()
+    for name in a:
+      np.testing.assert_array_equal(a[name], b[name], name)
+
+
+def test_batches_are_dicts_of_int32_arrays_of_fixed_shape(register):
+  register("pairs", pairs(7))
+  stream = data.batches(
+    Data(task="pairs", lengths=LENGTHS, batch_size=4), "encoder_decoder"
+  )
+  for batch in take(stream, 5):
+    assert {n: a.shape for n, a in batch.items()} == stream.shapes
+    assert {a.dtype for a in batch.values()} == {np.dtype(np.int32)}
+  assert stream.shapes["encoder_input_tokens"] == (4, 8)
+  assert stream.shapes["decoder_loss_weights"] == (4, 4)
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_a_restored_stream_goes_on_to_the_last_bit(register, pack, tmp_path):
+  register("noisy", pairs(30), add_noise)
+  spec = Data(task="noisy", lengths=LENGTHS, batch_size=4, pack=pack, seed=3)
+  # 60 batches are several epochs; each save is in another state of the buffers.
+  expected = take(data.batches(spec, "encoder_decoder"), 60)
+  stream = data.batches(spec, "encoder_decoder")
+  position = 0
+  for step in (0, 1, 7, 40):
+    take(stream, step - position)
+    position = step
+    os.mkdir(tmp_path / str(step))
+    stream.save(tmp_path / str(step))
+  assert_equal_batches(take(stream, 20), expected[40:])
+  resumed = data.batches(spec, "encoder_decoder")
+  for step in (7, 40, 0, 1):  # Any order: a restore forgets what was before.
+    resumed.restore(tmp_path / str(step))
+    assert_equal_batches(take(resumed, 20), expected[step : step + 20])
+
+
+def test_a_restored_mixture_goes_on_to_the_last_bit(register, tmp_path):
+  register("a", pairs(20), add_noise)
+  register("b", pairs(9, start=100), add_noise)
+  seqio.MixtureRegistry.add("a_and_b", [("a", 3), ("b", 1)])
+  try:
+    spec = Data(task="a_and_b", lengths=LENGTHS, batch_size=4, pack=True)
+    stream = data.batches(spec, "prefix")
+    take(stream, 11)
+    stream.save(tmp_path)
+    expected = take(stream, 20)
+    resumed = data.batches(spec, "prefix")
+    resumed.restore(tmp_path)
+    assert_equal_batches(take(resumed, 20), expected)
+  finally:
+    seqio.MixtureRegistry.remove("a_and_b")
+
+
+def test_a_position_is_only_restored_to_its_own_stream(register, tmp_path):
+  register("pairs", pairs(7))
+  spec = Data(task="pairs", lengths=LENGTHS, batch_size=4)
+  data.batches(spec, "encoder_decoder").save(tmp_path)
+  other = dataclasses.replace(spec, batch_size=8, seed=1)
+  with pytest.raises(
+    ValueError, match=r"batch_size was 4, is 8; seed was 0, is 1$"
+  ):
+    data.batches(other, "encoder_decoder").restore(tmp_path)
+  with pytest.raises(ValueError, match="another number of processes"):
+    data.batches(spec, "encoder_decoder", process_count=2).restore(tmp_path)
+
+
+def test_the_stream_depends_on_nothing_but_its_description(register):
+  register("noisy", pairs(30), add_noise)
+  spec = Data(task="noisy", lengths=LENGTHS, batch_size=4)
+  tf.random.set_seed(1)
+  first = take(data.batches(spec, "encoder_decoder"), 10)
+  tf.random.set_seed(2)
+  tf.random.uniform([3])
+  assert_equal_batches(take(data.batches(spec, "encoder_decoder"), 10), first)
+  reseeded = dataclasses.replace(spec, seed=1)
+  assert which(take(data.batches(reseeded, "encoder_decoder"), 10)) != which(
+    first
+  )
+
+
+def test_two_tasks_over_one_source_differ_in_order_and_noise(register):
+  for name in ("one", "two"):
+    register(name, pairs(30), add_noise)
+
+  def read(task, shuffle):
+    spec = Data(
+      task=task, lengths=LENGTHS, batch_size=30, shuffle=shuffle, num_epochs=1
+    )
+    return take(data.batches(spec, "encoder_decoder"), 1)
+
+  assert which(read("one", True)) != which(read("two", True))
+  (one,), (two,) = read("one", False), read("two", False)
+  noise = [b["encoder_input_tokens"] == 999 for b in (one, two)]
+  assert (noise[0] != noise[1]).any()
+
+
+def test_each_epoch_has_another_order_and_other_noise(register):
+  register("noisy", pairs(40), add_noise)
+  spec = Data(
+    task="noisy", lengths=LENGTHS, batch_size=20, shuffle=False, num_epochs=2
+  )
+  epochs = take(data.batches(spec, "encoder_decoder"), 4)
+  noise = [b["encoder_input_tokens"] == 999 for b in epochs]
+  assert (noise[0] != noise[2]).any() and (noise[1] != noise[3]).any()
+  shuffled = dataclasses.replace(spec, shuffle=True)
+  order = which(take(data.batches(shuffled, "encoder_decoder"), 4))
+  assert sorted(order) == sorted(2 * list(range(10, 50)))
+  assert order[:40] != order[40:]
+
+
+def shuffled_pairs(count):
+  """Gives pairs in an order of the source's own, by the seed."""
+
+  def dataset_fn(split, shuffle_files, seed=None):
+    return pairs(count)(split, shuffle_files).shuffle(count, seed=seed)
+
+  return dataset_fn
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_two_processes_share_the_examples_between_them(register, shuffle):
+  # The trap: with seeds of their own, both would take every second example of
+  # another order each. Some would come twice, and some never.
+  register("shuffled", shuffled_pairs(40))
+  spec = Data(task="shuffled", lengths=LENGTHS, batch_size=8, shuffle=shuffle)
+  seen = []
+  for index in range(2):
+    stream = data.batches(
+      spec, "encoder_decoder", process_index=index, process_count=2
+    )
+    assert stream.shapes["encoder_positions"] == (4, 8)
+    # Shuffled, the buffer holds several epochs: look at the first draw of each.
+    seen.append(which(take(stream, 5)))
+  if not shuffle:
+    assert sorted(seen[0] + seen[1]) == list(range(10, 50))
+  assert seen[0] != seen[1]
+
+
+def test_shards_draw_noise_of_their_own(register):
+  def same(split, shuffle_files, seed=None):
+    pair = {"inputs": tf.fill([8], 5), "targets": tf.fill([1], 5)}
+    return tf.data.Dataset.from_tensors(pair).repeat(8)
+
+  register("same", same, add_noise)
+  spec = Data(task="same", lengths=LENGTHS, batch_size=8, shuffle=False)
+  inputs = [
+    next(
+      data.batches(
+        spec, "encoder_decoder", process_index=index, process_count=2
+      )
+    )["encoder_input_tokens"]
+    for index in range(2)
+  ]
+  assert (inputs[0] != inputs[1]).any()
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_evaluation_counts_every_example_once(register, pack):
+  register("pairs", pairs(23))
+  spec = Data(
+    task="pairs",
+    lengths=LENGTHS,
+    batch_size=4,
+    num_epochs=1,
+    shuffle=False,
+    pack=pack,
+  )
+  whole = list(data.batches(spec, "encoder_decoder"))
+  assert sum(features.token_counts(b)["examples"] for b in whole) == 23
+  assert which(whole) == list(range(10, 33))
+  padding = whole[-1]["decoder_segment_ids"].sum(axis=1) == 0
+  assert padding.sum() == (-len(_used_rows(whole))) % 4
+  for name, value in whole[-1].items():
+    assert not value[padding].any(), name
+  # Three batches of two rows, or two of them: the same for each process.
+  shares = [
+    list(
+      data.batches(
+        spec, "encoder_decoder", process_index=index, process_count=2
+      )
+    )
+    for index in range(2)
+  ]
+  assert len(shares[0]) == len(shares[1]) == len(whole)
+  for batch, first, second in zip(whole, *shares, strict=True):
+    for name, value in batch.items():
+      joined = np.concatenate([first[name], second[name]])
+      np.testing.assert_array_equal(joined, value)
+
+
+def _used_rows(batches):
+  return [row for b in batches for row in b["decoder_segment_ids"] if row.any()]
+
+
+def test_evaluation_may_stop_early(register):
+  register("pairs", pairs(23))
+  spec = Data(
+    task="pairs", lengths=LENGTHS, batch_size=4, num_epochs=1, num_batches=2
+  )
+  assert len(list(data.batches(spec, "encoder_decoder"))) == 2
+
+
+def test_a_finite_mixture_gives_every_example_of_every_task(register):
+  register("short", pairs(3))
+  register("long", pairs(20, start=100))
+  seqio.MixtureRegistry.add("both", [("short", 9), ("long", 1)])
+  everything = [*range(100, 120), *range(10, 13)]
+  try:
+    for shuffle in (False, True):
+      spec = Data(
+        task="both",
+        lengths=LENGTHS,
+        batch_size=4,
+        num_epochs=1,
+        shuffle=shuffle,
+      )
+      found = which(data.batches(spec, "encoder_decoder"))
+      assert sorted(found) == sorted(everything)
+      assert (found == everything) == (not shuffle)
+  finally:
+    seqio.MixtureRegistry.remove("both")
+
+
+def test_an_endless_mixture_keeps_its_rates(register):
+  register("rare", pairs(3))
+  register("common", pairs(20, start=100))
+  seqio.MixtureRegistry.add("both", [("rare", 1), ("common", 3)])
+  try:
+    spec = Data(task="both", lengths=LENGTHS, batch_size=100)
+    found = which(take(data.batches(spec, "encoder_decoder"), 4))
+  finally:
+    seqio.MixtureRegistry.remove("both")
+  # Four standard deviations of 400 draws at 1/4.
+  assert abs(np.mean(np.array(found) < 100) - 0.25) < 0.09
+
+
+def long_pair(split, shuffle_files, seed=None):
+  pair = {"inputs": tf.range(10, 30), "targets": tf.range(50, 60)}
+  return tf.data.Dataset.from_tensors(pair)
+
+
+def test_natural_text_loses_its_end(register):
+  register("long", long_pair)
+  spec = Data(
+    task="long", lengths={"inputs": 4, "targets": 3}, batch_size=1, num_epochs=1
+  )
+  (batch,) = data.batches(spec, "encoder_decoder")
+  assert batch["encoder_input_tokens"].tolist() == [[10, 11, 12, 13]]
+  assert batch["decoder_target_tokens"].tolist() == [[50, 51, 52]]
+  # Where a row is shorter than both together, the inputs give way.
+  spec = dataclasses.replace(
+    spec, lengths={"inputs": 4, "targets": 3, "decoder": 5}
+  )
+  (batch,) = data.batches(spec, "prefix")
+  assert batch["decoder_target_tokens"].tolist() == [[10, 11, 50, 51, 52]]
+
+
+def test_a_plan_that_does_not_fit_is_refused_with_the_numbers(register):
+  def plan(dataset, sequence_length):
+    return dataset
+
+  register("planned", long_pair, plan)
+  spec = Data(
+    task="planned", lengths={"inputs": 20, "targets": 9}, batch_size=1
+  )
+  with pytest.raises(
+    ValueError, match=r"^task planned: targets have 10 tokens, .* is 9$"
+  ):
+    next(data.batches(spec, "encoder_decoder"))
+  lengths = {"inputs": 20, "targets": 10, "decoder": 29}
+  spec = dataclasses.replace(spec, lengths=lengths)
+  with pytest.raises(ValueError, match="inputs and targets have 30 .* 29"):
+    next(data.batches(spec, "causal"))
+
+
+def test_aligned_features_take_one_length(register):
+  def aligned(split, shuffle_files, seed=None):
+    names = ("inputs", "targets", "weights")
+    return tf.data.Dataset.from_tensors(dict.fromkeys(names, tf.range(3)))
+
+  register("mlm", aligned, features=("inputs", "targets", "weights"))
+  spec = Data(task="mlm", lengths={"inputs": 4}, batch_size=2)
+  batch = next(data.batches(spec, "encoder"))
+  assert batch["encoder_target_tokens"].shape == (2, 4)
+  with pytest.raises(ValueError, match="must be equal, but are"):
+    data.check(
+      dataclasses.replace(spec, lengths={"inputs": 4, "targets": 5}), "encoder"
+    )
+  with pytest.raises(ValueError, match="task mlm: .*a decoder would copy"):
+    data.check(spec, "causal")
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"task": "peirs"}, "unknown task 'peirs': did you mean pairs?"),
+    ({"task": "xyzzy"}, "unknown task 'xyzzy': there are .*pairs"),
+    ({"split": "test"}, "task pairs has no split 'test'; it has train"),
+    ({"lengths": {"targets": 4}}, "must name inputs, targets .* not targets"),
+    ({"lengths": {"inputs": 4, "targets": 1}}, r"targets \(1\) .* at least 2"),
+    ({"lengths": LENGTHS | {"decoder": 9}}, "not decoder, inputs, targets"),
+    ({"batch_size": 3}, r"batch_size \(3\) must be divisible .* \(2\)"),
+  ],
+)
+def test_mistakes_are_refused_in_one_line(register, changes, message):
+  register("pairs", pairs(3))
+  spec = Data(task="pairs", lengths=LENGTHS, batch_size=4)
+  data.check(spec, "encoder_decoder", process_count=2)
+  spec = dataclasses.replace(spec, **changes)
+  with pytest.raises(ValueError, match=message) as error:
+    data.check(spec, "encoder_decoder", process_count=2)
+  assert "\n" not in str(error.value)
+
+
+def test_decoder_row_must_have_room_for_the_targets(register):
+  register("pairs", pairs(3))
+  lengths = {"inputs": 8, "targets": 4, "decoder": 3}
+  spec = Data(task="pairs", lengths=lengths, batch_size=4)
+  with pytest.raises(ValueError, match=r"decoder \(3\) .* targets \(4\)"):
+    data.check(spec, "causal")
+
+
+@pytest.mark.parametrize("num_epochs", [None, 1])
+def test_a_task_that_gives_nothing_is_refused_not_waited_for(
+  register, num_epochs
+):
+  register("none", pairs(8), lambda ds: ds.filter(lambda _: False))
+  spec = Data(task="none", lengths=LENGTHS, batch_size=2, num_epochs=num_epochs)
+  with pytest.raises(ValueError, match="task none, .* gives no example"):
+    next(data.batches(spec, "encoder_decoder"))
+
+
+def test_a_process_without_examples_is_refused(register):
+  register("pairs", pairs(3))
+  spec = Data(task="pairs", lengths=LENGTHS, batch_size=4)
+  with pytest.raises(ValueError, match=r"\(shard 3 of 4\) gives no example"):
+    data.batches(spec, "encoder_decoder", process_index=3, process_count=4)
+
+
+def test_a_task_without_a_promised_feature_is_refused(register):
+  register("half", pairs(3), lambda ds: ds.map(lambda ex: {"inputs": ex}))
+  spec = Data(task="half", lengths=LENGTHS, batch_size=2)
+  with pytest.raises(ValueError, match="promises feature targets, .* inputs"):
+    data.batches(spec, "encoder_decoder")
+
+
+def test_vocabularies_must_be_one(register):
+  other = seqio.Feature(seqio.PassThroughVocabulary(size=7))
+  register("two", pairs(3), targets=other)
+  with pytest.raises(ValueError, match=r"inputs of two has .*1000.* has .*=7"):
+    data.vocabularies("two")
+  register("one", pairs(3))
+  assert data.vocabularies("one") == (VOCABULARY, VOCABULARY)
+  assert data.required_vocab_size("one") == 1000
+
+
+def test_a_vocabulary_is_known_by_its_digest(register, tmp_path):
+  model = os.path.join(
+    os.path.dirname(seqio.__file__),
+    "test_data/sentencepiece/sentencepiece.model",
+  )
+  copy = shutil.copy(model, tmp_path / "copy.model")
+  vocabularies = {
+    "here": seqio.SentencePieceVocabulary(model, extra_ids=10),
+    "there": seqio.SentencePieceVocabulary(copy, extra_ids=10),
+    "larger": seqio.SentencePieceVocabulary(model, extra_ids=20),
+    "bytes": seqio.ByteVocabulary(extra_ids=10),
+    "numbers": VOCABULARY,
+  }
+  digests = {}
+  for name, vocabulary in vocabularies.items():
+    feature = seqio.Feature(vocabulary)
+    register(name, pairs(3), inputs=feature, targets=feature)
+    digests[name] = data.vocabulary_digest(name)
+  assert digests["here"] == digests["there"]
+  assert len(set(digests.values())) == 4

@@ -9,29 +9,25 @@ infer.run_file(job, params, "questions.jsonl", "answers.jsonl")
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import seqio
 import tensorflow as tf
 from jax.experimental import multihost_utils
 
-from t5x_lite import features, jsonl
+from t5x_lite import batched, data, features, jsonl
 from t5x_lite.jobs import Codec, Generate, Score
 from t5x_lite.jsonl import Record
 from t5x_lite.progress import Progress
 
 __all__ = ["Codec", "Generate", "Score", "codec", "run", "run_file"]
-
-Arrays = dict[str, np.ndarray]
-# Below this, shorter rows cost the same and only compile again.
-_SMALLEST_BUCKET = 16
 
 
 def codec(
@@ -51,9 +47,11 @@ def codec(
       "an encoder-only model has no decoder to generate or score with: use a "
       "causal, prefix or encoder_decoder model"
     )
-  of = seqio.get_mixture_or_task(task).output_features
-  features.check(of, architecture)
-  if missing := set(of) - set(lengths):
+  of = data.get_task(task).output_features
+  # A task may have other features, for its metrics.
+  features.check({"inputs", "targets", "weights"} & of.keys(), architecture)
+  names = [name for name in ("inputs", "targets") if name in of]
+  if missing := set(names) - lengths.keys():
     raise ValueError(
       f"lengths ({dict(lengths)}) lacks {', '.join(sorted(missing))} of {task}"
     )
@@ -63,7 +61,7 @@ def codec(
     # The prompt of a language model is the beginning of a text: no EOS.
     inputs=of.get("inputs", dataclasses.replace(targets, add_eos=False)),
     targets=targets,
-    lengths={name: lengths[name] for name in of},
+    lengths={name: lengths[name] for name in names},
     truncate=truncate,
   )
 
@@ -170,63 +168,33 @@ def run_file(
 
 
 def _run(job, params, read, first_id, *, batch_size, layout):
-  """Yields the results of each batch, computing the next one meanwhile."""
-  batch_size = _round_up(batch_size, layout)
-  records, row_ids = read(), itertools.count(first_id)
-  waiting = None
-  with layout.activate() if layout else contextlib.nullcontext():
-    for batch in _batches(job, read, batch_size):
-      chunk = list(itertools.islice(records, batch_size))
-      ids = np.full(batch_size, -1, np.int32)
-      ids[: len(chunk)] = list(itertools.islice(row_ids, len(chunk)))
-      arrays = _put({**batch, "row_ids": ids}, layout)
-      row_ids_on_device = arrays.pop("row_ids")
-      computed = job.compute(params, arrays, row_ids_on_device)
-      if waiting is not None:
-        yield _results(job, *waiting)
-      waiting = chunk, computed
-    if waiting is not None:
-      yield _results(job, *waiting)
+  """Yields the results of each batch of the records that `read` reads."""
+  batch_size = batched.round_up(batch_size, layout)
+  records = read()
+  for row_ids, rows in batched.compute(
+    functools.partial(job.compute, params),
+    _batches(job, read, first_id, batch_size),
+    batch_size=batch_size,
+    layout=layout,
+  ):
+    yield [
+      job.result(record.fields, {name: row[i] for name, row in rows.items()})
+      for i, record in enumerate(itertools.islice(records, len(row_ids)))
+    ]
 
 
-def _results(job, chunk, computed):
-  rows = {name: _get(value) for name, value in computed.items()}
-  return [
-    job.result(record.fields, {name: value[i] for name, value in rows.items()})
-    for i, record in enumerate(chunk)
-  ]
-
-
-def _batches(job, read, batch_size) -> Iterator[Arrays]:
-  """Arranges records as the architecture eats them, in few different widths."""
+def _batches(job, read, first_id, batch_size):
+  """Arranges records as the architecture eats them; yields ids and batches."""
   spec = tf.TensorSpec([None], tf.int32)
   ds = tf.data.Dataset.from_generator(
     lambda: map(job.encode, read()),
     output_signature={"inputs": spec, "targets": spec},
   )
   ds = features.converter(job.codec.architecture, pack=False)(ds, job.lengths)
-  ds = ds.batch(batch_size).prefetch(2)
-  for batch in ds.as_numpy_iterator():
-    missing = batch_size - len(next(iter(batch.values())))
-    if missing:
-      batch = {k: np.pad(v, [(0, missing), (0, 0)]) for k, v in batch.items()}
-    yield trim(batch)
-
-
-def trim(batch: Arrays) -> Arrays:
-  """Cuts the padding at the end of a batch's rows down to the next bucket.
-
-  Buckets are powers of two, so that the function that takes the batch compiles
-  a few times and not once per length.
-  """
-  widths = {}
-  for side in ("encoder", "decoder"):
-    segment_ids = batch.get(f"{side}_segment_ids")
-    if segment_ids is not None:
-      longest = int((segment_ids > 0).sum(axis=-1).max())
-      bucket = 1 << max(longest - 1, 0).bit_length()
-      widths[side] = max(bucket, _SMALLEST_BUCKET)
-  return {k: v[:, : widths[k.split("_", 1)[0]]] for k, v in batch.items()}
+  for batch in ds.batch(batch_size).prefetch(2).as_numpy_iterator():
+    next_id = first_id + len(next(iter(batch.values())))
+    yield np.arange(first_id, next_id, dtype=np.int32), batch
+    first_id = next_id
 
 
 def fingerprint(params: Any) -> str:
@@ -275,30 +243,3 @@ def _settings(job):
       for k, v in settings.items()
     },
   }
-
-
-def _round_up(batch_size, layout):
-  """Returns the next number of rows that the devices share evenly."""
-  if batch_size < 1:
-    raise ValueError(f"batch_size ({batch_size}) must be at least 1")
-  if layout is None:
-    return batch_size
-  num_devices = jax.device_count()
-  (rows,) = layout.batch_sharding().shard_shape((num_devices,))
-  num_shards = num_devices // rows
-  return -(-batch_size // num_shards) * num_shards
-
-
-def _put(batch, layout):
-  """Gives the devices this process's part of a batch that all hold."""
-  if layout is None:
-    return batch
-  rows = len(batch["row_ids"]) // jax.process_count()
-  mine = slice(rows * jax.process_index(), rows * (jax.process_index() + 1))
-  return layout.shard_batch({k: v[mine] for k, v in batch.items()})
-
-
-def _get(x):
-  if jax.process_count() > 1:
-    x = multihost_utils.process_allgather(x, tiled=True)
-  return np.asarray(x)

@@ -130,14 +130,10 @@ class Generate:
     return {"inputs": prompt, "targets": np.zeros(0, np.int32)}
 
   def compute(self, params, batch, row_ids):
-    side = "decoder"
-    if self.codec.architecture == "encoder_decoder":
-      side = "encoder"
-    prompts = {k: v for k, v in batch.items() if k.startswith(side)}
     return decoding.generate(
       self.model,
       params,
-      prompts,
+      batch,
       max_new_tokens=self.max_new_tokens,
       sampler=self.sampler,
       # Threefry whatever JAX's default: its draws do not depend on batching.

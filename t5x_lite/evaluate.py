@@ -1,0 +1,345 @@
+"""Measures parameters: loss on held-out batches, and tasks' own metrics."""
+
+import dataclasses
+import functools
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import seqio
+from jax.experimental import multihost_utils
+
+from t5x_lite import batched, data, decoding, features
+
+Metrics = dict[str, float]
+Predictions = list[tuple[int, np.ndarray]]
+
+
+def evaluate(
+  model: Any,
+  params: Any,
+  specs: Sequence[Any],
+  *,
+  layout: Any = None,
+  metric_fns: bool = True,
+  sampler: Any = decoding.GREEDY,
+  max_new_tokens: int | None = None,
+) -> Metrics:
+  """Measures each task of each `run.Data`, a mixture's tasks apart.
+
+  Args:
+    model: a Model.
+    params: its parameters, laid out as `layout` says.
+    specs: what to evaluate on; endless ones stop after one epoch.
+    layout: the devices; None is one device.
+    metric_fns: whether to compute the tasks' own metrics, where they have any.
+    sampler, max_new_tokens: for these, as in `task_metrics`.
+
+  Returns:
+    "TASK/METRIC" -> value: those of `teacher_forced`, "unigram_entropy" of the
+    same targets, and the task's own.
+
+  Raises:
+    ValueError: for what cannot be read (see data.check), before any is.
+  """
+  for spec in specs:
+    data.check(spec, model.architecture, process_count=jax.process_count())
+  results = {}
+  for spec in specs:
+    for one in _each_task(spec):
+      stream = data.batches(
+        one,
+        model.architecture,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+      )
+      counts = TargetCounts()
+      metrics = teacher_forced(
+        model, params, counts.watch(stream), layout=layout
+      )
+      metrics["unigram_entropy"] = counts.entropy()
+      if metric_fns:
+        metrics |= task_metrics(
+          model,
+          params,
+          one,
+          layout=layout,
+          sampler=sampler,
+          max_new_tokens=max_new_tokens,
+        )
+      results |= {f"{one.task}/{name}": v for name, v in metrics.items()}
+  return results
+
+
+def teacher_forced(
+  model: Any,
+  params: Any,
+  batches: Iterable[Mapping[str, np.ndarray]],
+  *,
+  layout: Any = None,
+) -> Metrics:
+  """Measures how well a model predicts targets from what comes before.
+
+  Args:
+    model: a Model.
+    params: its parameters.
+    batches: this process's rows of each batch; as many batches in each.
+    layout: the devices; None is one device.
+
+  Returns:
+    "loss" (nats per loss-bearing token), "perplexity", "accuracy" (share of
+    tokens that are the most probable ones), "tokens", and per token whatever
+    else the model sums.
+  """
+  totals, waiting = {}, None
+  for batch in batches:
+    with batched.active(layout):
+      if layout is not None:
+        batch = layout.shard_batch(batch)
+      sums = _sums(model, params, batch)
+    _add(totals, waiting)  # one batch late: the device never waits
+    waiting = sums
+  _add(totals, waiting)
+  if not totals.get("weight"):
+    raise ValueError("no token of the evaluation batches bears loss")
+  weight = totals.pop("weight")
+  loss = totals.pop("loss") / weight
+  metrics = {
+    "loss": loss,
+    "perplexity": math.exp(min(loss, 700.0)),
+    "accuracy": totals.pop("correct") / weight,
+    "tokens": weight,
+  }
+  # What is minimised, and what it is divided by, depend on the normaliser.
+  for name in ("objective", "denominator"):
+    totals.pop(name, None)
+  return metrics | {name: total / weight for name, total in totals.items()}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _sums(model, params, batch):
+  return model.loss_and_metrics(params, batch)[1]
+
+
+def _add(totals, sums):
+  # In Python's float64: a float32 stops counting tokens at 2 ** 24.
+  for name, value in (sums or {}).items():
+    totals[name] = totals.get(name, 0.0) + float(value)
+
+
+def unigram_entropy(batches: Iterable[Mapping[str, np.ndarray]]) -> float:
+  """Returns the entropy of the loss-bearing targets, in nats per token.
+
+  What the best model without context would lose on these very tokens.
+  """
+  counts = TargetCounts()
+  for _ in counts.watch(batches):
+    pass
+  return counts.entropy()
+
+
+class TargetCounts:
+  """Counts the loss-bearing targets of the batches that pass by."""
+
+  def __init__(self):
+    self._counts = np.zeros(0)
+
+  def watch(self, batches: Iterable[Any]) -> Iterator[Any]:
+    """Yields the same batches, counting."""
+    for batch in batches:
+      for side in ("encoder", "decoder"):
+        if f"{side}_target_tokens" in batch:
+          self._count(
+            np.asarray(batch[f"{side}_target_tokens"]).ravel(),
+            np.asarray(batch[f"{side}_loss_weights"]).ravel(),
+          )
+      yield batch
+
+  def _count(self, tokens, weights):
+    counts = np.bincount(
+      tokens[weights > 0],
+      weights=weights[weights > 0],
+      minlength=len(self._counts),
+    )
+    counts[: len(self._counts)] += self._counts
+    self._counts = counts
+
+  def entropy(self) -> float:
+    """Returns the entropy of what was counted by all processes, in nats."""
+    counts = self._counts
+    if jax.process_count() > 1:
+      sizes = multihost_utils.process_allgather(np.int32(len(counts)))
+      counts = np.pad(counts, (0, int(np.max(sizes)) - len(counts)))
+      # As integers of 32 bits: JAX has no float64 to carry them.
+      parts = multihost_utils.process_allgather(counts.astype(np.int32))
+      counts = np.sum(parts, axis=0, dtype=np.float64)
+    probs = counts[counts > 0] / max(counts.sum(), 1)
+    return float(-np.sum(probs * np.log(probs)))
+
+
+def task_metrics(
+  model: Any,
+  params: Any,
+  spec: Any,
+  *,
+  layout: Any = None,
+  sampler: Any = decoding.GREEDY,
+  max_new_tokens: int | None = None,
+  seed: int = 0,
+) -> Metrics:
+  """Computes the metric functions of a task by seqio.Evaluator.
+
+  Predictions are generated from the inputs, scores are log-likelihoods of the
+  targets; a predict_with_aux metric gets "scores", of its predictions.
+
+  Args:
+    model: a Model.
+    params: its parameters.
+    spec: a run.Data of a task, not a mixture; the examples of `num_batches`
+      are taken in their order.
+    layout: the devices; None is one device.
+    sampler: chooses the tokens of predictions.
+    max_new_tokens: of a prediction; None is the length of the targets.
+    seed: of the sampler.
+
+  Returns:
+    METRIC -> value, of those that are numbers; none where there are no metric
+    functions.
+  """
+  if not data.get_task(spec.task).metric_objs:
+    return {}
+  lengths = data.feature_lengths(spec, model.architecture)
+  evaluator = seqio.Evaluator(
+    spec.task,
+    _UnpackedConverter(model.architecture),
+    eval_split=spec.split,
+    sequence_length=lengths,
+    num_examples=spec.num_batches and spec.num_batches * spec.batch_size,
+    seed=spec.seed,
+    async_compute_metrics=False,
+  )
+  max_new_tokens = max_new_tokens or lengths["targets"]
+  key = jax.random.key(seed, impl="threefry2x32")
+  eos_id = data.vocabularies(spec.task)[1].eos_id
+
+  def generate(batch, row_ids):
+    return decoding.generate(
+      model,
+      params,
+      batch,
+      max_new_tokens=max_new_tokens,
+      sampler=sampler,
+      key=key,
+      eos_id=eos_id,
+      row_ids=row_ids,
+    )._asdict()
+
+  def run(function, dataset, arrange):
+    batch_size = batched.round_up(spec.batch_size, layout)
+    batches = dataset.batch(batch_size).as_numpy_iterator()
+    return batched.compute(
+      function,
+      ((ids.astype(np.int32), arrange(batch)) for ids, batch in batches),
+      batch_size=batch_size,
+      layout=layout,
+    )
+
+  def predict_with_scores(dataset):
+    predictions, scores = [], []
+    prompts = functools.partial(_prompts, architecture=model.architecture)
+    for ids, rows in run(generate, dataset, prompts):
+      # All of one length, zeros after EOS: Evaluator makes an array of them.
+      predictions += zip(ids.tolist(), rows["tokens"], strict=True)
+      scores += rows["log_probs"].sum(axis=-1, dtype=np.float64).tolist()
+    return predictions, {"scores": scores}
+
+  def score(dataset):
+    def scores(batch, row_ids):
+      del row_ids
+      return {"scores": _scores(model, params, batch)}
+
+    found = []
+    for ids, rows in run(scores, dataset, dict):
+      found += zip(ids.tolist(), rows["scores"].tolist(), strict=True)
+    return found
+
+  all_metrics, _ = evaluator.evaluate(
+    compute_metrics=True,
+    predict_fn=lambda dataset: predict_with_scores(dataset)[0],
+    predict_with_aux_fn=predict_with_scores,
+    score_fn=score,
+  )
+  return _numbers(all_metrics.result()[spec.task])
+
+
+def write(metrics: Metrics, path: str) -> None:
+  """Writes metrics as JSON, whole or not at all; process 0 does."""
+  if jax.process_index() == 0:
+    partial = f"{path}.partial"
+    with open(partial, "w", encoding="utf-8") as f:
+      f.write(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
+    os.replace(partial, path)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _scores(model, params, batch):
+  return model.score(params, batch)
+
+
+def _each_task(spec):
+  """Returns the spec of each task, with an end."""
+  if spec.num_batches is None and spec.num_epochs is None:
+    spec = dataclasses.replace(spec, num_epochs=1)
+  provider = data.get_task(spec.task)
+  if isinstance(provider, seqio.Task):
+    return [spec]
+  return [
+    dataclasses.replace(spec, task=task.name)
+    for task in seqio.get_subtasks(provider)
+    if spec.split in task.splits
+  ]
+
+
+def _prompts(batch, *, architecture):
+  """Keeps what is given: the encoder's tokens, or the decoder's prompt."""
+  if architecture == "encoder_decoder":
+    return {k: v for k, v in batch.items() if k.startswith("encoder_")}
+  prompt = batch["decoder_causal_attention"]
+  return {
+    name: batch[name] * prompt
+    for name in batch
+    if name not in ("decoder_target_tokens", "decoder_loss_weights")
+  }
+
+
+def _numbers(metrics):
+  """Returns the metrics that are single numbers."""
+  numbers = {}
+  for name, value in metrics.items():
+    value = value.value if isinstance(value, seqio.metrics.Scalar) else value
+    if not isinstance(value, seqio.metrics.MetricValue) and np.ndim(value) == 0:
+      numbers[name] = float(value)
+  return numbers
+
+
+class _UnpackedConverter:
+  """The architecture's converter, for tasks with features of their own.
+
+  Evaluator hands over all output features of a task; those that only its
+  metrics read have no place in a row.
+  """
+
+  pack = False
+
+  def __init__(self, architecture: str):
+    self._convert = features.converter(architecture, pack=False)
+    self.TASK_FEATURES = self._convert.TASK_FEATURES
+
+  def __call__(self, ds, lengths):
+    names = [name for name in self.TASK_FEATURES if name in lengths]
+    ds = ds.map(lambda example: {name: example[name] for name in names})
+    return self._convert(ds, {name: lengths[name] for name in names})

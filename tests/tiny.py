@@ -233,7 +233,9 @@ def assert_trees_close(actual, expected, *, rtol: float):
 def random_params(model: Model, seed: int = 0) -> dict:
   """Draws parameters of which none, norms included, has a special value."""
   rng = np.random.default_rng(seed)
-  return jax.tree.map(
-    lambda p: np.float32(p + 0.3 * rng.normal(size=p.shape)),
-    model.init(jax.random.key(seed)),
-  )
+
+  def draw(path, p):
+    mean = 1.0 if path[-1].key == "scale" else 0.0
+    return np.float32(mean + 0.3 * rng.normal(size=p.shape))
+
+  return jax.tree.map_with_path(draw, model.abstract())

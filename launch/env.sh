@@ -37,7 +37,11 @@ fingerprint() {
 # Turns pip's output into a line for each package and for each long wait.
 show_progress() {
   awk '
-    /^Collecting / { printf "  %3d  %s\n", ++n, $2; fflush() }
+    /^(Collecting|Processing) / {
+      sub(/.*\//, "", $2)
+      sub(/(-[0-9]|[][<>=!~;]).*/, "", $2)
+      printf "  %3d  %s\n", ++n, $2; fflush()
+    }
     /^ *Downloading .*\([0-9]+(\.[0-9]+)? [MG]B\)/ {
       size = substr($(NF - 1), 2)
       if (size > 50 || $NF == "GB)") {

@@ -56,13 +56,13 @@ shopt -s extglob
 xla_flags="${XLA_FLAGS:-}"
 xla_flags="${xla_flags//--xla_force_host_platform_device_count=+([0-9])/}"
 environment=(JAX_PLATFORMS=cpu "JAX_NUM_CPU_DEVICES=$devices"
-  "XLA_FLAGS=$xla_flags")
-run=("$python" -m launch.main "$@" "--coordinator_address=localhost:$port"
-  "--num_processes=$processes")
+  "XLA_FLAGS=$xla_flags" "T5X_LITE_COORDINATOR=localhost:$port"
+  "T5X_LITE_NUM_PROCESSES=$processes")
+run=("$python" -m launch.main "$@")
 
 if [[ -n "$dry_run" ]]; then
   for ((i = 0; i < processes; i++)); do
-    printf '%q ' env "${environment[@]}" "${run[@]}" "--process_id=$i"
+    printf '%q ' env "${environment[@]}" "T5X_LITE_PROCESS_ID=$i" "${run[@]}"
     printf '&\n'
   done
   exit 0
@@ -82,7 +82,7 @@ trap 'status=143; stop_all' TERM
 
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 for ((i = 0; i < processes; i++)); do
-  command=(env "${environment[@]}" "${run[@]}" "--process_id=$i")
+  command=(env "${environment[@]}" "T5X_LITE_PROCESS_ID=$i" "${run[@]}")
   if ((i == 0)); then
     "${command[@]}" > >(tee "$logs/0.out") 2> >(tee "$logs/0.err" >&2) &
   else

@@ -4,7 +4,7 @@ from absl import flags
 
 from launch import infer, options
 
-USAGE = "--model_dir=RUN --targets=TEXT | --input=FILE --output=FILE"
+USAGE = "--model_dir=RUN --targets=TEXT | --input=FILE --output=OUT"
 DETAILS = """
 Gives log p(targets | inputs) in nats, and per token. --input is .jsonl with
 "inputs" and "targets" (a "text" alone is scored whole by a language model);

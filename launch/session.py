@@ -72,14 +72,15 @@ def restore(values) -> Restored:
 
   import jax
 
-  from t5x_lite import checkpoint, data
+  from t5x_lite import checkpoint, data, vocabulary_record
   from t5x_lite import run as run_lib
 
   run = config.build(run_lib.Run)
+  vocabulary_record.check(run.train.task, values.model_dir)
   model = run.model.fit_vocabulary(data.required_vocab_size(run.train.task))
-  layout = run.layout
-  abstract = model.abstract()
-  shardings = layout.tree_shardings(model.logical_axes(), abstract)
+  axes, abstract = model.logical_axes(), model.abstract()
+  layout = run.layout.fit(axes, abstract)
+  shardings = layout.tree_shardings(axes, abstract)
   abstract = jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=sharding

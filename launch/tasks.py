@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+import textwrap
 
 from absl import flags
 
@@ -22,6 +23,7 @@ t5x_lite tasks python_docs_prefix_lm --architecture=prefix \\
 """
 
 _ARCHITECTURES = ("encoder_decoder", "causal", "prefix", "encoder")
+_INPUTS = 128
 _RAW_CHARACTERS = 400
 _MEASURED_BATCHES = 16
 _BATCH_SIZE = 8
@@ -108,11 +110,7 @@ def _show(name, values):
   provider = data.get_task(name)
   names = tuple(provider.output_features)
   architecture = values.architecture or _first_fit(names)
-  lengths = options.parse_lengths(values.lengths) or {
-    feature: 128 if feature == "inputs" or "weights" in names else 64
-    for feature in names
-    if feature in ("inputs", "targets", "weights")
-  }
+  lengths = options.parse_lengths(values.lengths) or _default_lengths(provider)
   spec = run.Data(
     task=name,
     lengths=lengths,
@@ -128,7 +126,8 @@ def _show(name, values):
   for example in _raw(provider, values):
     print("\n" + _heading("raw example"))
     for feature, value in example.items():
-      print(f"{feature}: {_short(value)}")
+      print(f"{feature}:")
+      print(textwrap.indent(_short(value), "  "))
 
   stream = data.batches(spec, architecture)
   batches = list(itertools.islice(stream, _MEASURED_BATCHES))
@@ -154,6 +153,21 @@ def _show(name, values):
     f"{_MEASURED_BATCHES * _BATCH_SIZE} rows: padding {padding:.1%} of "
     f"positions, loss on {loss:.1%} of tokens"
   )
+
+
+def _default_lengths(provider) -> dict[str, int]:
+  """Returns lengths for a task: 128 inputs, and targets that go with them."""
+  import seqio
+
+  lengths = {name: _INPUTS for name in provider.output_features}
+  plans = [
+    task.recipe["objective"].plan(_INPUTS)
+    for task in seqio.get_subtasks(provider)
+    if hasattr(getattr(task, "recipe", {}).get("objective"), "plan")
+  ]
+  if plans:
+    lengths["targets"] = max(plan.targets for plan in plans)
+  return lengths
 
 
 def _first_fit(names) -> str:
@@ -222,7 +236,8 @@ def _row_lines(row, vocabulary):
       for segment in range(1, int(segment_ids.max()) + 1):
         mine = segment_ids == segment
         marks = weights[mine] > 0 if feature.endswith("target_tokens") else None
-        yield f"  {mark_text(vocabulary, row[feature][mine], marks)}"
+        text = mark_text(vocabulary, row[feature][mine], marks)
+        yield textwrap.indent(text, "  ", lambda line: True)
     prompt = row.get(f"{side}_causal_attention")
     if prompt is not None and prompt.any():
       yield f"{side}_causal_attention: {int(prompt.sum())} positions"
@@ -251,9 +266,10 @@ def mark_text(vocabulary, ids, marks=None, *, style=None) -> str:
     zip(marks, pieces, strict=True), key=lambda pair: pair[0]
   ):
     stretch = "".join(piece for _, piece in group)
-    if marked:
-      lead = stretch[: len(stretch) - len(stretch.lstrip(" "))]
-      stretch = f"{lead}{style[0]}{stretch[len(lead) :]}{style[1]}"
+    if marked:  # Spaces stay outside of the mark.
+      inner = stretch.strip(" ") or stretch
+      before, _, after = stretch.partition(inner)
+      stretch = f"{before}{style[0]}{inner}{style[1]}{after}"
     text += stretch
   return text.strip()
 

@@ -40,7 +40,8 @@ def test_local_prints_one_command_a_process(tmp_path):
   assert len(lines) == 3
   for i, line in enumerate(lines):
     assert "JAX_NUM_CPU_DEVICES=2" in line
-    assert "--num_processes=3" in line and f"--process_id={i}" in line
+    assert "T5X_LITE_NUM_PROCESSES=3" in line
+    assert f"T5X_LITE_PROCESS_ID={i}" in line
     assert r"train --gin.TASK=a\ b" in line
     assert "host_platform_device_count" not in line and "--other" in line
   ports = {line.partition("localhost:")[2].split()[0] for line in lines}
@@ -67,9 +68,9 @@ def test_local_ends_all_when_one_fails(tmp_path):
   fake.parent.mkdir(parents=True)
   fake.write_text(
     "#!/usr/bin/env bash\n"
-    'case "$*" in\n'
-    '  *process_id=0) exec sleep 50 ;;\n'
-    '  *process_id=1) echo broken >&2; exit 7 ;;\n'
+    'case "${T5X_LITE_PROCESS_ID:-}" in\n'
+    '  0) exec sleep 50 ;;\n'
+    '  1) echo broken >&2; exit 7 ;;\n'
     "  *) echo 12345 ;;\n"
     "esac\n"
   )  # fmt: skip

@@ -1,0 +1,92 @@
+"""What single commands print and read."""
+
+import pytest
+
+from launch import describe, infer, main, options, tasks
+from tasks import vocabularies
+
+
+@pytest.fixture(scope="module")
+def vocabulary():
+  return vocabularies.Bytes(extra_ids=2)
+
+
+def test_tokens_that_bear_loss_are_marked(vocabulary):
+  ids = [*vocabulary.encode("a bc d"), vocabulary.eos_id]
+  marks = [0, 0, 1, 1, 0, 0, 1]
+  text = tasks.mark_text(vocabulary, ids, marks, style=("[[", "]]"))
+  assert text == "a [[bc]] d [[</s>]]"
+
+
+def test_sentinels_and_inner_ends_are_spelt_out(vocabulary):
+  ids = vocabulary.encode("a<extra_id_0>")
+  ids = [*ids, vocabulary.eos_id, *vocabulary.encode("b")]
+  assert tasks.mark_text(vocabulary, ids) == "a<extra_id_0> </s> b"
+
+
+def test_a_character_of_several_tokens_shows_once(vocabulary):
+  ids = vocabulary.encode("né!")
+  text = tasks.mark_text(vocabulary, ids, [0, 0, 1, 1], style=("[[", "]]"))
+  assert text == "n[[é!]]"
+
+
+def test_blanks_become_sentinels():
+  assert infer.blanks("a ___ b ____.") == "a <extra_id_0> b <extra_id_1>."
+  assert infer.blanks("a __init__ b") == "a __init__ b"
+  assert infer.blanks("<extra_id_0> ___") == "<extra_id_0> ___"
+
+
+def test_lengths_are_read():
+  assert options.parse_lengths(["inputs=8", "targets=4"]) == {
+    "inputs": 8,
+    "targets": 4,
+  }
+  with pytest.raises(ValueError, match="--lengths has 'inputs:8'; write it"):
+    options.parse_lengths(["inputs:8"])
+
+
+def test_numbers_have_prefixes():
+  assert describe.quantity(999) == "999"
+  assert describe.quantity(1234567) == "1.23 M"
+  assert describe.memory(1536) == "1.5 KiB"
+  assert describe.memory(12) == "12 B"
+
+
+def test_tasks_are_listed_with_what_they_do(capsys):
+  assert main.main(["tasks"]) == 0
+  listed = capsys.readouterr().out
+  for line in ("python_docs_span_corruption ", "python_causal_lm "):
+    assert f"  {line}" in listed
+  assert "mixes python_docs_mlm (1), python_source_mlm (1)" in listed
+
+
+def test_a_task_shows_raw_text_rows_and_shares(capsys):
+  assert main.main(["tasks", "python_docs_span_corruption"]) == 0
+  shown = capsys.readouterr().out
+  assert shown.count("-- raw example") == 2
+  assert shown.count("-- row for encoder_decoder") == 2
+  assert "[[<extra_id_0>" in shown
+  assert "padding 0.0% of positions, loss on 18.5% of tokens" in shown
+
+
+@pytest.mark.parametrize(
+  ["arguments", "message"],
+  [
+    (["tasks", "python_doc_mlm"], "did you mean python_docs_mlm"),
+    (["tasks", "python_docs_mlm", "--split=test"], "has no split 'test'"),
+    (["tasks", "a", "b"], "give one task, not 2"),
+    (["infer", "--model_dir=x"], "give either --text or --input"),
+    (["infer", "--model_dir=x", "--input=y"], "--input and --output"),
+    (["infer", "--model_dir=x", "--text=y", "--num_samples=2"], "same: add"),
+    (["infer", "--model_dir=/nonesuch", "--text=y"], "holds no run"),
+    (["describe", "--gin_file=models/palm/tiny.gin"], "give --vocab_size"),
+    (["describe"], "no gin file binds model.Model"),
+    (["vocab", "--input=x"], "give --output"),
+    (["vocab", "--input=/nonesuch", "--output=/tmp/x"], "no such text file"),
+  ],
+)
+def test_mistakes_are_one_line(arguments, message, capsys):
+  assert main.main(arguments) == 2
+  printed = capsys.readouterr().err
+  assert message in printed
+  assert printed.startswith("t5x_lite: error: ") and printed.count("\n") == 1

@@ -45,7 +45,7 @@ def attend(
       drops some of them, or None; only for the einsum kernel.
 
   Returns:
-    [B, N, T, H] in the dtype of the queries.
+    [B, N, T, H] in the dtype of the queries; zeros where a query sees nothing.
   """
   if kernel == "cudnn":
     return _cudnn(q_BNTH, k_BKSH, v_BKSH, mask_BTS, bias_BNTS, scale)
@@ -61,7 +61,10 @@ def attend(
     _mix_with_dropout, drop=dropout_mask
   )  # fmt: skip
   out_BKMH = mix(q_BKMH * scale, k_BKSH, v_BKSH, bias, mask)
-  return out_BKMH.reshape(b, n, t, h)
+  # Without this a query that sees nothing, such as that of a text without
+  # inputs in a packed row, would get the mean of its neighbours' values.
+  sees_BT = jnp.any(mask_BTS, axis=-1)[:, None, :, None]
+  return jnp.where(sees_BT, out_BKMH.reshape(b, n, t, h), 0)
 
 
 def _probabilities(q_BKMH, k_BKSH, bias_BKGTS, mask_B11TS):

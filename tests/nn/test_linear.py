@@ -1,0 +1,77 @@
+"""Weight matmuls against einsum, and their own backward against autodiff."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from t5x_lite.nn.linear import Dense, matmul
+
+
+def normal(*shape, seed=0):
+  rng = np.random.default_rng(seed)
+  return jnp.array(rng.normal(size=shape), jnp.float32)
+
+
+@pytest.mark.parametrize("batch_shape", [(), (3,), (2, 3), (2, 3, 4)])
+def test_matmul_and_its_backward_are_autodiffs(batch_shape):
+  x, w = normal(*batch_shape, 5), normal(5, 7, seed=1)
+  cotangent = normal(*batch_shape, 7, seed=2)
+  ours, theirs = (
+    jax.vjp(f, x, w) for f in (matmul, lambda x, w: jnp.tensordot(x, w, 1))
+  )
+  np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-5, atol=1e-6)
+  for a, e in zip(ours[1](cotangent), theirs[1](cotangent), strict=True):
+    assert a.shape == e.shape
+    np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-5)
+
+
+def test_backward_is_finite_differences():
+  args = normal(2, 3, 5), normal(5, 4, seed=1)
+  check_grads(matmul, args, order=1, modes=["rev"], rtol=0.02, eps=0.1)
+
+
+def test_bfloat16_gradients_keep_the_dtypes():
+  x, w = normal(4, 5).astype(jnp.bfloat16), normal(5, 7).astype(jnp.bfloat16)
+  out, backward = jax.vjp(matmul, x, w)
+  dx, dw = backward(jnp.ones_like(out))
+  assert [y.dtype for y in (out, dx, dw)] == [jnp.bfloat16] * 3
+
+
+def test_matmul_maps_over_a_batch_of_rows():
+  x, w = normal(3, 2, 5), normal(5, 7, seed=1)
+
+  def loss(w, x):
+    return jnp.sum(matmul(x, w) ** 2)
+
+  each = jax.vmap(jax.grad(loss), (None, 0))(w, x)
+  np.testing.assert_allclose(
+    each.sum(0), jax.grad(loss)(w, x), rtol=1e-4, atol=1e-4
+  )
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_dense_contracts_and_makes_several_dims(use_bias):
+  x = normal(2, 3, 4, 5)
+  dense = Dense(
+    (4, 5), (6, 7), ("heads", "head_dim", "embed", "mlp"), use_bias=use_bias
+  )
+  params = {"kernel": normal(4, 5, 6, 7)}
+  expected = jnp.einsum("btnh,nhde->btde", x, params["kernel"])
+  if use_bias:
+    params["bias"] = normal(6, 7, seed=3)
+    expected += params["bias"]
+  out = dense.apply({"params": params}, x)
+  np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("init_scale", [1.0, 0.25])
+def test_kernels_start_with_the_variance_of_their_fan_in(init_scale):
+  dense = Dense(
+    (40, 5), (300,), ("heads", "head_dim", "embed"), init_scale=init_scale
+  )
+  kernel = dense.init(jax.random.key(0), jnp.ones((1, 40, 5)))["params"][
+    "kernel"
+  ].unbox()
+  np.testing.assert_allclose(np.var(kernel), init_scale / 200, rtol=0.02)

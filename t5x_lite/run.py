@@ -4,8 +4,9 @@ No TensorFlow here, so that a run can be described where there is none.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from t5x_lite.decoding import GREEDY
 from t5x_lite.model import Model
 from t5x_lite.optimizers import Optimizer
 from t5x_lite.partitioning import Layout
@@ -115,6 +116,7 @@ class Run:
       which each happens (and after the last step); None never.
     keep: which checkpoints stay.
     warm_start: where the first parameters come from; None draws them.
+    sampler: chooses the tokens of sample predictions.
   """
 
   model: Model
@@ -131,6 +133,7 @@ class Run:
   checkpoint_every: int | None = 1000
   keep: Keep = Keep()
   warm_start: WarmStart | None = None
+  sampler: Callable = GREEDY
 
   def __post_init__(self):
     for name in (

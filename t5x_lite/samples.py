@@ -1,0 +1,60 @@
+"""Writes what the model predicts for a few held-out examples."""
+
+import dataclasses
+import itertools
+import json
+import os
+from typing import Any
+
+import jax
+import tensorflow as tf
+
+from t5x_lite import data, infer
+from t5x_lite.jobs import Generate
+from t5x_lite.run import Run
+
+_COUNT = 4
+
+
+def write(
+  model: Any, params: Any, run: Run, layout: Any, model_dir: str, number: int
+) -> None:
+  """Writes `model_dir`/samples/STEP.jsonl: inputs, targets and prediction.
+
+  The same first examples of the first evaluation task (of the training task
+  where there is none) at every step. An encoder-only model predicts nothing.
+  """
+  if model.architecture == "encoder":
+    return
+  spec = run.eval[0] if run.eval else run.train
+  codec = infer.codec(
+    spec.task, model.architecture, spec.lengths, truncate=True
+  )
+  job = Generate(model=model, codec=codec, sampler=run.sampler)
+  spec = dataclasses.replace(spec, shuffle=False, pack=False, num_epochs=1)
+  examples = itertools.islice(
+    data.examples(spec, model.architecture).as_numpy_iterator(), _COUNT
+  )
+  texts = [_texts(example, codec, job) for example in examples]
+  results = infer.run(job, params, texts, batch_size=_COUNT, layout=layout)
+  if jax.process_index() == 0:
+    folder = os.path.join(model_dir, "samples")
+    tf.io.gfile.makedirs(folder)
+    path = os.path.join(folder, f"{number}.jsonl")
+    with tf.io.gfile.GFile(path, "w") as file:
+      for result in results:
+        file.write(json.dumps(result, ensure_ascii=False) + "\n")
+
+
+def _texts(example, codec, job):
+  """Returns what is given and what was to be predicted, as texts."""
+  targets = example["targets"].tolist()
+  if "inputs" in example:
+    inputs = example["inputs"].tolist()
+  else:
+    half = min(len(targets) // 2, job.lengths["inputs"])
+    inputs, targets = targets[:half], targets[half:]
+  return {
+    "inputs": codec.inputs.vocabulary.decode(inputs),
+    "targets": codec.targets.vocabulary.decode(targets),
+  }

@@ -1,0 +1,258 @@
+"""The training loop, in reading order."""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import signal
+from typing import Any
+
+import jax
+import numpy as np
+
+from t5x_lite import (
+  accounting,
+  data,
+  evaluate,
+  features,
+  optimizers,
+  peak,
+  records,
+  samples,
+  step,
+  vocabulary_record,
+  warm_start,
+)
+from t5x_lite.checkpoint import Checkpoints
+from t5x_lite.run import Run
+from t5x_lite.step import TrainState
+
+# Steps that may be under way before the host waits for the oldest.
+_STEPS_AHEAD = 2
+
+
+def train(run: Run, *, model_dir: str) -> TrainState:
+  """Trains, or goes on training, until `run.total_steps`.
+
+  Ctrl-C and SIGTERM end the step under way, save a checkpoint and leave with
+  the signal's usual exit status; a second one leaves at once. The same call
+  resumes, on CPU with the same bits as a run never interrupted.
+
+  Args:
+    run: what to train.
+    model_dir: receives checkpoints/, samples/, metrics.jsonl and TensorBoard
+      events.
+
+  Returns:
+    The final state.
+
+  Raises:
+    ValueError: before anything is written, for a run that cannot be: unknown
+      task, lengths, batch or vocabulary that do not fit, too little memory.
+  """
+  model, settings = _fit(run, model_dir)
+  optimizer = settings.build(model.logical_axes())
+  architecture = model.architecture
+  shard = run.layout.data_shard()
+  batches = data.batches(
+    run.train, architecture, process_index=shard[0], process_count=shard[1]
+  )
+  description = accounting.describe(
+    model,
+    batch_size=run.train.batch_size,
+    lengths=run.train.lengths,
+    optimizer=settings,
+    microbatches=run.microbatches,
+  )
+  accounting.check_memory(description, layout=run.layout)
+
+  abstract_state, axes = _abstract_state(model, optimizer)
+  layout = run.layout.fit(axes.params, abstract_state.params)
+  with layout.activate(), contextlib.ExitStack() as stack:
+    abstract_state = _place(abstract_state, axes, layout)
+    train_step = _compile(
+      run, model, optimizer, layout, abstract_state, batches
+    )
+    checkpoints = stack.enter_context(Checkpoints(model_dir, run.keep))
+    restored = checkpoints.restore(abstract_state, batches)
+    if restored is None:
+      state = _first_state(run, model, optimizer, abstract_state)
+      first_step = 0
+    else:
+      state, first_step = restored
+    vocabulary_record.write(run.train.task, model_dir)
+    recorder = stack.enter_context(
+      records.Recorder(
+        model_dir,
+        first_step=first_step,
+        total_steps=run.total_steps,
+        flops_per_step=description["flops_per_step"],
+        peak_flops=peak.matmul_flops(model.transformer.dtype),
+      )
+    )
+    recorder.say(_describe(run, layout, description, model, first_step))
+    stop = stack.enter_context(_Stop())
+
+    def due(every, number):
+      last = number == run.total_steps
+      return every is not None and (number % every == 0 or last)
+
+    train_step = train_step.result()
+    interval = records.Interval()
+    under_way = collections.deque()
+    for number in range(first_step + 1, run.total_steps + 1):
+      host_batch = next(batches)
+      state, metrics = train_step(state, layout.shard_batch(host_batch))
+      interval.add(metrics, features.token_counts(host_batch))
+      under_way.append(metrics)
+      if len(under_way) > _STEPS_AHEAD:
+        jax.block_until_ready(under_way.popleft())
+
+      stopping = stop.requested(number)
+      if due(run.log_every, number) or stopping:
+        rate = settings.learning_rate(number - 1)
+        recorder.train(number, interval, learning_rate=float(rate))
+        interval = records.Interval()
+      evaluation = None
+      if due(run.eval_every, number) and run.eval:
+        evaluation = evaluate.evaluate(
+          model, state.params, run.eval, layout=layout, metric_fns=False
+        )
+        recorder.evaluation(number, evaluation)
+      if due(run.sample_every, number):
+        samples.write(model, state.params, run, layout, model_dir, number)
+      if due(run.checkpoint_every, number) or stopping:
+        checkpoints.save(number, state, batches, evaluation)
+      recorder.advance(number)
+      if stopping:
+        break
+    checkpoints.wait()
+  stop.leave()
+  return state
+
+
+def _fit(run: Run, model_dir: str):
+  """Checks the run, and fits model and optimizer to data and length."""
+  run.layout.check_batch(run.train.batch_size, run.microbatches)
+  for spec in (run.train, *run.eval):
+    data.check(spec, run.model.architecture, process_count=jax.process_count())
+  vocabulary_record.check(run.train.task, model_dir)
+  model = run.model.fit_vocabulary(data.required_vocab_size(run.train.task))
+  return model, run.optimizer.fit_steps(run.total_steps)
+
+
+def _abstract_state(model, optimizer) -> tuple[TrainState, TrainState]:
+  """Returns the state's shapes, and its logical axes."""
+  state = jax.eval_shape(
+    lambda: step.init_state(model, optimizer, jax.random.key(0))
+  )
+  axes = model.logical_axes()
+  opt_axes = optimizers.state_axes(state.opt_state, axes)
+  return state, TrainState((), axes, opt_axes)
+
+
+def _place(abstract_state, axes, layout) -> TrainState:
+  """Gives each leaf of an abstract state its sharding."""
+  shardings = layout.tree_shardings(axes, abstract_state)
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    abstract_state,
+    shardings,
+  )
+
+
+def _compile(run, model, optimizer, layout, abstract_state, batches):
+  """Starts to compile the step beside whatever comes next; a future."""
+  rows = run.train.batch_size
+  abstract_batch = {
+    name: jax.ShapeDtypeStruct(
+      (rows, *shape[1:]), np.int32, sharding=layout.batch_sharding()
+    )
+    for name, shape in batches.shapes.items()
+  }
+  shardings = jax.tree.map(lambda x: x.sharding, abstract_state)
+  function = jax.jit(
+    step.train_step(
+      model,
+      optimizer,
+      microbatches=run.microbatches,
+      dropout_key=jax.random.key(run.seed + 1),
+    ),
+    donate_argnums=0,
+    out_shardings=(shardings, layout.replicated()),
+  )
+  lowered = function.lower(abstract_state, abstract_batch)
+  with concurrent.futures.ThreadPoolExecutor(1) as executor:
+    future = executor.submit(lowered.compile)
+    executor.shutdown(wait=False)
+  return future
+
+
+def _first_state(run, model, optimizer, abstract_state) -> TrainState:
+  """Draws the first state, or takes its parameters from another run."""
+  shardings = jax.tree.map(lambda x: x.sharding, abstract_state)
+  init = jax.jit(
+    functools.partial(step.init_state, model, optimizer),
+    out_shardings=shardings,
+  )
+  state = init(jax.random.key(run.seed))
+  if run.warm_start is not None:
+    params = warm_start.warm_start(run.warm_start, state.params)
+    state = dataclasses.replace(state, params=params)
+  return state
+
+
+def _describe(run, layout, description, model, first_step) -> str:
+  """Says once what is about to run."""
+  mesh = layout.mesh().shape
+  stack = model.transformer.decoder or model.transformer.encoder
+  start = f"resuming after step {first_step}" if first_step else "from step 0"
+  return (
+    f"{model.architecture} on {run.train.task}, {start} of {run.total_steps}: "
+    f"{description['parameters']['total']:,} parameters, "
+    f"{description['flops_per_token'] / 1e6:,.1f} MFLOP a token, "
+    f"{description['bytes']['total'] / 2**20:,.0f} MiB predicted, "
+    f"attention kernel {stack.layer.attention.kernel}, mesh data "
+    f"{mesh['data']} x tensor {mesh['tensor']}, {jax.default_backend()}"
+  )
+
+
+class _Stop:
+  """Turns the first Ctrl-C or SIGTERM into a request to end after this step."""
+
+  def __init__(self):
+    self.signal: int | None = None
+
+  def __enter__(self) -> "_Stop":
+    # Among several processes, JAX's own SIGTERM handler agrees on a step.
+    self._several = jax.process_count() > 1
+    caught = (
+      (signal.SIGINT,) if self._several else (signal.SIGINT, signal.SIGTERM)
+    )
+    self._previous = {s: signal.signal(s, self._note) for s in caught}
+    return self
+
+  def _note(self, number: int, frame: Any) -> None:
+    del frame
+    self.signal = number
+    signal.signal(number, self._previous[number])
+
+  def requested(self, step_number: int) -> bool:
+    """Tells whether to end, the same in all processes."""
+    if not self._several:
+      return self.signal is not None
+    from jax.experimental import multihost_utils
+
+    if multihost_utils.reached_preemption_sync_point(step_number):
+      self.signal = self.signal or signal.SIGTERM
+    return self.signal is not None
+
+  def leave(self) -> None:
+    """Exits with the signal's status, if there was one."""
+    if self.signal is not None:
+      raise SystemExit(128 + self.signal)
+
+  def __exit__(self, *error) -> None:
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)

@@ -56,6 +56,11 @@ def active(layout: Any) -> contextlib.AbstractContextManager:
   return contextlib.nullcontext() if layout is None else layout.activate()
 
 
+def share(layout: Any) -> tuple[int, int]:
+  """Returns which share of a batch this process holds: (index, count)."""
+  return (0, 1) if layout is None else layout.data_shard()
+
+
 def round_up(batch_size: int, layout: Any = None) -> int:
   """Returns the next number of rows that the devices share evenly."""
   if batch_size < 1:
@@ -88,8 +93,9 @@ def _put(batch, layout):
   """Gives the devices this process's part of a batch that all hold."""
   if layout is None:
     return batch
-  rows = len(batch["row_ids"]) // jax.process_count()
-  mine = slice(rows * jax.process_index(), rows * (jax.process_index() + 1))
+  index, count = share(layout)
+  rows = len(batch["row_ids"]) // count
+  mine = slice(rows * index, rows * (index + 1))
   return layout.shard_batch({k: v[mine] for k, v in batch.items()})
 
 

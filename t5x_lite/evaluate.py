@@ -46,16 +46,17 @@ def evaluate(
   Raises:
     ValueError: for what cannot be read (see data.check), before any is.
   """
+  index, count = batched.share(layout)
   for spec in specs:
-    data.check(spec, model.architecture, process_count=jax.process_count())
+    data.check(spec, model.architecture, process_count=count)
   results = {}
   for spec in specs:
     for one in _each_task(spec):
       stream = data.batches(
         one,
         model.architecture,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=index,
+        process_count=count,
       )
       counts = TargetCounts()
       metrics = teacher_forced(

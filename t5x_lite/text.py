@@ -32,18 +32,23 @@ def encode(vocabulary: Any, text: str) -> list[int]:
       f"{vocabulary.extra_ids} sentinels, <extra_id_0> to "
       f"<extra_id_{vocabulary.extra_ids - 1}>"
     )
-  if _spells_sentinels(vocabulary):
-    # SentencePiece knows them at the start of a word only: "jel<extra_id_0>"
-    # would be spelt out. The piece holds the space, so that "jel <extra_id_0>"
-    # gives the tokens that training gives for a word cut in two.
-    return list(
-      vocabulary.encode(re.sub(r"(?<=[^ ])(?=<extra_id_)", " ", text))
-    )
+  # SentencePiece may know them at the start of a word only, and spell
+  # "jel<extra_id_0>" out. The piece holds the space, so that "jel <extra_id_0>"
+  # gives the tokens that training gives for a word cut in two.
+  for spelling in (text, re.sub(r"(?<=[^ ])(?=<extra_id_)", " ", text)):
+    ids = list(vocabulary.encode(spelling))
+    found = _sentinel_numbers(vocabulary)
+    if [found[i] for i in ids if i in found] == numbers:
+      return ids
+  # It does not know them at all.
   ids = []
   for i, part in enumerate(_SENTINEL.split(text)):  # text, number, text, ...
-    ids += [_sentinel_id(vocabulary, int(part))] if i % 2 else (
-      vocabulary.encode(part)
-    )  # fmt: skip
+    is_number = i % 2
+    ids += (
+      [_sentinel_id(vocabulary, int(part))]
+      if is_number
+      else vocabulary.encode(part)
+    )
   return ids
 
 
@@ -115,6 +120,6 @@ def _sentinel_numbers(vocabulary):
 
 
 def _spells_sentinels(vocabulary):
-  """Tells whether encode and decode know sentinels (bytes do not)."""
+  """Tells whether decode knows sentinels (seqio's bytes do not)."""
   text = vocabulary.decode([_sentinel_id(vocabulary, 0)])
   return text.strip() == "<extra_id_0>"

@@ -7,6 +7,7 @@ import sentencepiece
 import seqio
 
 from t5x_lite import text as text_lib
+from tasks import vocabularies
 
 WORDS = "thank you for inviting me to your jelly party last week".split()
 
@@ -34,10 +35,12 @@ def pieces(tmp_path_factory):
 BYTES = seqio.ByteVocabulary(extra_ids=10)
 
 
-@pytest.fixture(params=["pieces", "bytes"])
+@pytest.fixture(params=["pieces", "bytes", "bytes that know sentinels"])
 def vocabulary(request):
   if request.param == "bytes":
     return BYTES
+  if request.param == "bytes that know sentinels":
+    return vocabularies.Bytes(extra_ids=10)
   return request.getfixturevalue("pieces")
 
 
@@ -78,10 +81,12 @@ def test_decode_spells_sentinels_and_stops_before_eos(vocabulary):
   assert text_lib.decode(vocabulary, ids) == text
 
 
-def test_bytes_outside_of_sentinels_are_untouched():
-  assert text_lib.decode(BYTES, text_lib.encode(BYTES, "é\n<extra_id_9>x")) == (
-    "é\n<extra_id_9>x"
-  )
+@pytest.mark.parametrize(
+  "vocabulary", [BYTES, vocabularies.Bytes(extra_ids=10)]
+)
+def test_bytes_outside_of_sentinels_are_untouched(vocabulary):
+  text = "é\n<extra_id_9>x"
+  assert text_lib.decode(vocabulary, text_lib.encode(vocabulary, text)) == text
 
 
 def test_plain_text_may_hold_the_word_where_there_are_no_sentinels():

@@ -56,7 +56,7 @@ def shape_flags(values):
 
 
 def settings(values) -> dict:
-  """Returns model, optimizer, batch_size and lengths of a configuration.
+  """Returns model, optimizer and what a step of a configuration is made of.
 
   Raises:
     ValueError: no model, or a size that nothing gives.
@@ -81,6 +81,7 @@ def settings(values) -> dict:
   return {
     "model": model,
     "optimizer": run.get("optimizer"),
+    "microbatches": run.get("microbatches", 1),
     "batch_size": values.batch_size
     or (train.batch_size if train else _DEFAULT_BATCH_SIZE),
     "lengths": lengths

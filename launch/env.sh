@@ -43,7 +43,7 @@ show_progress() {
       printf "  %3d  %s\n", ++n, $2; fflush()
     }
     /^ *Downloading .*\([0-9]+(\.[0-9]+)? [MG]B\)/ {
-      size = substr($(NF - 1), 2)
+      size = substr($(NF - 1), 2) + 0
       if (size > 50 || $NF == "GB)") {
         printf "       downloading %s %s\n", size, substr($NF, 1, 2); fflush()
       }

@@ -132,7 +132,9 @@ def help_page(name, summary, command, values) -> str:
 
 
 def _flag_lines(flag):
-  value = {"bool": ""}.get(flag.flag_type(), "=...")
+  value = "" if flag.boolean else "=..."
+  if choices := getattr(flag.parser, "enum_values", None):
+    value = f"={'|'.join(choices)}"
   prefix = "--[no]" if flag.boolean else "--"
   default = flag.default
   if default in (None, [], "", False):
@@ -146,6 +148,7 @@ def _flag_lines(flag):
     name = "gin.NAME=VALUE, --gin_bindings"
   # absl's own hint on lists; the page says "repeatable" where it matters.
   text = re.sub(r";\s+repeat this option.*", "", flag.help, flags=re.DOTALL)
+  text = re.sub(r"^<[^>]*>: ", "", text)
   body = textwrap.wrap(f"{text}{tail}", _WIDTH - 6)
   return [f"  {prefix}{name}{value}", *(f"      {line}" for line in body)]
 

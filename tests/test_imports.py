@@ -130,8 +130,11 @@ def test_module_needs_neither_tensorflow_nor_seqio(start):
     assert not heavy, f"{start} loads {name}, which imports {heavy}"
 
 
-def test_bench_stands_on_step_decoding_and_accounting():
-  allowed = ("step", "decoding", "accounting", "optimizers", "partitioning")
+def test_bench_stands_on_the_step_and_no_data():
+  allowed = (
+    "model", "step", "decoding", "accounting", "peak", "optimizers",
+    "partitioning",
+  )  # fmt: skip
   found = imports(ast.parse((LIBRARY / "bench.py").read_text()))
   ours = {i for i in found if under(i, "t5x_lite")}
   assert all(under(i, *(f"t5x_lite.{a}" for a in allowed)) for i in ours), ours

@@ -1,0 +1,93 @@
+"""Measures training speed on synthetic tokens: `t5x_lite bench`."""
+
+import json
+
+from absl import flags
+
+from launch import describe, options
+
+USAGE = "--gin_file=FILE [flags]"
+DETAILS = """
+Times whole training steps of a model on this machine: no data is read. Prints
+tokens per second, step time, model FLOP/s, their share of the matmul peak that
+is measured in the same run, and peak memory. A run's file gives the batch, the
+lengths and the optimizer; with a model's file alone, flags do.
+"""
+EXAMPLE = """
+t5x_lite bench --gin_file=gin/models/t5_1_1/small.gin --batch_size=8 \\
+  --lengths=inputs=512,targets=114 --json
+t5x_lite bench --gin_file=gin/models/llama/bench.gin --optimizer=adamw
+"""
+
+
+def define(values):
+  """Defines the command's flags."""
+  options.gin_flags(values)
+  describe.shape_flags(values)
+  flags.DEFINE_enum(
+    "optimizer", None, ["adafactor", "adamw"],
+    "Optimizer, where no gin file binds one; by default adafactor for an "
+    "encoder-decoder and adamw for others.",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_integer(
+    "steps", 5, "Steps to time, after one that is not.", lower_bound=1,
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_bool("json", False, "Print one JSON object.", flag_values=values)
+  options.process_flags(values)
+
+
+def main(values, arguments):
+  """Prints the measurement."""
+  options.no_arguments("bench", arguments)
+  given = describe.settings(values)
+  from launch import session
+
+  session.start_processes(values)
+  import jax
+
+  from t5x_lite import bench
+
+  model, optimizer = given.pop("model"), given.pop("optimizer")
+  if optimizer is None or values.optimizer:
+    optimizer = _optimizer(values.optimizer, model.architecture)
+  result = bench.bench(model, optimizer, steps=values.steps, **given)
+  if jax.process_index() == 0:
+    print(json.dumps(result) if values.json else _table(result))
+
+
+def _optimizer(name, architecture):
+  from t5x_lite import optimizers
+
+  if name is None:
+    encodes = architecture in ("encoder_decoder", "encoder")
+    name = "adafactor" if encodes else "adamw"
+  if name == "adamw":
+    return optimizers.AdamW(learning_rate=1e-3, weight_decay=0.1, clip_norm=1.0)
+  return optimizers.Adafactor(learning_rate=1e-3)
+
+
+def _table(result) -> str:
+  lengths = ", ".join(f"{k} {v}" for k, v in result["lengths"].items())
+  steps = f"{result['step_ms_median']:,} ms, of {len(result['step_ms'])} steps"
+  rows = {
+    "model": f"{result['architecture']}, {result['parameters']:,} parameters, "
+    f"{result['dtype']}, attention kernel {result['kernel']}",
+    "batch": f"{result['batch_size']} rows, {lengths}",
+    "device": result["device"],
+    "tokens per second": f"{result['tokens_per_s']:,}",
+    "step, median": steps,
+    "model FLOP/s": f"{describe.quantity(result['flops_per_s'])}, "
+    f"{result['pct_of_peak']} % of the matmul peak here "
+    f"({describe.quantity(result['peak_flops_per_s'])})",
+    "peak memory": f"{result['rss_mb']:,} MB of the process"
+    + (
+      f", {result['device_mb']:,} MB on the device"
+      if result["device_mb"] is not None
+      else ""
+    ),
+    "compilation": f"{result['compile_s']} s",
+  }
+  width = max(map(len, rows))
+  return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())

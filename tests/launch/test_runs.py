@@ -1,0 +1,173 @@
+"""Whole runs through the command line: train, resume, evaluate, infer."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from launch import main
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+RUN = """
+include "models/t5_1_1/tiny.gin"
+include "optim/adamw.gin"
+from __gin__ import dynamic_registration
+from t5x_lite import model
+from t5x_lite import run
+from tasks import span_corruption
+from tasks import text
+
+WIDTH = 32
+NUM_LAYERS = 1
+NUM_HEADS = 2
+HEAD_DIM = 16
+HIDDEN = 32
+
+text.text_task.files = "{corpus}"
+text.text_task.vocabulary = "bytes"
+text.text_task.documents = "line"
+text.text_task.validation = 0.2
+text.text_task.objective = @span_corruption.SpanCorruption()
+
+run.Data.task = @text.text_task()
+run.Data.lengths = {{"inputs": 64, "targets": 32}}
+run.Data.batch_size = 8
+validation/run.Data.split = "validation"
+validation/run.Data.num_batches = 2
+
+run.Run.model = @model.Model()
+run.Run.train = @run.Data()
+run.Run.eval = [@validation/run.Data()]
+run.Run.total_steps = 2
+run.Run.log_every = 1
+run.Run.eval_every = 2
+run.Run.checkpoint_every = 2
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("runs")
+  corpus = folder / "corpus.txt"
+  with corpus.open("w") as file:
+    for i in range(300):
+      file.write(f"Line {i} says that {i} and {i} make {2 * i}, as ever.\n")
+  (folder / "tiny.gin").write_text(textwrap.dedent(RUN.format(corpus=corpus)))
+  return folder
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+  model_dir = folder / "run"
+  assert train(folder, model_dir) == 0
+  return model_dir
+
+
+def train(folder, model_dir, *flags):
+  gin_file = f"--gin_file={folder}/tiny.gin"
+  return main.main(["train", gin_file, f"--model_dir={model_dir}", *flags])
+
+
+def steps(model_dir):
+  lines = (model_dir / "metrics.jsonl").read_text().splitlines()
+  return sorted({json.loads(line)["step"] for line in lines})
+
+
+def test_a_run_holds_what_reproduces_it(trained):
+  files = {path.name for path in trained.iterdir()}
+  wanted = {"config.gin", "operative_config.gin", "run.json", "metrics.jsonl"}
+  assert wanted | {"checkpoints"} <= files
+  assert steps(trained) == [1, 2]
+
+
+def test_a_finished_run_is_not_trained_again(folder, trained):
+  before = (trained / "metrics.jsonl").read_text()
+  assert train(folder, trained) == 0
+  assert (trained / "metrics.jsonl").read_text() == before
+
+
+def test_another_configuration_is_refused(folder, trained, capsys):
+  record = (trained / "run.json").read_text()
+  assert train(folder, trained, "--gin.run.Run.seed=7") == 2
+  assert "seed is 0 there, 7 here" in capsys.readouterr().err
+  assert (trained / "run.json").read_text() == record
+
+
+def test_a_run_that_is_refused_leaves_nothing_behind(folder, capsys):
+  model_dir = folder / "refused"
+  assert train(folder, model_dir, "--gin.run.Data.task=nonesuch") == 2
+  assert "unknown task 'nonesuch'" in capsys.readouterr().err
+  assert not model_dir.exists()
+
+
+def test_evaluation_prints_and_writes_the_same_numbers(trained, capsys):
+  assert main.main(["eval", f"--model_dir={trained}", "--json"]) == 0
+  printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+  (written,) = trained.glob("eval-*.json")
+  assert json.loads(written.read_text()).items() >= printed.items()
+  assert any(name.endswith("/unigram_entropy") for name in printed)
+
+
+def test_blanks_are_filled_in(trained, capsys):
+  arguments = ["infer", f"--model_dir={trained}", "--text=Line ___ says"]
+  assert main.main([*arguments, "--json", "--max_new_tokens=4"]) == 0
+  result = json.loads(capsys.readouterr().out.splitlines()[-1])
+  assert result["text"] == "Line <extra_id_0> says"
+  assert result["num_tokens"] <= 4
+  assert main.main(arguments) == 0
+  assert "Line <extra_id_0> says\n  -> " in capsys.readouterr().out
+
+
+def test_samples_differ_and_repeat_with_the_seed(trained, capsys):
+  arguments = ["infer", f"--model_dir={trained}", "--text=Line ___ says"]
+  arguments += ["--temperature=1.0", "--num_samples=3", "--max_new_tokens=6"]
+  printed = []
+  for _ in range(2):
+    assert main.main([*arguments, "--json"]) == 0
+    printed.append(capsys.readouterr().out)
+  assert printed[0] == printed[1]
+  assert len(set(printed[0].splitlines())) == 3
+
+
+def test_targets_of_a_file_are_scored_in_order(trained, folder):
+  pairs = [
+    {"inputs": f"a <extra_id_0> {i}", "targets": f"<extra_id_0> {i}"}
+    for i in range(3)
+  ]
+  given, scored = folder / "pairs.jsonl", folder / "scores.jsonl"
+  given.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+  arguments = [f"--model_dir={trained}", f"--input={given}"]
+  assert main.main(["score", *arguments, f"--output={scored}"]) == 0
+  lines = [json.loads(line) for line in scored.read_text().splitlines()]
+  assert [line["inputs"] for line in lines] == [p["inputs"] for p in pairs]
+  assert all(line["log_likelihood"] < 0 for line in lines)
+
+
+def test_a_longer_run_goes_on_and_says_so(folder, trained, capsys):
+  assert train(folder, trained, "--gin.run.Run.total_steps=3") == 0
+  assert "going on with total_steps: 2 there, 3 here" in capsys.readouterr().err
+  assert steps(trained) == [1, 2, 3]
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(folder):
+  model_dir = folder / "two"
+  subprocess.run(
+    [
+      "bash", str(ROOT / "launch" / "local.sh"), "--processes=2", "--devices=2",
+      f"--logs={folder}/logs", "--", "train",
+      f"--gin_file={folder}/tiny.gin", f"--model_dir={model_dir}",
+    ],
+    check=True,
+    timeout=300,
+    env=os.environ | {"T5X_LITE_VENV": sys.prefix},
+  )  # fmt: skip
+  record = json.loads((model_dir / "run.json").read_text())
+  assert record["processes"] == 2
+  assert record["devices"] == "4 x cpu"
+  assert steps(model_dir) == [1, 2]

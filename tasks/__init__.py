@@ -1,0 +1,9 @@
+"""Text, vocabularies and objectives, as seqio tasks.
+
+Importing this package registers the tasks of tasks/mixtures.py by name. It
+reads no corpus and trains no vocabulary: that is done on the first use.
+"""
+
+from tasks import mixtures
+
+mixtures.register()

@@ -1,0 +1,231 @@
+"""Makes tasks of TensorFlow Datasets and of Hugging Face `datasets`.
+
+C4: `tfds_task(dataset="c4/en:3.1.0", objective=SpanCorruption(), ...)`.
+WMT: `tfds_task(dataset="wmt_t2t_translate/de-en:1.0.0", objective=TextToText(
+inputs="translate English to German: {en}", targets="{de}"), ...)`.
+GLUE: `hf_task(path="nyu-mll/glue", config="sst2", objective=TextToText(
+inputs="sst2 sentence: {sentence}", targets="{label}",
+labels={"label": ("negative", "positive")}), ...)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import seqio
+import tensorflow as tf
+
+from tasks import cache, sources, vocabularies
+from tasks.task import Objective, add_task
+
+
+def tfds_task(
+  *,
+  name: str,
+  dataset: str,
+  objective: Objective,
+  vocabulary: seqio.Vocabulary | str,
+  splits: Mapping[str, str] | Sequence[str] = ("train", "validation"),
+  data_dir: str | None = None,
+  text: str = "text",
+) -> str:
+  """Registers a task over a TFDS dataset and returns its name.
+
+  Args:
+    name: the task's name.
+    dataset: the dataset with config and version, "c4/en:3.1.0".
+    objective: what to learn from it.
+    vocabulary: "bytes", the path of a SentencePiece model, or a seqio
+      vocabulary.
+    splits: the splits, or our names for TFDS's: {"validation": "train[:1%]"}.
+    data_dir: where the dataset lies, local or gs://; None is TFDS's own.
+    text: the field that objectives over documents read.
+  """
+  if ":" not in dataset:
+    raise ValueError(
+      f"dataset ({dataset!r}) must state a version, as in 'c4/en:3.1.0'"
+    )
+  return add_task(
+    name,
+    source=TfdsText(dataset, splits=splits, data_dir=data_dir, text=text),
+    objective=objective,
+    vocabulary=vocabularies.resolve(vocabulary),
+  )
+
+
+def hf_task(
+  *,
+  name: str,
+  path: str,
+  objective: Objective,
+  vocabulary: seqio.Vocabulary | str,
+  config: str | None = None,
+  splits: Mapping[str, str] | Sequence[str] = ("train", "validation"),
+  data_files: str | Sequence[str] | Mapping[str, str] | None = None,
+  revision: str | None = None,
+  text: str = "text",
+) -> str:
+  """Registers a task over a dataset of Hugging Face's and returns its name.
+
+  Args:
+    name: the task's name.
+    path: the dataset's name on the hub, or a format of local files: "parquet",
+      "arrow", "json", "csv".
+    objective: what to learn from it.
+    vocabulary: "bytes", the path of a SentencePiece model, or a seqio
+      vocabulary.
+    config: the dataset's configuration ("sst2" of GLUE).
+    splits: the splits, or our names for theirs: {"validation": "train[:1%]"}.
+    data_files: files, where `path` is a format; by split or for "train".
+    revision: the commit or tag of the hub's dataset.
+    text: the field that objectives over documents read.
+  """
+  source = HuggingFaceText(
+    path,
+    config=config,
+    splits=splits,
+    data_files=data_files,
+    revision=revision,
+    text=text,
+  )
+  return add_task(
+    name,
+    source=source,
+    objective=objective,
+    vocabulary=vocabularies.resolve(vocabulary),
+  )
+
+
+class TfdsText(seqio.TfdsDataSource):
+  """Reads a TFDS dataset, with `text` under the name "text"."""
+
+  def __init__(
+    self,
+    dataset: str,
+    *,
+    splits: Mapping[str, str] | Sequence[str],
+    data_dir: str | None = None,
+    text: str = "text",
+  ):
+    self._text = text
+    self._recipe = (dataset, tuple(_split_map(splits).items()), data_dir, text)
+    super().__init__(dataset, tfds_data_dir=data_dir, splits=_split_map(splits))
+
+  def get_dataset(self, *args, **options) -> tf.data.Dataset:
+    dataset = super().get_dataset(*args, **options)
+    return dataset.map(lambda example: _rename(example, self._text))
+
+  def __eq__(self, other) -> bool:
+    return isinstance(other, TfdsText) and self._recipe == other._recipe
+
+  def __hash__(self) -> int:
+    return hash(self._recipe)
+
+
+class HuggingFaceText(sources.LazySource):
+  """Reads a dataset of Hugging Face's into memory or into record files.
+
+  `datasets` serves TensorFlow from Python, which cannot be checkpointed; so
+  the examples are copied once. Fields that are no text or number are left out.
+  """
+
+  def __init__(
+    self,
+    path: str,
+    *,
+    config: str | None = None,
+    splits: Mapping[str, str] | Sequence[str] = ("train", "validation"),
+    data_files: str | Sequence[str] | Mapping[str, str] | None = None,
+    revision: str | None = None,
+    text: str = "text",
+  ):
+    self._path = path
+    self._config = config
+    self._splits_map = _split_map(splits)
+    self._data_files = data_files
+    self._revision = revision
+    self._text = text
+    super().__init__(path, tuple(self._splits_map))
+
+  def recipe(self) -> tuple:
+    return (
+      self._path,
+      self._config,
+      tuple(self._splits_map.items()),
+      repr(self._data_files),
+      self._revision,
+      self._text,
+    )
+
+  def make(self) -> sources.MemorySource | sources.RecordSource:
+    tables = {
+      split: self._load(name) for split, name in self._splits_map.items()
+    }
+    rows = (
+      (split, _rename(_scalars(row), self._text))
+      for split, table in tables.items()
+      for row in table
+    )
+    if sum(table.data.nbytes for table in tables.values()) <= (
+      sources.MEMORY_BYTES
+    ):
+      return sources.MemorySource(self.name, _columns(rows, list(tables)))
+    prints = [table._fingerprint for table in tables.values()]
+    return sources.write_records(
+      self.name, cache.digest([repr(self.recipe()), *prints]), rows
+    )
+
+  def _load(self, split: str):
+    try:
+      import datasets
+    except ImportError:
+      raise ValueError(
+        f"reading {self._path!r} needs the package `datasets`: "
+        "pip install 't5x_lite[hf]'"
+      ) from None
+    try:
+      return datasets.load_dataset(
+        self._path,
+        self._config,
+        split=split,
+        data_files=self._data_files,
+        revision=self._revision,
+      )
+    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+      first_line = (str(error).splitlines() or [type(error).__name__])[0]
+      raise ValueError(
+        f"cannot load split {split!r} of {self._path!r}: {first_line}"
+      ) from None
+
+
+def _split_map(splits: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
+  if isinstance(splits, str):
+    splits = (splits,)
+  return dict(splits) if isinstance(splits, Mapping) else {s: s for s in splits}
+
+
+def _rename(example: Mapping, text: str) -> Mapping:
+  if text == "text" or text not in example:
+    return example
+  return {**example, "text": example[text]}
+
+
+def _scalars(row: Mapping, prefix: str = "") -> dict:
+  """Flattens nested fields and keeps text, numbers and truth values."""
+  flat = {}
+  for key, value in row.items():
+    if isinstance(value, Mapping):
+      flat |= _scalars(value, f"{prefix}{key}/")
+    elif isinstance(value, str | int | float):
+      flat[prefix + key] = value
+  return flat
+
+
+def _columns(
+  rows: Iterator[tuple[str, Mapping]], splits: Sequence[str]
+) -> dict[str, dict[str, list]]:
+  columns: dict[str, dict[str, list]] = {split: {} for split in splits}
+  for split, row in rows:
+    for key, value in row.items():
+      columns[split].setdefault(key, []).append(value)
+  return columns

@@ -1,0 +1,81 @@
+"""Compares generated text with the truth; percentages, for seqio.Evaluator."""
+
+from __future__ import annotations
+
+import collections
+import re
+from collections.abc import Mapping, Sequence
+
+_SENTINEL = re.compile(r"<extra_id_(\d+)>")
+
+
+def sequence_accuracy(
+  targets: Sequence[str], predictions: Sequence[str]
+) -> Mapping[str, float]:
+  """Counts predictions that equal their target, up to surrounding space."""
+  return {"sequence_accuracy": _mean(map(_same, targets, predictions))}
+
+
+def continuation(
+  targets: Sequence[str], predictions: Sequence[str]
+) -> Mapping[str, float]:
+  """Compares continuations word by word (F1) and as a whole."""
+  return {
+    "sequence_accuracy": _mean(map(_same, targets, predictions)),
+    "token_f1": _mean(map(token_f1, targets, predictions)),
+  }
+
+
+def spans(text: str, **unused_kwargs) -> Mapping[int, str]:
+  """Reads "<extra_id_0> a b <extra_id_1> c" as {0: "a b", 1: "c"}.
+
+  Of a sentinel that comes twice the first span counts.
+  """
+  _, *parts = _SENTINEL.split(text)
+  found = {}
+  for number, span in zip(parts[::2], parts[1::2], strict=True):
+    found.setdefault(int(number), span.strip())
+  return found
+
+
+def infilling(
+  targets: Sequence[Mapping[int, str]],
+  predictions: Sequence[Mapping[int, str]],
+) -> Mapping[str, float]:
+  """Compares filled blanks, as read by `spans`.
+
+  `span_accuracy` is the share of blanks filled exactly, `token_f1` the mean F1
+  of the words per blank (a blank left out counts 0), and `sequence_accuracy`
+  the share of examples without any fault.
+  """
+  pairs = [
+    (truth[number], prediction.get(number, ""))
+    for truth, prediction in zip(targets, predictions, strict=True)
+    for number in truth
+  ]
+  return {
+    "sequence_accuracy": _mean(
+      truth == prediction
+      for truth, prediction in zip(targets, predictions, strict=True)
+    ),
+    "span_accuracy": _mean(truth == filled for truth, filled in pairs),
+    "token_f1": _mean(token_f1(truth, filled) for truth, filled in pairs),
+  }
+
+
+def token_f1(truth: str, prediction: str) -> float:
+  """Returns the F1 of two bags of words; two empty ones agree."""
+  truth_words, words = truth.split(), prediction.split()
+  if not truth_words or not words:
+    return float(truth_words == words)
+  shared = collections.Counter(truth_words) & collections.Counter(words)
+  return 2 * shared.total() / (len(truth_words) + len(words))
+
+
+def _same(truth: str, prediction: str) -> bool:
+  return truth.strip() == prediction.strip()
+
+
+def _mean(values) -> float:
+  values = list(values)
+  return 100.0 * sum(values) / len(values) if values else 0.0

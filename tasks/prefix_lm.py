@@ -1,0 +1,125 @@
+"""Prefix language modelling: continue a text whose beginning is seen whole.
+
+  window               [a b c d e f]
+  uniform split, at 2  inputs [a b]      targets [c d e f]
+  prefix_fraction 2/3  inputs [a b c d]  targets [e f]
+
+Inputs and targets are the two parts of one window, end to end: no token is
+added where they meet. As in causal_lm, EOS stands at the end of documents only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+
+import seqio
+import tensorflow as tf
+
+from tasks import metrics, windows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrefixLM:
+  """Splits each window in two.
+
+  Attributes:
+    prefix_fraction: the share of a window that is its prefix (UL2's S-denoiser
+      has 3/4), or None for a length drawn uniformly from 1 to n - 1 (T5:
+      section 3.2.3 of Raffel et al. 2020, arXiv:1910.10683).
+  """
+
+  prefix_fraction: float | None = None
+
+  metric_fns = (metrics.continuation,)
+  postprocess_fn = None
+
+  def __post_init__(self):
+    fraction = self.prefix_fraction
+    if fraction is not None and not 0 < fraction < 1:
+      raise ValueError(
+        f"prefix_fraction ({fraction}) must be between 0 and 1, or None for a "
+        "uniform split"
+      )
+
+  def output_features(
+    self, vocabulary: seqio.Vocabulary
+  ) -> Mapping[str, seqio.Feature]:
+    return {
+      "inputs": seqio.Feature(vocabulary, add_eos=False),
+      "targets": seqio.Feature(vocabulary, add_eos=True),
+    }
+
+  def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
+    return (
+      functools.partial(windows.encode, append_eos=True),
+      self._cut_to_window,
+      functools.partial(split_window, prefix_fraction=self.prefix_fraction),
+    )
+
+  def window_length(self, inputs_length: int, targets_length: int) -> int:
+    """Returns the longest window whose parts always fit.
+
+    Raises:
+      ValueError: no window fits, or a uniform split would need more targets
+        than there are.
+    """
+    fraction = self.prefix_fraction
+    if fraction is None:
+      # The longest prefix leaves one token, the shortest leaves length - 1.
+      if min(inputs_length, targets_length) < 2:
+        raise ValueError(
+          "prefix_lm needs at least 2 inputs and 2 targets, got "
+          f"{inputs_length} and {targets_length}"
+        )
+      if targets_length < inputs_length:
+        raise ValueError(
+          f"prefix_lm splits windows of {inputs_length + 1} tokens uniformly, "
+          f"so up to {inputs_length} are targets, more than the "
+          f"{targets_length} given: set inputs and targets to one length, or "
+          "set prefix_fraction"
+        )
+      return inputs_length + 1
+    length = inputs_length + targets_length
+    while length >= 2:
+      prefix = prefix_length(length, fraction)
+      if prefix <= inputs_length and length - prefix <= targets_length:
+        return length
+      length -= 1
+    raise ValueError(
+      f"prefix_lm finds no window of two parts for {inputs_length} inputs and "
+      f"{targets_length} targets"
+    )
+
+  def _cut_to_window(
+    self, dataset: tf.data.Dataset, sequence_length: windows.Lengths
+  ) -> tf.data.Dataset:
+    lengths = windows.check_lengths(
+      sequence_length, "inputs", "targets", objective="prefix_lm"
+    )
+    return windows.cut(dataset, self.window_length(*lengths), min_length=2)
+
+
+def prefix_length(length: int, prefix_fraction: float) -> int:
+  """Returns round(fraction * length), leaving a token to either part."""
+  return min(max(round(prefix_fraction * length), 1), length - 1)
+
+
+@seqio.map_over_dataset(num_seeds=1)
+def split_window(example, seed, prefix_fraction: float | None = None):
+  """Splits "targets" in two; the random length is that of T5's pipeline."""
+  window = example["targets"]
+  length = tf.size(window)
+  if prefix_fraction is None:
+    # The first of T5's six seeds, so that its draws are ours.
+    split_seed = tf.random.experimental.stateless_split(seed, 6)[0]
+    prefix = tf.random.stateless_uniform(
+      [], seed=split_seed, minval=1, maxval=length, dtype=tf.int32
+    )
+  else:
+    prefix = tf.cast(
+      tf.round(prefix_fraction * tf.cast(length, tf.float64)), tf.int32
+    )
+    prefix = tf.clip_by_value(prefix, 1, length - 1)
+  return {"inputs": window[:prefix], "targets": window[prefix:]}

@@ -1,0 +1,239 @@
+"""Vocabularies: SentencePiece models, one trained on first use, and bytes.
+
+All are seqio vocabularies, and none reads or trains anything before it is
+used. Sentinels are the last ids, descending: <extra_id_0> is vocab_size - 1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Protocol
+
+import seqio
+import tensorflow as tf
+from absl import logging
+
+from tasks import cache, sentencepiece_training
+
+# ByT5: 3 special ids, 256 bytes and these make 384.
+BYTE_EXTRA_IDS = 125
+EXTRA_IDS = 100
+# With EXTRA_IDS these pieces make 4,096 ids.
+TRAINED_PIECES = 3996
+_TRAINING_BYTES = 2_000_000
+_SENTINEL = re.compile(r"<extra_id_(\d+)>")
+
+
+class SentencePiece(seqio.SentencePieceVocabulary):
+  """A SentencePiece model, in which a sentinel may stand anywhere.
+
+  seqio's sentinels begin with the mark of a space, so "un<extra_id_0>able" has
+  none; here it is read as training shows it: "un", sentinel, "able".
+  """
+
+  def __init__(self, path: str, *, extra_ids: int = EXTRA_IDS):
+    super().__init__(path, extra_ids=extra_ids)
+
+  def _model_context(self):
+    if self._model is None and not tf.io.gfile.exists(
+      self._sentencepiece_model_file
+    ):
+      raise ValueError(
+        f"no SentencePiece model at {self._sentencepiece_model_file!r}; "
+        "`t5x_lite vocab` trains one"
+      )
+    return super()._model_context()
+
+  def _encode(self, s: str) -> Sequence[int]:
+    return super()._encode(re.sub(r"(?<=[^ ])(?=<extra_id_\d+>)", " ", s))
+
+  def __hash__(self) -> int:
+    return hash((self._sentencepiece_model_file, self.extra_ids))
+
+  def __repr__(self) -> str:
+    path = self._sentencepiece_model_file
+    return f"SentencePiece({path!r}, extra_ids={self.extra_ids})"
+
+
+class TextSource(Protocol):
+  """Gives text to train on; equal sources give equal text."""
+
+  def training_text(self, limit_bytes: int): ...
+
+
+class TrainedSentencePiece(SentencePiece):
+  """A SentencePiece model that is trained on the first use, then cached.
+
+  Training takes some 2 s. Equal sources give equal models: the text taken and
+  the trainer are deterministic, and the cache's file is named by their digest.
+  """
+
+  def __init__(
+    self,
+    sources: Sequence[TextSource],
+    *,
+    num_pieces: int | None = None,
+    extra_ids: int = EXTRA_IDS,
+  ):
+    """Names the text; num_pieces=None is 3,996, or less if it is small."""
+    super().__init__("", extra_ids=extra_ids)
+    self._sources = tuple(sources)
+    self._num_pieces = num_pieces
+
+  @property
+  def sentencepiece_model_file(self) -> str:
+    """Returns the model's path, after training it if need be."""
+    if not self._sentencepiece_model_file:
+      self._sentencepiece_model_file = self._train()
+    return self._sentencepiece_model_file
+
+  def _model_context(self):
+    if self._model is None:
+      self._sentencepiece_model_file = self.sentencepiece_model_file
+    return super()._model_context()
+
+  def _train(self) -> str:
+    texts = [
+      text
+      for source in self._sources
+      for text in source.training_text(_TRAINING_BYTES)
+    ]
+    recipe = sentencepiece_training.describe(self._num_pieces)
+    path = cache.directory() / f"{cache.digest([recipe, *texts])}.model"
+    if not path.exists():
+      model = self._train_on(texts)
+      with cache.write_atomic(path) as temporary:
+        temporary.write_bytes(model)
+    return str(path)
+
+  def _train_on(self, texts: Sequence[str]) -> bytes:
+    num_pieces = self._num_pieces or TRAINED_PIECES
+    logging.info("training a vocabulary of %d pieces", num_pieces)
+    try:
+      return sentencepiece_training.train(texts, vocab_size=num_pieces)
+    except sentencepiece_training.VocabularyTooLarge as error:
+      if self._num_pieces is not None:
+        raise
+      logging.info("the text is small: training %d pieces", error.most)
+      return sentencepiece_training.train(texts, vocab_size=error.most)
+
+  def _recipe(self):
+    return (self._sources, self._num_pieces, self.extra_ids)
+
+  def __eq__(self, other) -> bool:
+    if not isinstance(other, TrainedSentencePiece):
+      return False
+    return self._recipe() == other._recipe()
+
+  def __hash__(self) -> int:
+    return hash(self._recipe())
+
+  def __repr__(self) -> str:
+    return (
+      f"TrainedSentencePiece({list(self._sources)}, "
+      f"num_pieces={self._num_pieces}, extra_ids={self.extra_ids})"
+    )
+
+
+class Bytes(seqio.ByteVocabulary):
+  """ByT5's vocabulary, which also reads and writes sentinels as text.
+
+  pad 0, EOS 1, unk 2, then the 256 bytes, then the extra ids: 384 in all.
+  """
+
+  def __init__(self, *, extra_ids: int = BYTE_EXTRA_IDS):
+    super().__init__(extra_ids=extra_ids)
+
+  def _encode(self, s: str | bytes) -> Sequence[int]:
+    s = s.decode() if isinstance(s, bytes) else s
+    text, *rest = _SENTINEL.split(s)
+    ids = list(super()._encode(text))
+    for number, text in zip(rest[::2], rest[1::2], strict=True):
+      if int(number) < self.extra_ids:
+        ids.append(self.vocab_size - 1 - int(number))
+      else:
+        ids += super()._encode(f"<extra_id_{number}>")
+      ids += super()._encode(text)
+    return ids
+
+  def decode(self, ids) -> str:
+    """Decodes up to the first EOS, with sentinels as <extra_id_N>."""
+    ids = [int(i) for i in ids]
+    if self.eos_id in ids:
+      ids = ids[: ids.index(self.eos_id)]
+    parts, first = [], 0
+    for i, token in enumerate([*ids, self.vocab_size - 1]):
+      if token >= self._base_vocab_size:
+        parts.append(self._decode(ids[first:i]))
+        parts.append(f"<extra_id_{self.vocab_size - 1 - token}>")
+        first = i + 1
+    return "".join(parts[:-1])
+
+  def __hash__(self) -> int:
+    return hash(("bytes", self.extra_ids))
+
+  def __str__(self) -> str:
+    return f"Bytes(extra_ids={self.extra_ids})"
+
+  __repr__ = __str__
+
+
+def resolve(
+  vocabulary: seqio.Vocabulary | str,
+) -> seqio.Vocabulary:
+  """Returns the vocabulary that is meant by "bytes" or the path of a model."""
+  if isinstance(vocabulary, seqio.Vocabulary):
+    return vocabulary
+  if vocabulary == "bytes":
+    return Bytes()
+  if isinstance(vocabulary, str) and vocabulary.endswith(".model"):
+    return SentencePiece(vocabulary)
+  raise ValueError(
+    f"vocabulary ({vocabulary!r}) must be 'bytes', the path of a SentencePiece "
+    ".model file, or a seqio vocabulary"
+  )
+
+
+def identity(vocabulary: seqio.Vocabulary) -> str:
+  """Describes a vocabulary alike in every process: no address of an object."""
+  if type(vocabulary).__repr__ is not object.__repr__:
+    return repr(vocabulary)
+  return f"{type(vocabulary).__name__}({vocabulary.vocab_size})"
+
+
+def num_sentinels(vocabulary: seqio.Vocabulary) -> int:
+  """Counts the sentinels: extra ids, or those within the model (mT5)."""
+  if vocabulary.extra_ids or not isinstance(
+    vocabulary, seqio.SentencePieceVocabulary
+  ):
+    return vocabulary.extra_ids
+  pieces = vocabulary.tokenizer
+  count = 0
+  while count < pieces.GetPieceSize() and _SENTINEL.search(
+    pieces.IdToPiece(pieces.GetPieceSize() - 1 - count)
+  ):
+    count += 1
+  return count
+
+
+def check_sentinels(
+  vocabulary: seqio.Vocabulary, needed: int, *, what: str
+) -> None:
+  """Raises ValueError if the vocabulary has fewer than `needed` sentinels."""
+  present = num_sentinels(vocabulary)
+  if needed > present:
+    raise ValueError(
+      f"{what} needs {needed} sentinels, more than the vocabulary's {present}: "
+      f"give the vocabulary extra_ids={needed} or change the objective"
+    )
+
+
+def ordinary_ids(vocabulary: seqio.Vocabulary) -> tuple[int, int]:
+  """Returns the half-open range of ids that are text: no special, no sentinel.
+
+  Pad, EOS and unk come first in all vocabularies of T5's kind.
+  """
+  special = [vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id]
+  start = 1 + max(i for i in special if i is not None)
+  return start, vocabulary.vocab_size - num_sentinels(vocabulary)

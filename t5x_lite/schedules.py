@@ -1,0 +1,224 @@
+"""Learning rate schedules: small frozen objects, called with a step.
+
+`schedule(step)` is the learning rate of the update that follows `step` earlier
+updates: the first update is made at step 0. A step may be a number or an
+array inside jit. Warmup rises from 0, as in optax and T5X.
+
+    learning rate
+         ______              Cosine: warmup, half a cosine
+        /      `.            WSD:    warmup, stable, decay
+       /         `.__        Rsqrt:  flat (T5's "warmup"), then 1/sqrt(step)
+"""
+
+import dataclasses
+import math
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+class Schedule(Protocol):
+  """Maps a step to a learning rate."""
+
+  def __call__(self, step: jax.typing.ArrayLike) -> jax.Array: ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Constant:
+  """Keeps one learning rate."""
+
+  value: float
+
+  def __post_init__(self):
+    _check_rate(self, "value")
+
+  def __call__(self, step):
+    return jnp.full_like(step, self.value, dtype=jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LinearWarmup:
+  """Multiplies another schedule by min(1, step / steps)."""
+
+  steps: int
+  schedule: Schedule
+
+  def __post_init__(self):
+    _check_steps(self, "steps", least=1)
+    if not callable(self.schedule):
+      raise ValueError(
+        f"LinearWarmup.schedule ({self.schedule!r}) must be a schedule, such as"
+        " Constant(value=1e-3)"
+      )
+
+  def __call__(self, step):
+    ramp = optax.linear_schedule(0.0, 1.0, self.steps)
+    return ramp(step) * self.schedule(step)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rsqrt:
+  """Decays as scale / sqrt(max(step, warmup_steps)).
+
+  With scale 1 and 10,000 steps: 0.01, then 1 / sqrt(step). So T5 (Raffel et
+  al. 2020, arXiv:1910.10683, section 3.1.2) and PaLM (section 5). The rate is
+  flat during "warmup"; for a ramp, wrap it in `LinearWarmup`.
+  """
+
+  scale: float = 1.0
+  warmup_steps: int = 10_000
+
+  def __post_init__(self):
+    _check_rate(self, "scale")
+    _check_steps(self, "warmup_steps", least=1)
+
+  def __call__(self, step):
+    step = jnp.asarray(step, jnp.float32)
+    return self.scale * jax.lax.rsqrt(jnp.maximum(step, self.warmup_steps))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cosine:
+  """Warms up to `peak`, then falls along half a cosine to a fraction of it.
+
+  Loshchilov & Hutter 2017, arXiv:1608.03983, without restarts. The lowest rate,
+  peak * final_fraction, is reached at `total_steps` and kept.
+  """
+
+  peak: float
+  warmup_steps: int = 0
+  total_steps: int | None = None  # None: the run's
+  final_fraction: float = 0.0
+
+  def __post_init__(self):
+    _check_rate(self, "peak")
+    _check_steps(self, "warmup_steps", least=0)
+    _check_fraction(self)
+    _check_phases(self, "warmup_steps")
+
+  def __call__(self, step):
+    decay = optax.cosine_decay_schedule(
+      self.peak,
+      _needed_total_steps(self) - self.warmup_steps,
+      alpha=self.final_fraction,
+    )
+    return _after_warmup(self, decay)(step)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WSD:
+  """Warms up, stays at `peak`, and decays in the last `decay_steps`.
+
+  Hu et al. 2024 (MiniCPM), arXiv:2404.06395. `shape` is "linear", or "sqrt"
+  for 1 - sqrt(share of the decay that is over), Hagele et al. 2024,
+  arXiv:2405.18392.
+  """
+
+  peak: float
+  warmup_steps: int = 0
+  decay_steps: int
+  total_steps: int | None = None  # None: the run's
+  final_fraction: float = 0.0
+  shape: str = "linear"
+
+  def __post_init__(self):
+    _check_rate(self, "peak")
+    _check_steps(self, "warmup_steps", least=0)
+    _check_steps(self, "decay_steps", least=1)
+    _check_fraction(self)
+    if self.shape not in ("linear", "sqrt"):
+      raise ValueError(f"WSD.shape ({self.shape!r}) must be 'linear' or 'sqrt'")
+    _check_phases(self, "warmup_steps", "decay_steps")
+
+  def __call__(self, step):
+    decay_start = _needed_total_steps(self) - self.decay_steps
+    over = optax.linear_schedule(0.0, 1.0, self.decay_steps)
+
+    def decay(step):
+      share = over(step)
+      if self.shape == "sqrt":
+        share = jnp.sqrt(share)
+      return self.peak * (1.0 - share * (1.0 - self.final_fraction))
+
+    stable_then_decay = optax.join_schedules(
+      [optax.constant_schedule(self.peak), decay],
+      [decay_start - self.warmup_steps],
+    )
+    return _after_warmup(self, stable_then_decay)(step)
+
+
+def fit_steps(schedule: Schedule, total_steps: int) -> Schedule:
+  """Fills in the run's length where a schedule leaves `total_steps` None."""
+  if getattr(schedule, "total_steps", 0) is None:
+    return dataclasses.replace(schedule, total_steps=total_steps)
+  if isinstance(schedule, LinearWarmup):
+    inner = fit_steps(schedule.schedule, total_steps)
+    return dataclasses.replace(schedule, schedule=inner)
+  return schedule
+
+
+def _after_warmup(schedule, rest: optax.Schedule) -> optax.Schedule:
+  """Puts a linear rise to `schedule.peak` before `rest`."""
+  if not schedule.warmup_steps:
+    return lambda step: jnp.asarray(rest(step), jnp.float32)
+  warmup = optax.linear_schedule(0.0, schedule.peak, schedule.warmup_steps)
+  return optax.join_schedules([warmup, rest], [schedule.warmup_steps])
+
+
+def _needed_total_steps(schedule) -> int:
+  if schedule.total_steps is None:
+    name = type(schedule).__name__
+    raise ValueError(
+      f"{name}.total_steps (None) is not known yet: set it, or call"
+      " fit_steps(total_steps)"
+    )
+  return schedule.total_steps
+
+
+def _check_rate(schedule, field: str):
+  value = getattr(schedule, field)
+  number = isinstance(value, (int, float)) and not isinstance(value, bool)
+  if not number or not math.isfinite(value) or value < 0:
+    raise ValueError(
+      f"{type(schedule).__name__}.{field} ({value!r}) must be a finite number,"
+      " 0 or more"
+    )
+
+
+def _check_steps(schedule, field: str, *, least: int):
+  value = getattr(schedule, field)
+  whole = isinstance(value, int) and not isinstance(value, bool)
+  if not whole or value < least:
+    raise ValueError(
+      f"{type(schedule).__name__}.{field} ({value!r}) must be a whole number of"
+      f" steps, {least} or more"
+    )
+
+
+def _check_fraction(schedule):
+  fraction = schedule.final_fraction
+  if not 0 <= fraction <= 1:
+    raise ValueError(
+      f"{type(schedule).__name__}.final_fraction ({fraction!r}) must lie in"
+      " [0, 1]"
+    )
+
+
+def _check_phases(schedule, *fields: str):
+  """Checks that the phases named by `fields` fit into `total_steps`."""
+  if schedule.total_steps is None:
+    return
+  _check_steps(schedule, "total_steps", least=1)
+  phases = sum(getattr(schedule, field) for field in fields)
+  # WSD's decay is one of the phases; a cosine needs a step to fall in.
+  at_most = "decay_steps" in fields
+  room = schedule.total_steps - phases
+  if room < (0 if at_most else 1):
+    sizes = " + ".join(f"{f} ({getattr(schedule, f)})" for f in fields)
+    raise ValueError(
+      f"{type(schedule).__name__}: {sizes} must be"
+      f" {'at most' if at_most else 'below'} total_steps"
+      f" ({schedule.total_steps})"
+    )

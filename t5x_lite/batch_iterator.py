@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -79,10 +80,33 @@ class BatchIterator:
     self._has_given = True
     return {name: value.numpy() for name, value in batch.items()}
 
+  def check_resumable(self) -> None:
+    """Refuses a stream whose position cannot be saved, before it is needed.
+
+    Raises:
+      ValueError: naming what keeps no position.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+      self.save(directory)
+
   def save(self, directory: str | os.PathLike) -> None:
-    """Writes the position into a directory, in files of this process."""
+    """Writes the position into a directory, in files of this process.
+
+    Raises:
+      ValueError: for a pipeline that has none: Python code in it (a generator,
+        a py_function) or random operations that are not stateless.
+    """
     path = os.path.join(directory, self._name)
-    self._checkpoint.write(path)
+    try:
+      self._checkpoint.write(path)
+    except tf.errors.FailedPreconditionError as error:
+      what = re.search(r"(\w+) is stateful", str(error))
+      if not what:
+        raise
+      raise ValueError(
+        f"task {self._stream['task']} cannot be resumed: {what[1]} in it keeps "
+        "no position; use TensorFlow operations, and stateless random ones"
+      ) from None
     with tf.io.gfile.GFile(f"{path}.json", "w") as file:
       json.dump(self._stream, file, indent=2)
 

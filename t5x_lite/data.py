@@ -383,6 +383,13 @@ def _options() -> tf.data.Options:
   cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
   options.threading.private_threadpool_size = max(1, cores // 2)
   options.threading.max_intra_op_parallelism = 1
+  # The first batches are made while the model compiles.
+  options.experimental_warm_start = True
+  # Python code or unseeded noise in the pipeline: refuse to save a position
+  # that could not be returned to.
+  options.experimental_external_state_policy = (
+    tf.data.experimental.ExternalStatePolicy.FAIL
+  )
   return options
 
 

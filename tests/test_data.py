@@ -45,6 +45,7 @@ def pairs(count, *, start=10):
   """Gives pairs whose tokens all say which they are: start, start + 1, ..."""
 
   def dataset_fn(split, shuffle_files, seed=None):
+    @tf.autograph.experimental.do_not_convert  # Half of the time of a test.
     def make(i):
       return {
         "inputs": tf.fill([1 + i % 5], i + start),
@@ -57,6 +58,7 @@ def pairs(count, *, start=10):
 
 
 @seqio.map_over_dataset(num_seeds=1)
+@tf.autograph.experimental.do_not_convert
 def add_noise(example, seed):
   """Replaces a random half of the inputs."""
   inputs = example["inputs"]
@@ -107,6 +109,7 @@ def test_a_restored_stream_goes_on_to_the_last_bit(register, pack, tmp_path):
   # 60 batches are several epochs; each save is in another state of the buffers.
   expected = take(data.batches(spec, "encoder_decoder"), 60)
   stream = data.batches(spec, "encoder_decoder")
+  stream.check_resumable()
   position = 0
   for step in (0, 1, 7, 40):
     take(stream, step - position)
@@ -148,6 +151,32 @@ def test_a_position_is_only_restored_to_its_own_stream(register, tmp_path):
     data.batches(other, "encoder_decoder").restore(tmp_path)
   with pytest.raises(ValueError, match="another number of processes"):
     data.batches(spec, "encoder_decoder", process_count=2).restore(tmp_path)
+
+
+def test_what_keeps_no_position_is_refused(register, tmp_path):
+  def unseeded(dataset):
+    return dataset.map(
+      lambda ex: {**ex, "inputs": tf.random.uniform([2], 0, 9, tf.int32)}
+    )
+
+  def python(split, shuffle_files, seed=None):
+    spec = tf.TensorSpec([3], tf.int32)
+    return tf.data.Dataset.from_generator(
+      lambda: iter([{"inputs": [1, 2, 3], "targets": [1, 2, 3]}]),
+      output_signature={"inputs": spec, "targets": spec},
+    )
+
+  register("unseeded", pairs(7), unseeded)
+  register("python", python)
+  for task, operation in (
+    ("unseeded", "RandomUniformInt"),
+    ("python", "PyFunc"),
+  ):
+    spec = Data(task=task, lengths=LENGTHS, batch_size=4)
+    stream = data.batches(spec, "encoder_decoder")
+    with pytest.raises(ValueError, match=f"task {task} .* {operation} in it"):
+      stream.check_resumable()
+    next(stream)  # It can be read all the same.
 
 
 def test_the_stream_depends_on_nothing_but_its_description(register):

@@ -110,7 +110,11 @@ def _mix_backward(residuals, g):
   if bias is not None:
     full = dlogits.reshape(*dlogits.shape[:2], -1, *mask.shape[-2:])
     summed = tuple(i for i in range(5) if bias.shape[i] == 1 != full.shape[i])
-    dbias = jnp.sum(full, axis=summed, keepdims=True)
+    # The barrier sums now: fused into what adds up the layers, the sum would
+    # keep the T x S array of every layer alive.
+    dbias = jax.lax.optimization_barrier(
+      jnp.sum(full, axis=summed, keepdims=True)
+    )
   dlogits = dlogits.astype(q.dtype)
   dq = jnp.einsum("BKMS,BKSH->BKMH", dlogits, k)
   dk = jnp.einsum("BKMH,BKMS->BKHS", q, dlogits).swapaxes(-1, -2)

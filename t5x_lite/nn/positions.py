@@ -64,8 +64,29 @@ class T5Bias(NoPosition):
       num_buckets=self.num_buckets,
       max_distance=self.max_distance,
     )
-    bias_NBTS = jnp.take(table.T, bucket_BTS, axis=1)
-    return bias_NBTS.swapaxes(0, 1)
+    return _lookup(table.T, bucket_BTS).swapaxes(0, 1)
+
+
+@jax.custom_vjp
+def _lookup(table_NU, bucket_BTS):
+  """Picks a column per bucket: [N, B, T, S]."""
+  return jnp.take(table_NU, bucket_BTS, axis=1)
+
+
+def _lookup_forward(table_NU, bucket_BTS):
+  return _lookup(table_NU, bucket_BTS), (bucket_BTS, table_NU.shape)
+
+
+def _lookup_backward(residuals, g_NBTS):
+  bucket_BTS, shape = residuals
+  # The barrier adds up the layers' gradients before the scatter transposes
+  # them: fused, it would read all of them in strides.
+  g_NX = jax.lax.optimization_barrier(g_NBTS).reshape(shape[0], -1)
+  zeros = jnp.zeros(shape, g_NX.dtype)
+  return zeros.at[:, bucket_BTS.reshape(-1)].add(g_NX), None
+
+
+_lookup.defvjp(_lookup_forward, _lookup_backward)
 
 
 def relative_bucket(

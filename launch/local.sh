@@ -76,11 +76,13 @@ pids=()
 stop_all() {
   kill -TERM "${pids[@]}" 2>/dev/null || true
 }
-# The shell starts background processes with Ctrl-C ignored: they get TERM.
 trap 'status=130; stop_all' INT
-trap 'status=143; stop_all' TERM
+trap 'status=143; stop_all' TERM HUP
 
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+# Process groups of their own: a signal to this script's group must not reach
+# them twice, since training takes the second one as an order to leave at once.
+set -m
 for ((i = 0; i < processes; i++)); do
   command=(env "${environment[@]}" "T5X_LITE_PROCESS_ID=$i" "${run[@]}")
   if ((i == 0)); then
@@ -96,7 +98,7 @@ done
 status=0
 left=("${!pids[@]}")
 while ((${#left[@]})); do
-  sleep 0.2
+  sleep 0.2 || true # A signal to the whole group ends it too.
   running=()
   for i in "${left[@]}"; do
     if kill -0 "${pids[i]}" 2>/dev/null; then

@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 RUN = """
 include "models/t5_1_1/tiny.gin"
-include "optim/adamw.gin"
+include "optim/adafactor_t5.gin"
 from __gin__ import dynamic_registration
 from t5x_lite import model
 from t5x_lite import run
@@ -164,7 +164,7 @@ def test_two_processes_train_one_model(folder):
       f"--gin_file={folder}/tiny.gin", f"--model_dir={model_dir}",
     ],
     check=True,
-    timeout=300,
+    timeout=900,
     env=os.environ | {"T5X_LITE_VENV": sys.prefix},
   )  # fmt: skip
   record = json.loads((model_dir / "run.json").read_text())

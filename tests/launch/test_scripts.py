@@ -3,7 +3,9 @@
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
+import time
 
 import pytest
 
@@ -62,26 +64,56 @@ def test_local_explains_mistakes(arguments, message):
   assert message in done.stderr
 
 
-def test_local_ends_all_when_one_fails(tmp_path):
-  # A python that plays the program: process 1 fails, process 0 would wait.
-  fake = tmp_path / "venv" / "bin" / "python"
-  fake.parent.mkdir(parents=True)
-  fake.write_text(
-    "#!/usr/bin/env bash\n"
-    'case "${T5X_LITE_PROCESS_ID:-}" in\n'
-    '  0) exec sleep 50 ;;\n'
-    '  1) echo broken >&2; exit 7 ;;\n'
-    "  *) echo 12345 ;;\n"
-    "esac\n"
-  )  # fmt: skip
-  fake.chmod(0o755)
+@pytest.fixture
+def fake_venv(tmp_path):
+  """Makes an environment whose python does as a shell script says."""
+
+  def make(script):
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!/usr/bin/env bash\n{script}\n")
+    python.chmod(0o755)
+    return str(tmp_path / "venv")
+
+  return make
+
+
+def test_local_ends_all_when_one_fails(tmp_path, fake_venv):
+  # Process 1 fails, and process 0 would wait for it.
+  venv = fake_venv("""case "${T5X_LITE_PROCESS_ID:-}" in
+    0) exec sleep 50 ;;
+    1) echo broken >&2; exit 7 ;;
+    *) echo 12345 ;;  # The question for a free port.
+  esac""")
   done = bash(
     "local.sh", "--processes=2", f"--logs={tmp_path}/logs", "--", "train",
-    T5X_LITE_VENV=str(tmp_path / "venv"),
+    T5X_LITE_VENV=venv,
   )  # fmt: skip
   assert done.returncode == 7
   assert "process 1 failed (status 7)" in done.stderr
   assert "broken" in done.stderr
+
+
+@pytest.mark.parametrize(
+  ["number", "status"], [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+)
+def test_local_passes_signals_on(number, status, tmp_path, fake_venv):
+  # Each process says that it has started and, on a signal, that it ends.
+  venv = fake_venv(f"""[[ -n "${{T5X_LITE_PROCESS_ID:-}}" ]] || exec echo 12345
+  trap 'echo end >>{tmp_path}/ends; exit 0' TERM
+  echo start >>{tmp_path}/starts
+  while true; do sleep 0.1; done""")
+  running = subprocess.Popen(
+    ["bash", str(LAUNCH / "local.sh"), f"--logs={tmp_path}/logs", "--", "x"],
+    env=os.environ | {"T5X_LITE_VENV": venv},
+    start_new_session=True, stderr=subprocess.DEVNULL,
+  )  # fmt: skip
+  starts = tmp_path / "starts"
+  while not starts.exists() or starts.read_text() != "start\n" * 2:
+    time.sleep(0.05)
+  os.killpg(running.pid, number)  # As a terminal does on Ctrl-C.
+  assert running.wait(timeout=30) == status
+  assert (tmp_path / "ends").read_text() == "end\n" * 2
 
 
 def test_tpu_vm_prints_what_it_would_run(tmp_path):

@@ -26,7 +26,7 @@ from t5x_lite import adafactor, schedules
 class Optimizer:
   """Holds what every optimizer has.
 
-  Fields:
+  Attributes:
     learning_rate: a schedule; a number means `Constant`. Call it with the step
       to know the rate that the update of that step uses.
     clip_norm: the gradients are scaled down to this global norm.
@@ -112,7 +112,7 @@ class Adafactor(Optimizer):
   of arXiv:2204.02311) keeps the full second moment: `factored=False,
   beta1=0.9`. The names are T5X's.
 
-  Fields:
+  Attributes:
     factored: keep row and column means instead of every second moment.
     min_dim_size_to_factor: leaves with fewer rows or columns are kept whole.
     beta1: decay of a running mean of the updates; None keeps none.

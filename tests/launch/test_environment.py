@@ -64,7 +64,7 @@ def test_nothing_is_set_where_there_is_an_accelerator(monkeypatch):
   assert "XLA_FLAGS" not in os.environ
 
 
-def test_the_process_restarts_once_with_the_tunable(monkeypatch):
+def test_the_process_restarts_once_with_the_tunables(monkeypatch):
   code = (
     "import os, sys\n"
     "tunables = os.environ.get('GLIBC_TUNABLES')\n"
@@ -79,7 +79,8 @@ def test_the_process_restarts_once_with_the_tunable(monkeypatch):
     },
     capture_output=True, text=True, check=True,
   ).stdout.splitlines()  # fmt: skip
-  tunables = "glibc.malloc.check=0:glibc.malloc.hugetlb=1"
+  ours = (f"{k}={v}" for k, v in environment._TUNABLES.items())
+  tunables = ":".join(["glibc.malloc.check=0", *ours])
   starts = ["start glibc.malloc.check=0 ['a b', '--c=d']"]
   if environment._glibc_knows():
     starts.append(f"start {tunables} ['a b', '--c=d']")

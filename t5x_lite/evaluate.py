@@ -1,19 +1,29 @@
 """Measures parameters: loss on held-out batches, and tasks' own metrics."""
 
-import dataclasses
+import contextlib
 import functools
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import seqio
-from jax.experimental import multihost_utils
+from absl import logging
 
 from t5x_lite import batched, data, decoding, features
+from t5x_lite.held_out import HeldOut, held_out, unigram_entropy
+
+__all__ = [
+  "evaluate",
+  "held_out",
+  "task_metrics",
+  "teacher_forced",
+  "unigram_entropy",
+  "write",
+]
 
 Metrics = dict[str, float]
 Predictions = list[tuple[int, np.ndarray]]
@@ -29,12 +39,13 @@ def evaluate(
   sampler: Any = decoding.GREEDY,
   max_new_tokens: int | None = None,
 ) -> Metrics:
-  """Measures each task of each `run.Data`, a mixture's tasks apart.
+  """Measures each task of some `run.Data`, a mixture's tasks apart.
 
   Args:
     model: a Model.
     params: its parameters, laid out as `layout` says.
-    specs: what to evaluate on; endless ones stop after one epoch.
+    specs: what to evaluate on; endless ones stop after one epoch. To do so
+      again and again, from `held_out`: that reads once.
     layout: the devices; None is one device.
     metric_fns: whether to compute the tasks' own metrics, where they have any.
     sampler, max_new_tokens: for these, as in `task_metrics`.
@@ -46,33 +57,23 @@ def evaluate(
   Raises:
     ValueError: for what cannot be read (see data.check), before any is.
   """
-  index, count = batched.share(layout)
-  for spec in specs:
-    data.check(spec, model.architecture, process_count=count)
+  if not all(isinstance(spec, HeldOut) for spec in specs):
+    specs = held_out(specs, model.architecture, layout=layout)
   results = {}
-  for spec in specs:
-    for one in _each_task(spec):
-      stream = data.batches(
-        one,
-        model.architecture,
-        process_index=index,
-        process_count=count,
+  for batches in specs:
+    metrics = teacher_forced(model, params, batches, layout=layout)
+    metrics["unigram_entropy"] = batches.unigram_entropy
+    if metric_fns:
+      metrics |= task_metrics(
+        model,
+        params,
+        batches.spec,
+        layout=layout,
+        sampler=sampler,
+        max_new_tokens=max_new_tokens,
       )
-      counts = TargetCounts()
-      metrics = teacher_forced(
-        model, params, counts.watch(stream), layout=layout
-      )
-      metrics["unigram_entropy"] = counts.entropy()
-      if metric_fns:
-        metrics |= task_metrics(
-          model,
-          params,
-          one,
-          layout=layout,
-          sampler=sampler,
-          max_new_tokens=max_new_tokens,
-        )
-      results |= {f"{one.task}/{name}": v for name, v in metrics.items()}
+    task = batches.spec.task
+    results |= {f"{task}/{name}": value for name, value in metrics.items()}
   return results
 
 
@@ -118,7 +119,8 @@ def teacher_forced(
   # What is minimised, and what it is divided by, depend on the normaliser.
   for name in ("objective", "denominator"):
     totals.pop(name, None)
-  return metrics | {name: total / weight for name, total in totals.items()}
+  # A sum of nothing, such as the z-loss of a model without, is left out.
+  return metrics | {name: x / weight for name, x in totals.items() if x}
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -130,56 +132,6 @@ def _add(totals, sums):
   # In Python's float64: a float32 stops counting tokens at 2 ** 24.
   for name, value in (sums or {}).items():
     totals[name] = totals.get(name, 0.0) + float(value)
-
-
-def unigram_entropy(batches: Iterable[Mapping[str, np.ndarray]]) -> float:
-  """Returns the entropy of the loss-bearing targets, in nats per token.
-
-  What the best model without context would lose on these very tokens.
-  """
-  counts = TargetCounts()
-  for _ in counts.watch(batches):
-    pass
-  return counts.entropy()
-
-
-class TargetCounts:
-  """Counts the loss-bearing targets of the batches that pass by."""
-
-  def __init__(self):
-    self._counts = np.zeros(0)
-
-  def watch(self, batches: Iterable[Any]) -> Iterator[Any]:
-    """Yields the same batches, counting."""
-    for batch in batches:
-      for side in ("encoder", "decoder"):
-        if f"{side}_target_tokens" in batch:
-          self._count(
-            np.asarray(batch[f"{side}_target_tokens"]).ravel(),
-            np.asarray(batch[f"{side}_loss_weights"]).ravel(),
-          )
-      yield batch
-
-  def _count(self, tokens, weights):
-    counts = np.bincount(
-      tokens[weights > 0],
-      weights=weights[weights > 0],
-      minlength=len(self._counts),
-    )
-    counts[: len(self._counts)] += self._counts
-    self._counts = counts
-
-  def entropy(self) -> float:
-    """Returns the entropy of what was counted by all processes, in nats."""
-    counts = self._counts
-    if jax.process_count() > 1:
-      sizes = multihost_utils.process_allgather(np.int32(len(counts)))
-      counts = np.pad(counts, (0, int(np.max(sizes)) - len(counts)))
-      # As integers of 32 bits: JAX has no float64 to carry them.
-      parts = multihost_utils.process_allgather(counts.astype(np.int32))
-      counts = np.sum(parts, axis=0, dtype=np.float64)
-    probs = counts[counts > 0] / max(counts.sum(), 1)
-    return float(-np.sum(probs * np.log(probs)))
 
 
 def task_metrics(
@@ -214,15 +166,16 @@ def task_metrics(
   if not data.get_task(spec.task).metric_objs:
     return {}
   lengths = data.feature_lengths(spec, model.architecture)
-  evaluator = seqio.Evaluator(
-    spec.task,
-    _UnpackedConverter(model.architecture),
-    eval_split=spec.split,
-    sequence_length=lengths,
-    num_examples=spec.num_batches and spec.num_batches * spec.batch_size,
-    seed=spec.seed,
-    async_compute_metrics=False,
-  )
+  with _quiet():
+    evaluator = seqio.Evaluator(
+      spec.task,
+      _UnpackedConverter(model.architecture),
+      eval_split=spec.split,
+      sequence_length=lengths,
+      num_examples=spec.num_batches and spec.num_batches * spec.batch_size,
+      seed=spec.seed,
+      async_compute_metrics=False,
+    )
   max_new_tokens = max_new_tokens or lengths["targets"]
   key = jax.random.key(seed, impl="threefry2x32")
   eos_id = data.vocabularies(spec.task)[1].eos_id
@@ -291,20 +244,6 @@ def _scores(model, params, batch):
   return model.score(params, batch)
 
 
-def _each_task(spec):
-  """Returns the spec of each task, with an end."""
-  if spec.num_batches is None and spec.num_epochs is None:
-    spec = dataclasses.replace(spec, num_epochs=1)
-  provider = data.get_task(spec.task)
-  if isinstance(provider, seqio.Task):
-    return [spec]
-  return [
-    dataclasses.replace(spec, task=task.name)
-    for task in seqio.get_subtasks(provider)
-    if spec.split in task.splits
-  ]
-
-
 def _prompts(batch, *, architecture):
   """Keeps what is given: the encoder's tokens, or the decoder's prompt."""
   if architecture == "encoder_decoder":
@@ -325,6 +264,17 @@ def _numbers(metrics):
     if not isinstance(value, seqio.metrics.MetricValue) and np.ndim(value) == 0:
       numbers[name] = float(value)
   return numbers
+
+
+@contextlib.contextmanager
+def _quiet():
+  """Leaves out warnings: Evaluator's are on lengths that are as meant."""
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
+  try:
+    yield
+  finally:
+    logging.set_verbosity(verbosity)
 
 
 class _UnpackedConverter:

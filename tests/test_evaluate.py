@@ -9,7 +9,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from t5x_lite import evaluate
+from t5x_lite import data, evaluate, held_out
 from t5x_lite.decoding import Sample
 from tests.decoding.markov import Markov
 
@@ -146,6 +146,7 @@ def test_sums_per_token_and_the_normalisers_parts_are_told_apart():
     def loss_and_metrics(self, params, batch):
       weight = jnp.sum(batch["decoder_loss_weights"])
       sums = {"loss": 2 * weight, "correct": weight / 2, "weight": weight}
+      sums["nothing"] = 0 * weight
       extra = {"z_loss": 3 * weight, "objective": 5.0, "denominator": 7.0}
       return 0.0, sums | extra
 
@@ -176,6 +177,10 @@ def test_unigram_entropy_counts_what_bears_loss():
     {
       "encoder_target_tokens": np.array([[0, 7, 7, 7]]),
       "encoder_loss_weights": np.array([[1, 1, 0, 0]]),
+    },
+    {
+      "encoder_target_tokens": np.zeros((1, 4), int),
+      "encoder_loss_weights": np.zeros((1, 4), int),
     },
   ]
   expected = entropy([5, 5, 0, 7])
@@ -214,6 +219,27 @@ def test_num_batches_limits_both_kinds_of_metrics(task):
   metrics = evaluate.evaluate(Markov(), chain(), [spec])
   assert metrics["evaluate_test/tokens"] == len(target_tokens(PAIRS[:2]))
   assert metrics["evaluate_test/exact"] == 50
+
+
+@pytest.mark.parametrize("keep_bytes", [0, 10**6])
+def test_held_out_batches_are_the_same_each_time_and_read_once_if_small(
+  task, monkeypatch, keep_bytes
+):
+  reads = []
+  batches = data.batches
+  monkeypatch.setattr(held_out.HeldOut, "keep_bytes", keep_bytes)
+  monkeypatch.setattr(
+    data,
+    "batches",
+    lambda *a, **k: reads.append(1) or batches(*a, **k),
+  )
+  specs = evaluate.held_out([task], "causal")
+  measured = [
+    evaluate.evaluate(Markov(), chain(), specs, metric_fns=False)
+    for _ in range(2)
+  ]
+  assert measured[0] == measured[1]
+  assert len(reads) == (1 if keep_bytes else 2)
 
 
 def test_a_mixture_is_measured_task_by_task(task):

@@ -10,10 +10,13 @@ labels={"label": ("negative", "positive")}), ...)`.
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import seqio
 import tensorflow as tf
+import tensorflow_datasets as tfds
 
 from tasks import cache, sources, vocabularies
 from tasks.task import Objective, add_task
@@ -112,7 +115,16 @@ class TfdsText(seqio.TfdsDataSource):
     super().__init__(dataset, tfds_data_dir=data_dir, splits=_split_map(splits))
 
   def get_dataset(self, *args, **options) -> tf.data.Dataset:
-    dataset = super().get_dataset(*args, **options)
+    try:
+      dataset = super().get_dataset(*args, **options)
+    except tfds.core.DatasetNotFoundError:  # Its text lists every dataset.
+      name = self._recipe[0]
+      stem = re.split("[/:]", name)[0]
+      close = difflib.get_close_matches(stem, tfds.list_builders(), n=1)
+      raise ValueError(
+        f"no TFDS dataset {name!r} is known or lies in {self._recipe[2]!r}"
+        + (f"; did you mean {close[0]!r}?" if close else "")
+      ) from None
     return dataset.map(lambda example: _rename(example, self._text))
 
   def __eq__(self, other) -> bool:
@@ -126,7 +138,8 @@ class HuggingFaceText(sources.LazySource):
   """Reads a dataset of Hugging Face's into memory or into record files.
 
   `datasets` serves TensorFlow from Python, which cannot be checkpointed; so
-  the examples are copied once. Fields that are no text or number are left out.
+  the examples are copied once. Fields that are no text or number are left out;
+  a missing text is "", a missing number -1 (or NaN).
   """
 
   def __init__(
@@ -162,18 +175,20 @@ class HuggingFaceText(sources.LazySource):
       split: self._load(name) for split, name in self._splits_map.items()
     }
     rows = (
-      (split, _rename(_scalars(row), self._text))
+      (split, _rename(row, self._text))
       for split, table in tables.items()
-      for row in table
+      for row in _rows(table)
     )
-    if sum(table.data.nbytes for table in tables.values()) <= (
-      sources.MEMORY_BYTES
-    ):
-      return sources.MemorySource(self.name, _columns(rows, list(tables)))
-    prints = [table._fingerprint for table in tables.values()]
-    return sources.write_records(
-      self.name, cache.digest([repr(self.recipe()), *prints]), rows
-    )
+    size = sum(table.data.nbytes for table in tables.values())
+    if size > sources.MEMORY_BYTES:
+      prints = [table._fingerprint for table in tables.values()]
+      key = cache.digest([repr(self.recipe()), *prints])
+      return sources.write_records(self.name, key, rows)
+    columns = {split: {} for split in tables}
+    for split, row in rows:
+      for key, value in row.items():
+        columns[split].setdefault(key, []).append(value)
+    return sources.MemorySource(self.name, columns)
 
   def _load(self, split: str):
     try:
@@ -210,22 +225,37 @@ def _rename(example: Mapping, text: str) -> Mapping:
   return {**example, "text": example[text]}
 
 
-def _scalars(row: Mapping, prefix: str = "") -> dict:
-  """Flattens nested fields and keeps text, numbers and truth values."""
-  flat = {}
-  for key, value in row.items():
-    if isinstance(value, Mapping):
-      flat |= _scalars(value, f"{prefix}{key}/")
-    elif isinstance(value, str | int | float):
-      flat[prefix + key] = value
-  return flat
+def _rows(table) -> Iterator[dict]:
+  """Yields a table's texts and numbers, with nested names joined by "/"."""
+  defaults = _defaults(table.features)
+  for row in table:
+    flat = {}
+    for key, default in defaults.items():
+      value = row
+      for part in key.split("/"):
+        value = value[part] if value is not None else None
+      flat[key] = default if value is None else value
+    yield flat
 
 
-def _columns(
-  rows: Iterator[tuple[str, Mapping]], splits: Sequence[str]
-) -> dict[str, dict[str, list]]:
-  columns: dict[str, dict[str, list]] = {split: {} for split in splits}
-  for split, row in rows:
-    for key, value in row.items():
-      columns[split].setdefault(key, []).append(value)
-  return columns
+def _defaults(features: Mapping, prefix: str = "") -> dict:
+  """Maps the name of each text or number to what stands for a missing one."""
+  import datasets
+
+  defaults = {}
+  for name, feature in features.items():
+    key = prefix + name
+    if isinstance(feature, Mapping):
+      defaults |= _defaults(feature, f"{key}/")
+    elif isinstance(feature, datasets.Translation):
+      defaults |= {f"{key}/{language}": "" for language in feature.languages}
+    elif isinstance(feature, datasets.ClassLabel):
+      defaults[key] = -1
+    elif isinstance(feature, datasets.Value):
+      if feature.dtype in ("string", "large_string"):
+        defaults[key] = ""
+      elif feature.dtype.startswith(("int", "uint", "bool")):
+        defaults[key] = -1
+      elif feature.dtype.startswith("float"):
+        defaults[key] = float("nan")
+  return defaults

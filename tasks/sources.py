@@ -52,6 +52,9 @@ class MemorySource(seqio.DataSource):
   def num_input_examples(self, split: str) -> int:
     return max(map(len, self.columns[split].values()), default=0)
 
+  def __repr__(self) -> str:
+    return f"MemorySource({self.name!r})"
+
   def training_text(self, limit_bytes: int) -> Iterator[str]:
     """Yields up to `limit_bytes` of training text, for a vocabulary.
 

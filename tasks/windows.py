@@ -30,6 +30,12 @@ def encode(
 ) -> tf.data.Dataset:
   """Maps {"text": string} to {"targets": int32 [n]}."""
   vocabulary = output_features["targets"].vocabulary
+  if "text" not in dataset.element_spec:
+    raise ValueError(
+      "documents need a field 'text', and examples have "
+      f"{', '.join(map(repr, sorted(dataset.element_spec)))}: name the text's "
+      "field (text=...)"
+    )
 
   def encode_document(example):
     tokens = vocabulary.encode_tf(example["text"])

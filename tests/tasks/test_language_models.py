@@ -1,0 +1,144 @@
+"""Causal and prefix language models, and BERT's masks."""
+
+import collections
+
+import numpy as np
+import pytest
+
+from tasks import vocabularies
+from tasks.causal_lm import CausalLM
+from tasks.mlm import MLM
+from tasks.prefix_lm import PrefixLM
+from tests.tasks.streams import BYTES, examples
+
+EOS = 1
+MASK = BYTES.vocab_size - 1
+TEXT = "".join(chr(97 + i % 26) for i in range(4000))
+
+
+def test_causal_lm_ends_documents_and_nothing_else():
+  rows = examples(CausalLM(), {"targets": 5}, "abc", "de", "fghi")
+  targets = [row["targets"].tolist() for row in rows]
+  a = BYTES.encode("abcdefghi")
+  assert targets == [
+    [*a[:3], EOS, a[3]],
+    [a[4], EOS, *a[5:8]],
+    [a[8], EOS],
+  ]
+
+
+def test_causal_lm_has_targets_only():
+  assert list(CausalLM().output_features(BYTES)) == ["targets"]
+
+
+def test_causal_lm_needs_two_tokens():
+  with pytest.raises(ValueError, match="at least 2 targets, got 1"):
+    examples(CausalLM(), {"targets": 1}, "abc")
+
+
+@pytest.mark.parametrize("fraction", [None, 0.25, 0.75])
+def test_prefix_and_continuation_are_one_window(fraction):
+  lengths = {"inputs": 32, "targets": 32}
+  rows = examples(PrefixLM(prefix_fraction=fraction), lengths, TEXT[:1000])
+  joined = [
+    token for row in rows for token in [*row["inputs"], *row["targets"]]
+  ]
+  assert joined == [*BYTES.encode(TEXT[:1000]), EOS]
+  for row in rows:
+    assert 1 <= len(row["inputs"]) <= 32
+    assert 1 <= len(row["targets"]) <= 32
+
+
+def test_uniform_split_draws_every_prefix_alike():
+  lengths = {"inputs": 8, "targets": 8}
+  rows = examples(PrefixLM(), lengths, *[TEXT] * 4)
+  counts = collections.Counter(len(row["inputs"]) for row in rows[:-1])
+  assert sorted(counts) == list(range(1, 9))
+  expected = (len(rows) - 1) / 8
+  chi_square = sum((n - expected) ** 2 / expected for n in counts.values())
+  assert chi_square < 24.3  # The 99.9th percentile at 7 degrees of freedom.
+
+
+@pytest.mark.parametrize(
+  ("fraction", "inputs", "targets", "window"),
+  [
+    (0.75, 96, 32, 128),
+    (0.5, 64, 64, 128),
+    (0.25, 512, 90, 120),
+    (None, 64, 64, 65),
+    (None, 64, 512, 65),
+  ],
+)
+def test_the_longest_window_is_taken_whose_parts_fit(
+  fraction, inputs, targets, window
+):
+  objective = PrefixLM(prefix_fraction=fraction)
+  assert objective.window_length(inputs, targets) == window
+
+
+def test_a_uniform_split_refuses_targets_that_would_be_cut():
+  with pytest.raises(
+    ValueError, match="up to 512 are targets, more than .*114"
+  ):
+    PrefixLM().window_length(512, 114)
+
+
+@pytest.mark.parametrize("fraction", [0, 1, 1.5])
+def test_a_prefix_is_a_part(fraction):
+  with pytest.raises(ValueError, match="prefix_fraction .* between 0 and 1"):
+    PrefixLM(prefix_fraction=fraction)
+
+
+LENGTHS = {"inputs": 100, "targets": 100, "weights": 100}
+
+
+def test_mlm_chooses_15_percent_of_eligible_tokens():
+  # Of 100 positions 10 end documents: round(0.15 * 90) = 14.
+  rows = examples(MLM(), LENGTHS, *["abcdefghi"] * 10)
+  (row,) = rows
+  assert row["weights"].sum() == 14
+  assert not row["weights"][row["targets"] == EOS].any()
+  unchosen = row["weights"] == 0
+  np.testing.assert_array_equal(
+    row["inputs"][unchosen], row["targets"][unchosen]
+  )
+
+
+def test_mlm_masks_80_replaces_10_and_keeps_10_percent():
+  rows = examples(MLM(), LENGTHS, *[TEXT] * 10)
+  inputs, targets, weights = (
+    np.concatenate([row[key] for row in rows])
+    for key in ("inputs", "targets", "weights")
+  )
+  chosen = weights == 1
+  total = chosen.sum()
+  masked = (inputs[chosen] == MASK).mean()
+  kept = (inputs[chosen] == targets[chosen]).mean()
+  tolerance = 4 * (0.8 * 0.2 / total) ** 0.5
+  assert abs(masked - 0.8) < tolerance
+  # One random token in 256 is the right one.
+  assert abs(kept - (0.1 + 0.1 / 256)) < tolerance
+  replaced = inputs[chosen & (inputs != MASK) & (inputs != targets)]
+  first, end = vocabularies.ordinary_ids(BYTES)
+  assert first <= replaced.min() and replaced.max() < end
+  assert len(set(replaced.tolist())) > 100
+
+
+def test_mlm_chooses_something_in_a_short_text():
+  (row,) = examples(MLM(), LENGTHS, "ab")
+  assert row["weights"].sum() == 1
+
+
+def test_mlm_refuses_lengths_that_differ():
+  with pytest.raises(ValueError, match="one length .* got 100, 90, 100"):
+    examples(MLM(), LENGTHS | {"targets": 90}, "ab")
+
+
+def test_mlm_needs_a_mask():
+  with pytest.raises(ValueError, match="mask needs 1 sentinels, more than .*0"):
+    examples(MLM(), LENGTHS, "ab", vocabulary=vocabularies.Bytes(extra_ids=0))
+
+
+def test_mlm_refuses_fractions_above_one():
+  with pytest.raises(ValueError, match="sum to at most 1"):
+    MLM(mask_fraction=0.8, random_fraction=0.3)

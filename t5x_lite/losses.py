@@ -66,24 +66,35 @@ class CrossEntropy:
       division by "denominator"), "denominator", and without normaliser or
       regularisers "loss" (nats), "z_loss", "correct" and "weight".
     """
+    denominator = self.denominator(weights_BT)
     weights_BT = weights_BT.astype(jnp.float32)
-    counted_BT, denominator = self._normalise(weights_BT)
     sums = _sums(
-      self, kernel_DV, hidden_BTD, targets_BT, weights_BT, counted_BT
+      self,
+      kernel_DV,
+      hidden_BTD,
+      targets_BT,
+      weights_BT,
+      self._counted(weights_BT),
     )
     return {
       **sums, "denominator": denominator, "weight": jnp.sum(weights_BT)
     }  # fmt: skip
 
-  def _normalise(self, weights_BT):
-    """Returns the weights of the objective, and what divides their sum."""
+  def denominator(self, weights_BT: jax.Array) -> jax.Array:
+    """Returns what divides the objective, by the normaliser; float32."""
+    weights_BT = weights_BT.astype(jnp.float32)
     if self.normalizer == "all_tokens":
-      return weights_BT, jnp.float32(weights_BT.size)
+      return jnp.float32(weights_BT.size)
     if self.normalizer == "sequences":
-      per_row = jnp.sum(weights_BT, axis=1, keepdims=True)
-      counted_BT = weights_BT / jnp.maximum(per_row, 1e-9)
-      return counted_BT, jnp.sum(per_row > 0).astype(jnp.float32)
-    return weights_BT, jnp.sum(weights_BT)
+      return jnp.sum(jnp.any(weights_BT > 0, axis=1), dtype=jnp.float32)
+    return jnp.sum(weights_BT)
+
+  def _counted(self, weights_BT):
+    """Returns what each token counts in the objective."""
+    if self.normalizer != "sequences":
+      return weights_BT
+    per_row_B1 = jnp.sum(weights_BT, axis=1, keepdims=True)
+    return weights_BT / jnp.maximum(per_row_B1, 1e-9)
 
   def pieces(self, batch: int, length: int) -> tuple[int, int]:
     """Cuts the length into (number, size) so that chunks hold chunk_tokens."""

@@ -120,7 +120,7 @@ class Model:
       The objective, a sum yet to be divided by metrics["denominator"], and
       the metrics, all sums over the batch.
     """
-    side = "encoder" if self.architecture == "encoder" else "decoder"
+    side = self._scored_side
 
     def forward(transformer):
       return _hidden(transformer, batch), transformer.head_kernel()
@@ -133,6 +133,14 @@ class Model:
       batch[f"{side}_loss_weights"],
     )
     return sums["objective"], sums
+
+  def denominator(self, batch: Batch) -> jax.Array:
+    """Returns what divides a batch's objective, known from its weights."""
+    return self.loss.denominator(batch[f"{self._scored_side}_loss_weights"])
+
+  @property
+  def _scored_side(self) -> str:
+    return "encoder" if self.architecture == "encoder" else "decoder"
 
   def logits(self, params: Params, batch: Batch) -> jax.Array:
     """Returns float32 logits [B, T, V]."""

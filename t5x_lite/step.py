@@ -55,24 +55,29 @@ def train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
   """Returns the function from a state and a global batch to the next state.
 
-  Microbatches sum objectives and denominators before dividing, so that their
+  Microbatches are all divided by the full batch's denominator, so that their
   gradient is the full batch's whatever the normaliser and however unevenly
   the loss-bearing tokens fall. The dropout key is folded with the step: a
   resumed run draws what an unbroken one would.
   """
 
-  def objective(params, batch, key):
-    return model.loss_and_metrics(params, batch, dropout_key=key)
+  def objective(params, batch, scale, key):
+    # Scaled here, not in the gradients: that would be one more pass over them.
+    loss, sums = model.loss_and_metrics(params, batch, dropout_key=key)
+    return loss * scale, sums
 
   differentiate = jax.grad(objective, has_aux=True)
 
   def gradients(params, batch, key):
+    # A batch without a loss-bearing token has no gradient, not a NaN.
+    scale = 1.0 / jnp.maximum(model.denominator(batch), 1e-9)
     if microbatches == 1:
-      return differentiate(params, batch, key)
+      return differentiate(params, batch, scale, key)
 
     def add_microbatch(total, xs):
       microbatch, number = xs
-      one = differentiate(params, microbatch, jax.random.fold_in(key, number))
+      key_of_one = jax.random.fold_in(key, number)
+      one = differentiate(params, microbatch, scale, key_of_one)
       return jax.tree.map(jnp.add, total, one), None
 
     # Rows i, i + n, i + 2n... go together: each device keeps its own rows.
@@ -81,21 +86,18 @@ def train_step(
     )
     xs = (pieces, jnp.arange(microbatches))
     first = jax.tree.map(lambda x: x[0], xs)
-    shapes = jax.eval_shape(lambda: differentiate(params, first[0], key))
+    shapes = jax.eval_shape(lambda: differentiate(params, first[0], scale, key))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     return jax.lax.scan(add_microbatch, zeros, xs)[0]
 
   def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(dropout_key, state.step)
     grads, sums = gradients(state.params, batch, key)
-    # A batch without a loss-bearing token has no gradient, not a NaN.
-    scale = 1.0 / jnp.maximum(sums["denominator"], 1e-9)
-    grads = jax.tree.map(lambda g: g * scale, grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     norms = {
-      "grad_norm": optax.global_norm(grads),
-      "param_norm": optax.global_norm(params),
+      "grad_norm": optax.tree.norm(grads),
+      "param_norm": optax.tree.norm(params),
     }
     return TrainState(state.step + 1, params, opt_state), Metrics(sums, norms)
 

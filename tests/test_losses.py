@@ -98,7 +98,7 @@ def test_normalisers(normalizer):
 
 @pytest.mark.parametrize(
   "chunk_tokens, normalizer",
-  zip([1, 4, 9, 20, 21, 100], 2 * NORMALIZERS, strict=True),
+  list(zip([1, 4, 9, 20, 21, 100], 2 * NORMALIZERS, strict=True)),
 )
 def test_chunks_change_nothing(chunk_tokens, normalizer):
   settings = {

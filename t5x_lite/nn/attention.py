@@ -5,7 +5,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 
-from t5x_lite.nn import attend
+from t5x_lite.nn import attend, checks
 from t5x_lite.nn.dropout import dropout
 from t5x_lite.nn.linear import Dense
 from t5x_lite.nn.positions import NoPosition
@@ -67,6 +67,8 @@ class Attention(nn.Module):
   kernel: str = "einsum"
 
   def __post_init__(self):
+    checks.at_least_one(self, "num_heads", "num_kv_heads", "head_dim")
+    checks.dropout_rate(self)
     if self.num_kv_heads and self.num_heads % self.num_kv_heads:
       raise ValueError(
         f"num_heads ({self.num_heads}) must be divisible by num_kv_heads "

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from t5x_lite.nn import checks
 from t5x_lite.nn.dropout import dropout
 from t5x_lite.nn.linear import Dense
 
@@ -33,6 +34,8 @@ class MLP(nn.Module):
   dropout_rate: float = 0.0
 
   def __post_init__(self):
+    checks.at_least_one(self, "hidden")
+    checks.dropout_rate(self)
     if self.activation not in ACTIVATIONS:
       raise ValueError(
         f"unknown activation {self.activation!r}: use one of "

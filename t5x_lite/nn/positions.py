@@ -11,11 +11,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from t5x_lite.nn import checks
 from t5x_lite.nn.visibility import Tokens
 
 
 class NoPosition(nn.Module):
   """Encodes nothing: order is known from the visibility rule alone."""
+
+  def check(self, num_heads: int, head_dim: int):
+    """Refuses attention heads that the encoding does not fit."""
+    del num_heads, head_dim
 
   def embed(self, x_BTD: jax.Array, tokens: Tokens) -> jax.Array:
     """Adds the encoding to the embeddings [B, T, D]."""
@@ -48,6 +53,29 @@ class T5Bias(NoPosition):
   bidirectional: bool
   num_buckets: int = 32
   max_distance: int = 128
+
+  def __post_init__(self):
+    # Half of one direction's buckets are of one distance each.
+    exact = self.num_buckets // (4 if self.bidirectional else 2)
+    if exact < 1:
+      least = 4 if self.bidirectional else 2
+      raise ValueError(
+        f"T5Bias.num_buckets ({self.num_buckets}) must be at least {least}"
+      )
+    if self.max_distance <= exact:
+      raise ValueError(
+        f"T5Bias.max_distance ({self.max_distance}) must be greater than the "
+        f"{exact} buckets of one distance"
+      )
+    super().__post_init__()
+
+  def check(self, num_heads: int, head_dim: int):
+    del head_dim
+    if num_heads != self.num_heads:
+      raise ValueError(
+        f"T5Bias.num_heads ({self.num_heads}) must equal Attention.num_heads "
+        f"({num_heads})"
+      )
 
   @nn.compact
   def bias(self, query: Tokens, key: Tokens) -> jax.Array:
@@ -127,6 +155,11 @@ class Rope(NoPosition):
 
   base: float = 10_000.0
 
+  def check(self, num_heads: int, head_dim: int):
+    del num_heads
+    if head_dim % 2:
+      raise ValueError(f"Rope turns pairs: head_dim ({head_dim}) must be even")
+
   def rotate(self, x_BNTH: jax.Array, tokens: Tokens) -> jax.Array:
     half = x_BNTH.shape[-1] // 2
     frequency = self.base ** (-jnp.arange(half, dtype=jnp.float32) / half)
@@ -143,16 +176,32 @@ class Rope(NoPosition):
 
 
 class Learned(NoPosition):
-  """Adds one learned vector per position (GPT, BERT)."""
+  """Adds one learned vector per position (GPT, BERT).
+
+  Attributes:
+    max_length: positions that there are; NaN where decoding goes beyond.
+    stddev: of the initial values.
+  """
 
   max_length: int
   stddev: float = 0.02
 
+  def __post_init__(self):
+    checks.at_least_one(self, "max_length")
+    super().__post_init__()
+
   @nn.compact
   def embed(self, x_BTD: jax.Array, tokens: Tokens) -> jax.Array:
+    length = tokens.position.shape[1]
+    if length > self.max_length:
+      raise ValueError(
+        f"rows of {length} tokens are longer than Learned.max_length "
+        f"({self.max_length})"
+      )
     init = nn.with_logical_partitioning(
       nn.initializers.normal(self.stddev), ("length", "embed")
     )
     shape = (self.max_length, x_BTD.shape[-1])
     table = self.param("position_embedding", init, shape, jnp.float32)
-    return x_BTD + table[tokens.position].astype(x_BTD.dtype)
+    # Not table[...], which repeats the last position for those beyond it.
+    return x_BTD + jnp.take(table, tokens.position, 0).astype(x_BTD.dtype)

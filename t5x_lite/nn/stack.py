@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.nn import visibility
+from t5x_lite.nn import checks, visibility
 from t5x_lite.nn.attention import Attention, KVCache, Sight
 from t5x_lite.nn.dropout import dropout
 from t5x_lite.nn.positions import NoPosition
@@ -67,6 +67,7 @@ class Layer(nn.Module):
   dropout_rate: float = 0.0
 
   def __post_init__(self):
+    checks.dropout_rate(self)
     if self.parallel and self.cross_attention is not None:
       raise ValueError(
         "parallel=True has no place for cross_attention: use parallel=False "
@@ -141,8 +142,10 @@ class Stack(nn.Module):
   dropout_rate: float = 0.0
 
   def __post_init__(self):
-    if self.num_layers < 1:
-      raise ValueError(f"num_layers ({self.num_layers}) must be at least 1")
+    checks.at_least_one(self, "num_layers")
+    checks.dropout_rate(self)
+    attention = self.layer.attention
+    self.position.check(attention.num_heads, attention.head_dim)
     if self.remat is not None and self.remat not in REMAT_POLICIES:
       raise ValueError(
         f"unknown remat policy {self.remat!r}: use None or one of "

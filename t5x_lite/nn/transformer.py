@@ -4,8 +4,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from t5x_lite.nn import checks
 from t5x_lite.nn.stack import Stack, StackCache
 from t5x_lite.nn.visibility import Tokens
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 class Transformer(nn.Module):
@@ -33,8 +36,23 @@ class Transformer(nn.Module):
   dtype: str = "float32"
 
   def __post_init__(self):
+    checks.at_least_one(self, "width", "vocab_size")
+    if self.dtype not in DTYPES:
+      raise ValueError(
+        f"unknown dtype {self.dtype!r}: use one of {', '.join(DTYPES)}"
+      )
     if self.encoder is None and self.decoder is None:
       raise ValueError("a Transformer needs an encoder, a decoder or both")
+    if self.encoder and self.encoder.layer.cross_attention:
+      raise ValueError(
+        "the encoder has cross_attention but nothing to see by it: set it in "
+        "the decoder's scope alone"
+      )
+    if self.encoder is None and self.decoder.layer.cross_attention:
+      raise ValueError(
+        "the decoder has cross_attention but there is no encoder: set "
+        "Transformer.encoder, or Layer.cross_attention = None"
+      )
     if self.encoder is not None and self.decoder is not None:
       if self.decoder.layer.cross_attention is None:
         raise ValueError(

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 
 def directory() -> pathlib.Path:
-  """Returns $XDG_CACHE_HOME/t5x_lite, or a folder in /tmp if unwritable."""
+  """Returns $XDG_CACHE_HOME/t5x_lite, or a temporary folder of the user's."""
   base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
   path = pathlib.Path(base) / "t5x_lite"
   try:

@@ -159,7 +159,8 @@ class Bytes(seqio.ByteVocabulary):
 
   def decode(self, ids) -> str:
     """Decodes up to the first EOS, with sentinels as <extra_id_N>."""
-    ids = [int(i) for i in ids]
+    # A model's vocabulary may be padded beyond ours.
+    ids = [int(i) for i in ids if i < self.vocab_size]
     if self.eos_id in ids:
       ids = ids[: ids.index(self.eos_id)]
     parts, first = [], 0

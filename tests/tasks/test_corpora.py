@@ -92,5 +92,16 @@ def test_an_interrupted_write_leaves_nothing(tmp_path):
   assert list(tmp_path.iterdir()) == [path]
 
 
+def test_without_a_writable_cache_a_temporary_folder_serves(
+  tmp_path, monkeypatch
+):
+  blocked = tmp_path / "file"
+  blocked.write_text("no folder")
+  monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+  monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(tmp_path))
+  assert cache.directory().parent == tmp_path
+  assert cache.directory().is_dir()
+
+
 def test_digests_see_where_parts_end():
   assert cache.digest(["ab", "c"]) != cache.digest(["a", "bc"])

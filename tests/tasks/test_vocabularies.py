@@ -70,6 +70,10 @@ def test_decoding_stops_at_the_first_end(vocabulary):
   assert vocabulary.decode(ids) == "ab"
 
 
+def test_ids_beyond_the_vocabulary_are_no_text():
+  assert Bytes().decode([100, 384, 500, 101]) == "ab"
+
+
 def test_sizes_are_explicit(trained):
   assert trained.vocab_size == 350
   assert Bytes().vocab_size == 384

@@ -24,6 +24,9 @@ t5x_lite infer --model_dir=runs/quickstart --input=questions.jsonl \\
 """
 
 
+_SENTINEL = re.compile(r"<extra_id_\d+>")
+
+
 def define(values):
   """Defines the command's flags."""
   run_flags(values)
@@ -123,7 +126,7 @@ def blanks(text) -> str:
 
   A text that has sentinels already stays as it is.
   """
-  if "<extra_id_" in text:
+  if _SENTINEL.search(text):
     return text
   numbers = itertools.count()
   return re.sub(r"_{3,}", lambda _: f"<extra_id_{next(numbers)}>", text)
@@ -162,11 +165,29 @@ def finish(job, restored, records, values, show):
 def _show(result) -> str:
   """Shows a result as one reads it."""
   given = result.get("inputs", result.get("text"))
-  answer = result.get("filled")
-  if answer is None:
-    bold = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
+  bold = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
+  if "filled" in result:
+    answer = mark_blanks(given, " ".join(result["filled"].split()), bold)
+  else:
     answer = f"{given}{bold[0]} {result['prediction']}{bold[1]}"
   return (
-    f"\n{given}\n  -> {answer}\n     (prediction {result['prediction']!r}, "
-    f"log-likelihood {result['log_likelihood']:.2f})"
+    f"\n{given}\n  -> {answer}\n     (log p {result['log_likelihood']:.1f})"
   )
+
+
+def mark_blanks(given, filled, mark) -> str:
+  """Marks what stands in the blanks: "a <extra_id_0> c" -> "a [b] c".
+
+  A text that does not come back as it was (its tokenizer lost something) is
+  not marked.
+  """
+  kept = [" ".join(part.split()) for part in _SENTINEL.split(given)]
+  match = re.fullmatch(r"\s*(.*?)\s*".join(map(re.escape, kept)), filled)
+  if not match:
+    return filled
+  text, end = "", 0
+  for blank in range(1, len(kept)):
+    start, stop = match.span(blank)
+    text += filled[end:start] + mark[0] + filled[start:stop] + mark[1]
+    end = stop
+  return text + filled[end:]

@@ -9,11 +9,11 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 RUN="$ROOT/runs/quickstart"
-# None of these is in the training text.
+# None of these is in the text that it is trained on.
 SENTENCES=(
-  "This function returns a <extra_id_0> of all the files in the directory."
-  "If the argument is not a string, a <extra_id_0> is raised."
-  "The <extra_id_0> statement is used to define a new class."
+  "Return ___ if the given name is that of a symbolic link, and False otherwise."
+  "Raises a ___ when the first argument is not a string."
+  "The default of this parameter is ___, which means that there is no limit."
 )
 
 step() {
@@ -50,7 +50,7 @@ What to type next, from $ROOT:
 
   source $bin/activate
   tensorboard --logdir=runs                                # the curves
-  t5x_lite infer --model_dir=runs/quickstart --text="A list is <extra_id_0>."
+  t5x_lite infer --model_dir=runs/quickstart --text="A list is ___."
   t5x_lite train --model_dir=runs/quickstart --gin.run.Run.total_steps=4000
   t5x_lite tasks                                           # other objectives
   t5x_lite tasks python_docs_causal_lm                     # see what one does

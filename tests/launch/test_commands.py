@@ -36,6 +36,22 @@ def test_blanks_become_sentinels():
   assert infer.blanks("<extra_id_0> ___") == "<extra_id_0> ___"
 
 
+def test_fill_ins_and_continuations_read_well():
+  common = {"log_likelihood": -1.25, "text": "a <extra_id_0> c"}
+  filled = {**common, "prediction": "<extra_id_0> b", "filled": "a b c"}
+  assert "a <extra_id_0> c\n  -> a b c\n" in infer._show(filled)
+  continued = {**common, "prediction": "d"}
+  assert "  -> a <extra_id_0> c d\n" in infer._show(continued)
+
+
+def test_what_fills_a_blank_is_marked():
+  marks = ("[", "]")
+  given = "a <extra_id_0> c, un<extra_id_1>able"
+  filled = "a b c, unbelievable"
+  assert infer.mark_blanks(given, filled, marks) == "a [b] c, un[believ]able"
+  assert infer.mark_blanks("é <extra_id_0>", "e b", marks) == "e b"
+
+
 def test_lengths_are_read():
   assert options.parse_lengths(["inputs=8", "targets=4"]) == {
     "inputs": 8,

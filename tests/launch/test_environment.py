@@ -8,7 +8,7 @@ import pytest
 
 from launch import environment
 
-XLA = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT"
+XLA = f"--{environment._XLA_FLAG}={environment._XLA_VALUE}"
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ def test_the_user_s_settings_stay(monkeypatch):
 
 def test_another_value_of_the_same_flag_stays(monkeypatch):
   monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-  mine = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_INVALID"
+  mine = f"--{environment._XLA_FLAG}=LIBRARY_FUSION_TYPE_INVALID"
   monkeypatch.setenv("XLA_FLAGS", mine)
   environment.prepare(compute=True, restart=False)
   assert os.environ["XLA_FLAGS"] == mine

@@ -119,8 +119,6 @@ def test_blanks_are_filled_in(trained, capsys):
   result = json.loads(capsys.readouterr().out.splitlines()[-1])
   assert result["text"] == "Line <extra_id_0> says"
   assert result["num_tokens"] <= 4
-  assert main.main(arguments) == 0
-  assert "Line <extra_id_0> says\n  -> " in capsys.readouterr().out
 
 
 def test_samples_differ_and_repeat_with_the_seed(trained, capsys):

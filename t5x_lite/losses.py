@@ -39,6 +39,8 @@ class CrossEntropy:
         f"unknown normalizer {self.normalizer!r}: use one of "
         f"{', '.join(NORMALIZERS)}"
       )
+    if self.z_loss < 0:
+      raise ValueError(f"z_loss ({self.z_loss}) must not be negative")
     if not 0 <= self.label_smoothing < 1:
       raise ValueError(
         f"label_smoothing ({self.label_smoothing}) must be in [0, 1)"

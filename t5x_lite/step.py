@@ -80,6 +80,12 @@ def train_step(
       one = differentiate(params, microbatch, scale, key_of_one)
       return jax.tree.map(jnp.add, total, one), None
 
+    rows = len(jax.tree.leaves(batch)[0])
+    if rows % microbatches:
+      raise ValueError(
+        f"batch size ({rows}) must be divisible by microbatches "
+        f"({microbatches})"
+      )
     # Rows i, i + n, i + 2n... go together: each device keeps its own rows.
     pieces = jax.tree.map(
       lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), batch

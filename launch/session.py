@@ -90,5 +90,5 @@ def restore(values) -> Restored:
   )
   with checkpoint.Checkpoints(values.model_dir) as checkpoints:
     params = checkpoints.restore_params(abstract, values.step)
-    step = checkpoints.latest_step if values.step is None else values.step
+    step = checkpoints.restored_step
   return Restored(run, model, params, layout, step)

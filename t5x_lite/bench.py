@@ -24,7 +24,7 @@ def bench(
   lengths: Mapping[str, int],
   steps: int = 5,
   microbatches: int = 1,
-  layout: Layout = Layout(),
+  layout: Layout | None = None,
 ) -> dict[str, Any]:
   """Times whole training steps: forward, backward and update.
 
@@ -35,7 +35,7 @@ def bench(
     lengths: "inputs" and "targets" in tokens, as for a run.
     steps: timed, after one that is not.
     microbatches: as in a run.
-    layout: the devices.
+    layout: the devices; None spreads the batch over all.
 
   Returns:
     "tokens_per_s" (encoder and decoder tokens), "step_ms_median", "step_ms"
@@ -49,6 +49,7 @@ def bench(
     model, batch_size=batch_size, lengths=lengths, optimizer=optimizer,
     microbatches=microbatches,
   )  # fmt: skip
+  layout = layout or Layout()
   accounting.check_memory(described, layout=layout)
   transform = optimizer.fit_steps(1000).build(model.logical_axes())
   layout = layout.fit(model.logical_axes(), model.abstract())

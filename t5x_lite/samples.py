@@ -3,11 +3,10 @@
 import dataclasses
 import itertools
 import json
-import os
 from typing import Any
 
 import jax
-import tensorflow as tf
+from etils import epath
 
 from t5x_lite import data, infer
 from t5x_lite.jobs import Generate
@@ -38,12 +37,10 @@ def write(
   texts = [_texts(example, codec, job) for example in examples]
   results = infer.run(job, params, texts, batch_size=_COUNT, layout=layout)
   if jax.process_index() == 0:
-    folder = os.path.join(model_dir, "samples")
-    tf.io.gfile.makedirs(folder)
-    path = os.path.join(folder, f"{number}.jsonl")
-    with tf.io.gfile.GFile(path, "w") as file:
-      for result in results:
-        file.write(json.dumps(result, ensure_ascii=False) + "\n")
+    lines = (json.dumps(r, ensure_ascii=False) + "\n" for r in results)
+    path = epath.Path(model_dir) / "samples" / f"{number}.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(lines))
 
 
 def _texts(example, codec, job):

@@ -1,10 +1,9 @@
 """Remembers which vocabulary a run's token ids belong to."""
 
 import json
-import os
 
 import jax
-import tensorflow as tf
+from etils import epath
 
 from t5x_lite import data
 
@@ -13,16 +12,15 @@ _FILE = "vocabulary.json"
 
 def write(task: str, model_dir: str) -> None:
   """Writes the digest of a task's vocabularies into a run's directory."""
-  path = os.path.join(model_dir, _FILE)
-  if jax.process_index() or tf.io.gfile.exists(path):
+  path = epath.Path(model_dir) / _FILE
+  if jax.process_index() or path.exists():
     return
   content = {
     "task": task,
     "size": data.required_vocab_size(task),
     "digest": data.vocabulary_digest(task),
   }
-  with tf.io.gfile.GFile(path, "w") as file:
-    file.write(json.dumps(content, indent=2) + "\n")
+  path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def check(task: str, model_dir: str) -> None:
@@ -31,11 +29,10 @@ def check(task: str, model_dir: str) -> None:
   Raises:
     ValueError: the run in `model_dir` was trained with another vocabulary.
   """
-  path = os.path.join(model_dir, _FILE)
-  if not tf.io.gfile.exists(path):
+  path = epath.Path(model_dir) / _FILE
+  if not path.exists():
     return
-  with tf.io.gfile.GFile(path) as file:
-    there = json.load(file)
+  there = json.loads(path.read_text())
   if there["digest"] != data.vocabulary_digest(task):
     raise ValueError(
       f"the run in {model_dir} was trained with the vocabulary of "

@@ -82,6 +82,8 @@ def train(run: Run, *, model_dir: str) -> TrainState:
     else:
       state, first_step = restored
     vocabulary_record.write(run.train.task, model_dir)
+    # Before the peak is measured: compiling takes the same cores.
+    train_step = train_step.result()
     recorder = stack.enter_context(
       records.Recorder(
         model_dir,
@@ -98,7 +100,6 @@ def train(run: Run, *, model_dir: str) -> TrainState:
       last = number == run.total_steps
       return every is not None and (number % every == 0 or last)
 
-    train_step = train_step.result()
     interval = records.Interval()
     under_way = collections.deque()
     for number in range(first_step + 1, run.total_steps + 1):

@@ -48,7 +48,7 @@ show_progress() {
         printf "       downloading %s %s\n", size, substr($NF, 1, 2); fflush()
       }
     }
-    /^Installing collected packages/ {
+    /^Installing collected packages/ && n {
       printf "       unpacking %d packages\n", n; fflush()
     }'
 }

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import jax
 import numpy as np
 import seqio
 from absl import logging
+from etils import epath
 
 from t5x_lite import batched, data, decoding, features
 from t5x_lite.held_out import HeldOut, held_out, unigram_entropy
@@ -26,7 +26,6 @@ __all__ = [
 ]
 
 Metrics = dict[str, float]
-Predictions = list[tuple[int, np.ndarray]]
 
 
 def evaluate(
@@ -231,12 +230,20 @@ def task_metrics(
 
 
 def write(metrics: Metrics, path: str) -> None:
-  """Writes metrics as JSON, whole or not at all; process 0 does."""
-  if jax.process_index() == 0:
-    partial = f"{path}.partial"
-    with open(partial, "w", encoding="utf-8") as f:
-      f.write(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
-    os.replace(partial, path)
+  """Writes metrics as JSON, whole or not at all; process 0 does.
+
+  Raises:
+    ValueError: the file cannot be written.
+  """
+  if jax.process_index() != 0:
+    return
+  path = epath.Path(path)
+  partial = path.with_name(f"{path.name}.partial")
+  try:
+    partial.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
+    partial.replace(path)
+  except OSError as e:
+    raise ValueError(f"cannot write {path}: {e.strerror or e}") from None
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -114,7 +114,7 @@ def run_file(
 
   All lines are checked before the first is computed. Results are added a
   batch at a time, whole lines only; the same call goes on after the last of
-  them, with the same results as if it had never been interrupted.
+  them, with the results that it would have had without an interruption.
 
   Args:
     job, params, batch_size, layout: as in `run`.

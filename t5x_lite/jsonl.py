@@ -2,7 +2,6 @@
 
 import fcntl
 import gzip
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -72,14 +71,6 @@ def _parse(line, place):
       f"{line.strip()[:40]}"
     )
   return fields
-
-
-def digest(path: str) -> str:
-  """Returns the SHA-256 of a file's lines."""
-  sha = hashlib.sha256()
-  for line in _byte_lines(path):
-    sha.update(line)
-  return sha.hexdigest()
 
 
 class Output:

@@ -21,7 +21,9 @@ class Progress:
     )
     self.plain = is_main and not sys.stderr.isatty()
     if self.plain and done:
-      print(f"going on after {done} of {total} texts", file=sys.stderr)
+      going_on = f"going on after {done} of {total} texts"
+      done_already = f"all {total} texts are done already"
+      print(done_already if done == total else going_on, file=sys.stderr)
 
   def update(self, count):
     self.done += count

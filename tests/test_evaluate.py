@@ -268,3 +268,5 @@ def test_metrics_are_written_whole(tmp_path):
   evaluate.write({"b": 2.0, "a": 1.5}, path)
   assert json.loads(path.read_text()) == {"a": 1.5, "b": 2.0}
   assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
+  with pytest.raises(ValueError, match="cannot write .*/none/m.json: No such"):
+    evaluate.write({}, tmp_path / "none" / "m.json")

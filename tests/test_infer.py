@@ -2,8 +2,14 @@
 
 import dataclasses
 import json
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,6 +17,7 @@ import seqio
 
 from t5x_lite import infer
 from t5x_lite.decoding import Sample, loop
+from t5x_lite.partitioning import Layout
 from tests.decoding.markov import Markov
 
 BYTES = seqio.ByteVocabulary(extra_ids=5)  # 0 pad, 1 EOS, 2 unk, 3 + byte
@@ -112,6 +119,63 @@ def test_draws_do_not_depend_on_batches():
   assert together == apart
   other = infer.run(dataclasses.replace(job, seed=6), noise(), texts)
   assert [r["prediction"] for r in other] != [r["prediction"] for r in together]
+
+
+def test_eight_devices_give_what_one_gives():
+  texts = [{"text": t} for t in "abcdefghijk"]
+  job = generation(sampler=Sample(), max_new_tokens=6)
+  layout = Layout(data=-1, tensor=2)
+  spread = jax.device_put(noise(), layout.replicated())
+  assert infer.run(
+    job, spread, texts, batch_size=3, layout=layout
+  ) == infer.run(job, noise(), texts)
+
+
+@pytest.mark.slow
+def test_two_processes_write_what_one_writes(tmp_path):
+  path_in = write(tmp_path / "in.jsonl", *[{"text": c} for c in "abcdefg"])
+  job = generation(sampler=Sample(), max_new_tokens=5)
+  alone = tmp_path / "alone.jsonl"
+  infer.run_file(job, noise(), path_in, alone)
+
+  together = tmp_path / "together.jsonl"
+  together.write_bytes(alone.read_bytes()[:100])  # a line and a half
+  shutil.copy(f"{alone}.job.json", f"{together}.job.json")
+  with socket.socket() as s:
+    s.bind(("localhost", 0))
+    port = s.getsockname()[1]
+  code = """
+import sys
+import jax
+address, index, path_in, path_out = sys.argv[1:]
+jax.config.update("jax_num_cpu_devices", 2)
+jax.distributed.initialize(address, 2, int(index))
+from t5x_lite import infer
+from t5x_lite.decoding import Sample
+from t5x_lite.partitioning import Layout
+from tests import test_infer
+job = test_infer.generation(sampler=Sample(), max_new_tokens=5)
+layout = Layout()
+params = jax.device_put(test_infer.noise(), layout.replicated())
+infer.run_file(job, params, path_in, path_out, batch_size=3, layout=layout)
+"""
+  environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+  environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
+  processes = [
+    subprocess.Popen(
+      [sys.executable, "-c", code]
+      + [f"localhost:{port}", str(index), str(path_in), str(together)],
+      env=environment | {"JAX_PLATFORMS": "cpu"},
+      cwd=pathlib.Path(__file__).parent.parent,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for index in range(2)
+  ]
+  errors = [process.communicate(timeout=600)[1] for process in processes]
+  assert [p.returncode for p in processes] == [0, 0], "\n".join(errors)
+  assert "going on after 1 of 7 texts" in errors[0]
+  assert together.read_bytes() == alone.read_bytes()
 
 
 def test_prompts_of_many_lengths_compile_few_times():

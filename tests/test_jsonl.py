@@ -32,7 +32,6 @@ def test_reads_plain_and_packed_lines_as_texts(tmp_path):
   packed = tmp_path / "a.txt.gz"
   packed.write_bytes(gzip.compress(path.read_bytes()))
   assert [r.fields["text"] for r in jsonl.read(packed)] == ["one", "  two"]
-  assert jsonl.digest(packed) == jsonl.digest(path)
 
 
 @pytest.mark.parametrize(

@@ -69,13 +69,27 @@ def test_generated_tokens_have_the_logits_of_teacher_forcing(name):
     np.testing.assert_allclose(
       log_probs[i, weights].max(-1), out.log_probs[i], atol=1e-5
     )
-  scores = jax.jit(model.score)(params, forced)
-  np.testing.assert_allclose(scores, out.log_probs.sum(-1), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["t5", "llama"])
-def test_scanned_layers_generate_the_same(name):
-  model = MODELS[name]()
+def test_scores_are_sums_of_weighted_log_probabilities():
+  model = tiny.t5()
+  params = model.init(jax.random.key(0))
+  batch = tiny.batch(model)
+  batch["decoder_loss_weights"][1, 2:] = 0
+  scores, logits = jax.jit(lambda *a: (model.score(*a), model.logits(*a)))(
+    params, batch
+  )
+  log_probs = np.take_along_axis(
+    np.asarray(jax.nn.log_softmax(logits)),
+    batch["decoder_target_tokens"][..., None],
+    axis=-1,
+  )[..., 0]
+  expected = (log_probs * batch["decoder_loss_weights"]).sum(-1)
+  np.testing.assert_allclose(scores, expected, atol=1e-4)
+
+
+def test_scanned_layers_generate_the_same():
+  model = tiny.llama()
   params = model.init(jax.random.key(0))
   batch = prompts_of(model, tiny.batch(model))
   out = generate(model, params, batch, max_new_tokens=NEW)

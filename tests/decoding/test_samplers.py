@@ -59,15 +59,18 @@ def test_top_k_above_the_vocabulary_keeps_all():
   check(counts(Sample(top_k=99), LOGITS), jax.nn.softmax(LOGITS))
 
 
-@pytest.mark.parametrize(
-  "p, kept", [(0.1, 1), (0.49, 1), (0.51, 2), (0.8, 2), (0.82, 3), (1.0, 4)]
-)
+@pytest.mark.parametrize("p, kept", [(0.49, 1), (0.51, 2), (0.82, 3), (1.0, 4)])
 def test_top_p_keeps_the_smallest_set_that_reaches_p(p, kept):
   probs = np.array([0.0625, 0.5, 0.125, 0.3125])  # sums 0.5, 0.8125, 0.9375
   largest = np.array([1, 3, 2, 0])[:kept]
   expected = np.zeros(4)
   expected[largest] = probs[largest]
   check(counts(Sample(top_p=p), jnp.log(probs)), expected)
+
+
+def test_of_equal_tokens_top_p_keeps_as_many_as_it_needs_the_lower_ids():
+  logits = jnp.log(jnp.array([0.1, 0.2, 0.2, 0.2, 0.2, 0.1]))
+  check(counts(Sample(top_p=0.5), logits), [0, 1, 1, 1, 0, 0])
 
 
 def test_top_p_counts_mass_after_temperature_and_top_k():
@@ -89,8 +92,8 @@ def support(sampler, logits_BV, num_draws=600):
 @pytest.mark.parametrize(
   "settings",
   [
-    {"top_k": 1}, {"top_k": 5}, {"top_p": 0.2}, {"top_p": 0.7},
-    {"top_k": 6, "top_p": 0.6}, {"temperature": 2.0, "top_k": 8, "top_p": 0.8},
+    {"top_k": 5}, {"top_p": 0.2}, {"top_p": 0.7},
+    {"temperature": 2.0, "top_k": 8, "top_p": 0.8},
   ],
 )  # fmt: skip
 def test_support_is_that_of_the_transformers_package(settings):

@@ -73,7 +73,7 @@ def settings(values) -> dict:
   if model.transformer.vocab_size is None and values.vocab_size is None:
     raise ValueError(
       "the model takes its vocabulary's size from a tokenizer: give "
-      "--vocab_size (python_docs has 4096)"
+      "--vocab_size"
     )
   if values.vocab_size is not None:
     model = model.fit_vocabulary(values.vocab_size)

@@ -37,9 +37,10 @@ def test_parameters_of_the_tiny_presets(name):
   ],
 )
 def test_presets_have_the_published_number_of_parameters(preset, parameters):
-  config.load([f"gin/models/{preset}.gin"])
+  # Layers stacked or not have as many, and stacked ones are traced once.
+  config.load([f"gin/models/{preset}.gin"], ["SCAN=True"])
   leaves = jax.tree.leaves(config.build(Model).abstract())
   # The papers give PaLM's to two decimals of a billion.
   assert sum(p.size for p in leaves) == pytest.approx(
-    parameters, rel=2e-3 if "palm" in preset else 0
+    parameters, rel=3e-4 if "palm" in preset else 0
   )

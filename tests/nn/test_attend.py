@@ -80,7 +80,7 @@ def test_gradients_are_finite_differences(bias_rows):
   )
 
 
-@pytest.mark.parametrize("num_kv_heads", [N, 2, 1])
+@pytest.mark.parametrize("num_kv_heads", [N, 2])
 def test_bfloat16_is_the_formula_to_its_precision(num_kv_heads):
   args = draw(num_kv_heads, bias_rows=1)
   half = [x.astype(jnp.bfloat16) for x in args[:3]] + list(args[3:])
@@ -139,8 +139,8 @@ def test_hidden_keys_have_no_influence_and_get_no_gradient():
     np.testing.assert_array_equal(g, 0)
 
 
-@pytest.mark.parametrize("num_kv_heads", [N, 2])
-def test_dropout_acts_on_the_probabilities(num_kv_heads):
+def test_dropout_acts_on_the_probabilities():
+  num_kv_heads = 2
   q, k, v, bias, mask = draw(num_kv_heads, 1)
   keep = jnp.array(np.random.default_rng(2).random((B, N, T, S)) < 0.5)
 

@@ -90,7 +90,9 @@ def test_refusals_are_one_line_that_names_the_numbers(build, message):
 def test_rows_longer_than_the_learned_positions_are_refused():
   model = tiny.llama(position=Learned(max_length=14))
   batch = tiny.batch(model)
-  with pytest.raises(ValueError, match=r"15 tokens .* Learned.max_length \(14\)"):
+  with pytest.raises(
+    ValueError, match=r"15 tokens .* Learned.max_length \(14\)"
+  ):
     model.logits(tiny.random_params(model), batch)
 
 

@@ -22,14 +22,11 @@ def run(position, method, *args, params=None):
   return position.apply(variables, *args, method=method)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize(
   "num_buckets, max_distance", [(32, 128), (8, 12), (30, 100), (64, 1000)]
 )
-def test_buckets_are_hugging_faces(
-  num_buckets, max_distance, bidirectional, compiled
-):
+def test_buckets_are_hugging_faces(num_buckets, max_distance, bidirectional):
   import torch
   from transformers.models.t5.modeling_t5 import T5Attention
 
@@ -43,8 +40,8 @@ def test_buckets_are_hugging_faces(
   theirs = T5Attention._relative_position_bucket(
     torch.tensor(distance), **settings
   )
-  ours = (jax.jit(bucket) if compiled else bucket)(jnp.asarray(distance))
-  np.testing.assert_array_equal(ours, theirs)
+  # Compiled: XLA may divide and take logarithms otherwise than one by one.
+  np.testing.assert_array_equal(jax.jit(bucket)(distance), theirs)
 
 
 def test_buckets_by_hand():

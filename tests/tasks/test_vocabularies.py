@@ -10,8 +10,10 @@ from tasks import (
   corpora,
   sentencepiece_training,
   sources,
-  text as text_module,
   vocabularies,
+)
+from tasks import (
+  text as text_module,
 )
 from tasks.vocabularies import Bytes, SentencePiece, TrainedSentencePiece
 

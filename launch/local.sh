@@ -56,6 +56,8 @@ shopt -s extglob
 xla_flags="${XLA_FLAGS:-}"
 xla_flags="${xla_flags//--xla_force_host_platform_device_count=+([0-9])/}"
 environment=(JAX_PLATFORMS=cpu "JAX_NUM_CPU_DEVICES=$devices"
+  # Several devices share the cores: see tests/conftest.py.
+  JAX_CPU_ENABLE_ASYNC_DISPATCH=false
   "XLA_FLAGS=$xla_flags" "T5X_LITE_COORDINATOR=localhost:$port"
   "T5X_LITE_NUM_PROCESSES=$processes")
 run=("$python" -m launch.main "$@")

@@ -60,7 +60,7 @@ class Keep:
     last: this many of the newest; None keeps all.
     every: also each step that this divides.
     best: also this many of the best by `metric`.
-    metric: name in the evaluation's metrics, e.g. "validation/loss".
+    metric: name in the evaluation's metrics, "TASK/loss" for instance.
     mode: "min" or "max", which end of the metric is best.
   """
 

@@ -105,12 +105,14 @@ def _table(metrics, path) -> str:
   for task, values in tasks.items():
     lines.append(task)
     width = max(map(len, values))
-    lines += [
-      f"  {metric:<{width}}  {value:.4g}" for metric, value in values.items()
-    ]
+    for metric, value in values.items():
+      shown = f"{value:,.0f}" if metric == "tokens" else f"{value:.4g}"
+      lines.append(f"  {metric:<{width}}  {shown}")
     if "loss" in values and "unigram_entropy" in values:
       gain = values["unigram_entropy"] - values["loss"]
+      side = "below" if gain >= 0 else "above"
       lines.append(
-        f"  the loss is {gain:.2f} nats per token below the unigram entropy"
+        f"  the loss is {abs(gain):.2f} nats per token {side} the unigram "
+        "entropy"
       )
   return "\n".join([*lines, f"written to {path}"])

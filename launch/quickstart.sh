@@ -53,7 +53,7 @@ What to type next, from $ROOT:
   source $bin/activate
   tensorboard --logdir=runs                                # the curves
   t5x_lite infer --model_dir=runs/quickstart --text="A list is ___."
-  t5x_lite train --model_dir=runs/quickstart --gin.run.Run.total_steps=4000
+  t5x_lite train --model_dir=runs/quickstart --gin.run.Run.total_steps=1000
   t5x_lite tasks                                           # other objectives
   t5x_lite tasks python_docs_causal_lm                     # see what one does
 EOF

@@ -3,6 +3,7 @@
 import pytest
 
 from launch import describe, infer, main, options, tasks
+from launch import eval as evaluate
 from tasks import vocabularies
 
 
@@ -42,6 +43,13 @@ def test_fill_ins_and_continuations_read_well():
   assert "a <extra_id_0> c\n  -> a b c\n" in infer._show(filled)
   continued = {**common, "prediction": "d"}
   assert "  -> a <extra_id_0> c d\n" in infer._show(continued)
+
+
+def test_the_table_of_an_evaluation_compares_with_the_unigram_entropy():
+  metrics = {"a/loss": 2.5, "a/unigram_entropy": 4.75, "a/tokens": 16384.0}
+  lines = evaluate._table(metrics, "eval-1.json").splitlines()
+  assert lines[0] == "a" and lines[3].split() == ["tokens", "16,384"]
+  assert "2.25 nats per token below the unigram entropy" in lines[4]
 
 
 def test_what_fills_a_blank_is_marked():

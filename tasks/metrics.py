@@ -49,7 +49,7 @@ def infilling(
   the share of examples without any fault.
   """
   pairs = [
-    (truth[number], prediction.get(number, ""))
+    (truth[number], prediction.get(number))
     for truth, prediction in zip(targets, predictions, strict=True)
     for number in truth
   ]
@@ -59,7 +59,10 @@ def infilling(
       for truth, prediction in zip(targets, predictions, strict=True)
     ),
     "span_accuracy": _mean(truth == filled for truth, filled in pairs),
-    "token_f1": _mean(token_f1(truth, filled) for truth, filled in pairs),
+    "token_f1": _mean(
+      0.0 if filled is None else token_f1(truth, filled)
+      for truth, filled in pairs
+    ),
   }
 
 

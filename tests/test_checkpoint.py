@@ -536,8 +536,9 @@ KILLED = """
         os.write(saved, b".")
 
     random.seed(0)
-    reader, writer = os.pipe()
     for _ in range(4):
+      # A pipe of its own: what a killed child left unread starts no clock.
+      reader, writer = os.pipe()
       child = os.fork()
       if not child:
         train(sys.argv[1], writer)

@@ -27,6 +27,11 @@ def test_infilling_by_hand():
   )
 
 
+def test_a_blank_left_out_is_wrong_though_its_truth_be_empty():
+  assert set(metrics.infilling([{0: ""}], [{}]).values()) == {0.0}
+  assert metrics.infilling([{0: ""}], [{0: ""}])["token_f1"] == 100.0
+
+
 def test_continuation_by_hand():
   assert metrics.continuation(["a b c ", "d"], ["a b c", "a d d"]) == (
     pytest.approx({"sequence_accuracy": 50.0, "token_f1": 100 * 1.5 / 2})

@@ -5,6 +5,7 @@ What they set themselves is never changed.
 """
 
 import contextlib
+import gc
 import importlib
 import importlib.util
 import mmap
@@ -140,7 +141,34 @@ def quiet():
       os.write(2, _NOISE.sub(b"", captured.read()))
 
 
+@contextlib.contextmanager
+def importing():
+  """Imports TensorFlow quietly, and a quarter faster than it comes.
+
+  The collector would search its modules for garbage again and again.
+  """
+  gc.disable()
+  try:
+    with quiet():
+      yield
+  finally:
+    gc.freeze()
+    gc.enable()
+
+
 def load_tasks():
-  """Imports the tasks that are registered by name, and with them TensorFlow."""
-  with quiet():
+  """Imports the tasks that are registered by name, and with them TensorFlow.
+
+  Programs compiled from now on are kept beside what the tasks derive from
+  their texts, unless the user has set $JAX_COMPILATION_CACHE_DIR: the next run
+  of a model starts some seconds sooner.
+  """
+  with importing():
     importlib.import_module("tasks")
+  import jax
+
+  from tasks import cache
+
+  if jax.config.jax_compilation_cache_dir is None:
+    folder = cache.directory() / "programs"
+    jax.config.update("jax_compilation_cache_dir", str(folder))

@@ -23,7 +23,7 @@ def load(values):
         "give --gin_file, or the directory of a run"
       )
     files = [str(saved)]
-  with environment.quiet():  # A file may import tasks.
+  with environment.importing():  # A file may import tasks.
     config.load(files, values.gin_bindings, values.gin_search_paths)
 
 

@@ -103,7 +103,8 @@ class CrossEntropy:
     size = length
     if self.chunk_tokens is not None:
       size = min(length, max(1, self.chunk_tokens // batch))
-    return -(-length // size), size
+    number = -(-length // size)
+    return number, -(-length // number)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -54,10 +54,6 @@ def train(run: Run, *, model_dir: str) -> TrainState:
   model, settings = _fit(run, model_dir)
   optimizer = settings.build(model.logical_axes())
   architecture = model.architecture
-  shard = run.layout.data_shard()
-  batches = data.batches(
-    run.train, architecture, process_index=shard[0], process_count=shard[1]
-  )
   description = accounting.describe(
     model,
     batch_size=run.train.batch_size,
@@ -71,16 +67,22 @@ def train(run: Run, *, model_dir: str) -> TrainState:
   layout = run.layout.fit(axes.params, abstract_state.params)
   with layout.activate(), contextlib.ExitStack() as stack:
     abstract_state = _place(abstract_state, axes, layout)
-    train_step = _compile(
+    checkpoints = stack.enter_context(Checkpoints(model_dir, run.keep))
+    # Programs compile on other threads while the host goes on.
+    first_state = None
+    if checkpoints.latest_step is None:
+      first_state = _compile_first_state(run, model, optimizer, abstract_state)
+    shard = layout.data_shard()
+    batches = data.batches(
+      run.train, architecture, process_index=shard[0], process_count=shard[1]
+    )
+    train_step = _compile_step(
       run, model, optimizer, layout, abstract_state, batches
     )
-    checkpoints = stack.enter_context(Checkpoints(model_dir, run.keep))
-    restored = checkpoints.restore(abstract_state, batches)
-    if restored is None:
-      state = _first_state(run, model, optimizer, abstract_state)
-      first_step = 0
+    if first_state is None:
+      state, first_step = checkpoints.restore(abstract_state, batches)
     else:
-      state, first_step = restored
+      state, first_step = _first_state(run, first_state.result()), 0
     vocabulary_record.write(run.train.task, model_dir)
     # Before the peak is measured: compiling takes the same cores.
     train_step = train_step.result()
@@ -163,8 +165,17 @@ def _place(abstract_state, axes, layout) -> TrainState:
   )
 
 
-def _compile(run, model, optimizer, layout, abstract_state, batches):
-  """Starts to compile the step beside whatever comes next; a future."""
+def _compile_first_state(run, model, optimizer, abstract_state):
+  """Starts to compile what draws the first state; a future."""
+  init = jax.jit(
+    functools.partial(step.init_state, model, optimizer),
+    out_shardings=jax.tree.map(lambda x: x.sharding, abstract_state),
+  )
+  return _compile(init.lower(jax.random.key(run.seed)))
+
+
+def _compile_step(run, model, optimizer, layout, abstract_state, batches):
+  """Starts to compile the training step; a future."""
   rows = run.train.batch_size
   abstract_batch = {
     name: jax.ShapeDtypeStruct(
@@ -183,21 +194,19 @@ def _compile(run, model, optimizer, layout, abstract_state, batches):
     donate_argnums=0,
     out_shardings=(shardings, layout.replicated()),
   )
-  lowered = function.lower(abstract_state, abstract_batch)
-  with concurrent.futures.ThreadPoolExecutor(1) as executor:
-    future = executor.submit(lowered.compile)
-    executor.shutdown(wait=False)
+  return _compile(function.lower(abstract_state, abstract_batch))
+
+
+def _compile(lowered) -> concurrent.futures.Future:
+  executor = concurrent.futures.ThreadPoolExecutor(1)
+  future = executor.submit(lowered.compile)
+  executor.shutdown(wait=False)
   return future
 
 
-def _first_state(run, model, optimizer, abstract_state) -> TrainState:
+def _first_state(run, draw) -> TrainState:
   """Draws the first state, or takes its parameters from another run."""
-  shardings = jax.tree.map(lambda x: x.sharding, abstract_state)
-  init = jax.jit(
-    functools.partial(step.init_state, model, optimizer),
-    out_shardings=shardings,
-  )
-  state = init(jax.random.key(run.seed))
+  state = draw(jax.random.key(run.seed))
   if run.warm_start is not None:
     params = warm_start.warm_start(run.warm_start, state.params)
     state = dataclasses.replace(state, params=params)

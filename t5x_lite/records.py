@@ -1,6 +1,7 @@
 """Records a run: metrics.jsonl, TensorBoard events, and what the user sees."""
 
 import json
+import math
 import os
 import sys
 import time
@@ -8,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 import tensorflow as tf
 import tqdm
 
@@ -21,13 +21,18 @@ class Interval:
   """Adds up what happened since the last record.
 
   Sums of losses stay on the device until they are asked for, so that the
-  device never waits for the host.
+  device never waits for the host. Saved beside the data's position: a record
+  whose interval was cut has the same bits as one that was not.
   """
 
   def __init__(self):
+    self._begin(sums=[], counts={}, seconds=0.0)
+
+  def _begin(self, *, sums, counts, seconds):
+    self._sums: list[dict[str, float]] = sums  # of steps already fetched
     self._pending: list[Metrics] = []
-    self._counts: dict[str, int] = {}
-    self._begun = time.perf_counter()
+    self._counts: dict[str, int] = counts
+    self._begun = time.perf_counter() - seconds
 
   def add(self, metrics: Metrics, counts: Mapping[str, int]) -> None:
     """Adds one step: its metrics and its batch's token counts."""
@@ -35,27 +40,45 @@ class Interval:
     for name, count in counts.items():
       self._counts[name] = self._counts.get(name, 0) + count
 
-  def values(self) -> dict[str, float]:
-    """Returns the interval's means and rates; waits for its last step."""
-    pending = jax.device_get(self._pending)
+  def take(self) -> dict[str, float]:
+    """Returns the means and rates, and begins anew; waits for the last step."""
+    norms = jax.device_get(self._pending[-1].norms)
+    steps = self._fetch()
     seconds = time.perf_counter() - self._begun
-    sums = {
-      name: float(np.sum([m.sums[name] for m in pending], dtype=np.float64))
-      for name in pending[0].sums
-    }
-    weight = max(sums["weight"], 1e-9)
-    steps, counts = len(pending), self._counts
+    sums = {name: math.fsum(s[name] for s in steps) for name in steps[0]}
+    weight, counts = max(sums["weight"], 1e-9), self._counts
+    self._begin(sums=[], counts={}, seconds=0.0)
     return {
       "loss": sums["loss"] / weight,
       "objective": sums["objective"] / max(sums["denominator"], 1e-9),
       "z_loss": sums["z_loss"] / weight,
       "accuracy": sums["correct"] / weight,
-      **{name: float(value) for name, value in pending[-1].norms.items()},
+      **{name: float(value) for name, value in norms.items()},
       "padding_fraction": 1 - counts["tokens"] / counts["positions"],
       "loss_fraction": counts["loss_tokens"] / max(counts["tokens"], 1),
       "tokens_per_second": counts["positions"] * jax.process_count() / seconds,
-      "step_seconds": seconds / steps,
+      "step_seconds": seconds / len(steps),
     }
+
+  def save(self, directory: str | os.PathLike) -> None:
+    """Writes what was added so far into a directory."""
+    saved = {
+      "sums": self._fetch(),
+      "counts": self._counts,
+      "seconds": time.perf_counter() - self._begun,
+    }
+    with tf.io.gfile.GFile(os.path.join(directory, "interval.json"), "w") as f:
+      json.dump(saved, f)
+
+  def restore(self, directory: str | os.PathLike) -> None:
+    """Goes on from what `save` wrote into a directory."""
+    with tf.io.gfile.GFile(os.path.join(directory, "interval.json")) as f:
+      self._begin(**json.load(f))
+
+  def _fetch(self) -> list[dict[str, float]]:
+    pending, self._pending = jax.device_get(self._pending), []
+    self._sums += [{n: float(x) for n, x in m.sums.items()} for m in pending]
+    return self._sums
 
 
 class Recorder:
@@ -121,8 +144,8 @@ class Recorder:
   def train(
     self, number: int, interval: Interval, *, learning_rate: float
   ) -> None:
-    """Records the steps since the last record."""
-    values = interval.values() | {"learning_rate": learning_rate}
+    """Records the steps since the last record, which the interval gives up."""
+    values = interval.take() | {"learning_rate": learning_rate}
     flops, peak = self._flops
     values["flops_share"] = flops / values["step_seconds"] / peak
     self._write(number, "train", values)

@@ -79,8 +79,10 @@ def train(run: Run, *, model_dir: str) -> TrainState:
     train_step = _compile_step(
       run, model, optimizer, layout, abstract_state, batches
     )
+    interval = records.Interval()
+    position = _Position(batches, interval)
     if first_state is None:
-      state, first_step = checkpoints.restore(abstract_state, batches)
+      state, first_step = checkpoints.restore(abstract_state, position)
     else:
       state, first_step = _first_state(run, first_state.result()), 0
     vocabulary_record.write(run.train.task, model_dir)
@@ -102,7 +104,6 @@ def train(run: Run, *, model_dir: str) -> TrainState:
       last = number == run.total_steps
       return every is not None and (number % every == 0 or last)
 
-    interval = records.Interval()
     under_way = collections.deque()
     for number in range(first_step + 1, run.total_steps + 1):
       host_batch = next(batches)
@@ -113,10 +114,9 @@ def train(run: Run, *, model_dir: str) -> TrainState:
         jax.block_until_ready(under_way.popleft())
 
       stopping = stop.requested(number)
-      if due(run.log_every, number) or stopping:
+      if due(run.log_every, number):
         rate = settings.learning_rate(number - 1)
         recorder.train(number, interval, learning_rate=float(rate))
-        interval = records.Interval()
       evaluation = None
       if due(run.eval_every, number) and run.eval:
         evaluation = evaluate.evaluate(
@@ -126,7 +126,7 @@ def train(run: Run, *, model_dir: str) -> TrainState:
       if due(run.sample_every, number):
         samples.write(model, state.params, run, layout, model_dir, number)
       if due(run.checkpoint_every, number) or stopping:
-        checkpoints.save(number, state, batches, evaluation)
+        checkpoints.save(number, state, position, evaluation)
       recorder.advance(number)
       if stopping:
         break
@@ -226,6 +226,21 @@ def _describe(run, layout, description, model, first_step) -> str:
     f"attention kernel {stack.layer.attention.kernel}, mesh data "
     f"{mesh['data']} x tensor {mesh['tensor']}, {jax.default_backend()}"
   )
+
+
+class _Position:
+  """Where the host stands, saved beside the state: in data and interval."""
+
+  def __init__(self, *parts):
+    self._parts = parts
+
+  def save(self, directory) -> None:
+    for part in self._parts:
+      part.save(directory)
+
+  def restore(self, directory) -> None:
+    for part in self._parts:
+      part.restore(directory)
 
 
 class _Stop:

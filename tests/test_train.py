@@ -122,8 +122,9 @@ def test_a_signal_saves_leaves_and_resumes_to_the_same_bits(
   assert Checkpoints(tmp_path).latest_step == 1
   resumed = train.train(make_run(), model_dir=str(tmp_path))
   assert same_bits(state, resumed)
-  losses = {r["step"]: r["loss"] for r in records(model_dir)}
-  assert records(tmp_path)[-1]["loss"] == losses[STEPS]
+  # Left within an interval, whose record says the same all the same.
+  losses = [r["loss"] for r in records(model_dir)]
+  assert losses == [r["loss"] for r in records(tmp_path)]
 
 
 def test_records_of_steps_that_come_again_are_dropped(unbroken, tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from t5x_lite import accounting, peak, step
+from t5x_lite import accounting, memory, peak, step
 from t5x_lite.model import Model
 from t5x_lite.optimizers import Optimizer
 from t5x_lite.partitioning import Layout
@@ -47,10 +47,10 @@ def bench(
   """
   described = accounting.describe(
     model, batch_size=batch_size, lengths=lengths, optimizer=optimizer,
-    microbatches=microbatches,
+    microbatches=microbatches, platform=jax.default_backend(),
   )  # fmt: skip
   layout = layout or Layout()
-  accounting.check_memory(described, layout=layout)
+  memory.check_memory(described, layout=layout)
   transform = optimizer.fit_steps(1000).build(model.logical_axes())
   layout = layout.fit(model.logical_axes(), model.abstract())
   with layout.activate():
@@ -96,7 +96,7 @@ def bench(
     "batch_size": batch_size,
     "lengths": dict(lengths),
     "dtype": model.transformer.dtype,
-    "kernel": stack.layer.attention.kernel,
+    "kernel": stack.layers[0].attention.kernel,
     "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     "loss": float(metrics.sums["loss"] / metrics.sums["weight"]),
   }

@@ -6,6 +6,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from t5x_lite.nn.heads import Head
+
 NORMALIZERS = ("target_tokens", "all_tokens", "sequences")
 
 
@@ -51,7 +53,7 @@ class CrossEntropy:
   def __call__(
     self,
     hidden_BTD: jax.Array,
-    kernel_DV: jax.Array,
+    head: Head,
     targets_BT: jax.Array,
     weights_BT: jax.Array,
   ) -> dict[str, jax.Array]:
@@ -59,7 +61,7 @@ class CrossEntropy:
 
     Args:
       hidden_BTD: the stack's output.
-      kernel_DV: float32, hidden states to logits.
+      head: hidden states to logits.
       targets_BT: token ids.
       weights_BT: what each token counts; 0 bears no loss.
 
@@ -72,7 +74,8 @@ class CrossEntropy:
     weights_BT = weights_BT.astype(jnp.float32)
     sums = _sums(
       self,
-      kernel_DV,
+      head.soft_cap,
+      (head.kernel_DV, head.bias_V),
       hidden_BTD,
       targets_BT,
       weights_BT,
@@ -107,26 +110,28 @@ class CrossEntropy:
     return number, -(-length // number)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _sums(spec, kernel, hidden, targets, weights, counted):
-  return _scan(spec, kernel, hidden, targets, weights, counted, False)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _sums(spec, soft_cap, weights_of_head, *batch):
+  return _scan(spec, soft_cap, weights_of_head, *batch, False)[0]
 
 
-def _sums_forward(spec, kernel, hidden, targets, weights, counted):
-  return _scan(spec, kernel, hidden, targets, weights, counted, True)
+def _sums_forward(spec, soft_cap, weights_of_head, *batch):
+  return _scan(spec, soft_cap, weights_of_head, *batch, True)
 
 
-def _sums_backward(spec, gradients, cotangents):
-  del spec
-  dkernel, dhidden = gradients
+def _sums_backward(spec, soft_cap, gradients, cotangents):
+  del spec, soft_cap
   g = cotangents["objective"]
-  return dkernel * g, (dhidden * g).astype(dhidden.dtype), None, None, None
+  dhead, dhidden = jax.tree.map(lambda x: (x * g).astype(x.dtype), gradients)
+  return dhead, dhidden, None, None, None
 
 
 _sums.defvjp(_sums_forward, _sums_backward)
 
 
-def _scan(spec, kernel_DV, hidden_BTD, targets, weights, counted, gradients):
+def _scan(
+  spec, soft_cap, head, hidden_BTD, targets, weights, counted, gradients
+):
   """Walks over pieces of the length; takes the gradient while logits are hot.
 
   Doing so in the forward pass saves both the logits and their recomputation:
@@ -134,7 +139,8 @@ def _scan(spec, kernel_DV, hidden_BTD, targets, weights, counted, gradients):
   """
   batch, length, _ = hidden_BTD.shape
   number, size = spec.pieces(batch, length)
-  kernel = kernel_DV.astype(hidden_BTD.dtype)
+  kernel = head[0].astype(hidden_BTD.dtype)
+  logits_of = Head(*head, soft_cap)
 
   def cut(x):
     """[B, T, ...] -> [number, B, size, ...]; the tail is padded, weight 0."""
@@ -142,31 +148,32 @@ def _scan(spec, kernel_DV, hidden_BTD, targets, weights, counted, gradients):
     x = jnp.pad(x, ((0, 0), (0, number * size - length), *rest))
     return x.reshape(batch, number, size, *x.shape[2:]).swapaxes(0, 1)
 
-  def piece(dkernel_DV, xs):
+  def piece(dhead, xs):
     hidden, targets, weights, counted = xs
-    logits = jnp.einsum(
-      "BTD,DV->BTV", hidden, kernel, preferred_element_type=jnp.float32
-    )
+    logits = logits_of(hidden)
     sums, dlogits = _token_losses(spec, logits, targets, weights, counted)
     if not gradients:
-      return dkernel_DV, (sums, None)
+      return dhead, (sums, None)
+    if soft_cap is not None:
+      dlogits *= 1 - jnp.square(logits / soft_cap)
+    dbias = None if head[1] is None else jnp.sum(dlogits, axis=(0, 1))
     dlogits = dlogits.astype(hidden.dtype)
     rows, drows = (x.reshape(-1, x.shape[-1]) for x in (hidden, dlogits))
     dhidden = (drows @ kernel.T).reshape(hidden.shape)
     dkernel = jnp.matmul(rows.T, drows, preferred_element_type=jnp.float32)
-    return dkernel_DV + dkernel, (sums, dhidden)
+    return jax.tree.map(jnp.add, dhead, (dkernel, dbias)), (sums, dhidden)
 
   xs = tuple(cut(x) for x in (hidden_BTD, targets, weights, counted))
-  dkernel = jnp.zeros_like(kernel_DV) if gradients else None
+  dhead = jax.tree.map(jnp.zeros_like, head) if gradients else None
   if number == 1:
-    dkernel, (sums, dhidden) = piece(dkernel, jax.tree.map(lambda x: x[0], xs))
+    dhead, (sums, dhidden) = piece(dhead, jax.tree.map(lambda x: x[0], xs))
   else:
-    dkernel, (sums, dhidden) = jax.lax.scan(piece, dkernel, xs)
+    dhead, (sums, dhidden) = jax.lax.scan(piece, dhead, xs)
     sums = jax.tree.map(jnp.sum, sums)
     if gradients:
       dhidden = dhidden.swapaxes(0, 1).reshape(batch, -1, dhidden.shape[-1])
       dhidden = dhidden[:, :length]
-  return sums, (dkernel, dhidden)
+  return sums, (dhead, dhidden)
 
 
 def _token_losses(spec, logits, targets, weights, counted):

@@ -2,7 +2,10 @@
 
 The only place that reads batch keys. A batch is a dict of arrays [B, length]
 under seqio's names (features.py draws them); `encoder_*` and `decoder_*` each
-bring tokens, segment ids (0 is padding) and positions.
+bring tokens, segment ids (0 is padding) and positions; `encoder_token_types`
+the types of an encoder's tokens, `decoder_block_positions` the places within
+blanks (GLM), and `class_targets`, [B] or [B, T], the classes of texts or
+tokens, -1 for none.
 """
 
 import dataclasses
@@ -28,13 +31,13 @@ class DecodeState(NamedTuple):
   Attributes:
     cache: of the decoder; every row writes the same slot.
     slot: int32 scalar, the next slot to write.
-    index: int32 [B], where the next token of each row stands.
+    next: where the next token of each row stands, [B, 1].
     source: the encoder's tokens, or None.
   """
 
   cache: StackCache
   slot: jax.Array
-  index: jax.Array
+  next: Tokens
   source: Tokens | None
 
 
@@ -45,18 +48,20 @@ class Model:
   Attributes:
     transformer: an unbound module.
     loss: how targets are scored.
+    class_loss: weight of the classifier's loss, where a batch has its targets.
   """
 
   transformer: Transformer
   loss: CrossEntropy = CrossEntropy()
+  class_loss: float = 1.0
 
   @property
   def architecture(self) -> str:
     """Names the family: encoder_decoder, encoder, causal or prefix."""
-    encoder, decoder = self.transformer.encoder, self.transformer.decoder
+    decoder = self.transformer.decoder
     if decoder is None:
       return "encoder"
-    if encoder is not None:
+    if self.transformer.has_encoder:
       return "encoder_decoder"
     return "prefix" if isinstance(decoder.rule, PrefixCausal) else "causal"
 
@@ -99,10 +104,17 @@ class Model:
 
   def _init(self, key):
     ids = jnp.zeros((1, 1), jnp.int32)
-    batch = {"encoder_input_tokens": ids, "decoder_input_tokens": ids}
+    batch = {
+      f"{side}_{name}": ids
+      for side in ("encoder", "decoder")
+      for name in ("input_tokens", "block_positions")
+    }
 
     def forward(transformer):
-      return _hidden(transformer, batch)
+      hidden_BTD, tokens = _hidden(transformer, batch)
+      if transformer.classifier is not None:
+        transformer.classifier(hidden_BTD, tokens)
+      return transformer.before_head(hidden_BTD)
 
     return nn.init(forward, self.transformer)(key)["params"]
 
@@ -123,16 +135,37 @@ class Model:
     side = self._scored_side
 
     def forward(transformer):
-      return _hidden(transformer, batch), transformer.head_kernel()
+      hidden_BTD, tokens = _hidden(transformer, batch)
+      states_BTD = transformer.before_head(hidden_BTD)
+      classes = None
+      if "class_targets" in batch:
+        classes = _classifier(transformer)(hidden_BTD, tokens)
+      return states_BTD, transformer.head(), classes
 
-    hidden_BTD, kernel_DV = self._apply(forward, params, dropout_key)
+    outputs, sown = self._apply(
+      forward, params, dropout_key, collect=("losses",)
+    )
+    states_BTD, head, class_logits = outputs
     sums = self.loss(
-      hidden_BTD,
-      kernel_DV,
+      states_BTD,
+      head,
       batch[f"{side}_target_tokens"],
       batch[f"{side}_loss_weights"],
     )
+    # A loss per token, so that it is divided by the same denominator.
+    for name, value in self._other_losses(batch, class_logits, sown).items():
+      sums[name] = value * sums["denominator"]
+      sums["objective"] += sums[name]
     return sums["objective"], sums
+
+  def _other_losses(self, batch, class_logits, sown):
+    losses = {}
+    if sown.get("losses"):
+      losses["moe_loss"] = sum(map(jnp.sum, jax.tree.leaves(sown["losses"])))
+    if class_logits is not None:
+      loss = classification_loss(class_logits, batch["class_targets"])
+      losses["class_loss"] = self.class_loss * loss
+    return losses
 
   def denominator(self, batch: Batch) -> jax.Array:
     """Returns what divides a batch's objective, known from its weights."""
@@ -146,9 +179,21 @@ class Model:
     """Returns float32 logits [B, T, V]."""
 
     def forward(transformer):
-      return transformer.logits(_hidden(transformer, batch))
+      return transformer.logits(_hidden(transformer, batch)[0])
 
-    return self._apply(forward, params)
+    return self._apply(forward, params)[0]
+
+  def class_logits(self, params: Params, batch: Batch) -> jax.Array:
+    """Returns the classifier's float32 logits, [B, classes] or [B, T, classes].
+
+    Raises:
+      ValueError: the model has no classifier.
+    """
+
+    def forward(transformer):
+      return _classifier(transformer)(*_hidden(transformer, batch))
+
+    return self._apply(forward, params)[0]
 
   def score(self, params: Params, batch: Batch) -> jax.Array:
     """Returns each row's log-likelihood of its weighted targets, float32 [B].
@@ -159,7 +204,7 @@ class Model:
     def row(row_batch):
       one = jax.tree.map(lambda x: x[None], row_batch)
       plain = dataclasses.replace(self, loss=CrossEntropy())
-      return -plain.loss_and_metrics(params, one)[0]
+      return -plain.loss_and_metrics(params, one)[1]["loss"]
 
     return jax.vmap(row)(dict(batch))
 
@@ -179,11 +224,11 @@ class Model:
       raise ValueError("an encoder-only model does not generate")
 
     def forward(transformer):
-      if transformer.encoder is not None:
+      if transformer.has_encoder:
         return _prefill_decoder_of_encoder(transformer, batch, max_new_tokens)
       return _prefill_decoder_only(transformer, batch, max_new_tokens)
 
-    return self._apply(forward, params)
+    return self._apply(forward, params)[0]
 
   def decode_step(
     self, params: Params, state: DecodeState, tokens_B: jax.Array
@@ -193,11 +238,43 @@ class Model:
     def forward(transformer):
       return _step(transformer, state, tokens_B, source_BSD=None)
 
-    return self._apply(forward, params)
+    return self._apply(forward, params)[0]
 
-  def _apply(self, forward, params, dropout_key=None):
+  def _apply(self, forward, params, dropout_key=None, collect=()):
+    """Returns what `forward` gives, and what the modules sow in `collect`."""
     rngs = {} if dropout_key is None else {"dropout": dropout_key}
-    return nn.apply(forward, self.transformer)({"params": params}, rngs=rngs)
+    apply = nn.apply(forward, self.transformer, mutable=list(collect))
+    return apply({"params": params}, rngs=rngs)
+
+
+def classification_loss(logits: jax.Array, targets: jax.Array) -> jax.Array:
+  """Returns the mean loss of a classifier's logits, float32.
+
+  Cross-entropy in nats; for one class, the logits are rewards of texts chosen
+  (class 1) and rejected (0) that stand side by side, and the loss is -log
+  sigmoid of their difference (Ouyang et al. 2022, arXiv:2203.02155, Eq. 1).
+
+  Args:
+    logits: [..., classes].
+    targets: int32 [...]; -1 bears no loss.
+  """
+  if logits.shape[-1] == 1:
+    pairs = (logits[:, 0] * (2 * targets - 1)).reshape(-1, 2)
+    return -jnp.mean(jax.nn.log_sigmoid(jnp.sum(pairs, axis=1)))
+  scored = targets >= 0
+  at_target = jnp.take_along_axis(
+    jax.nn.log_softmax(logits), jnp.maximum(targets, 0)[..., None], axis=-1
+  )[..., 0]
+  return -jnp.sum(at_target * scored) / jnp.maximum(jnp.sum(scored), 1)
+
+
+def _classifier(transformer: Transformer):
+  if transformer.classifier is None:
+    raise ValueError(
+      "the model has no classifier: set Transformer.classifier, or leave "
+      "class_targets out"
+    )
+  return transformer.classifier
 
 
 def _tokens(batch: Batch, side: str) -> Tokens:
@@ -212,32 +289,39 @@ def _tokens(batch: Batch, side: str) -> Tokens:
     position=batch.get(f"{side}_positions", index),
     segment=batch.get(f"{side}_segment_ids", segment.astype(jnp.int32)),
     prefix=batch.get(f"{side}_causal_attention", jnp.zeros_like(ids)) > 0,
+    block=batch.get(f"{side}_block_positions"),
   )
 
 
-def _hidden(transformer: Transformer, batch: Batch) -> jax.Array:
-  """Returns what the head reads, [B, T, D]."""
+def _encoded(transformer, batch) -> tuple[jax.Array, Tokens]:
+  return transformer.encode(
+    batch["encoder_input_tokens"],
+    _tokens(batch, "encoder"),
+    batch.get("encoder_token_types"),
+  )
+
+
+def _hidden(transformer, batch) -> tuple[jax.Array, Tokens]:
+  """Returns the last stack's output, [B, T, D], and where its tokens stand."""
   source = {}
-  if transformer.encoder is not None:
-    tokens = _tokens(batch, "encoder")
-    encoded_BSD = transformer.encode(batch["encoder_input_tokens"], tokens)
+  if transformer.has_encoder:
+    encoded_BSD, tokens = _encoded(transformer, batch)
     if transformer.decoder is None:
-      return encoded_BSD
+      return encoded_BSD, tokens
     source = {"source_BSD": encoded_BSD, "source_tokens": tokens}
   ids, tokens = batch["decoder_input_tokens"], _tokens(batch, "decoder")
-  return transformer.decode(ids, tokens, **source)[0]
+  return transformer.decode(ids, tokens, **source)[0], tokens
 
 
 def _prefill_decoder_of_encoder(transformer, batch, max_new_tokens):
-  ids = batch["encoder_input_tokens"]
-  source = _tokens(batch, "encoder")
-  encoded_BSD = transformer.encode(ids, source)
+  encoded_BSD, source = _encoded(transformer, batch)
+  rows, length, _ = encoded_BSD.shape
   cache = transformer.decoder.empty_cache(
-    ids.shape[0], max_new_tokens, source_length=ids.shape[1],
-    dtype=transformer.dtype,
-  )  # fmt: skip
-  start_B = jnp.zeros(ids.shape[0], jnp.int32)
-  state = DecodeState(cache, jnp.int32(0), start_B, source)
+    rows, max_new_tokens, source_length=length, dtype=transformer.dtype
+  )
+  start_B = jnp.zeros(rows, jnp.int32)
+  first = _standing(start_B, start_B, None)
+  state = DecodeState(cache, jnp.int32(0), first, source)
   return _step(transformer, state, start_B, source_BSD=encoded_BSD)
 
 
@@ -252,25 +336,47 @@ def _prefill_decoder_only(transformer, batch, max_new_tokens):
   )
   slot = jnp.int32(0)
   hidden_BTD, cache = transformer.decode(ids, tokens, cache=cache, slot=slot)
-  last_B1D = jnp.take_along_axis(
-    hidden_BTD, (prompt_length_B - 1)[:, None, None], axis=1
+
+  def last(x_BT):
+    places_B1 = (prompt_length_B - 1)[:, None]
+    x_BT = jnp.broadcast_to(x_BT, (rows, length, *x_BT.shape[2:]))
+    places = places_B1.reshape(rows, 1, *(1,) * (x_BT.ndim - 2))
+    return jnp.take_along_axis(x_BT, places, axis=1)
+
+  if tokens.block is None:
+    following = _standing(prompt_length_B, prompt_length_B, None)
+  else:  # What fills a blank keeps the blank's place in the text.
+    following = _standing(
+      prompt_length_B, last(tokens.position)[:, 0], last(tokens.block)[:, 0] + 1
+    )
+  state = DecodeState(cache, jnp.int32(length), following, None)
+  return transformer.logits(last(hidden_BTD))[:, 0], state
+
+
+def _standing(index_B, position_B, block_B) -> Tokens:
+  """Says where one generated token of each row stands."""
+  ones_B1 = jnp.ones_like(index_B[:, None])
+  return Tokens(
+    index=index_B[:, None],
+    position=position_B[:, None],
+    segment=ones_B1,
+    prefix=jnp.zeros_like(ones_B1, bool),
+    block=None if block_B is None else block_B[:, None],
   )
-  state = DecodeState(cache, jnp.int32(length), prompt_length_B, None)
-  return transformer.logits(last_B1D)[:, 0], state
 
 
 def _step(transformer, state, tokens_B, *, source_BSD):
-  index_B1 = state.index[:, None]
-  ones_B1 = jnp.ones_like(index_B1)
+  here = state.next
+  source = {}
+  if state.source is not None:
+    source = {"source_BSD": source_BSD, "source_tokens": state.source}
   hidden_B1D, cache = transformer.decode(
-    tokens_B[:, None],
-    Tokens(index_B1, index_B1, ones_B1, jnp.zeros_like(ones_B1, bool)),
-    source_BSD=source_BSD,
-    source_tokens=state.source,
-    cache=state.cache,
-    slot=state.slot,
+    tokens_B[:, None], here, cache=state.cache, slot=state.slot, **source
   )
-  new_state = DecodeState(
-    cache, state.slot + 1, state.index + 1, state.source
-  )  # fmt: skip
+  if here.block is None:
+    following = here._replace(position=here.position + 1)
+  else:
+    following = here._replace(block=here.block + 1)
+  following = following._replace(index=here.index + 1)
+  new_state = DecodeState(cache, state.slot + 1, following, state.source)
   return transformer.logits(hidden_B1D)[:, 0], new_state

@@ -40,6 +40,9 @@ DEFAULT_RULES = (
   ("buckets", None),
   ("layers", None),
   ("experts", None),
+  ("router", None),
+  ("types", None),
+  ("classes", None),
 )
 
 Axes = tuple[str | None, ...]

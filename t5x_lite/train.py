@@ -16,6 +16,7 @@ from t5x_lite import (
   data,
   evaluate,
   features,
+  memory,
   optimizers,
   peak,
   records,
@@ -60,8 +61,9 @@ def train(run: Run, *, model_dir: str) -> TrainState:
     lengths=run.train.lengths,
     optimizer=settings,
     microbatches=run.microbatches,
+    platform=jax.default_backend(),
   )
-  accounting.check_memory(description, layout=run.layout)
+  memory.check_memory(description, layout=run.layout)
 
   abstract_state, axes = _abstract_state(model, optimizer)
   layout = run.layout.fit(axes.params, abstract_state.params)
@@ -223,7 +225,7 @@ def _describe(run, layout, description, model, first_step) -> str:
     f"{description['parameters']['total']:,} parameters, "
     f"{description['flops_per_token'] / 1e6:,.1f} MFLOP a token, "
     f"{description['bytes']['total'] / 2**20:,.0f} MiB predicted, "
-    f"attention kernel {stack.layer.attention.kernel}, mesh data "
+    f"attention kernel {stack.layers[0].attention.kernel}, mesh data "
     f"{mesh['data']} x tensor {mesh['tensor']}, {jax.default_backend()}"
   )
 

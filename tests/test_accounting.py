@@ -10,7 +10,7 @@ import pytest
 from jax.extend import core
 
 from launch import config
-from t5x_lite import accounting, step
+from t5x_lite import accounting, anatomy, memory, step
 from t5x_lite.losses import CrossEntropy
 from t5x_lite.model import Model
 from t5x_lite.optimizers import Adafactor, AdamW
@@ -172,7 +172,7 @@ def matmul_flops(jaxpr):
 def traced_flops(model, batch_size, lengths):
   """Returns the matmul FLOPs of the traced forward, and of the gradient."""
   rows = accounting.row_lengths(model.architecture, lengths)
-  shapes = model.abstract(), accounting._abstract_batch(model, batch_size, rows)
+  shapes = model.abstract(), anatomy.abstract_batch(model, batch_size, rows)
 
   def objective(params, batch):
     return model.loss_and_metrics(params, batch)[0]
@@ -296,7 +296,7 @@ def test_account_is_close_to_xla_s_own(
   train_step = step.train_step(
     model, transform, microbatches=microbatches, dropout_key=key
   )
-  batch = accounting._abstract_batch(model, 8, account["row_lengths"])
+  batch = anatomy.abstract_batch(model, 8, account["row_lengths"])
   compiled = jax.jit(train_step, donate_argnums=0).lower(state, batch).compile()
   xla = compiled.memory_analysis()
   held = (
@@ -305,9 +305,7 @@ def test_account_is_close_to_xla_s_own(
     - xla.alias_size_in_bytes
     + xla.temp_size_in_bytes
   )
-  assert account["bytes"]["total"] == pytest.approx(
-    held, rel=accounting.TOLERANCE
-  )
+  assert account["bytes"]["total"] == pytest.approx(held, rel=memory.TOLERANCE)
   # XLA counts the body of a loop once.
   if not macros.get("SCAN") and microbatches == 1:
     assert account["flops_per_step"] == pytest.approx(
@@ -366,12 +364,12 @@ def test_cudnn_keeps_no_scores_and_computes_them_again():
 def test_a_device_holds_its_share():
   account = describe(tiny.llama(), 8, optimizer=ADAMW, microbatches=2)
   whole = account["bytes"]
-  share = accounting.device_bytes(account, Layout(data=4, tensor=2))
+  share = memory.device_bytes(account, Layout(data=4, tensor=2))
   assert share["parameters"] == whole["parameters"] // 2
   assert share["optimizer"] == whole["optimizer"] // 2
   assert share["activations"] == whole["activations"] // 4
   spread = Layout(data=4, tensor=2, rules=(("embed", "data"),))
-  share = accounting.device_bytes(account, spread)
+  share = memory.device_bytes(account, spread)
   assert share["parameters"] == whole["parameters"] // 8
   assert share["total"] < whole["total"] / 3
 
@@ -379,22 +377,22 @@ def test_a_device_holds_its_share():
 def test_model_too_large_is_refused_with_both_numbers():
   account = describe(preset("palm/8b"), 8, {"targets": 2048}, optimizer=ADAMW)
   with pytest.raises(ValueError) as caught:
-    accounting.check_memory(account, available=16 * 2**30)
+    memory.check_memory(account, available=16 * 2**30)
   assert "\n" not in str(caught.value)
   assert "parameters 32.2" in str(caught.value)
   assert "16 are available" in str(caught.value)
-  accounting.check_memory(account, available=1000 * 2**30)
+  memory.check_memory(account, available=1000 * 2**30)
   with pytest.raises(ValueError, match="a device"):
-    accounting.check_memory(account, layout=Layout(), available=16 * 2**30)
+    memory.check_memory(account, layout=Layout(), available=16 * 2**30)
 
 
 def test_tiny_model_fits_this_machine():
-  accounting.check_memory(describe(tiny.t5(), optimizer=ADAMW))
-  accounting.check_memory(describe(tiny.t5()), layout=Layout())
-  alone = accounting.available_bytes(jax.local_devices()[:1])
+  memory.check_memory(describe(tiny.t5(), optimizer=ADAMW))
+  memory.check_memory(describe(tiny.t5()), layout=Layout())
+  alone = memory.available_bytes(jax.local_devices()[:1])
   assert alone > 2**20
   assert alone == pytest.approx(
-    accounting.available_bytes() * jax.local_device_count(), rel=0.5
+    memory.available_bytes() * jax.local_device_count(), rel=0.5
   )
 
 

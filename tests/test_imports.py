@@ -91,11 +91,13 @@ def test_module_imports_no_model(module):
   assert not any(under(i, *models, "t5x_lite.nn.stack") for i in found)
 
 
-@pytest.mark.parametrize("module", ["accounting"])
-def test_module_imports_nn_only(module):
-  found = imports(ast.parse((LIBRARY / f"{module}.py").read_text()))
-  ours = {i for i in found if under(i, "t5x_lite")}
-  assert all(under(i, "t5x_lite.nn") for i in ours), ours
+def test_accounting_imports_nn_and_losses_only():
+  parts = ("accounting", "activations", "anatomy", "memory")
+  allowed = [f"t5x_lite.{name}" for name in (*parts, "nn", "losses")]
+  for module in parts:
+    found = imports(ast.parse((LIBRARY / f"{module}.py").read_text()))
+    ours = {i for i in found if under(i, "t5x_lite")}
+    assert all(under(i, *allowed) for i in ours), ours
 
 
 def reached(start):
@@ -132,7 +134,7 @@ def test_module_needs_neither_tensorflow_nor_seqio(start):
 
 def test_bench_stands_on_the_step_and_no_data():
   allowed = (
-    "model", "step", "decoding", "accounting", "peak", "optimizers",
+    "model", "step", "decoding", "accounting", "memory", "peak", "optimizers",
     "partitioning",
   )  # fmt: skip
   found = imports(ast.parse((LIBRARY / "bench.py").read_text()))

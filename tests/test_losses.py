@@ -7,6 +7,7 @@ import pytest
 from jax.test_util import check_grads
 
 from t5x_lite.losses import NORMALIZERS, CrossEntropy
+from t5x_lite.nn.heads import Head
 
 B, T, D, V = 3, 7, 6, 11
 RNG = np.random.default_rng(0)
@@ -16,8 +17,8 @@ TARGETS = RNG.integers(0, V, (B, T))
 WEIGHTS = np.array([[1] * 7, [0, 1, 1, 0, 1, 0, 0], [0] * 7])
 
 
-def score(loss, hidden=HIDDEN, kernel=KERNEL, weights=WEIGHTS):
-  return loss(hidden, kernel, TARGETS, jnp.asarray(weights))
+def score(loss, hidden=HIDDEN, kernel=KERNEL, weights=WEIGHTS, **head):
+  return loss(hidden, Head(kernel, **head), TARGETS, jnp.asarray(weights))
 
 
 def gradients(loss, hidden=HIDDEN, kernel=KERNEL, weights=WEIGHTS):
@@ -193,3 +194,23 @@ def test_a_batch_without_loss_bearing_tokens_is_zero_not_nan(normalizer):
 def test_settings_that_mean_nothing_are_refused(settings, message):
   with pytest.raises(ValueError, match=message):
     CrossEntropy(**settings)
+
+
+def test_gradients_pass_through_bias_and_soft_cap():
+  loss = CrossEntropy(z_loss=0.01, chunk_tokens=6)
+
+  def ours(hidden, kernel, bias):
+    return score(loss, hidden, kernel, bias_V=bias, soft_cap=2.0)["objective"]
+
+  def plain(hidden, kernel, bias):
+    logits = 2 * jnp.tanh((hidden @ kernel + bias) / 2)
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    at_target = jnp.take_along_axis(logits, TARGETS[..., None], -1)[..., 0]
+    return jnp.sum((log_z - at_target + 0.01 * log_z**2) * WEIGHTS)
+
+  args = (HIDDEN, KERNEL, RNG.normal(size=V).astype(np.float32))
+  np.testing.assert_allclose(ours(*args), plain(*args), rtol=1e-5)
+  assert_all_close(
+    jax.grad(ours, (0, 1, 2))(*args), jax.grad(plain, (0, 1, 2))(*args),
+    rtol=1e-4, atol=1e-5,
+  )  # fmt: skip

@@ -237,7 +237,8 @@ def stacked(params: dict) -> dict:
     }
   layers = [params[f"layer_{i}"] for i in range(LAYERS)]
   rest = {k: v for k, v in params.items() if not k.startswith("layer_")}
-  return {**rest, "layers": jax.tree.map(lambda *x: jnp.stack(x), *layers)}
+  layer = jax.tree.map(lambda *x: jnp.stack(x), *layers)
+  return {**rest, "layers": {"layer_0": layer}}
 
 
 def assert_trees_close(actual, expected, *, rtol: float):

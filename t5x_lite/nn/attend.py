@@ -12,6 +12,9 @@ import jax.numpy as jnp
 
 KERNELS = ("einsum", "cudnn")
 
+# The scope of a product that is a sum, for who counts products.
+SUM = "sum_over_batch"
+
 # Finite, so that a row that sees nothing (padding) stays finite too.
 _HIDDEN = -1e30
 
@@ -25,6 +28,8 @@ def attend(
   bias_BNTS: jax.Array | None = None,
   scale: float,
   kernel: str = "einsum",
+  soft_cap: float | None = None,
+  sink_N: jax.Array | None = None,
   dropout_mask=None,
 ) -> jax.Array:
   """Mixes values by the softmax of the scaled products of queries and keys.
@@ -41,6 +46,10 @@ def attend(
     bias_BNTS: float32 added to the scaled logits; B or 1.
     scale: factor on the products.
     kernel: "einsum", or "cudnn" (GPU, half precision).
+    soft_cap: c in c * tanh(logits / c), before the mask (Gemma Team 2024,
+      arXiv:2408.00118, section 2); only for the einsum kernel.
+    sink_N: a logit per head of a key without value, that takes the attention
+      which has nowhere to go; only for the einsum kernel.
     dropout_mask: a function of the float32 probabilities [B, K, G, T, S] that
       drops some of them, or None; only for the einsum kernel.
 
@@ -57,31 +66,45 @@ def attend(
   if bias_BNTS is not None:
     bias = bias_BNTS.reshape(-1, num_kv_heads, group, *bias_BNTS.shape[2:])
   mask = mask_BTS[:, None, None]
-  mix = _mix if dropout_mask is None else functools.partial(
-    _mix_with_dropout, drop=dropout_mask
-  )  # fmt: skip
+  mix = _mix
+  if any(x is not None for x in (dropout_mask, soft_cap, sink_N)):
+    mix = functools.partial(
+      _mix_by_autodiff, soft_cap=soft_cap, sink_N=sink_N, drop=dropout_mask
+    )
   out_BKMH = mix(q_BKMH * scale, k_BKSH, v_BKSH, bias, mask)
   # Without this a query that sees nothing, such as that of a text without
   # inputs in a packed row, would get the mean of its neighbours' values.
   sees_BT = jnp.any(mask_BTS, axis=-1)[:, None, :, None]
-  return jnp.where(sees_BT, out_BKMH.reshape(b, n, t, h), 0)
+  return jnp.where(sees_BT, out_BKMH.reshape(b, n, t, -1), 0)
 
 
-def _probabilities(q_BKMH, k_BKSH, bias_BKGTS, mask_B11TS):
+def _probabilities(
+  q_BKMH, k_BKSH, bias_BKGTS, mask_B11TS, soft_cap=None, sink_N=None
+):
   """Returns the float32 softmax [B, K, G, T, S]."""
   b, k, m, _ = q_BKMH.shape
   t, s = mask_B11TS.shape[-2:]
   logits = jnp.einsum(
     "BKMH,BKSH->BKMS", q_BKMH, k_BKSH, preferred_element_type=jnp.float32
   ).reshape(b, k, m // t, t, s)
+  if soft_cap is not None:
+    logits = soft_cap * jnp.tanh(logits / soft_cap)
   if bias_BKGTS is not None:
     logits += bias_BKGTS
-  # float32: a bfloat16 softmax loses mass past 4k keys.
-  return jax.nn.softmax(jnp.where(mask_B11TS, logits, _HIDDEN), axis=-1)
+  logits = jnp.where(mask_B11TS, logits, _HIDDEN)
+  if sink_N is None:
+    # float32: a bfloat16 softmax loses mass past 4k keys.
+    return jax.nn.softmax(logits, axis=-1)
+  sink = jnp.broadcast_to(sink_N.reshape(k, -1, 1, 1), (*logits.shape[:4], 1))
+  with_sink = jnp.concatenate([logits, sink.astype(jnp.float32)], axis=-1)
+  return jax.nn.softmax(with_sink, axis=-1)[..., :-1]
 
 
-def _mix_with_dropout(q, k, v, bias, mask, *, drop):
-  probs = drop(_probabilities(q, k, bias, mask)).astype(v.dtype)
+def _mix_by_autodiff(q, k, v, bias, mask, *, soft_cap, sink_N, drop):
+  probs = _probabilities(q, k, bias, mask, soft_cap, sink_N)
+  if drop is not None:
+    probs = drop(probs)
+  probs = probs.astype(v.dtype)
   return jnp.einsum("BKMS,BKSH->BKMH", probs.reshape(*q.shape[:3], -1), v)
 
 
@@ -127,7 +150,8 @@ def _sum_to(shape, x):
     # As a product with ones: XLA's CPU backend sums over a leading dim at a
     # tenth of the memory's speed.
     ones = jnp.ones((1, x.shape[0]), x.dtype)
-    x = (ones @ x.reshape(x.shape[0], -1)).reshape(1, *x.shape[1:])
+    with jax.named_scope(SUM):
+      x = (ones @ x.reshape(x.shape[0], -1)).reshape(1, *x.shape[1:])
   summed = tuple(i for i in range(5) if shape[i] == 1 != x.shape[i])
   return jnp.sum(x, axis=summed, keepdims=True) if summed else x
 

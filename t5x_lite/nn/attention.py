@@ -1,13 +1,15 @@
 """Multi-head, grouped-query and multi-query attention, with a KV cache."""
 
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from t5x_lite.nn import attend, checks
 from t5x_lite.nn.dropout import dropout
-from t5x_lite.nn.linear import Dense
+from t5x_lite.nn.linear import Dense, FanIn, Init
 from t5x_lite.nn.positions import NoPosition
 from t5x_lite.nn.visibility import Tokens
 
@@ -51,20 +53,36 @@ class Attention(nn.Module):
     num_heads: N.
     head_dim: H.
     num_kv_heads: K, a divisor of N: 1 is multi-query; None is N.
+    scale: factor on the logits; None is 1/sqrt(head_dim).
     scale_at_init: T5's way: 1/sqrt(head_dim) stands in the initial values of
       the query kernel, and the logits are not scaled.
-    use_bias: whether the four projections have biases.
+    use_bias: whether queries, keys and values have biases.
+    out_bias: whether the projection back has one; None is as `use_bias`.
+    qk_norm: normalises each head's queries and keys before they turn (Henry
+      et al. 2020, arXiv:2010.04245; Dehghani et al. 2023, arXiv:2302.05442).
+    soft_cap: c in c * tanh(logits / c), or None.
+    sink: whether each head learns a logit that takes attention from all keys.
     dropout_rate: share of the attention probabilities dropped in training.
     kernel: "einsum" or "cudnn".
+    kernel_init: how projections start; `value_init` and `out_init` those two,
+      if otherwise.
   """
 
   num_heads: int
   head_dim: int
   num_kv_heads: int | None = None
+  scale: float | None = None
   scale_at_init: bool = False
   use_bias: bool = False
+  out_bias: bool | None = None
+  qk_norm: nn.Module | None = None
+  soft_cap: float | None = None
+  sink: bool = False
   dropout_rate: float = 0.0
   kernel: str = "einsum"
+  kernel_init: Init = FanIn()
+  value_init: Init | None = None
+  out_init: Init | None = None
 
   def __post_init__(self):
     checks.at_least_one(self, "num_heads", "num_kv_heads", "head_dim")
@@ -79,10 +97,16 @@ class Attention(nn.Module):
         f"unknown attention kernel {self.kernel!r}: use one of "
         f"{', '.join(attend.KERNELS)}"
       )
-    if self.kernel == "cudnn" and self.dropout_rate:
+    for name in ("dropout_rate", "soft_cap", "sink"):
+      if self.kernel == "cudnn" and getattr(self, name):
+        raise ValueError(
+          f"{name} ({getattr(self, name)}) needs kernel='einsum': the cudnn "
+          "kernel has none"
+        )
+    if self.scale is not None and self.scale_at_init:
       raise ValueError(
-        f"dropout_rate ({self.dropout_rate}) needs kernel='einsum': the cudnn "
-        "kernel drops nothing"
+        f"scale ({self.scale}) and scale_at_init=True are two ways to scale "
+        "the logits: choose one"
       )
     super().__post_init__()
 
@@ -112,12 +136,11 @@ class Attention(nn.Module):
     Returns:
       [B, T, D], and the keys and values that were read.
     """
-    scale, query_init_scale = self.head_dim**-0.5, 1.0
+    scale, query_init = self.scale or self.head_dim**-0.5, self.kernel_init
     if self.scale_at_init:
-      scale, query_init_scale = 1.0, 1.0 / self.head_dim
+      scale, query_init = 1.0, FanIn(1.0 / self.head_dim)
     q_BNTH = position.rotate(
-      self._heads("query", x_BTD, self.num_heads, query_init_scale),
-      sight.query,
+      self._heads("query", x_BTD, self.num_heads, query_init), sight.query
     )
     kv = cache
     if source_BSD is not None:
@@ -128,35 +151,50 @@ class Attention(nn.Module):
       def drop(probs):
         return dropout(self, probs, self.dropout_rate)
 
-    out_BNTH = attend.attend(
+    attend_by = functools.partial(
+      attend.attend,
       q_BNTH,
       kv.keys.astype(x_BTD.dtype),
-      kv.values.astype(x_BTD.dtype),
       mask_BTS=sight.mask,
       bias_BNTS=sight.bias,
       scale=scale,
       kernel=self.kernel,
+      soft_cap=self.soft_cap,
+      sink_N=self._sink(),
       dropout_mask=drop,
     )
+    out_BNTH = attend_by(kv.values.astype(x_BTD.dtype))
+    if self.is_mutable_collection("probes"):
+      self.sow("probes", "attention", _map(attend_by, kv))
     out = Dense(
       (self.num_heads, self.head_dim),
       (x_BTD.shape[-1],),
       ("heads", "head_dim", "embed"),
-      use_bias=self.use_bias,
+      use_bias=self.use_bias if self.out_bias is None else self.out_bias,
+      kernel_init=self.out_init or self.kernel_init,
       name="out",
     )(out_BNTH.swapaxes(1, 2))
     return out, kv
 
-  def _heads(self, name, x_BTD, num_heads, init_scale=1.0):
+  def _sink(self):
+    if not self.sink:
+      return None
+    init = nn.with_logical_partitioning(nn.initializers.zeros, ("heads",))
+    return self.param("sink", init, (self.num_heads,), jnp.float32)
+
+  def _heads(self, name, x_BTD, num_heads, init):
     heads = "heads" if name == "query" else "kv_heads"
     x_BTNH = Dense(
       (x_BTD.shape[-1],),
       (num_heads, self.head_dim),
       ("embed", heads, "head_dim"),
-      init_scale=init_scale,
+      kernel_init=init,
       use_bias=self.use_bias,
       name=name,
     )(x_BTD)
+    if self.qk_norm is not None and name != "value":
+      norm = self.qk_norm.copy(name=f"{name}_norm", axis="head_dim")
+      x_BTNH = norm(x_BTNH)
     axes = ("batch", "length", heads, "head_dim")
     return nn.with_logical_constraint(x_BTNH, axes).swapaxes(1, 2)
 
@@ -167,8 +205,19 @@ class Attention(nn.Module):
     tokens = sight.key if cache is None else sight.query
     new = KVCache(
       keys=position.rotate(
-        self._heads("key", source_BSD, num_kv_heads), tokens
+        self._heads("key", source_BSD, num_kv_heads, self.kernel_init), tokens
       ),
-      values=self._heads("value", source_BSD, num_kv_heads),
+      values=self._heads(
+        "value", source_BSD, num_kv_heads, self.value_init or self.kernel_init
+      ),
     )
     return new if cache is None else cache.write(new, slot)
+
+
+def _map(attend_by, kv: KVCache) -> jax.Array:
+  """Returns the attention probabilities [B, N, T, S], by one-hot values."""
+  slots = kv.keys.shape[2]
+  one_hot = jnp.broadcast_to(
+    jnp.eye(slots, dtype=jnp.float32), (*kv.keys.shape[:2], slots, slots)
+  )
+  return attend_by(one_hot)

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 
 from t5x_lite.nn import checks
 from t5x_lite.nn.dropout import dropout
-from t5x_lite.nn.linear import Dense
+from t5x_lite.nn.linear import Dense, FanIn, Init
+from t5x_lite.nn.visibility import Tokens
 
 ACTIVATIONS = {
   "relu": jax.nn.relu,
@@ -14,6 +15,7 @@ ACTIVATIONS = {
   # The tanh form: what T5 v1.1 and GPT-2 call GELU.
   "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
   "silu": jax.nn.silu,
+  "tanh": jnp.tanh,
   "relu_squared": lambda x: jnp.square(jax.nn.relu(x)),
 }
 
@@ -26,12 +28,16 @@ class MLP(nn.Module):
     activation: a name in ACTIVATIONS.
     use_bias: whether the projections have biases.
     dropout_rate: share of the inner features dropped in training.
+    kernel_init: how the projections start; `out_init` the last one, if
+      otherwise.
   """
 
   hidden: int
   activation: str = "relu"
   use_bias: bool = False
   dropout_rate: float = 0.0
+  kernel_init: Init = FanIn()
+  out_init: Init | None = None
 
   def __post_init__(self):
     checks.at_least_one(self, "hidden")
@@ -44,14 +50,18 @@ class MLP(nn.Module):
     super().__post_init__()
 
   @nn.compact
-  def __call__(self, x_BTD: jax.Array) -> jax.Array:
+  def __call__(
+    self, x_BTD: jax.Array, tokens: Tokens | None = None
+  ) -> jax.Array:
+    """Transforms each token by itself, wherever it stands."""
+    del tokens
     h_BTF = self._widen(x_BTD)
     h_BTF = nn.with_logical_constraint(h_BTF, ("batch", "length", "mlp"))
     h_BTF = dropout(self, h_BTF, self.dropout_rate)
     out_shape = (x_BTD.shape[-1],)
     return Dense(
       (self.hidden,), out_shape, ("mlp", "embed"), use_bias=self.use_bias,
-      name="wo",
+      kernel_init=self.out_init or self.kernel_init, name="wo",
     )(h_BTF)  # fmt: skip
 
   def _widen(self, x_BTD):
@@ -61,7 +71,7 @@ class MLP(nn.Module):
     in_shape = (x_BTD.shape[-1],)
     return Dense(
       in_shape, (self.hidden,), ("embed", "mlp"), use_bias=self.use_bias,
-      name=name,
+      kernel_init=self.kernel_init, name=name,
     )(x_BTD)  # fmt: skip
 
 

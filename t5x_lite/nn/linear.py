@@ -1,5 +1,6 @@
 """Weight matmuls and the initialisation of their kernels."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -33,6 +34,44 @@ def _backward(residuals, g):
 matmul.defvjp(_forward, _backward)
 
 
+@dataclasses.dataclass(frozen=True)
+class FanIn:
+  """Draws kernels of variance `scale` / fan-in, T5's and T5X's way."""
+
+  scale: float = 1.0
+
+  def stddev(self, fan_in: int, fan_out: int) -> float:
+    del fan_out
+    return math.sqrt(self.scale / fan_in)
+
+
+@dataclasses.dataclass(frozen=True)
+class Normal:
+  """Draws kernels of one deviation, whatever their size (GPT-2, BERT)."""
+
+  deviation: float = 0.02
+
+  def stddev(self, fan_in: int, fan_out: int) -> float:
+    del fan_in, fan_out
+    return self.deviation
+
+
+@dataclasses.dataclass(frozen=True)
+class Xavier:
+  """Draws kernels of variance 2 gain^2 / (fan-in + fan-out).
+
+  Glorot and Bengio 2010; DeepNorm lowers the gain (arXiv:2203.00555).
+  """
+
+  gain: float = 1.0
+
+  def stddev(self, fan_in: int, fan_out: int) -> float:
+    return self.gain * math.sqrt(2 / (fan_in + fan_out))
+
+
+Init = FanIn | Normal | Xavier
+
+
 class Dense(nn.Module):
   """Contracts the last `len(in_shape)` dims of x with a kernel.
 
@@ -40,20 +79,20 @@ class Dense(nn.Module):
     in_shape: kernel dims that are contracted, e.g. (N, H).
     out_shape: kernel dims that appear, e.g. (D,).
     axes: the kernel's logical axes, one per dim.
-    init_scale: variance of the kernel times its fan-in.
+    kernel_init: how the kernel starts.
     use_bias: whether a bias of `out_shape` is added.
   """
 
   in_shape: Sequence[int]
   out_shape: Sequence[int]
   axes: Sequence[str]
-  init_scale: float = 1.0
+  kernel_init: Init = FanIn()
   use_bias: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     fan_in, fan_out = math.prod(self.in_shape), math.prod(self.out_shape)
-    stddev = math.sqrt(self.init_scale / fan_in)
+    stddev = self.kernel_init.stddev(fan_in, fan_out)
     kernel = self.param(
       "kernel",
       nn.with_logical_partitioning(

@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 
 
-def _scale(module: nn.Module, name: str, init, width: int) -> jax.Array:
-  init = nn.with_logical_partitioning(init, ("embed",))
+def _vector(module: nn.Module, name: str, init, width: int) -> jax.Array:
+  init = nn.with_logical_partitioning(init, (module.axis,))
   return module.param(name, init, (width,), jnp.float32)
 
 
@@ -14,13 +14,23 @@ class RMSNorm(nn.Module):
   """Divides by the root mean square and scales, without a mean or a bias.
 
   Zhang and Sennrich 2019, arXiv:1910.07467; T5's "layer norm".
+
+  Attributes:
+    epsilon: added to the mean square.
+    zero_centred: the parameter is the scale's distance from 1 (Gemma).
+    axis: logical axis of what is normalised.
   """
 
   epsilon: float = 1e-6
+  zero_centred: bool = False
+  axis: str = "embed"
 
   @nn.compact
   def __call__(self, x_BTD: jax.Array) -> jax.Array:
-    scale_D = _scale(self, "scale", nn.initializers.ones, x_BTD.shape[-1])
+    start = nn.initializers.zeros if self.zero_centred else nn.initializers.ones
+    scale_D = _vector(self, "scale", start, x_BTD.shape[-1])
+    if self.zero_centred:
+      scale_D = 1 + scale_D
     x32_BTD = x_BTD.astype(jnp.float32)
     variance_BT1 = jnp.mean(jnp.square(x32_BTD), axis=-1, keepdims=True)
     y_BTD = x32_BTD * jax.lax.rsqrt(variance_BT1 + self.epsilon)
@@ -35,15 +45,16 @@ class LayerNorm(nn.Module):
 
   epsilon: float = 1e-5
   use_bias: bool = True
+  axis: str = "embed"
 
   @nn.compact
   def __call__(self, x_BTD: jax.Array) -> jax.Array:
     width = x_BTD.shape[-1]
-    scale_D = _scale(self, "scale", nn.initializers.ones, width)
+    scale_D = _vector(self, "scale", nn.initializers.ones, width)
     x32_BTD = x_BTD.astype(jnp.float32)
     centred_BTD = x32_BTD - jnp.mean(x32_BTD, axis=-1, keepdims=True)
     variance_BT1 = jnp.mean(jnp.square(centred_BTD), axis=-1, keepdims=True)
     y_BTD = centred_BTD * jax.lax.rsqrt(variance_BT1 + self.epsilon) * scale_D
     if self.use_bias:
-      y_BTD += _scale(self, "bias", nn.initializers.zeros, width)
+      y_BTD += _vector(self, "bias", nn.initializers.zeros, width)
     return y_BTD.astype(x_BTD.dtype)

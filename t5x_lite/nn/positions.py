@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.nn import checks
+from t5x_lite.nn.rope_scaling import RopeScaling
 from t5x_lite.nn.visibility import Tokens
 
 
@@ -71,11 +72,7 @@ class T5Bias(NoPosition):
 
   def check(self, num_heads: int, head_dim: int):
     del head_dim
-    if num_heads != self.num_heads:
-      raise ValueError(
-        f"T5Bias.num_heads ({self.num_heads}) must equal Attention.num_heads "
-        f"({num_heads})"
-      )
+    _same_heads(self, num_heads)
 
   @nn.compact
   def bias(self, query: Tokens, key: Tokens) -> jax.Array:
@@ -146,33 +143,119 @@ def relative_bucket(
   return offset + jnp.where(distance < exact, distance, large)
 
 
+class Alibi(NoPosition):
+  """Lowers the logits of a head in proportion to the distance.
+
+  The slopes are a geometric sequence over the heads, 2^-1 to 2^-8 for eight.
+  Press et al. 2021, arXiv:2108.12409; other numbers than powers of two take
+  every second slope of the next power for the rest (BLOOM's code).
+
+  Attributes:
+    num_heads: N.
+  """
+
+  num_heads: int
+
+  def __post_init__(self):
+    checks.at_least_one(self, "num_heads")
+    super().__post_init__()
+
+  def check(self, num_heads: int, head_dim: int):
+    del head_dim
+    _same_heads(self, num_heads)
+
+  def bias(self, query: Tokens, key: Tokens) -> jax.Array:
+    distance = key.index[:, None, :] - query.index[:, :, None]
+    slopes_N11 = jnp.array(self.slopes(), jnp.float32)[:, None, None]
+    return -slopes_N11 * jnp.abs(distance)[:, None].astype(jnp.float32)
+
+  def slopes(self) -> list[float]:
+    """Returns a slope per head."""
+    power = 2 ** math.floor(math.log2(self.num_heads))
+    slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
+    rest = self.num_heads - power
+    between = [2 ** (-4 * (2 * i + 1) / power) for i in range(rest)]
+    return slopes + between
+
+
 class Rope(NoPosition):
   """Rotates pairs of query and key features by angles that grow with position.
 
-  Feature i is paired with feature i + H/2. Eq. 34, Su et al. 2021,
-  arXiv:2104.09864.
+  Eq. 34, Su et al. 2021, arXiv:2104.09864.
+
+  Attributes:
+    base: of the geometric sequence of wavelengths.
+    fraction: share of a head's features, the first ones, that is rotated.
+    interleaved: whether feature 2i is paired with 2i + 1 (the paper, GPT-J,
+      GLM), or feature i with i + half (GPT-NeoX, LLaMA).
+    scaling: how the frequencies are changed for longer texts, or None.
   """
 
   base: float = 10_000.0
+  fraction: float = 1.0
+  interleaved: bool = False
+  scaling: RopeScaling | None = None
+
+  def __post_init__(self):
+    if not 0 < self.fraction <= 1:
+      raise ValueError(f"Rope.fraction ({self.fraction}) must be in (0, 1]")
+    super().__post_init__()
 
   def check(self, num_heads: int, head_dim: int):
     del num_heads
-    if head_dim % 2:
-      raise ValueError(f"Rope turns pairs: head_dim ({head_dim}) must be even")
+    if self._rotated(head_dim) % 2:
+      part = "" if self.fraction == 1 else f" times fraction ({self.fraction})"
+      raise ValueError(
+        f"Rope turns pairs: head_dim ({head_dim}){part} must be even"
+      )
+
+  def _rotated(self, head_dim: int) -> int:
+    return int(head_dim * self.fraction + 1e-6)
 
   def rotate(self, x_BNTH: jax.Array, tokens: Tokens) -> jax.Array:
-    half = x_BNTH.shape[-1] // 2
+    dims = self._rotated(x_BNTH.shape[-1])
+    half = dims // 2
     frequency = self.base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    amplitude = 1.0
+    if self.scaling is not None:
+      frequency = self.scaling.frequencies(frequency, self.base)
+      amplitude = self.scaling.amplitude
     # float32: positions past 256 are not exact in bfloat16.
     angle_B1Th = (tokens.position[:, None, :, None] * frequency).astype(
       jnp.float32
     )
-    sin, cos = jnp.sin(angle_B1Th), jnp.cos(angle_B1Th)
-    first, second = jnp.split(x_BNTH.astype(jnp.float32), 2, axis=-1)
-    rotated = jnp.concatenate(
-      [first * cos - second * sin, second * cos + first * sin], axis=-1
-    )
-    return rotated.astype(x_BNTH.dtype)
+    sin, cos = amplitude * jnp.sin(angle_B1Th), amplitude * jnp.cos(angle_B1Th)
+    x32 = x_BNTH[..., :dims].astype(jnp.float32)
+    if self.interleaved:
+      first, second = x32[..., ::2], x32[..., 1::2]
+    else:
+      first, second = jnp.split(x32, 2, axis=-1)
+    pair = [first * cos - second * sin, second * cos + first * sin]
+    if self.interleaved:
+      turned = jnp.stack(pair, axis=-1).reshape(x32.shape)
+    else:
+      turned = jnp.concatenate(pair, axis=-1)
+    turned = turned.astype(x_BNTH.dtype)
+    if dims == x_BNTH.shape[-1]:
+      return turned
+    return jnp.concatenate([turned, x_BNTH[..., dims:]], axis=-1)
+
+
+class Sinusoidal(NoPosition):
+  """Adds sines and cosines of geometric wavelengths, sin at even features.
+
+  Section 3.5, Vaswani et al. 2017, arXiv:1706.03762.
+  """
+
+  base: float = 10_000.0
+
+  def embed(self, x_BTD: jax.Array, tokens: Tokens) -> jax.Array:
+    width = x_BTD.shape[-1]
+    even = jnp.arange(0, width, 2, dtype=jnp.float32)
+    angle = tokens.position[..., None] * self.base ** (-even / width)
+    waves = jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+    waves_BTD = waves.reshape(*angle.shape[:-1], -1)[..., :width]
+    return x_BTD + waves_BTD.astype(x_BTD.dtype)
 
 
 class Learned(NoPosition):
@@ -181,10 +264,13 @@ class Learned(NoPosition):
   Attributes:
     max_length: positions that there are; NaN where decoding goes beyond.
     stddev: of the initial values.
+    offset: rows of the table before that of position 0 (2 in RoBERTa, BART
+      and OPT, whose positions count on from their padding id).
   """
 
   max_length: int
   stddev: float = 0.02
+  offset: int = 0
 
   def __post_init__(self):
     checks.at_least_one(self, "max_length")
@@ -192,16 +278,71 @@ class Learned(NoPosition):
 
   @nn.compact
   def embed(self, x_BTD: jax.Array, tokens: Tokens) -> jax.Array:
-    length = tokens.position.shape[1]
-    if length > self.max_length:
+    _check_length(self, tokens)
+    rows = self.max_length + self.offset
+    table = _table(self, "position_embedding", rows, x_BTD.shape[-1])
+    return x_BTD + _rows(table, tokens.position + self.offset, x_BTD.dtype)
+
+
+class Learned2D(NoPosition):
+  """Adds two learned vectors: of the place in the text, and in the blank.
+
+  Tokens that fill a blank all have the blank's place in the text, and count
+  from 1 within it; tokens of the text itself have 0 there. Du et al. 2021
+  (GLM), arXiv:2103.10360, section 2.1.
+
+  Attributes:
+    max_length: places in the text.
+    max_blank: places in a blank.
+    stddev: of the initial values.
+  """
+
+  max_length: int
+  max_blank: int
+  stddev: float = 0.02
+
+  def __post_init__(self):
+    checks.at_least_one(self, "max_length", "max_blank")
+    super().__post_init__()
+
+  @nn.compact
+  def embed(self, x_BTD: jax.Array, tokens: Tokens) -> jax.Array:
+    if tokens.block is None:
       raise ValueError(
-        f"rows of {length} tokens are longer than Learned.max_length "
-        f"({self.max_length})"
+        "Learned2D needs the places within blanks, decoder_block_positions: "
+        "use a GLM objective"
       )
-    init = nn.with_logical_partitioning(
-      nn.initializers.normal(self.stddev), ("length", "embed")
+    width, dtype = x_BTD.shape[-1], x_BTD.dtype
+    text = _table(self, "position_embedding", self.max_length, width)
+    blank = _table(self, "block_embedding", self.max_blank + 1, width)
+    x_BTD += _rows(text, tokens.position, dtype)
+    return x_BTD + _rows(blank, tokens.block, dtype)
+
+
+def _table(module, name, rows, width):
+  init = nn.with_logical_partitioning(
+    nn.initializers.normal(module.stddev), ("length", "embed")
+  )
+  return module.param(name, init, (rows, width), jnp.float32)
+
+
+def _rows(table, places, dtype):
+  # Not table[...], which repeats the last row for places beyond it.
+  return jnp.take(table, places, 0).astype(dtype)
+
+
+def _check_length(module, tokens):
+  length = tokens.position.shape[1]
+  if length > module.max_length:
+    raise ValueError(
+      f"rows of {length} tokens are longer than {type(module).__name__}"
+      f".max_length ({module.max_length})"
     )
-    shape = (self.max_length, x_BTD.shape[-1])
-    table = self.param("position_embedding", init, shape, jnp.float32)
-    # Not table[...], which repeats the last position for those beyond it.
-    return x_BTD + jnp.take(table, tokens.position, 0).astype(x_BTD.dtype)
+
+
+def _same_heads(module, num_heads):
+  if num_heads != module.num_heads:
+    raise ValueError(
+      f"{type(module).__name__}.num_heads ({module.num_heads}) must equal "
+      f"Attention.num_heads ({num_heads})"
+    )

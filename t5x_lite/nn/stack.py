@@ -4,6 +4,7 @@ An encoder, a causal decoder, a prefix-LM and the decoder over an encoder are
 the same stack under another visibility rule (nn/visibility.py).
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -24,10 +25,13 @@ REMAT_POLICIES = {
 }
 
 
-class LayerCache(NamedTuple):
-  """What a layer keeps between decoding steps."""
+PLACEMENTS = ("pre", "post", "sandwich")
 
-  attention: KVCache
+
+class LayerCache(NamedTuple):
+  """What a layer keeps between decoding steps; None what it has not."""
+
+  attention: KVCache | None
   cross_attention: KVCache | None
 
 
@@ -35,20 +39,50 @@ class StackCache(NamedTuple):
   """What a stack keeps between decoding steps.
 
   Attributes:
-    layers: one LayerCache per layer, stacked on a first axis under scan.
+    layers: one LayerCache per layer; under scan one per layer of the period,
+      stacked on a first axis.
     tokens: [B, S], where each cached token stands; segment 0 is an empty slot.
   """
 
-  layers: tuple[LayerCache, ...] | LayerCache
+  layers: tuple[LayerCache, ...]
   tokens: Tokens
+
+
+class SharedKV(NamedTuple):
+  """Keys and values that several layers read, and where their tokens stand."""
+
+  kv: KVCache
+  tokens: Tokens
+
+
+class Seen(NamedTuple):
+  """What the layers of a stack see beside x.
+
+  Attributes:
+    sight: of self-attention.
+    position: turns queries and keys.
+    source_BSD: encoder output, or None; see Stack.__call__.
+    cross_sight: of cross-attention, or None.
+    shared_kv: what self-attention reads instead of its own keys, or None.
+  """
+
+  sight: Sight
+  position: NoPosition
+  source_BSD: jax.Array | None
+  cross_sight: Sight | None
+  shared_kv: KVCache | None
 
 
 class Layer(nn.Module):
   """Self-attention, cross-attention where there is a source, feed-forward.
 
-  Serial:    x += attention(norm(x));  x += mlp(norm(x))
-  Parallel:  x += attention(norm(x)) + mlp(norm(x)), one norm for both
-             (Wang and Komatsuzaki 2021, GPT-J; PaLM, arXiv:2204.02311, s. 2)
+  A branch f is attention or feed-forward; a block adds them one after the other
+  (serial), or attention and feed-forward of the same x at once (parallel: Wang
+  and Komatsuzaki 2021, GPT-J; PaLM, arXiv:2204.02311, section 2).
+
+    pre       x + f(norm(x))                 T5, GPT-2 and most since
+    post      norm(a x + f(x))               Transformer, BERT; a > 1: DeepNorm
+    sandwich  x + norm(f(norm(x)))           CogView, Gemma 2
 
   Attributes:
     attention: self-attention.
@@ -56,6 +90,12 @@ class Layer(nn.Module):
     norm: copied for each place that a norm stands.
     cross_attention: attention to the source, or None.
     parallel: whether attention and feed-forward stand side by side.
+    parallel_norms: of a parallel block: 1, both read the same (GPT-J, PaLM), or
+      2, each has its own (GPT-NeoX).
+    placement: "pre", "post" or "sandwich".
+    residual_scale: a, DeepNorm's alpha (Wang et al. 2022, arXiv:2203.00555);
+      only for "post".
+    rule: who sees whom in self-attention, or None: as the stack says.
     dropout_rate: share of each branch's output dropped in training.
   """
 
@@ -64,10 +104,30 @@ class Layer(nn.Module):
   norm: nn.Module
   cross_attention: Attention | None = None
   parallel: bool = False
+  parallel_norms: int = 1
+  placement: str = "pre"
+  residual_scale: float = 1.0
+  rule: visibility.Rule | None = None
   dropout_rate: float = 0.0
 
   def __post_init__(self):
     checks.dropout_rate(self)
+    if self.placement not in PLACEMENTS:
+      raise ValueError(
+        f"unknown placement {self.placement!r}: use one of "
+        f"{', '.join(PLACEMENTS)}"
+      )
+    if self.residual_scale != 1 and self.placement != "post":
+      raise ValueError(
+        f"residual_scale ({self.residual_scale}) needs placement='post', not "
+        f"{self.placement!r}"
+      )
+    if self.parallel and self.placement != "pre":
+      raise ValueError(
+        f"parallel=True needs placement='pre', not {self.placement!r}"
+      )
+    if self.parallel_norms not in (1, 2):
+      raise ValueError(f"parallel_norms ({self.parallel_norms}) must be 1 or 2")
     if self.parallel and self.cross_attention is not None:
       raise ValueError(
         "parallel=True has no place for cross_attention: use parallel=False "
@@ -83,77 +143,153 @@ class Layer(nn.Module):
     self,
     x_BTD: jax.Array,
     cache: LayerCache | None,
-    source_BSD: jax.Array | None,
-    sight: Sight,
-    cross_sight: Sight | None,
-    position: NoPosition,
+    seen: Seen,
     slot: jax.Array | None,
   ) -> tuple[jax.Array, LayerCache | None]:
-    def norm(name):
-      return self.norm.copy(name=name)
+    """Runs one block; see Stack.__call__."""
+    caches = {}
 
-    def drop(y_BTD):
-      return dropout(self, y_BTD, self.dropout_rate)
-
-    h_BTD = norm("attention_norm")(x_BTD)
-    attended_BTD, kv = self.attention(
-      h_BTD, h_BTD, sight, position=position,
-      cache=cache and cache.attention, slot=slot,
-    )  # fmt: skip
-    if self.parallel:
-      x_BTD += drop(attended_BTD + self.mlp(h_BTD))
-    else:
-      x_BTD += drop(attended_BTD)
-    cross_kv = None
-    if self.cross_attention is not None:
-      attended_BTD, cross_kv = self.cross_attention(
-        norm("cross_attention_norm")(x_BTD), source_BSD, cross_sight,
-        position=NoPosition(), cache=cache and cache.cross_attention, slot=0,
+    def attend(h_BTD):
+      source_BSD = h_BTD if seen.shared_kv is None else None
+      h_BTD, caches["attention"] = self.attention(
+        h_BTD, source_BSD, seen.sight, position=seen.position,
+        cache=seen.shared_kv or (cache and cache.attention), slot=slot,
       )  # fmt: skip
-      x_BTD += drop(attended_BTD)
-    if not self.parallel:
-      x_BTD += drop(self.mlp(norm("mlp_norm")(x_BTD)))
+      return h_BTD
+
+    def attend_across(h_BTD):
+      h_BTD, caches["cross_attention"] = self.cross_attention(
+        h_BTD, seen.source_BSD, seen.cross_sight, position=NoPosition(),
+        cache=cache and cache.cross_attention, slot=0,
+      )  # fmt: skip
+      return h_BTD
+
+    def feed_forward(h_BTD):
+      return self.mlp(h_BTD, seen.sight.query)
+
+    if self.parallel:
+      x_BTD = self._side_by_side(x_BTD, attend, feed_forward)
+    else:
+      x_BTD = self._add("attention", x_BTD, attend)
+      # The stack of an encoder that shares its parameters sees no source.
+      if self.cross_attention is not None and seen.cross_sight is not None:
+        x_BTD = self._add("cross_attention", x_BTD, attend_across)
+      x_BTD = self._add("mlp", x_BTD, feed_forward)
     x_BTD = nn.with_logical_constraint(x_BTD, ("batch", "length", "embed"))
-    return x_BTD, cache and LayerCache(kv, cross_kv)
+    if cache is None:
+      return x_BTD, None
+    kept = caches["attention"] if seen.shared_kv is None else None
+    return x_BTD, LayerCache(kept, caches.get("cross_attention"))
+
+  def _side_by_side(self, x_BTD, attend, feed_forward):
+    attended_BTD = attend(h_BTD := self._norm("attention_norm", x_BTD))
+    if self.parallel_norms == 2:
+      h_BTD = self._norm("mlp_norm", x_BTD)
+    return x_BTD + self._drop(attended_BTD + feed_forward(h_BTD))
+
+  def _add(self, name, x_BTD, branch):
+    """Adds a branch to x, with norms where they stand."""
+    if self.placement == "post":
+      x_BTD = self.residual_scale * x_BTD + self._drop(branch(x_BTD))
+      return self._norm(f"{name}_norm", x_BTD)
+    y_BTD = branch(self._norm(f"{name}_norm", x_BTD))
+    if self.placement == "sandwich":
+      y_BTD = self._norm(f"{name}_post_norm", y_BTD)
+    return x_BTD + self._drop(y_BTD)
+
+  def _norm(self, name, x_BTD):
+    return self.norm.copy(name=name)(x_BTD)
+
+  def _drop(self, y_BTD):
+    return dropout(self, y_BTD, self.dropout_rate)
+
+
+class Period(nn.Module):
+  """Runs the layers of one period, which a scanned stack repeats."""
+
+  layers: Sequence[Layer]
+
+  @nn.compact
+  def __call__(self, x_BTD, caches, run):
+    written = []
+    for i, layer in enumerate(self.layers):
+      layer = layer.copy(name=f"layer_{i}")
+      x_BTD, cache = run(layer, x_BTD, caches and caches[i])
+      written.append(cache)
+    return x_BTD, caches and tuple(written)
 
 
 class Stack(nn.Module):
-  """Repeats a layer under one visibility rule.
+  """Repeats a layer, or a period of several, under one visibility rule.
 
   Attributes:
-    layer: copied `num_layers` times.
-    num_layers: L.
-    rule: who sees whom in self-attention.
+    layer: copied `num_layers` times; or a period of layers that differ: dense
+      and banded attention (GPT-3), experts in every other layer (Switch).
+    num_layers: L, a multiple of the period.
+    rule: who sees whom in self-attention, where a layer has no rule of its own.
     position: position encoding, shared by all layers.
+    input_norm: of the embeddings (BERT, BLOOM), or None.
     final_norm: after the last layer, or None.
-    scan: one compiled layer over stacked parameters [L, ...]: compiles in
-      constant time and shards well, but runs slower on a CPU.
+    pool: layers read the means of so many neighbours (Tay et al. 2021,
+      Charformer, arXiv:2106.12672, section 2.2); for encoders of rows that are
+      not packed.
+    scan: one compiled period over stacked parameters [L / period, ...]:
+      compiles in constant time and shards well, but runs slower on a CPU.
     remat: None, or a name in REMAT_POLICIES: what the backward recomputes.
-    dropout_rate: share of the embeddings and of the output dropped in training.
+    dropout_rate: share of the embeddings dropped in training.
+    output_dropout_rate: share of the output dropped in training (T5).
   """
 
-  layer: Layer
+  layer: Layer | Sequence[Layer]
   num_layers: int
   rule: visibility.Rule
   position: NoPosition
+  input_norm: nn.Module | None = None
   final_norm: nn.Module | None = None
+  pool: int = 1
   scan: bool = False
   remat: str | None = None
   dropout_rate: float = 0.0
+  output_dropout_rate: float = 0.0
 
   def __post_init__(self):
-    checks.at_least_one(self, "num_layers")
+    checks.at_least_one(self, "num_layers", "pool")
     checks.dropout_rate(self)
-    attention = self.layer.attention
-    self.position.check(attention.num_heads, attention.head_dim)
+    if self.num_layers % len(self.period):
+      raise ValueError(
+        f"num_layers ({self.num_layers}) must be divisible by the period of "
+        f"{len(self.period)} layers"
+      )
+    for layer in self.period:
+      attention = layer.attention
+      self.position.check(attention.num_heads, attention.head_dim)
+      chooser = getattr(layer.mlp, "chooser", "tokens")
+      if chooser == "experts" and not isinstance(self.rule, visibility.Full):
+        raise ValueError(
+          "MoE.chooser='experts' reads the whole row, so that a decoder would "
+          "see what it predicts: use chooser='tokens'"
+        )
     if self.remat is not None and self.remat not in REMAT_POLICIES:
       raise ValueError(
         f"unknown remat policy {self.remat!r}: use None or one of "
         f"{', '.join(REMAT_POLICIES)}"
       )
-    if self.final_norm is self.layer.norm:
-      self.final_norm = self.layer.norm.clone()
+    # One instance in two places would silently share its parameters.
+    if self.final_norm is self.period[0].norm:
+      self.final_norm = self.final_norm.clone()
+    if self.input_norm in (self.final_norm, self.period[0].norm):
+      self.input_norm = self.input_norm and self.input_norm.clone()
     super().__post_init__()
+
+  @property
+  def period(self) -> tuple[Layer, ...]:
+    """Returns the layers that are repeated, mostly one."""
+    return (self.layer,) if isinstance(self.layer, Layer) else tuple(self.layer)
+
+  @property
+  def layers(self) -> tuple[Layer, ...]:
+    """Returns all layers in order."""
+    return self.period * (self.num_layers // len(self.period))
 
   @nn.compact
   def __call__(
@@ -165,6 +301,8 @@ class Stack(nn.Module):
     source_tokens: Tokens | None = None,
     cache: StackCache | None = None,
     slot: jax.Array | None = None,
+    shared_kv: SharedKV | None = None,
+    rule: visibility.Rule | None = None,
   ) -> tuple[jax.Array, StackCache | None]:
     """Runs the layers.
 
@@ -176,52 +314,71 @@ class Stack(nn.Module):
       source_tokens: where the source's tokens stand.
       cache: keys and values so far, or None to keep none.
       slot: the cache slot of the first of the T tokens.
+      shared_kv: keys and values that all layers read instead of their own.
+      rule: instead of the stack's: an encoder that shares the parameters.
 
     Returns:
       [B, T, D], and the cache with the T tokens written, if there was one.
     """
-    cached_tokens = cache and _write_tokens(cache.tokens, tokens, slot)
-    sight = self._sight(tokens, cached_tokens or tokens)
+    x_BTD = self.position.embed(x_BTD, tokens)
+    if self.input_norm is not None:
+      x_BTD = self.input_norm(x_BTD)
+    x_BTD = dropout(self, x_BTD, self.dropout_rate)
+    if self.pool > 1:
+      x_BTD = _pool(x_BTD, tokens, self.pool)
+      tokens = self.pooled(tokens)
+
+    cached_tokens = cache and write_tokens(cache.tokens, tokens, slot)
+    keys = shared_kv.tokens if shared_kv else cached_tokens or tokens
+    bias = self.position.bias(tokens, keys)
+    sights = {
+      r: Sight(tokens, keys, visibility.mask(r, tokens, keys), bias)
+      for r in {layer.rule or rule or self.rule for layer in self.period}
+    }
     cross_sight = None
     if source_tokens is not None:
       cross_mask = visibility.mask(visibility.Full(), tokens, source_tokens)
       cross_sight = Sight(tokens, source_tokens, cross_mask, None)
 
     def run(layer, x_BTD, layer_cache):
-      return layer(
-        x_BTD, layer_cache, source_BSD, sight, cross_sight, self.position, slot
-      )
+      sight = sights[layer.rule or rule or self.rule]
+      kv = shared_kv and shared_kv.kv
+      seen = Seen(sight, self.position, source_BSD, cross_sight, kv)
+      return layer(x_BTD, layer_cache, seen, slot)
 
     if self.remat is not None:
       policy = REMAT_POLICIES[self.remat]
       run = nn.remat(run, policy=policy, prevent_cse=not self.scan)
 
-    x_BTD = self.position.embed(x_BTD, tokens)
-    x_BTD = dropout(self, x_BTD, self.dropout_rate)
-    layer_caches = cache and cache.layers
-    if self.scan:
-      x_BTD, layer_caches = nn.scan(
-        run,
-        variable_axes={"params": 0},
-        split_rngs={"params": True, "dropout": True},
-        length=self.num_layers,
-        metadata_params={nn.PARTITION_NAME: "layers"},
-      )(self.layer.copy(name="layers"), x_BTD, layer_caches)
-    else:
-      written = []
-      for i in range(self.num_layers):
-        layer = self.layer.copy(name=f"layer_{i}")
-        x_BTD, layer_cache = run(layer, x_BTD, cache and layer_caches[i])
-        written.append(layer_cache)
-      layer_caches = tuple(written)
+    x_BTD, layer_caches = self._run_all(run, x_BTD, cache and cache.layers)
     if self.final_norm is not None:
       x_BTD = self.final_norm(x_BTD)
-    x_BTD = dropout(self, x_BTD, self.dropout_rate)
+    x_BTD = dropout(self, x_BTD, self.output_dropout_rate)
     return x_BTD, cache and StackCache(layer_caches, cached_tokens)
 
-  def _sight(self, query: Tokens, key: Tokens) -> Sight:
-    mask_BTS = visibility.mask(self.rule, query, key)
-    return Sight(query, key, mask_BTS, self.position.bias(query, key))
+  def _run_all(self, run, x_BTD, caches):
+    """Runs all layers, scanned or one by one."""
+    if self.scan:
+      return nn.scan(
+        lambda period, x_BTD, caches: period(x_BTD, caches, run),
+        variable_axes={"params": 0, "losses": 0, "probes": 0},
+        split_rngs={"params": True, "dropout": True},
+        length=self.num_layers // len(self.period),
+        metadata_params={nn.PARTITION_NAME: "layers"},
+      )(Period(self.period, name="layers"), x_BTD, caches)
+    written = []
+    for i, layer in enumerate(self.layers):
+      layer = layer.copy(name=f"layer_{i}")
+      x_BTD, layer_cache = run(layer, x_BTD, caches and caches[i])
+      written.append(layer_cache)
+    return x_BTD, caches and tuple(written)
+
+  def pooled(self, tokens: Tokens) -> Tokens:
+    """Returns where the tokens stand that come out of the stack."""
+    first = jax.tree.map(lambda x: x[:, :: self.pool], tokens)
+    return first._replace(
+      index=first.index // self.pool, position=first.position // self.pool
+    )
 
   def empty_cache(
     self, batch: int, length: int, *, source_length: int = 0, dtype
@@ -233,20 +390,49 @@ class Stack(nn.Module):
       shape = (batch, num_kv_heads, slots, attention.head_dim)
       return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
-    cross = self.layer.cross_attention
-    layer = LayerCache(
-      kv(self.layer.attention, length), cross and kv(cross, source_length)
-    )
-    layers = (layer,) * self.num_layers
+    def layer_cache(layer):
+      cross = layer.cross_attention
+      return LayerCache(
+        kv(layer.attention, length), cross and kv(cross, source_length)
+      )
+
     if self.scan:
-      layers = jax.tree.map(lambda *x: jnp.stack(x), *layers)
-    zeros = jnp.zeros((batch, length), jnp.int32)
-    return StackCache(layers, Tokens(zeros, zeros, zeros, zeros.astype(bool)))
+      repeats = self.num_layers // len(self.period)
+      layers = jax.tree.map(
+        lambda x: jnp.stack([x] * repeats),
+        tuple(layer_cache(layer) for layer in self.period),
+      )
+    else:
+      layers = tuple(layer_cache(layer) for layer in self.layers)
+    return StackCache(layers, empty_tokens(batch, length))
 
 
-def _write_tokens(cached: Tokens, new: Tokens, slot: jax.Array) -> Tokens:
+def empty_tokens(batch: int, length: int) -> Tokens:
+  """Returns tokens of so many empty slots."""
+  zeros = jnp.zeros((batch, length), jnp.int32)
+  return Tokens(zeros, zeros, zeros, zeros.astype(bool))
+
+
+def write_tokens(cached: Tokens, new: Tokens, slot: jax.Array) -> Tokens:
+  """Returns the cached tokens with `new` written from `slot` on."""
+
   def write(old_BS, new_BT):
     new_BT = jnp.broadcast_to(new_BT, (old_BS.shape[0], new_BT.shape[1]))
     return jax.lax.dynamic_update_slice_in_dim(old_BS, new_BT, slot, axis=1)
 
-  return jax.tree.map(write, cached, new)
+  # No encoding reads a key's place in its blank.
+  return jax.tree.map(write, cached, new._replace(block=None))
+
+
+def _pool(x_BTD: jax.Array, tokens: Tokens, size: int) -> jax.Array:
+  """Averages every `size` neighbours, padding aside."""
+  batch, length, _ = x_BTD.shape
+  real_BT1 = (tokens.segment != 0)[..., None]
+  real_BT1 = jnp.broadcast_to(real_BT1, (batch, length, 1))
+  rest = ((0, 0), (0, -length % size), (0, 0))
+
+  def sums(y):
+    return jnp.pad(y, rest).reshape(batch, -1, size, y.shape[-1]).sum(axis=2)
+
+  real_BT1 = real_BT1.astype(x_BTD.dtype)
+  return sums(x_BTD * real_BT1) / jnp.maximum(sums(real_BT1), 1)

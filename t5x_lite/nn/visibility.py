@@ -14,6 +14,7 @@ down, keys across, x = visible):
 """
 
 import dataclasses
+import functools
 from typing import NamedTuple, Protocol
 
 import jax
@@ -28,12 +29,15 @@ class Tokens(NamedTuple):
     position: place in its own document, int32; what a position encoding sees.
     segment: which document of a packed row, int32; 0 is padding.
     prefix: whether the token belongs to the bidirectional prefix, bool.
+    block: place within a filled blank, 0 outside, int32; for encodings with a
+      second position (GLM), else None.
   """
 
   index: jax.Array
   position: jax.Array
   segment: jax.Array
   prefix: jax.Array
+  block: jax.Array | None = None
 
 
 class Rule(Protocol):
@@ -86,6 +90,70 @@ class Window:
   def __call__(self, query: Tokens, key: Tokens) -> jax.Array:
     distance = query.index[:, :, None] - key.index[:, None, :]
     return (distance >= 0) & (distance < self.size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Near:
+  """Lets a token see those at most `radius` away, on both sides.
+
+  Local attention for encoders (Beltagy et al. 2020, arXiv:2004.05150).
+  """
+
+  radius: int
+
+  def __post_init__(self):
+    if self.radius < 0:
+      raise ValueError(f"Near.radius ({self.radius}) must not be negative")
+
+  def __call__(self, query: Tokens, key: Tokens) -> jax.Array:
+    distance = query.index[:, :, None] - key.index[:, None, :]
+    return jnp.abs(distance) <= self.radius
+
+
+@dataclasses.dataclass(frozen=True)
+class Sinks:
+  """Lets every token see the first `count` of its document.
+
+  Beside a window they take the attention that has nowhere to go:
+  `Any((Window(512), All((Causal(), Sinks(4)))))`, Xiao et al. 2023,
+  arXiv:2309.17453.
+  """
+
+  count: int
+
+  def __call__(self, query: Tokens, key: Tokens) -> jax.Array:
+    shape = (key.index.shape[0], query.index.shape[1], key.index.shape[1])
+    return jnp.broadcast_to((key.position < self.count)[:, None, :], shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class All:
+  """Shows what all of its rules show."""
+
+  rules: tuple[Rule, ...]
+
+  def __post_init__(self):
+    object.__setattr__(self, "rules", tuple(self.rules))
+
+  def __call__(self, query: Tokens, key: Tokens) -> jax.Array:
+    return functools.reduce(
+      jnp.logical_and, (rule(query, key) for rule in self.rules)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Any:
+  """Shows what at least one of its rules shows."""
+
+  rules: tuple[Rule, ...]
+
+  def __post_init__(self):
+    object.__setattr__(self, "rules", tuple(self.rules))
+
+  def __call__(self, query: Tokens, key: Tokens) -> jax.Array:
+    return functools.reduce(
+      jnp.logical_or, (rule(query, key) for rule in self.rules)
+    )
 
 
 def mask(rule: Rule, query: Tokens, key: Tokens) -> jax.Array:

@@ -49,6 +49,7 @@ def test_activations_are_pytorchs():
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "silu": F.silu,
+    "tanh": F.tanh,
     "relu_squared": lambda x: F.relu(x) ** 2,
   }
   assert set(theirs) == set(ACTIVATIONS)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from t5x_lite.nn.linear import Dense, matmul
+from t5x_lite.nn.linear import Dense, FanIn, matmul
 
 
 def normal(*shape, seed=0):
@@ -69,7 +69,10 @@ def test_dense_contracts_and_makes_several_dims(use_bias):
 @pytest.mark.parametrize("init_scale", [1.0, 0.25])
 def test_kernels_start_with_the_variance_of_their_fan_in(init_scale):
   dense = Dense(
-    (40, 5), (300,), ("heads", "head_dim", "embed"), init_scale=init_scale
+    (40, 5),
+    (300,),
+    ("heads", "head_dim", "embed"),
+    kernel_init=FanIn(init_scale),
   )
   kernel = dense.init(jax.random.key(0), jnp.ones((1, 40, 5)))["params"][
     "kernel"

@@ -1,5 +1,6 @@
 """Who sees whom, against masks written by hand."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -120,7 +121,7 @@ def test_order_is_by_index_whatever_slot_a_token_lies_in():
     segment=jnp.array([[1, 1, 0, 1, 0]]),
     prefix=jnp.array([[True, True, False, False, False]]),
   )
-  query = Tokens(*(x[:, 3:4] for x in key))
+  query = jax.tree.map(lambda x: x[:, 3:4], key)
   for rule in (Causal(), PrefixCausal()):
     assert drawn(rule, query, key) == ["xx.x."]
   assert drawn(Window(2), query, key) == [".x.x."]

@@ -1,0 +1,151 @@
+"""Takes a model apart: its stacks, attentions and components.
+
+A run of a stack is one pass of tokens through it: an encoder that shares the
+decoder's parameters is a second run of the same stack.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from t5x_lite.nn.yoco import DecoderDecoder
+
+_ORDER = ("token_embedding", "encoder", "decoder", "head")
+_HALVES = ("self_decoder", "cross_decoder")
+
+
+def traceable(model):
+  """Returns the model with as many parameters, traced fast and anywhere.
+
+  A scanned stack takes as long for a hundred layers as for one, and "einsum"
+  is the kernel that needs no particular device.
+  """
+
+  def with_einsum(layer):
+    attentions = {
+      name: attention.clone(kernel="einsum")
+      for name in ("attention", "cross_attention")
+      if (attention := getattr(layer, name)) is not None
+    }
+    return layer.clone(**attentions)
+
+  return _with_stacks(
+    model,
+    lambda stack: stack.clone(
+      scan=True, layer=tuple(map(with_einsum, stack.period))
+    ),
+  )
+
+
+def without_remat(model):
+  """Returns the model that keeps all activations."""
+  return _with_stacks(model, lambda stack: stack.clone(remat=None))
+
+
+def _with_stacks(model, change):
+  def changed(stack):
+    if isinstance(stack, DecoderDecoder):
+      halves = {half: change(getattr(stack, half)) for half in _HALVES}
+      return stack.clone(**halves)
+    return stack and change(stack)
+
+  transformer = model.transformer
+  sides = {
+    side: changed(getattr(transformer, side)) for side in ("encoder", "decoder")
+  }
+  return dataclasses.replace(model, transformer=transformer.clone(**sides))
+
+
+def stacks(model) -> list:
+  """Lists the stacks that tokens pass, in order."""
+  return [stack for stack, *_ in _runs(model, {})]
+
+
+def _runs(model, rows):
+  """Yields each run: (stack, its tokens in a row, those of its source)."""
+  transformer = model.transformer
+  encoder, decoder = transformer.encoder, transformer.decoder
+  source = rows.get("encoder")
+  if transformer.share_encoder:
+    yield decoder, source, None
+  elif encoder is not None:
+    source = source and -(-source // encoder.pool)
+    yield encoder, source, None
+  halves = [decoder]
+  if isinstance(decoder, DecoderDecoder):
+    halves = [getattr(decoder, half) for half in _HALVES]
+  for stack in halves if decoder is not None else []:
+    yield stack, rows.get("decoder"), source
+
+
+def attentions(model, rows):
+  """Yields (stack, attention, query-key pairs of a row) of all layers."""
+  for stack, length, source in _runs(model, rows):
+    for layer in stack.layers:
+      yield stack, layer.attention, length**2
+      if layer.cross_attention is not None and source is not None:
+        yield stack, layer.cross_attention, length * source
+
+
+def loss_side(model) -> str:
+  """Names the side whose tokens bear loss."""
+  return "encoder" if model.transformer.decoder is None else "decoder"
+
+
+def abstract_batch(model, batch_size, rows) -> dict:
+  """Returns the shapes of a batch whose sides are `rows` long."""
+  batch = {}
+  for side, length in rows.items():
+    names = ["input_tokens", "segment_ids", "positions"]
+    if side == loss_side(model):
+      names += ["target_tokens", "loss_weights"]
+    if side == "decoder" and len(rows) == 1:
+      names.append("causal_attention")
+    for name in names:
+      batch[f"{side}_{name}"] = jax.ShapeDtypeStruct(
+        (batch_size, length), jnp.int32
+      )
+  return batch
+
+
+def leaves(tree):
+  """Yields each leaf with its names, ("encoder", "layer_0", "mlp", ...)."""
+  for path, leaf in jax.tree.leaves_with_path(tree):
+    yield tuple(key.key for key in path), leaf
+
+
+def component(names) -> str:
+  """Names the component that a parameter belongs to: "encoder/mlp"."""
+  side, *inner = names
+  inner = [n for n in inner if n != "layers" and not n.startswith("layer_")]
+  if inner and inner[0] in _HALVES:
+    side, inner = f"{side}/{inner[0]}", inner[1:]
+  if not inner:
+    return side
+  return f"{side}/norm" if inner[0].endswith("norm") else f"{side}/{inner[0]}"
+
+
+def component_of_scope(scope) -> str:
+  """Names the component whose code a traced operation stands in.
+
+  Args:
+    scope: the names of modules and methods around it; those of methods have a
+      dot, those that einsum adds an arrow.
+  """
+  names = [n for n in scope if n and "." not in n and "->" not in n]
+  if not names:
+    return "head"
+  found = component(names)
+  in_attention = found.endswith("attention") and names[-1].endswith("attention")
+  return f"{found}_scores" if in_attention else found
+
+
+def in_order(counts) -> dict:
+  """Sorts components from the embedding to the head."""
+
+  def place(name):
+    first = name.split("/")[0]
+    return (_ORDER.index(first) if first in _ORDER else len(_ORDER), name)
+
+  return {name: counts[name] for name in sorted(counts, key=place)}

@@ -1,0 +1,134 @@
+"""A decoder over a decoder: one cache of keys and values for its upper half.
+
+Sun et al. 2024, You Only Cache Once, arXiv:2405.05254.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from t5x_lite.nn import visibility
+from t5x_lite.nn.attention import KVCache
+from t5x_lite.nn.linear import Dense
+from t5x_lite.nn.stack import (
+  SharedKV,
+  Stack,
+  StackCache,
+  empty_tokens,
+  write_tokens,
+)
+from t5x_lite.nn.visibility import Tokens
+
+
+class DecoderDecoderCache(NamedTuple):
+  """What both halves keep between decoding steps."""
+
+  self_decoder: StackCache
+  shared: SharedKV
+
+
+class DecoderDecoder(nn.Module):
+  """Reads the text by a self-decoder, and its output by a cross-decoder.
+
+    h = self_decoder(x)             windowed attention: a cache of constant size
+    k, v = norm(h) K, norm(h) V     once, for all layers above
+    y = cross_decoder(h; k, v)      global attention, no cache of its own
+
+  Stands where a Stack does, as Transformer.decoder.
+
+  Attributes:
+    self_decoder: the lower half; its rule is usually a Window.
+    cross_decoder: the upper half; its attention has queries alone.
+    norm: of what becomes keys and values.
+  """
+
+  self_decoder: Stack
+  cross_decoder: Stack
+  norm: nn.Module
+
+  def __post_init__(self):
+    shapes = {
+      (layer.attention.num_kv_heads or layer.attention.num_heads,
+       layer.attention.head_dim)
+      for layer in self.cross_decoder.period
+    }  # fmt: skip
+    if len(shapes) > 1:
+      raise ValueError(
+        "the cross_decoder's layers must have one num_kv_heads and head_dim, "
+        f"to read one cache, not {sorted(shapes)}"
+      )
+    for stack in (self.self_decoder, self.cross_decoder):
+      if any(layer.cross_attention for layer in stack.period):
+        raise ValueError("a DecoderDecoder has no encoder: no cross_attention")
+    super().__post_init__()
+
+  @property
+  def rule(self) -> visibility.Rule:
+    """Returns who sees whom in the end."""
+    return self.cross_decoder.rule
+
+  @property
+  def layers(self) -> tuple:
+    """Returns all layers in order."""
+    return self.self_decoder.layers + self.cross_decoder.layers
+
+  @property
+  def num_layers(self) -> int:
+    """Returns the layers of both halves."""
+    return len(self.layers)
+
+  @nn.compact
+  def __call__(
+    self,
+    x_BTD: jax.Array,
+    tokens: Tokens,
+    *,
+    cache: DecoderDecoderCache | None = None,
+    slot: jax.Array | None = None,
+  ) -> tuple[jax.Array, DecoderDecoderCache | None]:
+    """Runs both halves; arguments and results as of Stack.__call__."""
+    x_BTD, self_cache = self.self_decoder(
+      x_BTD, tokens, cache=cache and cache.self_decoder, slot=slot
+    )
+    shared = self._shared(x_BTD, tokens, cache and cache.shared, slot)
+    x_BTD, _ = self.cross_decoder(x_BTD, tokens, shared_kv=shared)
+    return x_BTD, cache and DecoderDecoderCache(self_cache, shared)
+
+  def _shared(self, x_BTD, tokens, cache, slot) -> SharedKV:
+    attention = self.cross_decoder.period[0].attention
+    num_kv_heads = attention.num_kv_heads or attention.num_heads
+    x_BTD = self.norm.copy(name="shared_norm")(x_BTD)
+
+    def heads(name):
+      x_BSKH = Dense(
+        (x_BTD.shape[-1],),
+        (num_kv_heads, attention.head_dim),
+        ("embed", "kv_heads", "head_dim"),
+        use_bias=attention.use_bias,
+        kernel_init=attention.kernel_init,
+        name=f"shared_{name}",
+      )(x_BTD)
+      return x_BSKH.swapaxes(1, 2)
+
+    keys = self.cross_decoder.position.rotate(heads("key"), tokens)
+    kv = KVCache(keys, heads("value"))
+    if cache is None:
+      return SharedKV(kv, tokens)
+    written = write_tokens(cache.tokens, tokens, slot)
+    return SharedKV(cache.kv.write(kv, slot), written)
+
+  def empty_cache(
+    self, batch: int, length: int, *, source_length: int = 0, dtype
+  ) -> DecoderDecoderCache:
+    """Returns a cache of `length` empty slots a row."""
+    del source_length
+    attention = self.cross_decoder.period[0].attention
+    num_kv_heads = attention.num_kv_heads or attention.num_heads
+    shape = (batch, num_kv_heads, length, attention.head_dim)
+    kv = KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+    return DecoderDecoderCache(
+      self.self_decoder.empty_cache(batch, length, dtype=dtype),
+      SharedKV(kv, empty_tokens(batch, length)),
+    )

@@ -19,7 +19,8 @@ import jax
 
 from t5x_lite.interop import patterns
 
-_LAYER = re.compile(r"(.*/)?layer_(\d+)/.*")
+_LAYER = re.compile(r"(?:.*/)?layer_(\d+)/.*")
+_STACKED = re.compile(r"((?:.*/)?)layers/(?:layer_(\d+)/)?(.*)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +156,7 @@ def link(table: Table, params: Any) -> list[Link]:
     AssertionError: the table leaves a parameter out.
   """
   places = slots(params)
-  numbers = [int(m[2]) for m in map(_LAYER.fullmatch, places) if m]
+  numbers = [int(m[1]) for m in map(_LAYER.fullmatch, places) if m]
   num_layers = 1 + max(numbers, default=-1)
   links, reached = [], set()
   for entry in table.entries:
@@ -187,17 +188,24 @@ def slots(params: Any) -> dict[str, Slot]:
   """Returns where each tensor lies, under the name of separate layers.
 
   "decoder/layers/mlp/wi/kernel" [2, D, F] gives "decoder/layer_0/mlp/wi/kernel"
-  and "decoder/layer_1/mlp/wi/kernel", [D, F] each.
+  and "decoder/layer_1/mlp/wi/kernel", [D, F] each. Where layers of a period are
+  stacked apart, "decoder/layers/layer_1/..." gives every second one.
   """
+  leaves = named_leaves(params)
+  periods: dict[str, int] = {}
+  for path in leaves:
+    if m := _STACKED.fullmatch(path):
+      periods[m[1]] = max(periods.get(m[1], 1), 1 + int(m[2] or 0))
   found = {}
-  for path, leaf in named_leaves(params).items():
-    parts = path.split("/")
-    if "layers" not in parts:
-      found[path] = Slot(path, (), tuple(leaf.shape))
+  for path, leaf in leaves.items():
+    shape = tuple(leaf.shape)
+    m = _STACKED.fullmatch(path)
+    if m is None:
+      found[path] = Slot(path, (), shape)
       continue
-    for i in range(leaf.shape[0]):
-      name = "/".join(f"layer_{i}" if p == "layers" else p for p in parts)
-      found[name] = Slot(path, (i,), tuple(leaf.shape[1:]))
+    for i in range(shape[0]):
+      layer = i * periods[m[1]] + int(m[2] or 0)
+      found[f"{m[1]}layer_{layer}/{m[3]}"] = Slot(path, (i,), shape[1:])
   return found
 
 

@@ -108,21 +108,19 @@ def load_hf(
     if (stack := getattr(transformer, side)) is not None
   }
   model = Model(transformer=transformer.clone(dtype=dtype, **stacks))
-  abstract = model.abstract()
-  links = tables.link(family.TENSORS, abstract)
+  links = tables.link(family.TENSORS, model.abstract())
   _check(directory, links, family.TENSORS, weights)
   dtypes = {}
   for link in links:
     saved = FLOATS[weights.dtypes[link.theirs]]
     dtypes |= {slot.path: param_dtype or saved for slot in link.slots}
-  abstract = _placed(model, abstract, dtypes, layout)
 
   def parts():
     for link in links:
       ours = link.split(weights.read(link.theirs))
       yield from zip(link.slots, ours, strict=True)
 
-  params = placing.place(parts(), abstract)
+  params = placing.place(parts(), placing.on(model, dtypes, layout))
   return Loaded(model, params, model_type, options)
 
 
@@ -165,44 +163,25 @@ def _read(
 def _check(directory, links, table: tables.Table, weights: Weights):
   """Refuses tensors that are not those of the model."""
   wanted = {link.theirs: link.shape for link in links}
-  unread = "|".join(f"(?:{pattern})" for pattern in table.unread)
-  found = [f"-{name}" for name in wanted if name not in weights.shapes]
-  for name, shape in weights.shapes.items():
-    dtype = weights.dtypes[name]
-    if name in wanted:
-      if shape != wanted[name]:
-        found.append(f"{name} is {list(shape)}, wanted {list(wanted[name])}")
-      elif dtype not in FLOATS:
-        found.append(f"{name} is {dtype}, wanted one of {', '.join(FLOATS)}")
-    elif name in table.copies:
-      if not weights.tied(name, table.copies[name]):
-        found.append(f"{name} differs from {table.copies[name]}, its copy")
-    elif not unread or not re.fullmatch(unread, name):
-      found.append(f"+{name}")
+  there, repeated = dict(weights.shapes), []
+  for name in there.keys() - wanted.keys():
+    if any(re.fullmatch(pattern, name) for pattern in table.unread):
+      del there[name]
+    elif of := table.copies.get(name):
+      del there[name]
+      if not weights.tied(name, of):
+        repeated.append(f"{name} differs from {of}, which it should repeat")
+  found = tables.differences(wanted, there) + repeated
+  found += [
+    f"{name} is {weights.dtypes[name]}, wanted one of {', '.join(FLOATS)}"
+    for name in wanted
+    if weights.dtypes.get(name, "F32") not in FLOATS
+  ]
   if found:
     raise ValueError(
       f"the weights in {directory} do not fit its {config.NAME} (- missing in"
       f" them, + only in them): {listed(found)}"
     )
-
-
-def _placed(model: Model, abstract: Params, dtypes, layout: Layout | None):
-  """Returns the shapes with each leaf's dtype and where it shall lie."""
-  if layout is None:
-    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    shardings = jax.tree.map(lambda leaf: first, abstract)
-  else:
-    axes = model.logical_axes()
-    shardings = layout.fit(axes, abstract).tree_shardings(axes, abstract)
-  names = tables.named_leaves(abstract)
-  return jax.tree.map(
-    lambda leaf, name, sharding: jax.ShapeDtypeStruct(
-      leaf.shape, dtypes[name], sharding=sharding
-    ),
-    abstract,
-    jax.tree.unflatten(jax.tree.structure(abstract), list(names)),
-    shardings,
-  )
 
 
 def save_hf(
@@ -254,13 +233,10 @@ def save_hf(
 
 def _check_params(leaves: Mapping[str, Any], wanted: Mapping[str, Any]):
   """Refuses parameters that are not those of the model."""
-  found = [f"-{name}" for name in wanted if name not in leaves]
-  found += [f"+{name}" for name in leaves if name not in wanted]
-  found += [
-    f"{name} is {list(leaf.shape)}, wanted {list(wanted[name].shape)}"
-    for name, leaf in leaves.items()
-    if name in wanted and leaf.shape != wanted[name].shape
-  ]
+  found = tables.differences(
+    {name: leaf.shape for name, leaf in wanted.items()},
+    {name: leaf.shape for name, leaf in leaves.items()},
+  )
   if found:
     raise ValueError(
       "the parameters are not the model's (- missing, + unexpected): "

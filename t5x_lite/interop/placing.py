@@ -5,14 +5,41 @@ whole on the host: each part is written into the array where it lies.
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_lite.interop.tables import Slot, named_leaves
+from t5x_lite.interop.tables import Slot, named_leaves, tree_of_names
+from t5x_lite.model import Model
+from t5x_lite.partitioning import Layout
+
+
+def on(model: Model, dtypes: Mapping[str, str], layout: Layout | None) -> Any:
+  """Returns a model's shapes, each with its dtype and where it shall lie.
+
+  Args:
+    model: whose parameters they are.
+    dtypes: of each parameter by its path.
+    layout: None is the first device.
+  """
+  abstract = model.abstract()
+  if layout is None:
+    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    shardings = jax.tree.map(lambda leaf: first, abstract)
+  else:
+    axes = model.logical_axes()
+    shardings = layout.fit(axes, abstract).tree_shardings(axes, abstract)
+  return jax.tree.map(
+    lambda leaf, name, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, dtypes[name], sharding=sharding
+    ),
+    abstract,
+    tree_of_names(abstract),
+    shardings,
+  )
 
 
 def place(parts: Iterable[tuple[Slot, np.ndarray]], abstract: Any) -> Any:
@@ -21,7 +48,7 @@ def place(parts: Iterable[tuple[Slot, np.ndarray]], abstract: Any) -> Any:
   Args:
     parts: slots and what lies there; cast to the leaf's dtype. All slots of
       the tree once, in any order; each is taken only when the last is placed.
-    abstract: tree of ShapeDtypeStructs with shardings.
+    abstract: tree of ShapeDtypeStructs with shardings, as of `on`.
   """
   leaves, placed = named_leaves(abstract), {}
   for slot, value in parts:

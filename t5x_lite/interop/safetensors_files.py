@@ -144,7 +144,7 @@ def write(
   tensors: Iterable[Planned],
   read: Callable[[str], np.ndarray],
   *,
-  shard_bytes: int,
+  shard_bytes: int | None = None,
 ):
   """Writes tensors as one file, or as shards with an index.
 
@@ -152,7 +152,8 @@ def write(
     directory: made if need be.
     tensors: what to write, in order.
     read: returns one of them by name; called shard by shard.
-    shard_bytes: no file gets larger, unless a single tensor is.
+    shard_bytes: no file gets larger, unless a single tensor is; None is one
+      file.
 
   Raises:
     ValueError: the directory holds weights already, or cannot be written to.
@@ -160,7 +161,7 @@ def write(
   shards: list[list[Planned]] = [[]]
   for tensor in tensors:
     size = sum(t.nbytes for t in shards[-1]) + tensor.nbytes
-    if shards[-1] and size > shard_bytes:
+    if shards[-1] and shard_bytes is not None and size > shard_bytes:
       shards.append([])
     shards[-1].append(tensor)
   count = len(shards)

@@ -215,3 +215,26 @@ def named_leaves(tree: Any) -> dict[str, Any]:
     jax.tree_util.keystr(path, simple=True, separator="/"): leaf
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
   }
+
+
+def tree_of_names(tree: Any) -> Any:
+  """Returns the tree with each leaf's name in its place."""
+  return jax.tree.unflatten(jax.tree.structure(tree), list(named_leaves(tree)))
+
+
+def differences(
+  wanted: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[int]]
+) -> list[str]:
+  """Lists `-missing`, `+unexpected` and `name is [8], wanted [9]`.
+
+  Args:
+    wanted, found: name -> shape.
+  """
+  lines = [f"-{name}" for name in wanted if name not in found]
+  lines += [f"+{name}" for name in found if name not in wanted]
+  lines += [
+    f"{name} is {list(found[name])}, wanted {list(shape)}"
+    for name, shape in wanted.items()
+    if name in found and tuple(found[name]) != tuple(shape)
+  ]
+  return lines

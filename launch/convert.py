@@ -1,4 +1,4 @@
-"""Converts weights between runs, Hugging Face and Megatron: `t5x_lite convert`."""
+"""Converts between runs, Hugging Face and Megatron: `t5x_lite convert`."""
 
 import dataclasses
 import os
@@ -15,13 +15,12 @@ USAGE = "--input=DIR --output=DIR --to=hf|run|megatron [flags]"
 DETAILS = """
 What --input is, its files say: a run has config.gin, a Hugging Face directory
 config.json, a Megatron split split.json. Nothing is rounded: there and back
-gives the same bits.
+gives the same values, though a run reads half precision as float32.
 
-A new run holds step 0. Where a SentencePiece model or ByT5's bytes come with
-the weights, text can be given to it (infer, score), and further --gin_file
-and --gin flags say what it is trained and evaluated on; by default span
-corruption of CPython's documentation, to be changed by a run that starts from
-it (run.WarmStart). Without them the run holds the model and its weights alone.
+A run that is written holds step 0, for others to start from (run.WarmStart).
+With a SentencePiece model or ByT5's bytes beside the weights, infer and score
+take text, and eval measures span corruption of CPython's documentation, or
+what --gin_file and --gin flags say. Without, it holds the model alone.
 """
 EXAMPLE = """
 t5x_lite convert --input=t5-v1_1-small --to=run --output=runs/t5

@@ -73,7 +73,7 @@ def _vocabulary(folder: pathlib.Path) -> str | None:
     # mT5's model holds its sentinels itself, and says 0.
     extra_ids = settings.get("extra_ids", 100)
     lines = [
-      f"vocabularies.SentencePiece.path = {str(model)!r}",
+      f"vocabularies.SentencePiece.path = {str(model.absolute())!r}",
       f"vocabularies.SentencePiece.extra_ids = {extra_ids}",
     ]
     value = "@vocabularies.SentencePiece()"

@@ -21,6 +21,7 @@ COMMANDS = {
   "describe": "count parameters, FLOPs and bytes without building the model",
   "tasks": "list tasks and mixtures, or show what an objective does to text",
   "vocab": "train a SentencePiece vocabulary on text files",
+  "convert": "bring weights in from Hugging Face, and take them out",
   "bench": "measure training speed and memory on synthetic tokens",
 }
 # Commands that compute on the device: they get the fast CPU settings.

@@ -70,16 +70,33 @@ def restore(values) -> Restored:
   start_processes(values)
   environment.load_tasks()
 
-  import jax
-
-  from t5x_lite import checkpoint, data, vocabulary_record
+  from t5x_lite import data, vocabulary_record
   from t5x_lite import run as run_lib
 
   run = config.build(run_lib.Run)
   vocabulary_record.check(run.train.task, values.model_dir)
   model = run.model.fit_vocabulary(data.required_vocab_size(run.train.task))
+  params, layout, step = read_params(
+    model, run.layout, values.model_dir, values.step
+  )
+  return Restored(run, model, params, layout, step)
+
+
+def read_params(model, layout, model_dir, step=None):
+  """Reads a model's parameters from a run's checkpoint.
+
+  Returns:
+    The parameters, the layout that fits them, and the step they are of.
+
+  Raises:
+    ValueError: there is no checkpoint that fits.
+  """
+  import jax
+
+  from t5x_lite import checkpoint
+
   axes, abstract = model.logical_axes(), model.abstract()
-  layout = run.layout.fit(axes, abstract)
+  layout = layout.fit(axes, abstract)
   shardings = layout.tree_shardings(axes, abstract)
   abstract = jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(
@@ -88,7 +105,6 @@ def restore(values) -> Restored:
     abstract,
     shardings,
   )
-  with checkpoint.Checkpoints(values.model_dir) as checkpoints:
-    params = checkpoints.restore_params(abstract, values.step)
-    step = checkpoints.restored_step
-  return Restored(run, model, params, layout, step)
+  with checkpoint.Checkpoints(model_dir) as checkpoints:
+    params = checkpoints.restore_params(abstract, step)
+    return params, layout, checkpoints.restored_step

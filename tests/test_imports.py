@@ -100,6 +100,14 @@ def test_accounting_imports_nn_and_losses_only():
     assert all(under(i, *allowed) for i in ours), ours
 
 
+def test_interop_stands_on_models_and_layouts_alone():
+  allowed = ("interop", "nn", "model", "partitioning")
+  for name, tree in modules(LIBRARY / "interop"):
+    ours = {i for i in imports(tree) if under(i, "t5x_lite")}
+    within = tuple(f"t5x_lite.{a}" for a in allowed)
+    assert all(under(i, *within) for i in ours), (name, ours)
+
+
 def reached(start):
   """Returns the library's modules that importing one loads, by the imports."""
   trees = dict(modules(LIBRARY))
@@ -120,7 +128,14 @@ def reached(start):
 
 
 @pytest.mark.parametrize(
-  "start", ["t5x_lite", "t5x_lite.accounting", "t5x_lite.bench", "t5x_lite.run"]
+  "start",
+  [
+    "t5x_lite",
+    "t5x_lite.accounting",
+    "t5x_lite.bench",
+    "t5x_lite.interop",
+    "t5x_lite.run",
+  ],
 )
 def test_module_needs_neither_tensorflow_nor_seqio(start):
   for name, tree in reached(start).items():

@@ -1,0 +1,197 @@
+"""Converts between runs, Hugging Face and Megatron: `t5x_lite convert`."""
+
+import dataclasses
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+from absl import flags
+
+from launch import options
+
+USAGE = "--input=DIR --output=DIR --to=hf|run|megatron [flags]"
+DETAILS = """
+What --input is, its files say: a run has config.gin, a Hugging Face directory
+config.json, a Megatron split split.json. Nothing is rounded: there and back
+gives the same values, though a run reads half precision as float32.
+
+A run that is written holds step 0, for others to start from (run.WarmStart).
+With a SentencePiece model or ByT5's bytes beside the weights, infer and score
+take text, and eval measures span corruption of CPython's documentation, or
+what --gin_file and --gin flags say. Without, it holds the model alone.
+"""
+EXAMPLE = """
+t5x_lite convert --input=t5-v1_1-small --to=run --output=runs/t5
+t5x_lite infer --model_dir=runs/t5 --text="A list is ___ of items."
+t5x_lite convert --input=runs/t5 --to=hf --output=t5-tuned
+t5x_lite convert --input=runs/t5 --to=megatron --tp=4 --pp=2 --output=split
+"""
+
+# What belongs to the weights but is not weights: copied along.
+_COMPANIONS = (
+  "spiece.model", "sentencepiece.bpe.model", "tokenizer.model",
+  "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+  "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt",
+  "generation_config.json",
+)  # fmt: skip
+
+
+def define(values):
+  """Defines the command's flags."""
+  flags.DEFINE_string(
+    "input", None, "Directory to read: a run, Hugging Face's or a split.",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_string(
+    "output", None, "Directory to write; must hold no weights yet.",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_enum(
+    "to", None, ["hf", "run", "megatron"], "What to write.",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_integer(
+    "step", None, "Checkpoint of a run; by default the newest.",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_string(
+    "family", None,
+    "The model_type to write for Hugging Face; by default the first that can "
+    "say all that the model computes.",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_float(
+    "shard_gb", 5.0, "Largest file for Hugging Face, in GB.", lower_bound=0,
+    flag_values=values,
+  )  # fmt: skip
+  for name, what in (("tp", "Tensor"), ("pp", "Pipeline")):
+    flags.DEFINE_integer(
+      name, 1, f"{what}-parallel ranks of a Megatron split.", lower_bound=1,
+      flag_values=values,
+    )  # fmt: skip
+  options.gin_flags(values)
+
+
+def main(values, arguments):
+  """Reads the one and writes the other."""
+  options.no_arguments("convert", arguments)
+  options.require(values, "input", "output", "to")
+  # Bits are only moved, for which the host is enough and has the most room.
+  os.environ.setdefault("JAX_PLATFORMS", "cpu")
+  from launch import rundir
+
+  source = _read(pathlib.Path(values.input).expanduser(), values)
+  output = pathlib.Path(values.output).expanduser()
+  {"hf": _write_hf, "run": _write_run, "megatron": _write_megatron}[values.to](
+    source, output, values
+  )
+  rundir.say(f"wrote {output}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+  """What is converted.
+
+  Attributes:
+    model: with a vocabulary of known size.
+    params: of the model.
+    companions: name -> file, of its tokenizer and the like.
+  """
+
+  model: Any
+  params: Any
+  companions: Mapping[str, pathlib.Path]
+
+
+def _read(path: pathlib.Path, values) -> _Source:
+  """Reads a directory of any of the three kinds."""
+  from launch import rundir
+  from t5x_lite.interop import config as hf_config
+  from t5x_lite.interop import huggingface, megatron
+
+  companions = {name: path / name for name in _COMPANIONS}
+  companions = {n: file for n, file in companions.items() if file.exists()}
+  if (path / megatron.SPLIT).exists():
+    model = _configured(path)[0]
+    return _Source(model, megatron.load_megatron(model, path), companions)
+  if (path / rundir.CONFIG).exists():
+    from launch import session
+    from t5x_lite.partitioning import Layout
+
+    model, vocabulary = _configured(path)
+    params = session.read_params(model, Layout(), path, values.step)[0]
+    return _Source(model, params, companions or vocabulary)
+  if (path / hf_config.NAME).exists():
+    loaded = huggingface.load_hf(path, param_dtype=None)
+    return _Source(loaded.model, loaded.params, companions)
+  raise ValueError(
+    f"--input={path} is no run ({rundir.CONFIG} in it), no Hugging Face"
+    f" directory ({hf_config.NAME}) and no Megatron split ({megatron.SPLIT})"
+  )
+
+
+def _configured(path):
+  """Builds the model of a directory's config.gin.
+
+  Returns:
+    The model, and its SentencePiece model under the name that T5's have.
+  """
+  from launch import config, environment, rundir
+  from t5x_lite import model as model_lib
+  from t5x_lite import run as run_lib
+
+  with environment.importing():
+    config.load([path / rundir.CONFIG])
+  if not config.is_bound(run_lib.Run):
+    return config.build(model_lib.Model), {}
+  environment.load_tasks()
+  from t5x_lite import data
+
+  run = config.build(run_lib.Run)
+  vocabulary = data.vocabularies(run.train.task)[0]
+  file = getattr(vocabulary, "sentencepiece_model_file", None)
+  model = run.model.fit_vocabulary(data.required_vocab_size(run.train.task))
+  return model, {"spiece.model": pathlib.Path(file)} if file else {}
+
+
+def _write_hf(source, output, values):
+  from t5x_lite import interop
+
+  shard_bytes = int(values.shard_gb * 1e9)
+  interop.save_hf(
+    source.model, source.params, output, shard_bytes=shard_bytes,
+    family=values.family,
+  )  # fmt: skip
+  _copy(source.companions, output)
+
+
+def _write_megatron(source, output, values):
+  from launch import gin_writer, rundir
+  from t5x_lite.interop import megatron
+
+  megatron.save_megatron(
+    source.model, source.params, output, tp=values.tp, pp=values.pp
+  )
+  (output / rundir.CONFIG).write_text(gin_writer.text(source.model))
+  _copy(source.companions, output)
+
+
+def _write_run(source, output, values):
+  from launch import new_run, rundir
+
+  if (output / rundir.CONFIG).exists():
+    raise ValueError(f"--output={output} holds a run: give another directory")
+  _copy(source.companions, output)
+  if not new_run.write(source.model, source.params, output, values):
+    rundir.say(
+      "the run holds model and weights alone: no vocabulary of T5's kind"
+      " (spiece.model, ByT5) lies beside the weights"
+    )
+
+
+def _copy(companions, output):
+  output.mkdir(parents=True, exist_ok=True)
+  for name, file in companions.items():
+    shutil.copyfile(file, output / name)

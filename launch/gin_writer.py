@@ -1,0 +1,77 @@
+"""Writes an object as the gin bindings that build it again.
+
+Each object gets the scope of its place in the tree, so that equal classes do
+not share bindings:
+
+    stack.Stack.layer = @layer/stack.Layer()
+    layer/stack.Layer.norm = @layer/norm/norms.RMSNorm()
+    layer/norm/norms.RMSNorm.epsilon = 1e-05
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+_HEADER = "from __gin__ import dynamic_registration"
+
+
+def text(value: Any) -> str:
+  """Returns a gin file that says all of an object that is not a default.
+
+  Args:
+    value: a dataclass or an unbound module, as deep as may be.
+  """
+  modules: set[str] = set()
+  bindings = list(_bindings(value, "", modules))
+  imports = [
+    f"from {package} import {name}"
+    for package, _, name in (m.rpartition(".") for m in sorted(modules))
+  ]
+  return "\n".join([_HEADER, *imports, "", *bindings]) + "\n"
+
+
+def _bindings(value, scope, modules) -> Iterator[str]:
+  """Yields the bindings of an object and of those in it."""
+  modules.add(type(value).__module__)
+  below = []
+  for field in dataclasses.fields(value):
+    # A module's parent and name are Flax's own.
+    if not field.init or field.name in ("parent", "name"):
+      continue
+    part = getattr(value, field.name)
+    if _is_default(field, part):
+      continue
+    inner = "/".join(filter(None, [scope, field.name]))
+    written = _written(part, inner, below)
+    yield f"{_name(value, scope)}.{field.name} = {written}"
+  for part, inner in below:
+    yield ""
+    yield from _bindings(part, inner, modules)
+
+
+def _written(value, scope, below) -> str:
+  """Returns a value as gin reads it, and notes the objects in it."""
+  if isinstance(value, list | tuple):
+    parts = [_written(v, f"{scope}_{i}", below) for i, v in enumerate(value)]
+    return f"[{', '.join(parts)}]"
+  if _is_object(value):
+    below.append((value, scope))
+    return f"@{_name(value, scope)}()"
+  assert value is None or isinstance(value, bool | int | float | str), value
+  return repr(value)
+
+
+def _is_object(value) -> bool:
+  return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def _is_default(field, value) -> bool:
+  if field.default_factory is not dataclasses.MISSING:
+    return value == field.default_factory()
+  return field.default is not dataclasses.MISSING and value == field.default
+
+
+def _name(value, scope) -> str:
+  module = type(value).__module__.rpartition(".")[2]
+  name = f"{module}.{type(value).__name__}"
+  return f"{scope}/{name}" if scope else name

@@ -1,0 +1,186 @@
+"""Reads config.json so that no option in it is passed over in silence.
+
+Each option that a family reads is noted. What is left at the end must be known
+to have no effect on the logits; anything else is refused by its name.
+"""
+
+import json
+import pathlib
+import re
+from collections.abc import Collection, Mapping
+from typing import Any, Protocol
+
+NAME = "config.json"
+
+# What has no effect on the logits: provenance, initial values, dropout, other
+# heads' labels, and how `transformers` stores, runs or generates.
+_WITHOUT_EFFECT = re.compile(
+  r"architectures|auto_map|transformers_version|_name_or_path|name_or_path"
+  r"|dtype|torch_dtype|torchscript|_attn_implementation(_autoset)?"
+  r"|initializer_(range|factor)|init_std|classifier_\w*"
+  r"|\w*(dropout|pdrop|layerdrop)\w*|pretraining_tp|gradient_checkpointing"
+  r"|(id2|2)?label(2id)?\w*|num_labels|problem_type|finetuning_task"
+  r"|task_specific_params|tokenizer_class|summary_\w+|model_max_length"
+  r"|\w*_token_ids?|use_cache|output_\w+|return_dict(_in_generate)?"
+  r"|chunk_size_feed_forward|keys_to_ignore_at_inference"
+  r"|(max|min)_(new_tokens|length)|num_(beams|beam_groups|return_sequences)"
+  r"|do_sample|early_stopping|temperature|top_[kp]|typical_p|prefix"
+  r"|\w+_penalty|(encoder_)?no_repeat_ngram_size|bad_words_ids"
+  r"|suppress_tokens|begin_suppress_tokens|remove_invalid_values"
+)
+
+_REQUIRED = object()
+
+
+class Names(Protocol):
+  """Knows which tensors there are, in a file or in one to be."""
+
+  def tied(self, name: str, to: str) -> bool:
+    """Tells whether a tensor is not there, or is the same as another."""
+
+
+class Config:
+  """The options of one config.json.
+
+  Attributes:
+    origin: what messages call it.
+    names: of the tensors beside it.
+  """
+
+  def __init__(self, values: Mapping[str, Any], origin: str, names: Names):
+    self.origin = origin
+    self.names = names
+    self._values = dict(values)
+    self._left = set(values)
+    self._sections: list[Config] = []
+
+  def _get(self, name, default, kind, what):
+    self._left.discard(name)
+    value = self._values.get(name)
+    if value is None:  # As null: transformers then takes the default too.
+      if default is _REQUIRED:
+        raise ValueError(f"{self.origin} has no {name}")
+      return default
+    if not isinstance(value, kind) or (
+      isinstance(value, bool) > (kind is bool)
+    ):
+      raise ValueError(f"{self.origin}: {name} is {value!r}, not {what}")
+    return value
+
+  def integer(self, name: str, default: Any = _REQUIRED) -> int:
+    """Returns a size or a count."""
+    value = self._get(name, default, int, "a whole number")
+    if value is not default and value < 1:
+      raise ValueError(
+        f"{self.origin}: {name} is {value}, and must be positive"
+      )
+    return value
+
+  def number(self, name: str, default: Any = _REQUIRED) -> float:
+    """Returns a number, as a float."""
+    value = self._get(name, default, (int, float), "a number")
+    return value if value is default else float(value)
+
+  def flag(self, name: str, default: Any = _REQUIRED) -> bool:
+    """Returns true or false."""
+    return self._get(name, default, bool, "true or false")
+
+  def text(self, name: str, default: Any = _REQUIRED) -> str:
+    """Returns a string."""
+    return self._get(name, default, str, "a string")
+
+  def choice(
+    self, name: str, choices: Mapping[Any, Any], default: Any = _REQUIRED
+  ) -> Any:
+    """Returns what an option's value stands for, {theirs: ours}.
+
+    `default` is one of theirs.
+    """
+    value = self._get(name, default, (str, int, float, bool), "one of these")
+    if value not in choices:
+      raise ValueError(
+        f"{self.origin}: {name} is {value!r}, which is not supported: only"
+        f" {', '.join(map(repr, choices))}"
+      )
+    return choices[value]
+
+  def expect(self, name: str, *allowed: Any):
+    """Refuses an option that is there with another value than these."""
+    self._left.discard(name)
+    value = self._values.get(name)
+    if value is not None and value not in allowed:
+      raise ValueError(
+        f"{self.origin}: {name} is {value!r}, which is not supported: only"
+        f" {' or '.join(map(repr, allowed))}"
+      )
+
+  def section(self, name: str) -> "Config | None":
+    """Returns the options in an object within, or None; all must be read."""
+    values = self._get(name, None, dict, "an object")
+    if values is None:
+      return None
+    self._sections.append(Config(values, f"{self.origin}: {name}", self.names))
+    return self._sections[-1]
+
+  def without_effect(self, *names: str):
+    """Passes over options that do nothing to this family's logits."""
+    self._left -= set(names)
+
+  def share(self, name: str, by: str) -> int:
+    """Returns one size divided by another, as hidden_size by heads."""
+    whole, parts = self.integer(name), self.integer(by)
+    if whole % parts:
+      raise ValueError(
+        f"{self.origin}: {name} ({whole}) must be divisible by {by} ({parts})"
+      )
+    return whole // parts
+
+  def finish(self):
+    """Refuses what was not read, unless it is known to have no effect."""
+    for section in self._sections:
+      section.finish()
+    left = sorted(n for n in self._left if not _WITHOUT_EFFECT.fullmatch(n))
+    if left:
+      values = ", ".join(f"{name} = {self._values[name]!r}" for name in left)
+      raise ValueError(f"{self.origin} has options not supported: {values}")
+
+
+def read(directory: pathlib.Path) -> dict[str, Any]:
+  """Reads a directory's config.json.
+
+  Raises:
+    ValueError: there is none, or it is no JSON object.
+  """
+  path = directory / NAME
+  try:
+    values = json.loads(path.read_text())
+  except FileNotFoundError:
+    raise ValueError(f"{directory} holds no {NAME}") from None
+  except ValueError as error:
+    raise ValueError(f"{path} is no JSON: {error}") from None
+  if not isinstance(values, dict):
+    raise ValueError(f"{path} holds no JSON object")
+  return values
+
+
+def write(directory: pathlib.Path, values: Mapping[str, Any]):
+  """Writes a directory's config.json."""
+  text = json.dumps(dict(values), indent=2, sort_keys=True)
+  (directory / NAME).write_text(text + "\n")
+
+
+def known(
+  values: Mapping[str, Any], name: str, choices: Collection[str]
+) -> str:
+  """Returns an option that decides how to read the others.
+
+  Raises:
+    ValueError: it is none of these.
+  """
+  value = values.get(name)
+  if value not in choices:
+    raise ValueError(
+      f"{NAME}: {name} is {value!r}, which is not supported: only"
+      f" {', '.join(sorted(choices))}"
+    )
+  return value

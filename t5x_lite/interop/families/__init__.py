@@ -1,0 +1,27 @@
+"""One file per Hugging Face family. Each of them has
+
+    MODEL_TYPES   {"llama": "LlamaForCausalLM"}: what config.json calls it
+    TENSORS       a Table: the names of its parameters, theirs and ours
+    read(config)  returns the Transformer that a config.json describes
+    write(transformer)   returns the options that describe a Transformer
+
+`write` need not ask whether the family can say all that the Transformer is:
+what it wrote is read again, and must be the same computation.
+"""
+
+import functools
+import importlib
+import pkgutil
+from types import ModuleType
+
+
+@functools.cache
+def by_model_type() -> dict[str, ModuleType]:
+  """Returns model_type -> the family's module, in the order of files."""
+  names = sorted(module.name for module in pkgutil.iter_modules(__path__))
+  modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
+  return {
+    model_type: module
+    for module in modules
+    for model_type in module.MODEL_TYPES
+  }

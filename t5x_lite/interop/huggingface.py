@@ -1,0 +1,288 @@
+"""Reads and writes Hugging Face directories: config.json and safetensors.
+
+    config.json  -> families/NAME.read  -> Transformer -> shapes and shardings
+    *.safetensors -> families/NAME.TENSORS -> one tensor at a time -> parameters
+
+Neither torch nor `transformers` is needed, and no initial weights are drawn.
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+import re
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from t5x_lite.interop import (
+  config,
+  families,
+  placing,
+  safetensors_files,
+  settings,
+  tables,
+)
+from t5x_lite.interop.safetensors_files import FLOATS, Planned, Weights, listed
+from t5x_lite.model import Batch, Model, Params
+from t5x_lite.nn.transformer import Transformer
+from t5x_lite.partitioning import Layout
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+  """A model with its parameters.
+
+  Attributes:
+    model: to compute or to train with.
+    params: plain nested dict.
+    model_type: the family, as config.json names it.
+    options: config.json as it was.
+  """
+
+  model: Model
+  params: Params
+  model_type: str
+  options: Mapping[str, Any]
+
+  def logits(self, batch: Batch) -> jax.Array:
+    """Returns float32 logits [B, T, V].
+
+    Args:
+      batch: int32 arrays [B, length] under seqio's names: of an
+        encoder-decoder `encoder_input_tokens` and `decoder_input_tokens`, of
+        others one of the two. Without `encoder_segment_ids`, an encoder takes
+        config.json's pad_token_id for padding.
+    """
+    batch = dict(batch)
+    pad = self.options.get("pad_token_id")
+    tokens = batch.get("encoder_input_tokens")
+    if tokens is not None and pad is not None:
+      padding = jnp.asarray(tokens) != pad
+      batch.setdefault("encoder_segment_ids", padding.astype(jnp.int32))
+    return self._logits(self.params, batch)
+
+  @functools.cached_property
+  def _logits(self):
+    return jax.jit(self.model.logits)
+
+
+def load_hf(
+  directory: str | os.PathLike,
+  *,
+  layout: Layout | None = None,
+  dtype: str = "float32",
+  param_dtype: str | None = "float32",
+  scan: bool = False,
+) -> Loaded:
+  """Loads a model that `transformers` saved.
+
+  Args:
+    directory: with config.json and safetensors files.
+    layout: spreads the parameters over devices, each getting its part alone;
+      None is the first device.
+    dtype: of the activations.
+    param_dtype: of the parameters; None keeps that of the files.
+    scan: whether layers are stacked, [L, ...] (Stack.scan).
+
+  Raises:
+    ValueError: a family or an option that is not supported, by name; a file
+      missing or damaged, by name; tensors missing (-), unexpected (+), or of
+      another shape or dtype than config.json says.
+  """
+  directory = pathlib.Path(directory).expanduser()
+  options = config.read(directory)
+  weights = _Weights(directory)
+  types = families.by_model_type()
+  model_type = config.known(options, "model_type", types)
+  family = types[model_type]
+  weights.rename_by(family.TENSORS.renames)
+  origin = str(directory / config.NAME)
+  transformer = _read(family, options, origin, weights)
+  stacks = {
+    side: stack.clone(scan=scan)
+    for side in ("encoder", "decoder")
+    if (stack := getattr(transformer, side)) is not None
+  }
+  model = Model(transformer=transformer.clone(dtype=dtype, **stacks))
+  links = tables.link(family.TENSORS, model.abstract())
+  _check(directory, links, family.TENSORS, weights)
+  dtypes = {}
+  for link in links:
+    saved = FLOATS[weights.dtypes[link.theirs]]
+    dtypes |= {slot.path: param_dtype or saved for slot in link.slots}
+
+  def parts():
+    for link in links:
+      ours = link.split(weights.read(link.theirs))
+      yield from zip(link.slots, ours, strict=True)
+
+  params = placing.place(parts(), placing.on(model, dtypes, layout))
+  return Loaded(model, params, model_type, options)
+
+
+class _Weights(Weights):
+  """Weights that know which of them repeat others."""
+
+  def tied(self, name: str, to: str) -> bool:
+    if name not in self.shapes:
+      return True
+    return to in self.shapes and self.same(name, to)
+
+  def rename_by(self, renames):
+    new_names = {}
+    for old in self.shapes:
+      new = old
+      for pattern, replacement in renames:
+        new = re.sub(pattern, replacement, new)
+      if new != old:
+        new_names[old] = new
+    self.rename(new_names)
+
+
+def _read(
+  family: ModuleType, options: Mapping, origin: str, names: config.Names
+) -> Transformer:
+  """Builds the Transformer of a config.json, all of which must be read."""
+  found = config.Config(options, origin, names)
+  found.text("model_type")
+  try:
+    transformer = family.read(found)
+  except ValueError as error:
+    # What the parts themselves refuse does not say where it stands.
+    if str(error).startswith(origin):
+      raise
+    raise ValueError(f"{origin}: {error}") from None
+  found.finish()
+  return transformer
+
+
+def _check(directory, links, table: tables.Table, weights: Weights):
+  """Refuses tensors that are not those of the model."""
+  wanted = {link.theirs: link.shape for link in links}
+  there, repeated = dict(weights.shapes), []
+  for name in there.keys() - wanted.keys():
+    if any(re.fullmatch(pattern, name) for pattern in table.unread):
+      del there[name]
+    elif of := table.copies.get(name):
+      del there[name]
+      if not weights.tied(name, of):
+        repeated.append(f"{name} differs from {of}, which it should repeat")
+  found = tables.differences(wanted, there) + repeated
+  found += [
+    f"{name} is {weights.dtypes[name]}, wanted one of {', '.join(FLOATS)}"
+    for name in wanted
+    if weights.dtypes.get(name, "F32") not in FLOATS
+  ]
+  if found:
+    raise ValueError(
+      f"the weights in {directory} do not fit its {config.NAME} (- missing in"
+      f" them, + only in them): {listed(found)}"
+    )
+
+
+def save_hf(
+  model: Model,
+  params: Params,
+  directory: str | os.PathLike,
+  *,
+  shard_bytes: int = 5_000_000_000,
+  family: str | None = None,
+):
+  """Saves a model so that `transformers` and `load_hf` read it.
+
+  Args:
+    model: layers scanned or not.
+    params: of the model; tensors keep their dtypes.
+    directory: made if need be; must hold no weights yet.
+    shard_bytes: no file gets larger, unless a single tensor is.
+    family: the model_type to write; None takes the first, in the order of
+      families/, that can say all that the model computes.
+
+  Raises:
+    ValueError: no family can say what the model computes, or not this one;
+      the parameters are not the model's; the directory cannot be written to.
+  """
+  directory = pathlib.Path(directory).expanduser()
+  model_type, options = _described(model.transformer, family)
+  table = families.by_model_type()[model_type].TENSORS
+  leaves = tables.named_leaves(params)
+  _check_params(leaves, tables.named_leaves(model.abstract()))
+  links = {link.theirs: link for link in tables.link(table, params)}
+
+  def planned(link):
+    dtype = leaves[link.slots[0].path].dtype
+    return Planned(link.theirs, link.shape, str(dtype))
+
+  def gathered(name):
+    link = links[name]
+    parts = [placing.take(slot, leaves[slot.path]) for slot in link.slots]
+    return link.join(parts)
+
+  if jax.process_index():
+    for name in links:  # The first process writes what all gather.
+      gathered(name)
+    return
+  plan = [planned(link) for link in links.values()]
+  safetensors_files.write(directory, plan, gathered, shard_bytes=shard_bytes)
+  config.write(directory, {**options, "dtype": plan[0].dtype})
+
+
+def _check_params(leaves: Mapping[str, Any], wanted: Mapping[str, Any]):
+  """Refuses parameters that are not those of the model."""
+  found = tables.differences(
+    {name: leaf.shape for name, leaf in wanted.items()},
+    {name: leaf.shape for name, leaf in leaves.items()},
+  )
+  if found:
+    raise ValueError(
+      "the parameters are not the model's (- missing, + unexpected): "
+      f"{listed(found)}"
+    )
+
+
+def _described(
+  transformer: Transformer, family: str | None
+) -> tuple[str, dict[str, Any]]:
+  """Returns the model_type and the options that say all of a Transformer."""
+  types = families.by_model_type()
+  if family is not None:
+    config.known({"family": family}, "family", types)
+  nearest: list[str] = []
+  for model_type in [family] if family else types:
+    module = types[model_type]
+    try:
+      options = {
+        "model_type": model_type,
+        "architectures": [module.MODEL_TYPES[model_type]],
+        **module.write(transformer),
+      }
+      there = _read(module, options, config.NAME, _Written(transformer))
+    except (AttributeError, KeyError, ValueError) as error:
+      # It looked for parts that this architecture does not have.
+      reasons = [f"{type(error).__name__}: {error}"]
+    else:
+      reasons = settings.differences(transformer, there)
+      if not reasons:
+        return model_type, options
+      if not nearest or len(reasons) < len(nearest) - 1:
+        nearest = [model_type, *reasons]
+  model_type, *reasons = nearest or [family, *reasons]
+  raise ValueError(
+    f"{'' if family else 'no family can say what this model computes: '}"
+    f"{model_type!r} cannot say that {listed(reasons, 4)}"
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Written:
+  """Answers for weights yet to be written."""
+
+  transformer: Transformer
+
+  def tied(self, name: str, to: str) -> bool:
+    del name, to
+    return self.transformer.tie_embeddings

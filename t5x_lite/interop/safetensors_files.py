@@ -1,0 +1,199 @@
+"""Reads and writes weights in safetensors files, without torch.
+
+    DIR/model.safetensors                    all in one file, or
+    DIR/model.safetensors.index.json         {"weight_map": {name: file}} over
+    DIR/model-00001-of-00003.safetensors ... shards
+
+Tensors are read one at a time, and written shard by shard: the host's memory
+holds no more than one of those at once.
+"""
+
+import json
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+from safetensors import numpy as safetensors_numpy
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+# The file's names of the dtypes that parameters have.
+FLOATS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+
+
+class Weights:
+  """The tensors of a directory, read when asked for.
+
+  Attributes:
+    directory: where the files are.
+    shapes: name -> shape.
+    dtypes: name -> dtype as the files say it, "F32".
+  """
+
+  def __init__(self, directory: pathlib.Path):
+    """Opens all files and reads their headers.
+
+    Raises:
+      ValueError: there are none; one is missing, cut short or damaged.
+    """
+    self.directory = directory
+    self.shapes: dict[str, tuple[int, ...]] = {}
+    self.dtypes: dict[str, str] = {}
+    self._places: dict[str, tuple[pathlib.Path, str]] = {}
+    self._open = {}
+    for path, wanted in _contents(directory).items():
+      self._open[path] = _open(path)
+      names = set(self._open[path].keys())
+      if wanted is not None and names != wanted:
+        differences = [f"-{n}" for n in sorted(wanted - names)]
+        differences += [f"+{n}" for n in sorted(names - wanted)]
+        raise ValueError(
+          f"{path} does not hold what {INDEX} says (- missing in it, + only in"
+          f" it): {listed(differences)}"
+        )
+      for name in names:
+        tensor = self._open[path].get_slice(name)
+        self.shapes[name] = tuple(tensor.get_shape())
+        self.dtypes[name] = tensor.get_dtype()
+        self._places[name] = path, name
+
+  def read(self, name: str) -> np.ndarray:
+    """Reads one tensor.
+
+    Raises:
+      ValueError: the file cannot be read.
+    """
+    path, name = self._places[name]
+    try:
+      return self._open[path].get_tensor(name)
+    except (OSError, safetensors.SafetensorError) as error:
+      raise ValueError(f"{path}: cannot read {name}: {error}") from None
+
+  def same(self, a: str, b: str) -> bool:
+    """Tells whether two tensors have the same bits."""
+    return (self.shapes[a], self.dtypes[a]) == (
+      self.shapes[b], self.dtypes[b]
+    ) and self.read(a).tobytes() == self.read(b).tobytes()  # fmt: skip
+
+  def rename(self, new_names: dict[str, str]):
+    """Gives tensors other names, {old: new}."""
+    for part in (self.shapes, self.dtypes, self._places):
+      for old, new in new_names.items():
+        part[new] = part.pop(old)
+
+
+def _contents(directory: pathlib.Path) -> dict[pathlib.Path, set[str] | None]:
+  """Returns file -> names that the index gives it; None where there is none."""
+  if not directory.is_dir():
+    raise ValueError(f"{directory} is no directory")
+  if (directory / SINGLE).exists():
+    return {directory / SINGLE: None}
+  index = directory / INDEX
+  if not index.exists():
+    other = sorted(p.name for p in directory.glob("*.bin"))
+    hint = f"; {other[0]} is not read: save it as safetensors" if other else ""
+    raise ValueError(f"{directory} holds neither {SINGLE} nor {INDEX}{hint}")
+  try:
+    weight_map = json.loads(index.read_text())["weight_map"]
+    files = {directory / name: set() for name in sorted(weight_map.values())}
+    for name, file in weight_map.items():
+      files[directory / file].add(name)
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise ValueError(
+      f"{index} is damaged: {type(error).__name__}: {error}"
+    ) from None
+  missing = [path.name for path in files if not path.exists()]
+  if missing:
+    raise ValueError(
+      f"{directory} lacks {listed(missing)} of the {len(files)} files that"
+      f" {INDEX} names"
+    )
+  return files
+
+
+def _open(path: pathlib.Path):
+  try:
+    return safetensors.safe_open(path, framework="np")
+  except (OSError, safetensors.SafetensorError) as error:
+    reason = str(error).splitlines()[0].removeprefix("Error while ")
+    raise ValueError(
+      f"{path} ({path.stat().st_size} bytes) is cut short or damaged:"
+      f" {reason}; get this file again"
+    ) from None
+
+
+class Planned(NamedTuple):
+  """A tensor that is to be written."""
+
+  name: str
+  shape: Sequence[int]
+  dtype: str
+
+  @property
+  def nbytes(self) -> int:
+    """Returns its size in the file."""
+    return int(np.prod(self.shape)) * jnp.dtype(self.dtype).itemsize
+
+
+def write(
+  directory: pathlib.Path,
+  tensors: Iterable[Planned],
+  read: Callable[[str], np.ndarray],
+  *,
+  shard_bytes: int | None = None,
+):
+  """Writes tensors as one file, or as shards with an index.
+
+  Args:
+    directory: made if need be.
+    tensors: what to write, in order.
+    read: returns one of them by name; called shard by shard.
+    shard_bytes: no file gets larger, unless a single tensor is; None is one
+      file.
+
+  Raises:
+    ValueError: the directory holds weights already, or cannot be written to.
+  """
+  shards: list[list[Planned]] = [[]]
+  for tensor in tensors:
+    size = sum(t.nbytes for t in shards[-1]) + tensor.nbytes
+    if shards[-1] and shard_bytes is not None and size > shard_bytes:
+      shards.append([])
+    shards[-1].append(tensor)
+  count = len(shards)
+  try:
+    directory.mkdir(parents=True, exist_ok=True)
+    present = sorted(path.name for path in directory.glob("*.safetensors"))
+    if present:
+      raise ValueError(
+        f"{directory} holds {present[0]} already: give another directory"
+      )
+    weight_map = {}
+    for number, shard in enumerate(shards, start=1):
+      file = SINGLE
+      if count > 1:
+        file = f"model-{number:05d}-of-{count:05d}.safetensors"
+      # safetensors takes the buffer as it lies, strides or not.
+      arrays = {t.name: np.asarray(read(t.name), order="C") for t in shard}
+      safetensors_numpy.save_file(
+        arrays, directory / file, metadata={"format": "pt"}
+      )
+      weight_map |= {t.name: file for t in shard}
+    if count > 1:
+      total = sum(t.nbytes for shard in shards for t in shard)
+      index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+      text = json.dumps(index, indent=2, sort_keys=True)
+      (directory / INDEX).write_text(text + "\n")
+  except (OSError, safetensors.SafetensorError) as error:
+    raise ValueError(f"cannot write weights to {directory}: {error}") from None
+
+
+def listed(names: Sequence[str], shown: int = 8) -> str:
+  """Joins names, the first few and a count where there are many."""
+  more = len(names) - shown
+  tail = [f"and {more} more"] if more > 0 else []
+  return ", ".join([*names[:shown], *tail])

@@ -1,0 +1,45 @@
+"""Compares two Transformers by what they compute."""
+
+import dataclasses
+from typing import Any
+
+from t5x_lite.nn.attention import Attention
+from t5x_lite.nn.transformer import Transformer
+
+# Fields that change how, or how fast, but not which logits come out.
+_WITHOUT_EFFECT = {
+  "parent", "name", "scan", "remat", "kernel", "dtype", "dropout_rate",
+  "embedding_stddev", "stddev",
+}  # fmt: skip
+
+
+def differences(here: Transformer, there: Transformer) -> list[str]:
+  """Lists what two Transformers do not agree on, "NAME is X here, Y there"."""
+  a, b = _flat(here, "Transformer"), _flat(there, "Transformer")
+  return [
+    f"{path} is {a.get(path)!r}, not {b.get(path)!r}"
+    for path in {**a, **b}
+    if a.get(path) != b.get(path)
+  ]
+
+
+def _flat(value: Any, path: str) -> dict[str, Any]:
+  """Returns {"decoder.layer.mlp": "Gated", "decoder.layer.mlp.hidden": 28}."""
+  if isinstance(value, list | tuple):
+    value = dict(enumerate(value))
+  if isinstance(value, dict):
+    below = value
+  elif dataclasses.is_dataclass(value):
+    below = {
+      field.name: getattr(value, field.name)
+      for field in dataclasses.fields(value)
+      if field.init and field.name not in _WITHOUT_EFFECT
+    }
+    if isinstance(value, Attention):
+      below["num_kv_heads"] = value.num_kv_heads or value.num_heads
+  else:
+    return {path: value}
+  flat = {path: type(value).__name__}
+  for name, part in below.items():
+    flat |= _flat(part, f"{path}.{name}")
+  return flat

@@ -1,0 +1,111 @@
+"""Weights through the command line: Hugging Face, runs and Megatron splits."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+
+from launch import config, gin_writer, main
+from t5x_lite import interop
+from t5x_lite.model import Model
+from tests import tiny
+
+
+def convert(source, to, target, *flags):
+  return main.main(
+    ["convert", f"--input={source}", f"--to={to}", f"--output={target}", *flags]
+  )
+
+
+def weights(directory):
+  return (directory / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def byt5(tmp_path_factory):
+  """A T5 of random weights with ByT5's tokenizer."""
+  directory = tmp_path_factory.mktemp("hf")
+  model = tiny.t5()
+  transformer = model.transformer.clone(vocab_size=384)
+  model = dataclasses.replace(model, transformer=transformer)
+  interop.save_hf(model, tiny.random_params(model), directory)
+  (directory / "tokenizer_config.json").write_text(
+    json.dumps({"tokenizer_class": "ByT5Tokenizer"})
+  )
+  return directory
+
+
+@pytest.fixture(scope="module")
+def run(byt5):
+  assert convert(byt5, "run", byt5.parent / "run") == 0
+  return byt5.parent / "run"
+
+
+@pytest.mark.parametrize("name", tiny.ALL)
+def test_a_model_written_as_gin_is_built_again(tmp_path, name):
+  model = tiny.ALL[name]()
+  file = tmp_path / "model.gin"
+  file.write_text(gin_writer.text(model))
+  config.load([file])
+  assert config.build(Model) == model
+
+
+def test_a_run_and_back_gives_the_same_files(byt5, run):
+  back = run.parent / "back"
+  assert convert(run, "hf", back) == 0
+  assert weights(back) == weights(byt5)
+  for name in ("config.json", "tokenizer_config.json"):
+    assert (back / name).read_text() == (byt5 / name).read_text()
+
+
+def test_a_megatron_split_and_back_gives_the_same_files(byt5, run):
+  split, back = run.parent / "split", run.parent / "unsplit"
+  assert convert(run, "megatron", split, "--tp=4", "--pp=2") == 0
+  assert (split / "mp_rank_03_001/model.safetensors").exists()
+  assert convert(split, "hf", back) == 0
+  assert weights(back) == weights(byt5)
+
+
+def test_text_can_be_given_to_a_converted_run(run, capsys):
+  infer = ["infer", f"--model_dir={run}", "--text=A ___ b", "--json"]
+  assert main.main([*infer, "--max_new_tokens=3"]) == 0
+  result = json.loads(capsys.readouterr().out)
+  assert result["text"] == "A <extra_id_0> b" and "prediction" in result
+
+
+def test_weights_without_a_vocabulary_make_a_run_of_the_model(tmp_path, capsys):
+  model = tiny.llama()
+  interop.save_hf(model, tiny.random_params(model), tmp_path / "hf")
+  assert convert(tmp_path / "hf", "run", tmp_path / "run") == 0
+  assert "model and weights alone" in capsys.readouterr().err
+  assert main.main(["describe", f"--model_dir={tmp_path}/run"]) == 0
+  assert convert(tmp_path / "run", "hf", tmp_path / "back") == 0
+  assert weights(tmp_path / "back") == weights(tmp_path / "hf")
+
+
+def test_mistakes_are_one_line(byt5, run, tmp_path, capsys):
+  bad = tmp_path / "bad"
+  shutil.copytree(byt5, bad)
+  (bad / "model.safetensors").write_bytes(b"12345678")
+  empty = tmp_path / "empty"
+  empty.mkdir()
+  new = tmp_path / "new"
+  for arguments, message in [
+    ((empty, "hf", new), "is no run (config.gin in it), no Hugging Face"),
+    ((bad, "run", new), "model.safetensors (8 bytes) is cut short"),
+    ((byt5, "run", run), "holds a run"),
+    ((byt5, "hf", byt5), "already"),
+    ((byt5, "megatron", new, "--tp=3"), "cannot be shared by tp=3"),
+    ((byt5, "hf", new, "--family=llama"), "'llama' cannot say"),
+    ((byt5, "hf", new, "--family=x"), "family is 'x'"),
+    (
+      (byt5, "run", new, "--gin.stack.Stack.remat=full"),
+      "change the weights' model: transformer.encoder.remat",
+    ),
+  ]:
+    assert convert(*arguments) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.startswith("t5x_lite: error: ")
+    assert printed.count("\n") == 1

@@ -20,7 +20,7 @@ import jax
 from t5x_lite.interop import patterns
 
 _LAYER = re.compile(r"(?:.*/)?layer_(\d+)/.*")
-_STACKED = re.compile(r"((?:.*/)?)layers/(?:layer_(\d+)/)?(.*)")
+_STACKED = re.compile(r"((?:.*/)?)layers/layer_(\d+)/(.*)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Slot(NamedTuple):
   """Where one of our tensors lies: a leaf, or a part of a stacked one.
 
   Attributes:
-    path: of the leaf, "decoder/layers/attention/query/kernel".
+    path: of the leaf, "decoder/layers/layer_0/attention/out/kernel".
     index: into its first dims: the layer, the expert; or nothing.
     shape: of what lies there.
   """
@@ -187,15 +187,15 @@ def link(table: Table, params: Any) -> list[Link]:
 def slots(params: Any) -> dict[str, Slot]:
   """Returns where each tensor lies, under the name of separate layers.
 
-  "decoder/layers/mlp/wi/kernel" [2, D, F] gives "decoder/layer_0/mlp/wi/kernel"
-  and "decoder/layer_1/mlp/wi/kernel", [D, F] each. Where layers of a period are
-  stacked apart, "decoder/layers/layer_1/..." gives every second one.
+  "decoder/layers/layer_0/mlp/wi/kernel" [2, D, F] of a period of one gives
+  "decoder/layer_0/mlp/wi/kernel" and "decoder/layer_1/mlp/wi/kernel", [D, F]
+  each; of a period of two, every second layer.
   """
   leaves = named_leaves(params)
   periods: dict[str, int] = {}
   for path in leaves:
     if m := _STACKED.fullmatch(path):
-      periods[m[1]] = max(periods.get(m[1], 1), 1 + int(m[2] or 0))
+      periods[m[1]] = max(periods.get(m[1], 1), 1 + int(m[2]))
   found = {}
   for path, leaf in leaves.items():
     shape = tuple(leaf.shape)
@@ -204,7 +204,7 @@ def slots(params: Any) -> dict[str, Slot]:
       found[path] = Slot(path, (), shape)
       continue
     for i in range(shape[0]):
-      layer = i * periods[m[1]] + int(m[2] or 0)
+      layer = i * periods[m[1]] + int(m[2])
       found[f"{m[1]}layer_{layer}/{m[3]}"] = Slot(path, (i,), shape[1:])
   return found
 

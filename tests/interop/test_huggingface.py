@@ -45,8 +45,9 @@ def test_each_device_gets_its_part(saved, model, scan):
   expected = tiny.random_params(model)
   expected = tiny.stacked(expected) if scan else expected
   jax.tree.map(np.testing.assert_array_equal, loaded.params, expected)
-  name = "layers" if scan else "layer_0"
-  query = loaded.params["decoder"][name]["attention"]["query"]["kernel"]
+  decoder = loaded.params["decoder"]
+  layer = decoder["layers"]["layer_0"] if scan else decoder["layer_0"]
+  query = layer["attention"]["query"]["kernel"]
   parts = {shard.data.shape[-3:] for shard in query.addressable_shards}
   assert parts == {(tiny.WIDTH // 2, tiny.HEADS // 4, tiny.HEAD_DIM)}
   batch = {"decoder_input_tokens": np.arange(6, dtype=np.int32)[None]}

@@ -39,11 +39,11 @@ def test_experts_are_slices_of_one_parameter():
   table = Table(
     entries=[Entry("h.{i}.expert_{e}.w", "layer_{i}/wi", "O I -> I O")]
   )
-  links = tables.link(table, shapes(layers__wi=(2, 3, 5, 7)))
+  links = tables.link(table, shapes(layers__layer_0__wi=(2, 3, 5, 7)))
   assert [link.theirs for link in links] == [
     f"h.{i}.expert_{e}.w" for i in range(2) for e in range(3)
   ]
-  assert links[4].slots == (("layers/wi", (1, 1), (5, 7)),)
+  assert links[4].slots == (("layers/layer_0/wi", (1, 1), (5, 7)),)
   assert links[4].shape == (7, 5)
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from t5x_lite.nn.stack import Period
 from t5x_lite.nn.yoco import DecoderDecoder
 
 _ORDER = ("token_embedding", "encoder", "decoder", "head")
@@ -33,7 +34,7 @@ def traceable(model):
   return _with_stacks(
     model,
     lambda stack: stack.clone(
-      scan=True, layer=tuple(map(with_einsum, stack.period))
+      scan=True, layer=Period(tuple(map(with_einsum, stack.period)))
     ),
   )
 

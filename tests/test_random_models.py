@@ -7,12 +7,35 @@ import pytest
 from t5x_lite.model import Model
 from t5x_lite.nn.attention import Attention
 from t5x_lite.nn.feedforward import ACTIVATIONS, MLP, Gated
+from t5x_lite.nn.heads import HeadTransform
+from t5x_lite.nn.linear import FanIn, Normal, Xavier
+from t5x_lite.nn.moe import MoE
 from t5x_lite.nn.norms import LayerNorm, RMSNorm
-from t5x_lite.nn.positions import Learned, NoPosition, Rope, T5Bias
-from t5x_lite.nn.stack import Layer, Stack
+from t5x_lite.nn.positions import (
+  Alibi,
+  Learned,
+  NoPosition,
+  Rope,
+  Sinusoidal,
+  T5Bias,
+)
+from t5x_lite.nn.rope_scaling import NTK, Linear, Llama3, Yarn
+from t5x_lite.nn.stack import Layer, Period, Stack
 from t5x_lite.nn.transformer import Transformer
-from t5x_lite.nn.visibility import Causal, Full, PrefixCausal, Window
+from t5x_lite.nn.visibility import (
+  All,
+  Any,
+  Causal,
+  Full,
+  Near,
+  PrefixCausal,
+  Sinks,
+  Window,
+)
+from t5x_lite.nn.yoco import DecoderDecoder
 from tests import tiny
+
+HEADS, HEAD_DIM = 4, 6
 
 
 def random_model(seed: int) -> Model:
@@ -24,87 +47,198 @@ def random_model(seed: int) -> Model:
   def flag():
     return one_of(False, True)
 
-  num_heads, bias = 4, flag()
+  bias = flag()
 
-  def stack(rule, cross):
-    def attention():
-      return Attention(
-        num_heads=num_heads, num_kv_heads=one_of(None, 1, 2), head_dim=6,
-        use_bias=bias, scale_at_init=flag(),
-      )  # fmt: skip
-
-    norm = one_of(RMSNorm(), LayerNorm(), LayerNorm(use_bias=False))
-    return Stack(
-      layer=Layer(
-        attention=attention(),
-        cross_attention=attention() if cross else None,
-        mlp=one_of(MLP, Gated)(
-          hidden=14, activation=one_of(*ACTIVATIONS), use_bias=bias
-        ),
-        norm=norm,
-        parallel=not cross and flag(),
-      ),
-      num_layers=one_of(1, 2, 3),
-      rule=rule,
-      position=one_of(
-        NoPosition(), Rope(base=one_of(100.0, 1e6)), Learned(max_length=40),
-        T5Bias(num_heads=num_heads, bidirectional=rule != Causal()),
-      ),
-      final_norm=one_of(None, norm),
-      scan=flag(),
-      remat=one_of(None, "full", "dots"),
+  def norm():
+    return one_of(
+      RMSNorm(), RMSNorm(zero_centred=True), LayerNorm(),
+      LayerNorm(use_bias=False),
     )  # fmt: skip
 
+  def attention(num_kv_heads=None):
+    by_init = flag()
+    return Attention(
+      num_heads=HEADS,
+      num_kv_heads=num_kv_heads or one_of(None, 1, 2),
+      head_dim=HEAD_DIM,
+      scale_at_init=by_init,
+      scale=None if by_init else one_of(None, 0.3),
+      use_bias=bias,
+      out_bias=one_of(None, False, True),
+      qk_norm=one_of(None, RMSNorm(), LayerNorm()),
+      soft_cap=one_of(None, 5.0),
+      sink=flag(),
+      kernel_init=one_of(FanIn(), Normal(), Xavier()),
+    )
+
+  def mlp():
+    plain = one_of(MLP, Gated)(
+      hidden=14, activation=one_of(*ACTIVATIONS), use_bias=bias
+    )
+    experts = MoE(
+      expert=plain,
+      num_experts=3,
+      top_k=one_of(1, 2),
+      normalize_gates=flag(),
+      shared_expert=one_of(None, MLP(hidden=8)),
+      balance_loss=0.01,
+      router_z_loss=0.01,
+    )
+    return one_of(plain, plain, experts)
+
+  def layer(cross, kv_heads=None, rule=None):
+    parallel = not cross and flag()
+    placement = "pre" if parallel else one_of("pre", "post", "sandwich")
+    return Layer(
+      attention=attention(kv_heads),
+      cross_attention=attention() if cross else None,
+      mlp=mlp(),
+      norm=norm(),
+      parallel=parallel,
+      parallel_norms=one_of(1, 2),
+      placement=placement,
+      residual_scale=1.5 if placement == "post" else 1.0,
+      rule=rule,
+    )
+
+  def position(one_way):
+    return one_of(
+      NoPosition(),
+      Rope(
+        base=one_of(100.0, 1e6),
+        fraction=one_of(1.0, 0.67),
+        interleaved=flag(),
+        scaling=one_of(
+          None, Linear(2.0), NTK(2.0), Yarn(2.0, 8), Llama3(2.0, 8)
+        ),
+      ),
+      Learned(max_length=40, offset=one_of(0, 2)),
+      Sinusoidal(),
+      Alibi(num_heads=HEADS),
+      T5Bias(num_heads=HEADS, bidirectional=not one_way),
+    )
+
+  def stack(rule, cross, *, local=None, **settings):
+    layers = one_of(
+      layer(cross), Period((layer(cross), layer(cross, rule=local)))
+    )
+    return Stack(
+      layer=layers,
+      num_layers=2,
+      rule=rule,
+      position=position(one_way=rule != Full()),
+      input_norm=one_of(None, norm()),
+      final_norm=one_of(None, norm()),
+      scan=flag(),
+      remat=one_of(None, "full", "dots"),
+      **settings,
+    )
+
   cross = flag()
+  share = cross and flag()
+  one_way = one_of(
+    Causal(), Window(4), Any((Window(2), All((Causal(), Sinks(2)))))
+  )
+  rule = one_way if cross else one_of(one_way, PrefixCausal())
+  decoder = stack(rule, cross, local=Window(3))
+  if not cross and flag():
+    lower = stack(Window(3), False)
+    upper = Stack(
+      layer=layer(False, kv_heads=2), num_layers=2, rule=Causal(),
+      position=one_of(NoPosition(), Rope(), Alibi(num_heads=HEADS)),
+    )  # fmt: skip
+    decoder = DecoderDecoder(
+      self_decoder=lower, cross_decoder=upper, norm=norm()
+    )
+  width = one_of(10, 24)
   transformer = Transformer(
-    width=one_of(10, 24),
+    width=width,
     vocab_size=tiny.VOCAB,
-    encoder=stack(Full(), False) if cross else None,
-    decoder=stack(
-      one_of(Causal(), Window(2)) if cross
-      else one_of(Causal(), PrefixCausal(), Window(4)),
-      cross,
-    ),
+    encoder=stack(Full(), False, local=Near(3))
+    if cross and not share
+    else None,
+    decoder=decoder,
+    share_encoder=share,
+    encoder_width=14 if cross and not share and flag() else None,
+    embedding_width=one_of(None, 8),
+    scale_embeddings=flag(),
+    num_token_types=one_of(0, 2),
     tie_embeddings=flag(),
     scale_logits=flag(),
-  )  # fmt: skip
+    head_transform=one_of(None, HeadTransform(norm=LayerNorm())),
+    head_bias=flag(),
+    normalize_head=flag(),
+    logit_soft_cap=one_of(None, 10.0),
+  )
   return Model(transformer=transformer)
 
 
-@pytest.mark.parametrize("seed", range(3))
+SEEDS = range(6)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_losses_pack_and_logits_cache(seed):
   model, inputs, steps = random_model(seed), (7, 0, 5), 6
   params = tiny.random_params(model, seed)
   batch = tiny.batch(model, inputs=inputs, targets=(steps,) * 3, seed=seed)
 
-  loss = tiny.jit(lambda batch: model.loss_and_metrics(params, batch)[0])
-  np.testing.assert_allclose(loss(tiny.packed(batch)), loss(batch), rtol=1e-5)
+  loss = tiny.jit(
+    lambda params, batch: model.loss_and_metrics(params, batch)[0]
+  )
+  np.testing.assert_allclose(
+    loss(params, tiny.packed(batch)), loss(params, batch), rtol=1e-4
+  )
 
   starts = np.array(inputs) * (model.architecture != "encoder_decoder")
   rows, expected = np.arange(3), tiny.jit(model.logits)(params, batch)
   atol = 1e-5 * np.abs(expected).max()  # Squares make some logits large.
   out, state = tiny.jit(
-    lambda: model.prefill(params, batch, max_new_tokens=steps)
-  )()
+    lambda params, batch: model.prefill(params, batch, max_new_tokens=steps)
+  )(params, batch)
   decode_step = tiny.jit(model.decode_step)
   for step in range(steps):
     np.testing.assert_allclose(
-      out, expected[rows, starts + step], rtol=1e-4, atol=atol
+      out, expected[rows, starts + step], rtol=1e-3, atol=10 * atol
     )
     if step < steps - 1:
       tokens = batch["decoder_input_tokens"][rows, starts + step + 1]
       out, state = decode_step(params, state, jax.numpy.asarray(tokens))
 
 
-@pytest.mark.parametrize("seed", range(4, 5))
-def test_gradients_are_finite_and_reach_every_parameter(seed):
+@pytest.mark.parametrize("seed", SEEDS)
+def test_later_tokens_move_nothing_before_them_and_padding_nothing(seed):
   model = random_model(seed)
+  params, batch = tiny.random_params(model, seed), tiny.batch(model)
+  logits = tiny.jit(model.logits)
+  ids = batch["decoder_input_tokens"]
+  prefix = batch.get("decoder_causal_attention", np.zeros_like(ids))
+  before = np.asarray(logits(params, batch))
+  scale = np.abs(before).max()
+  real = batch["decoder_segment_ids"] > 0
+  for row, length in enumerate(real.sum(axis=1)):
+    for place in (int(prefix[row].sum()), length - 1, length):
+      if place == ids.shape[1]:
+        continue
+      changed = ids.copy()
+      changed[row, place] = changed[row, place] % (tiny.VOCAB - 1) + 1
+      after = logits(params, {**batch, "decoder_input_tokens": changed})
+      moved = np.abs(np.asarray(after) - before).max(-1) > 1e-5 * scale
+      assert not moved[row, : min(place, length)].any()
+      assert not moved[real & (np.arange(3)[:, None] != row)].any()
+
+
+@pytest.mark.parametrize("seed", SEEDS[:2])
+def test_gradients_are_finite_and_reach_every_parameter(seed):
+  model = random_model(seed + 100)
   params, batch = tiny.random_params(model, seed), tiny.batch(model)
 
   def loss(params):
     return model.loss_and_metrics(params, batch)[0]
 
   def check(path, g):
-    assert np.isfinite(g).all() and np.any(g), jax.tree_util.keystr(path)
+    name = jax.tree_util.keystr(path)
+    assert np.isfinite(g).all(), name
+    # Of so few tokens, none may go to some expert; ids none; types are 0.
+    assert np.any(g) or "expert" in name, name
 
   jax.tree.map_with_path(check, tiny.jit(jax.grad(loss))(params))

@@ -59,7 +59,7 @@ class HeadTransform(nn.Module):
       (width,), (width,), ("embed", "mlp"), use_bias=True,
       kernel_init=self.kernel_init, name="dense",
     )(x_BTD)  # fmt: skip
-    return self.norm.copy(name="norm")(ACTIVATIONS[self.activation](h_BTD))
+    return self.norm(ACTIVATIONS[self.activation](h_BTD))
 
 
 class Classifier(nn.Module):

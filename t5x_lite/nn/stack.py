@@ -4,6 +4,7 @@ An encoder, a causal decoder, a prefix-LM and the decoder over an encoder are
 the same stack under another visibility rule (nn/visibility.py).
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -204,15 +205,29 @@ class Layer(nn.Module):
     return dropout(self, y_BTD, self.dropout_rate)
 
 
-class Period(nn.Module):
-  """Runs the layers of one period, which a scanned stack repeats."""
+@dataclasses.dataclass(frozen=True)
+class Period:
+  """Layers that a stack repeats in turn.
+
+  Not a tuple, in which Linen would name the layers before the stack does.
+  """
 
   layers: Sequence[Layer]
+
+  def __post_init__(self):
+    if not self.layers:
+      raise ValueError("a Period needs at least one layer")
+
+
+class _ScannedPeriod(nn.Module):
+  """Runs the layers of one period, which a scanned stack repeats."""
+
+  period: Period
 
   @nn.compact
   def __call__(self, x_BTD, caches, run):
     written = []
-    for i, layer in enumerate(self.layers):
+    for i, layer in enumerate(self.period.layers):
       layer = layer.copy(name=f"layer_{i}")
       x_BTD, cache = run(layer, x_BTD, caches and caches[i])
       written.append(cache)
@@ -223,7 +238,7 @@ class Stack(nn.Module):
   """Repeats a layer, or a period of several, under one visibility rule.
 
   Attributes:
-    layer: copied `num_layers` times; or a period of layers that differ: dense
+    layer: copied `num_layers` times; or a Period of layers that differ: dense
       and banded attention (GPT-3), experts in every other layer (Switch).
     num_layers: L, a multiple of the period.
     rule: who sees whom in self-attention, where a layer has no rule of its own.
@@ -240,7 +255,7 @@ class Stack(nn.Module):
     output_dropout_rate: share of the output dropped in training (T5).
   """
 
-  layer: Layer | Sequence[Layer]
+  layer: Layer | Period
   num_layers: int
   rule: visibility.Rule
   position: NoPosition
@@ -284,7 +299,9 @@ class Stack(nn.Module):
   @property
   def period(self) -> tuple[Layer, ...]:
     """Returns the layers that are repeated, mostly one."""
-    return (self.layer,) if isinstance(self.layer, Layer) else tuple(self.layer)
+    if isinstance(self.layer, Period):
+      return tuple(self.layer.layers)
+    return (self.layer,)
 
   @property
   def layers(self) -> tuple[Layer, ...]:
@@ -365,7 +382,7 @@ class Stack(nn.Module):
         split_rngs={"params": True, "dropout": True},
         length=self.num_layers // len(self.period),
         metadata_params={nn.PARTITION_NAME: "layers"},
-      )(Period(self.period, name="layers"), x_BTD, caches)
+      )(_ScannedPeriod(Period(self.period), name="layers"), x_BTD, caches)
     written = []
     for i, layer in enumerate(self.layers):
       layer = layer.copy(name=f"layer_{i}")

@@ -122,8 +122,9 @@ class Sinks:
   count: int
 
   def __call__(self, query: Tokens, key: Tokens) -> jax.Array:
-    shape = (key.index.shape[0], query.index.shape[1], key.index.shape[1])
-    return jnp.broadcast_to((key.position < self.count)[:, None, :], shape)
+    rows, keys = key.position.shape
+    first_B1S = (key.position < self.count)[:, None, :]
+    return jnp.broadcast_to(first_B1S, (rows, query.index.shape[1], keys))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 
 from t5x_lite.nn.feedforward import MLP, Gated
 from t5x_lite.nn.moe import MoE
-from t5x_lite.nn.stack import Stack
+from t5x_lite.nn.stack import Period, Stack
 from t5x_lite.nn.visibility import Causal, Full, Tokens
 from tests import tiny
 
@@ -130,7 +130,7 @@ def test_losses_join_the_objective_and_reach_the_router():
   stack = model.transformer.decoder
   moe = MoE(expert=MLP(hidden=F), num_experts=E, balance_loss=0.1)
   dense, sparse = stack.layer, stack.layer.clone(mlp=moe)
-  model = tiny.replace_stacks(model, layer=(dense, sparse))
+  model = tiny.replace_stacks(model, layer=Period((dense, sparse)))
   params, batch = tiny.random_params(model), tiny.batch(model)
 
   def objective(params):

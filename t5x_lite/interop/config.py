@@ -29,6 +29,13 @@ _WITHOUT_EFFECT = re.compile(
   r"|suppress_tokens|begin_suppress_tokens|remove_invalid_values"
 )
 
+# What is written out by older versions, and has an effect elsewhere.
+_AT_DEFAULT = {
+  "add_cross_attention": False, "is_decoder": False,
+  "is_encoder_decoder": False, "pruned_heads": {}, "tf_legacy_loss": False,
+  "tie_encoder_decoder": False, "use_bfloat16": False,
+}  # fmt: skip
+
 _REQUIRED = object()
 
 
@@ -96,7 +103,7 @@ class Config:
 
     `default` is one of theirs.
     """
-    value = self._get(name, default, (str, int, float, bool), "one of these")
+    value = self._get(name, default, (str, int, float), "a word or a number")
     if value not in choices:
       raise ValueError(
         f"{self.origin}: {name} is {value!r}, which is not supported: only"
@@ -139,19 +146,34 @@ class Config:
     """Refuses what was not read, unless it is known to have no effect."""
     for section in self._sections:
       section.finish()
-    left = sorted(n for n in self._left if not _WITHOUT_EFFECT.fullmatch(n))
+    values = {name: self._values[name] for name in sorted(self._left)}
+    left = [
+      f"{name} = {value!r}"
+      for name, value in values.items()
+      if value is not None
+      and not _WITHOUT_EFFECT.fullmatch(name)
+      and not (name in _AT_DEFAULT and value == _AT_DEFAULT[name])
+    ]
     if left:
-      values = ", ".join(f"{name} = {self._values[name]!r}" for name in left)
-      raise ValueError(f"{self.origin} has options not supported: {values}")
+      raise ValueError(
+        f"{self.origin} has options that are not supported: {', '.join(left)}"
+      )
+
+
+def without_effect(values: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the options that have no effect on any family's logits."""
+  return {n: v for n, v in values.items() if _WITHOUT_EFFECT.fullmatch(n)}
 
 
 def read(directory: pathlib.Path) -> dict[str, Any]:
   """Reads a directory's config.json.
 
   Raises:
-    ValueError: there is none, or it is no JSON object.
+    ValueError: there is no such directory or file, or it is no JSON object.
   """
   path = directory / NAME
+  if not directory.is_dir():
+    raise ValueError(f"{directory} is no directory")
   try:
     values = json.loads(path.read_text())
   except FileNotFoundError:

@@ -95,11 +95,11 @@ def load_hf(
   """
   directory = pathlib.Path(directory).expanduser()
   options = config.read(directory)
-  weights = _Weights(directory)
+  weights = Weights(directory)
   types = families.by_model_type()
   model_type = config.known(options, "model_type", types)
   family = types[model_type]
-  weights.rename_by(family.TENSORS.renames)
+  weights.rename(family.TENSORS.renames)
   origin = str(directory / config.NAME)
   transformer = _read(family, options, origin, weights)
   stacks = {
@@ -122,25 +122,6 @@ def load_hf(
 
   params = placing.place(parts(), placing.on(model, dtypes, layout))
   return Loaded(model, params, model_type, options)
-
-
-class _Weights(Weights):
-  """Weights that know which of them repeat others."""
-
-  def tied(self, name: str, to: str) -> bool:
-    if name not in self.shapes:
-      return True
-    return to in self.shapes and self.same(name, to)
-
-  def rename_by(self, renames):
-    new_names = {}
-    for old in self.shapes:
-      new = old
-      for pattern, replacement in renames:
-        new = re.sub(pattern, replacement, new)
-      if new != old:
-        new_names[old] = new
-    self.rename(new_names)
 
 
 def _read(
@@ -191,6 +172,7 @@ def save_hf(
   *,
   shard_bytes: int = 5_000_000_000,
   family: str | None = None,
+  like: Mapping[str, Any] | None = None,
 ):
   """Saves a model so that `transformers` and `load_hf` read it.
 
@@ -201,6 +183,8 @@ def save_hf(
     shard_bytes: no file gets larger, unless a single tensor is.
     family: the model_type to write; None takes the first, in the order of
       families/, that can say all that the model computes.
+    like: an earlier config.json, `Loaded.options`: what it says that has no
+      effect on the logits is kept, such as eos_token_id.
 
   Raises:
     ValueError: no family can say what the model computes, or not this one;
@@ -228,7 +212,10 @@ def save_hf(
     return
   plan = [planned(link) for link in links.values()]
   safetensors_files.write(directory, plan, gathered, shard_bytes=shard_bytes)
-  config.write(directory, {**options, "dtype": plan[0].dtype})
+  config.write(
+    directory,
+    {**config.without_effect(like or {}), **options, "dtype": plan[0].dtype},
+  )
 
 
 def _check_params(leaves: Mapping[str, Any], wanted: Mapping[str, Any]):

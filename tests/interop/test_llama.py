@@ -18,11 +18,13 @@ class TestGroupedQueries(parity.Parity):
   }
 
 
-class TestTiedMultiQuery(parity.Parity):
+class TestTiedMultiQueryWithBiases(parity.Parity):
   architecture = "LlamaForCausalLM"
   options = {
     **TestGroupedQueries.options,
     "num_key_value_heads": 1,
     "tie_word_embeddings": True,
+    "attention_bias": True,
+    "mlp_bias": True,
     "rope_parameters": {"rope_theta": 500.0, "rope_type": "default"},
   }

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 NAME = "config.json"
 
 # What has no effect on the logits: provenance, initial values, dropout, other
-# heads' labels, and how `transformers` stores, runs or generates.
+# heads' labels, and how `transformers` stores, runs or generates. (How many
+# positions are learned a family reads, and it is seen in the table's shape.)
 _WITHOUT_EFFECT = re.compile(
   r"architectures|auto_map|transformers_version|_name_or_path|name_or_path"
   r"|dtype|torch_dtype|torchscript|_attn_implementation(_autoset)?"
@@ -22,7 +23,7 @@ _WITHOUT_EFFECT = re.compile(
   r"|(id2|2)?label(2id)?\w*|num_labels|problem_type|finetuning_task"
   r"|task_specific_params|tokenizer_class|summary_\w+|model_max_length"
   r"|\w*_token_ids?|use_cache|output_\w+|return_dict(_in_generate)?"
-  r"|chunk_size_feed_forward|keys_to_ignore_at_inference"
+  r"|chunk_size_feed_forward|max_position_embeddings|n_positions|n_ctx|keys_to_ignore_at_inference"
   r"|(max|min)_(new_tokens|length)|num_(beams|beam_groups|return_sequences)"
   r"|do_sample|early_stopping|temperature|top_[kp]|typical_p|prefix"
   r"|\w+_penalty|(encoder_)?no_repeat_ngram_size|bad_words_ids"

@@ -9,7 +9,8 @@ from t5x_lite.nn.transformer import Transformer
 # Fields that change how, or how fast, but not which logits come out.
 _WITHOUT_EFFECT = {
   "parent", "name", "scan", "remat", "kernel", "dtype", "dropout_rate",
-  "embedding_stddev", "stddev",
+  "output_dropout_rate", "embedding_stddev", "stddev", "kernel_init",
+  "value_init", "out_init",
 }  # fmt: skip
 
 

@@ -18,13 +18,11 @@ class TestGroupedQueries(parity.Parity):
   }
 
 
-class TestTiedMultiQueryWithBiases(parity.Parity):
+class TestTiedMultiQuery(parity.Parity):
   architecture = "LlamaForCausalLM"
   options = {
     **TestGroupedQueries.options,
     "num_key_value_heads": 1,
     "tie_word_embeddings": True,
-    "attention_bias": True,
-    "mlp_bias": True,
     "rope_parameters": {"rope_theta": 500.0, "rope_type": "default"},
   }

@@ -47,6 +47,8 @@ TENSORS = Table(
 
 def read(config: Config) -> Transformer:
   """Builds the Transformer that a config.json describes."""
+  config.expect("attention_bias", False)
+  config.expect("mlp_bias", False)
   heads = config.integer("num_attention_heads")
   head_dim = config.integer("head_dim", None)
   rms_norm = RMSNorm(epsilon=config.number("rms_norm_eps", 1e-6))
@@ -55,13 +57,11 @@ def read(config: Config) -> Transformer:
       num_heads=heads,
       num_kv_heads=config.integer("num_key_value_heads", heads),
       head_dim=head_dim or config.share("hidden_size", "num_attention_heads"),
-      use_bias=config.flag("attention_bias", False),
       dropout_rate=config.number("attention_dropout", 0.0),
     ),
     mlp=Gated(
       hidden=config.integer("intermediate_size"),
       activation=config.choice("hidden_act", {"silu": "silu"}, "silu"),
-      use_bias=config.flag("mlp_bias", False),
     ),
     norm=rms_norm,
   )
@@ -91,9 +91,7 @@ def write(transformer: Transformer) -> dict:
     "num_attention_heads": attention.num_heads,
     "num_key_value_heads": attention.num_kv_heads or attention.num_heads,
     "head_dim": attention.head_dim,
-    "attention_bias": attention.use_bias,
     "attention_dropout": attention.dropout_rate,
-    "mlp_bias": stack.layer.mlp.use_bias,
     "hidden_act": "silu",
     "rms_norm_eps": stack.final_norm.epsilon,
     "tie_word_embeddings": transformer.tie_embeddings,

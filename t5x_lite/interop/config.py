@@ -23,12 +23,18 @@ _WITHOUT_EFFECT = re.compile(
   r"|(id2|2)?label(2id)?\w*|num_labels|problem_type|finetuning_task"
   r"|task_specific_params|tokenizer_class|summary_\w+|model_max_length"
   r"|\w*_token_ids?|use_cache|output_\w+|return_dict(_in_generate)?"
-  r"|chunk_size_feed_forward|max_position_embeddings|n_positions|n_ctx|keys_to_ignore_at_inference"
+  r"|chunk_size_feed_forward|keys_to_ignore_at_inference"
+  r"|max_position_embeddings|n_positions|n_ctx"
   r"|(max|min)_(new_tokens|length)|num_(beams|beam_groups|return_sequences)"
   r"|do_sample|early_stopping|temperature|top_[kp]|typical_p|prefix"
   r"|\w+_penalty|(encoder_)?no_repeat_ngram_size|bad_words_ids"
   r"|suppress_tokens|begin_suppress_tokens|remove_invalid_values"
 )
+
+_OF_THE_FILES = {
+  "_name_or_path", "architectures", "auto_map", "dtype", "name_or_path",
+  "torch_dtype", "transformers_version",
+}  # fmt: skip
 
 # What is written out by older versions, and has an effect elsewhere.
 _AT_DEFAULT = {
@@ -69,9 +75,10 @@ class Config:
       if default is _REQUIRED:
         raise ValueError(f"{self.origin} has no {name}")
       return default
-    if not isinstance(value, kind) or (
-      isinstance(value, bool) > (kind is bool)
-    ):
+    is_kind = isinstance(value, kind)
+    if isinstance(value, bool):  # Which Python takes for an integer too.
+      is_kind = kind is bool
+    if not is_kind:
       raise ValueError(f"{self.origin}: {name} is {value!r}, not {what}")
     return value
 
@@ -161,9 +168,14 @@ class Config:
       )
 
 
-def without_effect(values: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the options that have no effect on any family's logits."""
-  return {n: v for n, v in values.items() if _WITHOUT_EFFECT.fullmatch(n)}
+def carried(values: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns what outlives a conversion: token ids, labels, lengths, how to
+  generate; nothing of the model, of the old files or of code beside them."""
+  return {
+    name: value
+    for name, value in values.items()
+    if _WITHOUT_EFFECT.fullmatch(name) and name not in _OF_THE_FILES
+  }
 
 
 def read(directory: pathlib.Path) -> dict[str, Any]:

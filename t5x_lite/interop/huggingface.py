@@ -8,6 +8,7 @@ Neither torch nor `transformers` is needed, and no initial weights are drawn.
 
 import dataclasses
 import functools
+import math
 import os
 import pathlib
 import re
@@ -145,7 +146,7 @@ def _check(directory, links, table: tables.Table, weights: Weights):
   """Refuses tensors that are not those of the model."""
   wanted = {link.theirs: link.shape for link in links}
   there, repeated = dict(weights.shapes), []
-  for name in there.keys() - wanted.keys():
+  for name in sorted(there.keys() - wanted.keys()):
     if any(re.fullmatch(pattern, name) for pattern in table.unread):
       del there[name]
     elif of := table.copies.get(name):
@@ -214,7 +215,7 @@ def save_hf(
   safetensors_files.write(directory, plan, gathered, shard_bytes=shard_bytes)
   config.write(
     directory,
-    {**config.without_effect(like or {}), **options, "dtype": plan[0].dtype},
+    {**config.carried(like or {}), **options, "dtype": plan[0].dtype},
   )
 
 
@@ -238,7 +239,7 @@ def _described(
   types = families.by_model_type()
   if family is not None:
     config.known({"family": family}, "family", types)
-  nearest: list[str] = []
+  refusals: list[tuple[float, str, str]] = []
   for model_type in [family] if family else types:
     module = types[model_type]
     try:
@@ -250,17 +251,17 @@ def _described(
       there = _read(module, options, config.NAME, _Written(transformer))
     except (AttributeError, KeyError, ValueError) as error:
       # It looked for parts that this architecture does not have.
-      reasons = [f"{type(error).__name__}: {error}"]
-    else:
-      reasons = settings.differences(transformer, there)
-      if not reasons:
-        return model_type, options
-      if not nearest or len(reasons) < len(nearest) - 1:
-        nearest = [model_type, *reasons]
-  model_type, *reasons = nearest or [family, *reasons]
+      refusals.append((math.inf, model_type, str(error)))
+      continue
+    found = settings.differences(transformer, there)
+    if not found:
+      return model_type, options
+    refusals.append((len(found), model_type, listed(found, 4)))
+  _, nearest, why = min(refusals)
+  if family:
+    raise ValueError(f"{family} cannot say what the model computes: {why}")
   raise ValueError(
-    f"{'' if family else 'no family can say what this model computes: '}"
-    f"{model_type!r} cannot say that {listed(reasons, 4)}"
+    f"no family can say what the model computes; the nearest, {nearest}: {why}"
   )
 
 

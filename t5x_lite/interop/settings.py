@@ -15,8 +15,8 @@ _WITHOUT_EFFECT = {
 
 
 def differences(here: Transformer, there: Transformer) -> list[str]:
-  """Lists what two Transformers do not agree on, "NAME is X here, Y there"."""
-  a, b = _flat(here, "Transformer"), _flat(there, "Transformer")
+  """Lists what two Transformers do not agree on, "NAME is X, not Y"."""
+  a, b = _flat(here, "transformer"), _flat(there, "transformer")
   return [
     f"{path} is {a.get(path)!r}, not {b.get(path)!r}"
     for path in {**a, **b}

@@ -71,9 +71,11 @@ def test_bfloat16_files_keep_their_bits(model, tmp_path):
 
 def test_model_that_no_family_can_say_is_refused(tmp_path):
   model = tiny.palm()
-  with pytest.raises(ValueError, match="no family can say"):
+  with pytest.raises(ValueError, match="no family can"):
     save_hf(model, tiny.random_params(model), tmp_path)
-  with pytest.raises(ValueError, match="'llama' cannot say.*parallel"):
+  with pytest.raises(
+    ValueError, match="llama cannot say.*parallel is True, not False"
+  ):
     save_hf(model, tiny.random_params(model), tmp_path, family="llama")
 
 

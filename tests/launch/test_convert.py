@@ -9,6 +9,7 @@ import pytest
 from launch import config, gin_writer, main
 from t5x_lite import interop
 from t5x_lite.model import Model
+from tasks import sentencepiece_training
 from tests import tiny
 
 
@@ -77,6 +78,25 @@ def test_text_can_be_given_to_a_converted_run(run, capsys):
   assert result["text"] == "A <extra_id_0> b" and "prediction" in result
 
 
+@pytest.mark.parametrize("extra_ids", [100, 0])
+def test_a_sentencepiece_model_goes_along(tmp_path, extra_ids):
+  texts = [f"{a} and {b}" for a in range(60) for b in range(60)]
+  pieces = sentencepiece_training.train(texts, vocab_size=280)
+  model = tiny.t5()
+  transformer = model.transformer.clone(vocab_size=380)
+  model = dataclasses.replace(model, transformer=transformer)
+  source, run = tmp_path / "hf", tmp_path / "run"
+  interop.save_hf(model, tiny.random_params(model), source)
+  (source / "spiece.model").write_bytes(pieces)
+  settings = {} if extra_ids == 100 else {"extra_ids": extra_ids}
+  (source / "tokenizer_config.json").write_text(json.dumps(settings))
+  assert convert(source, "run", run) == 0
+  vocabulary = json.loads((run / "vocabulary.json").read_text())
+  assert vocabulary["size"] == 280 + extra_ids
+  assert convert(run, "hf", tmp_path / "back") == 0
+  assert (tmp_path / "back/spiece.model").read_bytes() == pieces
+
+
 def test_weights_without_a_vocabulary_make_a_run_of_the_model(tmp_path, capsys):
   model = tiny.llama()
   interop.save_hf(model, tiny.random_params(model), tmp_path / "hf")
@@ -100,7 +120,7 @@ def test_mistakes_are_one_line(byt5, run, tmp_path, capsys):
     ((byt5, "run", run), "holds a run"),
     ((byt5, "hf", byt5), "already"),
     ((byt5, "megatron", new, "--tp=3"), "cannot be shared by tp=3"),
-    ((byt5, "hf", new, "--family=llama"), "'llama' cannot say"),
+    ((byt5, "hf", new, "--family=llama"), "llama cannot say"),
     ((byt5, "hf", new, "--family=x"), "family is 'x'"),
     (
       (byt5, "run", new, "--gin.stack.Stack.remat=full"),

@@ -29,12 +29,13 @@ t5x_lite convert --input=runs/t5 --to=hf --output=t5-tuned
 t5x_lite convert --input=runs/t5 --to=megatron --tp=4 --pp=2 --output=split
 """
 
-# What belongs to the weights but is not weights: copied along.
+# What belongs to the weights but is not weights: copied along. Of config.json
+# the next one takes over what the model does not say.
 _COMPANIONS = (
   "spiece.model", "sentencepiece.bpe.model", "tokenizer.model",
   "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
   "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt",
-  "generation_config.json",
+  "generation_config.json", "config.json",
 )  # fmt: skip
 
 
@@ -158,13 +159,16 @@ def _configured(path):
 
 def _write_hf(source, output, values):
   from t5x_lite import interop
+  from t5x_lite.interop import config as hf_config
 
   shard_bytes = int(values.shard_gb * 1e9)
+  companions = dict(source.companions)
+  earlier = companions.pop(hf_config.NAME, None)
   interop.save_hf(
     source.model, source.params, output, shard_bytes=shard_bytes,
-    family=values.family,
+    family=values.family, like=earlier and hf_config.read(earlier.parent),
   )  # fmt: skip
-  _copy(source.companions, output)
+  _copy(companions, output)
 
 
 def _write_megatron(source, output, values):

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 NAME = "config.json"
 
 # What has no effect on the logits: provenance, initial values, dropout, other
-# heads' labels, and how `transformers` stores, runs or generates.
+# heads' labels, and how `transformers` stores, runs or generates. (How many
+# positions are learned a family reads, and it is seen in the table's shape.)
 _WITHOUT_EFFECT = re.compile(
   r"architectures|auto_map|transformers_version|_name_or_path|name_or_path"
   r"|dtype|torch_dtype|torchscript|_attn_implementation(_autoset)?"
@@ -23,11 +24,24 @@ _WITHOUT_EFFECT = re.compile(
   r"|task_specific_params|tokenizer_class|summary_\w+|model_max_length"
   r"|\w*_token_ids?|use_cache|output_\w+|return_dict(_in_generate)?"
   r"|chunk_size_feed_forward|keys_to_ignore_at_inference"
+  r"|max_position_embeddings|n_positions|n_ctx"
   r"|(max|min)_(new_tokens|length)|num_(beams|beam_groups|return_sequences)"
   r"|do_sample|early_stopping|temperature|top_[kp]|typical_p|prefix"
   r"|\w+_penalty|(encoder_)?no_repeat_ngram_size|bad_words_ids"
   r"|suppress_tokens|begin_suppress_tokens|remove_invalid_values"
 )
+
+_OF_THE_FILES = {
+  "_name_or_path", "architectures", "auto_map", "dtype", "name_or_path",
+  "torch_dtype", "transformers_version",
+}  # fmt: skip
+
+# What is written out by older versions, and has an effect elsewhere.
+_AT_DEFAULT = {
+  "add_cross_attention": False, "is_decoder": False,
+  "is_encoder_decoder": False, "pruned_heads": {}, "tf_legacy_loss": False,
+  "tie_encoder_decoder": False, "use_bfloat16": False,
+}  # fmt: skip
 
 _REQUIRED = object()
 
@@ -61,9 +75,10 @@ class Config:
       if default is _REQUIRED:
         raise ValueError(f"{self.origin} has no {name}")
       return default
-    if not isinstance(value, kind) or (
-      isinstance(value, bool) > (kind is bool)
-    ):
+    is_kind = isinstance(value, kind)
+    if isinstance(value, bool):  # Which Python takes for an integer too.
+      is_kind = kind is bool
+    if not is_kind:
       raise ValueError(f"{self.origin}: {name} is {value!r}, not {what}")
     return value
 
@@ -96,7 +111,7 @@ class Config:
 
     `default` is one of theirs.
     """
-    value = self._get(name, default, (str, int, float, bool), "one of these")
+    value = self._get(name, default, (str, int, float), "a word or a number")
     if value not in choices:
       raise ValueError(
         f"{self.origin}: {name} is {value!r}, which is not supported: only"
@@ -139,19 +154,39 @@ class Config:
     """Refuses what was not read, unless it is known to have no effect."""
     for section in self._sections:
       section.finish()
-    left = sorted(n for n in self._left if not _WITHOUT_EFFECT.fullmatch(n))
+    values = {name: self._values[name] for name in sorted(self._left)}
+    left = [
+      f"{name} = {value!r}"
+      for name, value in values.items()
+      if value is not None
+      and not _WITHOUT_EFFECT.fullmatch(name)
+      and not (name in _AT_DEFAULT and value == _AT_DEFAULT[name])
+    ]
     if left:
-      values = ", ".join(f"{name} = {self._values[name]!r}" for name in left)
-      raise ValueError(f"{self.origin} has options not supported: {values}")
+      raise ValueError(
+        f"{self.origin} has options that are not supported: {', '.join(left)}"
+      )
+
+
+def carried(values: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns what outlives a conversion: token ids, labels, lengths, how to
+  generate; nothing of the model, of the old files or of code beside them."""
+  return {
+    name: value
+    for name, value in values.items()
+    if _WITHOUT_EFFECT.fullmatch(name) and name not in _OF_THE_FILES
+  }
 
 
 def read(directory: pathlib.Path) -> dict[str, Any]:
   """Reads a directory's config.json.
 
   Raises:
-    ValueError: there is none, or it is no JSON object.
+    ValueError: there is no such directory or file, or it is no JSON object.
   """
   path = directory / NAME
+  if not directory.is_dir():
+    raise ValueError(f"{directory} is no directory")
   try:
     values = json.loads(path.read_text())
   except FileNotFoundError:

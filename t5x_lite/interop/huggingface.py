@@ -8,6 +8,7 @@ Neither torch nor `transformers` is needed, and no initial weights are drawn.
 
 import dataclasses
 import functools
+import math
 import os
 import pathlib
 import re
@@ -95,11 +96,11 @@ def load_hf(
   """
   directory = pathlib.Path(directory).expanduser()
   options = config.read(directory)
-  weights = _Weights(directory)
+  weights = Weights(directory)
   types = families.by_model_type()
   model_type = config.known(options, "model_type", types)
   family = types[model_type]
-  weights.rename_by(family.TENSORS.renames)
+  weights.rename(family.TENSORS.renames)
   origin = str(directory / config.NAME)
   transformer = _read(family, options, origin, weights)
   stacks = {
@@ -124,25 +125,6 @@ def load_hf(
   return Loaded(model, params, model_type, options)
 
 
-class _Weights(Weights):
-  """Weights that know which of them repeat others."""
-
-  def tied(self, name: str, to: str) -> bool:
-    if name not in self.shapes:
-      return True
-    return to in self.shapes and self.same(name, to)
-
-  def rename_by(self, renames):
-    new_names = {}
-    for old in self.shapes:
-      new = old
-      for pattern, replacement in renames:
-        new = re.sub(pattern, replacement, new)
-      if new != old:
-        new_names[old] = new
-    self.rename(new_names)
-
-
 def _read(
   family: ModuleType, options: Mapping, origin: str, names: config.Names
 ) -> Transformer:
@@ -164,7 +146,7 @@ def _check(directory, links, table: tables.Table, weights: Weights):
   """Refuses tensors that are not those of the model."""
   wanted = {link.theirs: link.shape for link in links}
   there, repeated = dict(weights.shapes), []
-  for name in there.keys() - wanted.keys():
+  for name in sorted(there.keys() - wanted.keys()):
     if any(re.fullmatch(pattern, name) for pattern in table.unread):
       del there[name]
     elif of := table.copies.get(name):
@@ -191,6 +173,7 @@ def save_hf(
   *,
   shard_bytes: int = 5_000_000_000,
   family: str | None = None,
+  like: Mapping[str, Any] | None = None,
 ):
   """Saves a model so that `transformers` and `load_hf` read it.
 
@@ -201,6 +184,8 @@ def save_hf(
     shard_bytes: no file gets larger, unless a single tensor is.
     family: the model_type to write; None takes the first, in the order of
       families/, that can say all that the model computes.
+    like: an earlier config.json, `Loaded.options`: what it says that has no
+      effect on the logits is kept, such as eos_token_id.
 
   Raises:
     ValueError: no family can say what the model computes, or not this one;
@@ -228,7 +213,10 @@ def save_hf(
     return
   plan = [planned(link) for link in links.values()]
   safetensors_files.write(directory, plan, gathered, shard_bytes=shard_bytes)
-  config.write(directory, {**options, "dtype": plan[0].dtype})
+  config.write(
+    directory,
+    {**config.carried(like or {}), **options, "dtype": plan[0].dtype},
+  )
 
 
 def _check_params(leaves: Mapping[str, Any], wanted: Mapping[str, Any]):
@@ -251,7 +239,7 @@ def _described(
   types = families.by_model_type()
   if family is not None:
     config.known({"family": family}, "family", types)
-  nearest: list[str] = []
+  refusals: list[tuple[float, str, str]] = []
   for model_type in [family] if family else types:
     module = types[model_type]
     try:
@@ -263,17 +251,17 @@ def _described(
       there = _read(module, options, config.NAME, _Written(transformer))
     except (AttributeError, KeyError, ValueError) as error:
       # It looked for parts that this architecture does not have.
-      reasons = [f"{type(error).__name__}: {error}"]
-    else:
-      reasons = settings.differences(transformer, there)
-      if not reasons:
-        return model_type, options
-      if not nearest or len(reasons) < len(nearest) - 1:
-        nearest = [model_type, *reasons]
-  model_type, *reasons = nearest or [family, *reasons]
+      refusals.append((math.inf, model_type, str(error)))
+      continue
+    found = settings.differences(transformer, there)
+    if not found:
+      return model_type, options
+    refusals.append((len(found), model_type, listed(found, 4)))
+  _, nearest, why = min(refusals)
+  if family:
+    raise ValueError(f"{family} cannot say what the model computes: {why}")
   raise ValueError(
-    f"{'' if family else 'no family can say what this model computes: '}"
-    f"{model_type!r} cannot say that {listed(reasons, 4)}"
+    f"no family can say what the model computes; the nearest, {nearest}: {why}"
   )
 
 

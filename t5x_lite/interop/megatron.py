@@ -143,16 +143,14 @@ def save_megatron(
       ]
       write(_folder(directory, rank, stage), tensors, read)
   layers = [
-    sorted(
-      {
-        m[0]
-        for n, t in plan.items()
-        if stage in t.stages and (m := _LAYER.match(n))
-      }
-    )
-    for stage in range(pp)
+    {
+      m[0]: None
+      for n in plan
+      if (m := _LAYER.match(n)) and here in plan[n].stages
+    }
+    for here in range(pp)
   ]
-  split = {"tp": tp, "pp": pp, "layers": layers}
+  split = {"tp": tp, "pp": pp, "layers": [list(names) for names in layers]}
   (directory / SPLIT).write_text(json.dumps(split, indent=2) + "\n")
 
 

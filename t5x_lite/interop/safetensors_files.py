@@ -10,6 +10,7 @@ holds no more than one of those at once.
 
 import json
 import pathlib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -73,16 +74,23 @@ class Weights:
     except (OSError, safetensors.SafetensorError) as error:
       raise ValueError(f"{path}: cannot read {name}: {error}") from None
 
-  def same(self, a: str, b: str) -> bool:
-    """Tells whether two tensors have the same bits."""
-    return (self.shapes[a], self.dtypes[a]) == (
-      self.shapes[b], self.dtypes[b]
-    ) and self.read(a).tobytes() == self.read(b).tobytes()  # fmt: skip
+  def tied(self, name: str, to: str) -> bool:
+    """Tells whether a tensor is not there, or has the same bits as another."""
+    if name not in self.shapes:
+      return True
+    kinds = [(self.shapes.get(n), self.dtypes.get(n)) for n in (name, to)]
+    if kinds[0] != kinds[1]:
+      return False
+    a, b = (self.read(n).reshape(-1).view(np.uint8) for n in (name, to))
+    return np.array_equal(a, b)
 
-  def rename(self, new_names: dict[str, str]):
-    """Gives tensors other names, {old: new}."""
-    for part in (self.shapes, self.dtypes, self._places):
-      for old, new in new_names.items():
+  def rename(self, renames: Sequence[tuple[str, str]]):
+    """Gives tensors other names, by (regular expression, replacement)."""
+    for old in list(self.shapes):
+      new = old
+      for pattern, replacement in renames:
+        new = re.sub(pattern, replacement, new)
+      for part in (self.shapes, self.dtypes, self._places):
         part[new] = part.pop(old)
 
 

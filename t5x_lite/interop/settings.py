@@ -9,13 +9,14 @@ from t5x_lite.nn.transformer import Transformer
 # Fields that change how, or how fast, but not which logits come out.
 _WITHOUT_EFFECT = {
   "parent", "name", "scan", "remat", "kernel", "dtype", "dropout_rate",
-  "embedding_stddev", "stddev",
+  "output_dropout_rate", "embedding_stddev", "stddev", "kernel_init",
+  "value_init", "out_init",
 }  # fmt: skip
 
 
 def differences(here: Transformer, there: Transformer) -> list[str]:
-  """Lists what two Transformers do not agree on, "NAME is X here, Y there"."""
-  a, b = _flat(here, "Transformer"), _flat(there, "Transformer")
+  """Lists what two Transformers do not agree on, "NAME is X, not Y"."""
+  a, b = _flat(here, "transformer"), _flat(there, "transformer")
   return [
     f"{path} is {a.get(path)!r}, not {b.get(path)!r}"
     for path in {**a, **b}

@@ -9,6 +9,7 @@ import pytest
 from launch import config, gin_writer, main
 from t5x_lite import interop
 from t5x_lite.model import Model
+from tasks import sentencepiece_training
 from tests import tiny
 
 
@@ -33,6 +34,8 @@ def byt5(tmp_path_factory):
   (directory / "tokenizer_config.json").write_text(
     json.dumps({"tokenizer_class": "ByT5Tokenizer"})
   )
+  path = directory / "config.json"
+  path.write_text(path.read_text().replace("{", '{\n  "bos_token_id": 3,', 1))
   return directory
 
 
@@ -56,7 +59,8 @@ def test_a_run_and_back_gives_the_same_files(byt5, run):
   assert convert(run, "hf", back) == 0
   assert weights(back) == weights(byt5)
   for name in ("config.json", "tokenizer_config.json"):
-    assert (back / name).read_text() == (byt5 / name).read_text()
+    there, here = (json.loads((d / name).read_text()) for d in (byt5, back))
+    assert here == there
 
 
 def test_a_megatron_split_and_back_gives_the_same_files(byt5, run):
@@ -72,6 +76,25 @@ def test_text_can_be_given_to_a_converted_run(run, capsys):
   assert main.main([*infer, "--max_new_tokens=3"]) == 0
   result = json.loads(capsys.readouterr().out)
   assert result["text"] == "A <extra_id_0> b" and "prediction" in result
+
+
+@pytest.mark.parametrize("extra_ids", [100, 0])
+def test_a_sentencepiece_model_goes_along(tmp_path, extra_ids):
+  texts = [f"{a} and {b}" for a in range(60) for b in range(60)]
+  pieces = sentencepiece_training.train(texts, vocab_size=280)
+  model = tiny.t5()
+  transformer = model.transformer.clone(vocab_size=380)
+  model = dataclasses.replace(model, transformer=transformer)
+  source, run = tmp_path / "hf", tmp_path / "run"
+  interop.save_hf(model, tiny.random_params(model), source)
+  (source / "spiece.model").write_bytes(pieces)
+  settings = {} if extra_ids == 100 else {"extra_ids": extra_ids}
+  (source / "tokenizer_config.json").write_text(json.dumps(settings))
+  assert convert(source, "run", run) == 0
+  vocabulary = json.loads((run / "vocabulary.json").read_text())
+  assert vocabulary["size"] == 280 + extra_ids
+  assert convert(run, "hf", tmp_path / "back") == 0
+  assert (tmp_path / "back/spiece.model").read_bytes() == pieces
 
 
 def test_weights_without_a_vocabulary_make_a_run_of_the_model(tmp_path, capsys):
@@ -97,7 +120,7 @@ def test_mistakes_are_one_line(byt5, run, tmp_path, capsys):
     ((byt5, "run", run), "holds a run"),
     ((byt5, "hf", byt5), "already"),
     ((byt5, "megatron", new, "--tp=3"), "cannot be shared by tp=3"),
-    ((byt5, "hf", new, "--family=llama"), "'llama' cannot say"),
+    ((byt5, "hf", new, "--family=llama"), "llama cannot say"),
     ((byt5, "hf", new, "--family=x"), "family is 'x'"),
     (
       (byt5, "run", new, "--gin.stack.Stack.remat=full"),

@@ -100,7 +100,6 @@ def read(config: Config) -> Transformer:
   """Builds the Transformer that a config.json describes."""
   config.expect("is_encoder_decoder", True)
   config.expect("is_decoder", False)
-  config.without_effect("n_positions")  # Relative distances have no end.
   num_layers = config.integer("num_layers")
   # Early configs say tie_word_embeddings: false where the logits are not
   # scaled. Whether the head is tied, the weights know.
@@ -148,6 +147,7 @@ def _stack(config, side, num_layers) -> Stack:
     position=position,
     final_norm=rms_norm,
     dropout_rate=dropout,
+    output_dropout_rate=dropout,
   )
 
 

@@ -189,6 +189,7 @@ def test_integers_for_weights_are_refused(saved):
   [
     ({"hidden_act": "relu"}, ["hidden_act", "'relu'", "'silu'"]),
     ({"attention_bias": 1}, ["attention_bias", "true or false"]),
+    ({"mlp_bias": "yes"}, ["mlp_bias", "'yes'"]),
     ({"use_sliding_window": True}, ["use_sliding_window = True"]),
     ({"is_decoder": True}, ["is_decoder = True"]),
     ({"quantization_config": {"bits": 4}}, ["quantization_config", "4"]),

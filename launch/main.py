@@ -22,10 +22,13 @@ COMMANDS = {
   "tasks": "list tasks and mixtures, or show what an objective does to text",
   "vocab": "train a SentencePiece vocabulary on text files",
   "convert": "bring weights in from Hugging Face, and take them out",
+  "inspect-activations": "look inside a model at a text",
   "bench": "measure training speed and memory on synthetic tokens",
 }
 # Commands that compute on the device: they get the fast CPU settings.
-_COMPUTE = ("train", "eval", "infer", "score", "bench")
+_COMPUTE = (
+  "train", "eval", "infer", "score", "inspect-activations", "bench",
+)  # fmt: skip
 
 _HELP = ("--help", "-h", "-help", "--h", "help")
 
@@ -73,7 +76,7 @@ def _dispatch(argv, as_program) -> int:
     raise ValueError(
       f"unknown command '{name}'{hint} (commands: {', '.join(COMMANDS)})"
     )
-  command = importlib.import_module(f"launch.{name}")
+  command = importlib.import_module(f"launch.{name.replace('-', '_')}")
   values = options.flags_of(name, command)
   if any(argument in _HELP[:-1] for argument in rest):
     print(options.help_page(name, COMMANDS[name], command, values))

@@ -13,9 +13,9 @@ source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 RUN="$ROOT/runs/quickstart"
 # None of these is in the text that it is trained on.
 SENTENCES=(
-  "Return ___ if the given name is that of a symbolic link, and False otherwise."
-  "Raises a ___ when the first argument is not a string."
-  "The default of this parameter is ___, which means that there is no limit."
+  "Return True if the two lengths ___ equal, and False otherwise."
+  "This counts the number ___ items in the drawer."
+  "If that argument is not given, the default ___ used."
 )
 
 step() {
@@ -53,7 +53,7 @@ What to type next, from $ROOT:
   source $bin/activate
   tensorboard --logdir=runs                                # the curves
   t5x_lite infer --model_dir=runs/quickstart --text="A list is ___."
-  t5x_lite train --model_dir=runs/quickstart --gin.run.Run.total_steps=1000
+  t5x_lite train --model_dir=runs/quickstart --gin.run.Run.total_steps=3000
   t5x_lite tasks                                           # other objectives
   t5x_lite tasks python_docs_causal_lm                     # see what one does
 EOF

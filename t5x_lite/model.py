@@ -183,6 +183,14 @@ class Model:
 
     return self._apply(forward, params)[0]
 
+  def probe(self, params: Params, batch: Batch) -> dict[str, Any]:
+    """Returns what the modules sow of their insides; see probe.py."""
+
+    def forward(transformer):
+      return _hidden(transformer, batch)
+
+    return self._apply(forward, params, collect=("probes",))[1]["probes"]
+
   def class_logits(self, params: Params, batch: Batch) -> jax.Array:
     """Returns the classifier's float32 logits, [B, classes] or [B, T, classes].
 

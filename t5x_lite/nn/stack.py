@@ -177,6 +177,7 @@ class Layer(nn.Module):
         x_BTD = self._add("cross_attention", x_BTD, attend_across)
       x_BTD = self._add("mlp", x_BTD, feed_forward)
     x_BTD = nn.with_logical_constraint(x_BTD, ("batch", "length", "embed"))
+    self.sow("probes", "output", x_BTD)
     if cache is None:
       return x_BTD, None
     kept = caches["attention"] if seen.shared_kv is None else None
@@ -367,6 +368,7 @@ class Stack(nn.Module):
       policy = REMAT_POLICIES[self.remat]
       run = nn.remat(run, policy=policy, prevent_cse=not self.scan)
 
+    self.sow("probes", "input", x_BTD)
     x_BTD, layer_caches = self._run_all(run, x_BTD, cache and cache.layers)
     if self.final_norm is not None:
       x_BTD = self.final_norm(x_BTD)

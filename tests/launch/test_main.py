@@ -54,7 +54,7 @@ def test_each_command_has_a_page_with_flags_and_an_example(command, capsys):
 
 @pytest.mark.parametrize("command", main.COMMANDS)
 def test_each_command_module_is_light(command):
-  module = importlib.import_module(f"launch.{command}")
+  module = importlib.import_module(f"launch.{command.replace('-', '_')}")
   assert callable(module.define) and callable(module.main)
 
 

@@ -1,0 +1,102 @@
+"""Looks inside a run's model at a text: `t5x_lite inspect-activations`."""
+
+import json
+import pathlib
+
+from absl import flags
+
+from launch import infer, options
+
+USAGE = "--model_dir=RUN --text=TEXT [--targets=TEXT]"
+DETAILS = """
+Prints, for each layer, how far it turns its input (cosine distance, mean over
+tokens) and which tokens its output would give through the head (logit lens) at
+the last place. --from and --to name two tokens by their places: the attention
+of the first to the second, by layer and head. --output is a directory for
+activations.json and pictures: distances.png, lens.png, attention maps.
+An encoder-decoder reads --text and writes --targets; a decoder reads both as
+one text.
+"""
+EXAMPLE = """
+t5x_lite inspect-activations --model_dir=runs/quickstart \\
+  --text="A list ___ of items." --targets="<extra_id_0> is" --output=inside
+t5x_lite inspect-activations --model_dir=runs/palm --text="A list is a" \\
+  --from=3 --to=0
+"""
+
+
+def define(values):
+  """Defines the command's flags."""
+  options.model_dir_flag(values, "Directory of the run to look into.")
+  flags.DEFINE_integer(
+    "step", None, "Checkpoint to use; by default the newest.",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_string("text", None, "What the model reads.", flag_values=values)
+  flags.DEFINE_string("targets", "", "What it writes.", flag_values=values)
+  flags.DEFINE_integer(
+    "top_k", 5, "Tokens of the logit lens.", lower_bound=1, flag_values=values
+  )
+  flags.DEFINE_integer(
+    "from", None, "Place of a token that looks.", flag_values=values
+  )
+  flags.DEFINE_integer(
+    "to", None, "Place of a token that is looked at.", flag_values=values
+  )
+  flags.DEFINE_string(
+    "output", None, "Directory for JSON and pictures.", flag_values=values
+  )
+  flags.DEFINE_bool("json", False, "Print JSON instead.", flag_values=values)
+  options.gin_flags(values)
+  options.process_flags(values)
+
+
+def main(values, arguments):
+  """Probes the model on the text of the flags."""
+  options.no_arguments("inspect-activations", arguments)
+  options.require(values, "model_dir", "text")
+  if (values["from"].value is None) != (values["to"].value is None):
+    raise ValueError("--from and --to go together: two places of tokens")
+  from launch import session
+
+  restored = session.restore(values)
+  from t5x_lite import data, inspection
+
+  task = data.get_task(restored.run.train.task)
+  found = inspection.inspect(
+    restored.model,
+    restored.params,
+    task.output_features["targets"].vocabulary,
+    infer.blanks(values.text),
+    values.targets,
+    top_k=values.top_k,
+  )
+  places = values["from"].value, values["to"].value
+  between = None
+  if None not in places:
+    between = found.attention_between(*places)
+  as_json = json.dumps(found.as_json() | {"between": between})
+  if values.output:
+    from t5x_lite import inspection_pictures
+
+    folder = pathlib.Path(values.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "activations.json").write_text(as_json)
+    pictures = inspection_pictures.draw(found, folder)
+  if values.json:
+    print(as_json)
+    return
+  print(found.as_text())
+  if between is not None:
+    print(_between(between, found.tokens[found.read], *places))
+  if values.output:
+    names = ", ".join(path.name for path in pictures)
+    print(f"written to {folder}: activations.json, {names}")
+
+
+def _between(heads_of_layers, tokens, query, key) -> str:
+  lines = [f"attention of {query} {tokens[query]!r} to {key} {tokens[key]!r}"]
+  for layer, heads in enumerate(heads_of_layers, 1):
+    cells = "  ".join(f"{p:.3f}" for p in heads)
+    lines.append(f"  {layer:<5}  {cells}")
+  return "\n".join(lines)

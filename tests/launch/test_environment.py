@@ -85,3 +85,29 @@ def test_the_process_restarts_once_with_the_tunables(monkeypatch):
   if environment._glibc_knows():
     starts.append(f"start {tunables} ['a b', '--c=d']")
   assert printed == starts
+
+
+@pytest.mark.parametrize("users", [None, "/users/own"])
+def test_programs_are_kept_in_the_cache_unless_the_user_says_where(
+  users, tmp_path, monkeypatch
+):
+  import jax
+
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  before = jax.config.jax_compilation_cache_dir
+  try:
+    jax.config.update("jax_compilation_cache_dir", users)
+    environment.load_tasks()
+    found = jax.config.jax_compilation_cache_dir
+  finally:
+    jax.config.update("jax_compilation_cache_dir", before)
+  assert found == (users or str(tmp_path / "t5x_lite" / "programs"))
+
+
+def test_imports_leave_the_collector_on_even_where_they_fail():
+  import gc
+
+  with pytest.raises(ZeroDivisionError), environment.importing():
+    assert not gc.isenabled()
+    raise ZeroDivisionError
+  assert gc.isenabled()

@@ -137,6 +137,27 @@ class Config:
     self._sections.append(Config(values, f"{self.origin}: {name}", self.names))
     return self._sections[-1]
 
+  def null(self, name: str) -> bool:
+    """Tells whether an option is there as null and means it: no default."""
+    there = name in self._values and self._values[name] is None
+    if there:
+      self._left.discard(name)
+    return there
+
+  def aliases(self, **names: str):
+    """Reads options under second names too, alias="name"."""
+    for alias, name in names.items():
+      if alias not in self._values:
+        continue
+      value = self._values.pop(alias)
+      self._left.discard(alias)
+      if self._values.setdefault(name, value) != value:
+        raise ValueError(
+          f"{self.origin}: {alias} is {value!r} but {name}, which means the"
+          f" same, is {self._values[name]!r}"
+        )
+      self._left.add(name)
+
   def without_effect(self, *names: str):
     """Passes over options that do nothing to this family's logits."""
     self._left -= set(names)

@@ -2,7 +2,11 @@
 
     class TestGroupedQueries(parity.Parity):
       architecture = "LlamaForCausalLM"
-      options = {"hidden_size": parity.WIDTH, "num_key_value_heads": 2, ...}
+      options = {"hidden_size": tiny.WIDTH, "num_key_value_heads": 2, ...}
+
+    class TestTied(parity.Logits):  # An option that shows in the logits alone.
+      architecture = "LlamaForCausalLM"
+      options = {**TestGroupedQueries.options, "tie_word_embeddings": True}
 
 Take sizes from tiny.py, where no two are equal, and tiny.VOCAB.
 """
@@ -54,8 +58,10 @@ class Pair:
     return (hf or self.hf)(**inputs).logits
 
 
-class Parity:
-  """The checks; a subclass is one family with one set of options.
+class Logits:
+  """The checks of logits, and of what is written and read.
+
+  A subclass is one family with one set of options.
 
   Attributes:
     architecture: the class in `transformers`.
@@ -99,6 +105,36 @@ class Parity:
       ours = pair.ours.logits(batch)
       real = batch[f"{tiny.side(pair.ours.model)}_segment_ids"] > 0
       np.testing.assert_allclose(ours[real], theirs[real], atol=LOGITS, rtol=0)
+
+  def test_export_and_import_keep_the_bits(self, pair, tmp_path):
+    scanned = load_hf(pair.directory, scan=True)
+    save_hf(
+      scanned.model, scanned.params, tmp_path, shard_bytes=9_000,
+      family=scanned.model_type,
+    )  # fmt: skip
+    again = load_hf(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, again.params, pair.ours.params)
+    assert again.model == pair.ours.model
+
+  def test_transformers_loads_our_export_and_agrees(self, pair, tmp_path):
+    import torch
+
+    model_type = pair.ours.model_type
+    save_hf(pair.ours.model, pair.ours.params, tmp_path, family=model_type)
+    theirs, info = type(pair.hf).from_pretrained(
+      tmp_path, attn_implementation="eager", output_loading_info=True
+    )
+    assert not info["missing_keys"] and not info["unexpected_keys"], info
+    batch = pair.batch()
+    with torch.no_grad():
+      np.testing.assert_allclose(
+        pair.their_logits(batch, theirs.eval()), pair.their_logits(batch),
+        atol=1e-5, rtol=0,
+      )  # fmt: skip
+
+
+class Parity(Logits):
+  """All checks."""
 
   def test_packed_rows_compute_what_unpacked_ones_do(self, pair):
     batch = pair.batch()
@@ -156,29 +192,6 @@ class Parity:
         theirs = pair.their_logits(whole)[0, start:].numpy()
       ours = np.stack(steps)[:, row]
       np.testing.assert_allclose(ours, theirs, atol=LOGITS, rtol=0)
-
-  def test_export_and_import_keep_the_bits(self, pair, tmp_path):
-    scanned = load_hf(pair.directory, scan=True)
-    save_hf(scanned.model, scanned.params, tmp_path, shard_bytes=9_000)
-    again = load_hf(tmp_path)
-    jax.tree.map(np.testing.assert_array_equal, again.params, pair.ours.params)
-    assert again.model == pair.ours.model
-
-  def test_transformers_loads_our_export_and_agrees(self, pair, tmp_path):
-    import torch
-
-    model_type = pair.ours.model_type
-    save_hf(pair.ours.model, pair.ours.params, tmp_path, family=model_type)
-    theirs, info = type(pair.hf).from_pretrained(
-      tmp_path, attn_implementation="eager", output_loading_info=True
-    )
-    assert not info["missing_keys"] and not info["unexpected_keys"], info
-    batch = pair.batch()
-    with torch.no_grad():
-      np.testing.assert_allclose(
-        pair.their_logits(batch, theirs.eval()), pair.their_logits(batch),
-        atol=1e-5, rtol=0,
-      )  # fmt: skip
 
 
 def _save_gradients(hf, directory):

@@ -4,6 +4,7 @@ Raffel et al. 2020, arXiv:1910.10683; Xue et al. 2021, arXiv:2010.11934 and
 arXiv:2105.13626; Tay et al. 2022, arXiv:2205.05131.
 """
 
+from t5x_lite.interop.activations import ACTIVATIONS
 from t5x_lite.interop.config import Config
 from t5x_lite.interop.tables import (
   FROM_HEADS,
@@ -30,13 +31,9 @@ MODEL_TYPES = {
 _HEAD, _EMBEDDING = "lm_head.weight", "shared.weight"
 
 # Theirs -> ours.
-_ACTIVATIONS = {
-  "relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh",
-  "gelu_pytorch_tanh": "gelu_tanh", "silu": "silu", "swish": "silu",
-}  # fmt: skip
 _FEED_FORWARDS = {
-  **{name: (MLP, name) for name in _ACTIVATIONS},
-  **{f"gated-{name}": (Gated, name) for name in _ACTIVATIONS},
+  **{name: (MLP, name) for name in ACTIVATIONS},
+  **{f"gated-{name}": (Gated, name) for name in ACTIVATIONS},
   "gated-gelu": (Gated, "gelu_new"),  # As v1.1 wrote it before GELU had forms.
 }
 
@@ -157,7 +154,7 @@ def _feedforward(config, dropout) -> MLP:
   config.expect("is_gated_act", kind is Gated)
   return kind(
     hidden=config.integer("d_ff"),
-    activation=config.choice("dense_act_fn", _ACTIVATIONS, name),
+    activation=config.choice("dense_act_fn", ACTIVATIONS, name),
     dropout_rate=dropout,
   )
 
@@ -167,7 +164,7 @@ def write(transformer: Transformer) -> dict:
   encoder, decoder = transformer.encoder, transformer.decoder
   attention, mlp = encoder.layer.attention, encoder.layer.mlp
   kinds = {
-    (kind, _ACTIVATIONS[name]): (proj, name)
+    (kind, ACTIVATIONS[name]): (proj, name)
     for proj, (kind, name) in _FEED_FORWARDS.items()
   }
   proj, name = kinds[type(mlp), mlp.activation]

@@ -18,7 +18,8 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_lite.interop import Loaded, load_hf, save_hf
+from t5x_lite.interop import Loaded, families, load_hf, save_hf
+from t5x_lite.interop.config import Config
 from tests import tiny
 
 # Of logits: an absolute one, and of gradients: relative to each leaf's largest.
@@ -56,6 +57,23 @@ class Pair:
       ids, mask = side("decoder")
       inputs |= {"decoder_input_ids": ids, "decoder_attention_mask": mask}
     return (hf or self.hf)(**inputs).logits
+
+
+def read(model_type: str, options: dict[str, Any], **more):
+  """Reads a config.json alone, of which all must be known."""
+  options = {"model_type": model_type, **options, **more}
+  config = Config(options, "config.json", names=None)
+  config.text("model_type")
+  transformer = families.by_model_type()[model_type].read(config)
+  config.finish()
+  return transformer
+
+
+def refused(model_type: str, options: dict[str, Any], **more):
+  """Sees to it that an option is refused by its name."""
+  (name,) = more
+  with pytest.raises(ValueError, match=rf"\b{name}\b"):
+    read(model_type, options, **more)
 
 
 class Logits:

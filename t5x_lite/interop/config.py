@@ -82,12 +82,14 @@ class Config:
       raise ValueError(f"{self.origin}: {name} is {value!r}, not {what}")
     return value
 
-  def integer(self, name: str, default: Any = _REQUIRED) -> int:
+  def integer(
+    self, name: str, default: Any = _REQUIRED, *, least: int = 1
+  ) -> int:
     """Returns a size or a count."""
     value = self._get(name, default, int, "a whole number")
-    if value is not default and value < 1:
+    if value is not default and value < least:
       raise ValueError(
-        f"{self.origin}: {name} is {value}, and must be positive"
+        f"{self.origin}: {name} is {value}, and must be at least {least}"
       )
     return value
 
@@ -112,6 +114,22 @@ class Config:
     `default` is one of theirs.
     """
     value = self._get(name, default, (str, int, float), "a word or a number")
+    return self._chosen(name, value, choices)
+
+  def choices(
+    self, name: str, choices: Mapping[Any, Any], length: int
+  ) -> list[Any] | None:
+    """Returns what each of a list's values stands for, or None for no list."""
+    values = self._get(name, None, list, "a list")
+    if values is None:
+      return None
+    if len(values) != length:
+      raise ValueError(
+        f"{self.origin}: {name} has {len(values)} entries, wanted {length}"
+      )
+    return [self._chosen(name, value, choices) for value in values]
+
+  def _chosen(self, name, value, choices):
     if value not in choices:
       raise ValueError(
         f"{self.origin}: {name} is {value!r}, which is not supported: only"

@@ -21,7 +21,7 @@ from t5x_lite.nn.attention import Attention
 from t5x_lite.nn.feedforward import Gated
 from t5x_lite.nn.norms import RMSNorm
 from t5x_lite.nn.positions import NoPosition
-from t5x_lite.nn.stack import Layer, Stack
+from t5x_lite.nn.stack import Layer, Period, Stack
 from t5x_lite.nn.transformer import Transformer
 from t5x_lite.nn.visibility import Causal, Rule
 
@@ -86,7 +86,7 @@ def rms_norm(config: Config, epsilon: float = 1e-6, **settings) -> RMSNorm:
 
 def transformer(
   config: Config,
-  layer: Layer | Sequence[Layer],
+  layer: Layer | Period,
   *,
   position: NoPosition,
   rule: Rule | None = None,
@@ -102,7 +102,7 @@ def transformer(
     tied: whether the head is the embedding, where config.json does not say.
     settings: more of the Transformer.
   """
-  first = layer if isinstance(layer, Layer) else layer[0]
+  first = layer if isinstance(layer, Layer) else layer.layers[0]
   return Transformer(
     width=config.integer("hidden_size"),
     vocab_size=config.integer("vocab_size"),

@@ -51,8 +51,6 @@ def read(
     raise ValueError(
       f"{config.origin}: rope_scaling and rope_parameters say different things"
     )
-  # Longer texts are computed as well as these.
-  config.without_effect("max_position_embeddings")
   return found[0]
 
 
@@ -110,16 +108,13 @@ def write(rope: Rope, *, partial: bool = False) -> dict:
     partial: whether the family may turn a part of each head.
   """
   scaling = rope.scaling
-  stated, length = _stated(scaling), {}
+  stated = _stated(scaling)
   if isinstance(scaling, Llama3 | Yarn):
     stated["original_max_position_embeddings"] = scaling.original_length
-    longest = int(scaling.factor * scaling.original_length)
-    length = {"max_position_embeddings": longest}
   part = {"partial_rotary_factor": rope.fraction} if partial else {}
   options = {"rope_theta": rope.base, **part}
   return {
     **options,
-    **length,
     **({"rope_scaling": stated} if scaling else {}),
     "rope_parameters": {**options, **stated},
   }

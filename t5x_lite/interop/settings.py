@@ -5,7 +5,7 @@ from typing import Any
 
 from t5x_lite.interop import periods
 from t5x_lite.nn.attention import Attention
-from t5x_lite.nn.stack import Stack
+from t5x_lite.nn.stack import Period, Stack
 from t5x_lite.nn.transformer import Transformer
 
 # Fields that change how, or how fast, but not which logits come out.
@@ -61,5 +61,6 @@ def _resolved(value: Any) -> dict[str, Any]:
         layer.clone(rule=layer.rule or value.rule) for layer in value.layers
       ]
       period = periods.shortest(layers)
-      return {"layer": period if len(period) > 1 else period[0], "rule": None}
+      layer = Period(period) if len(period) > 1 else period[0]
+      return {"layer": layer, "rule": None}
   return {}

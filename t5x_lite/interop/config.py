@@ -93,6 +93,13 @@ class Config:
       )
     return value
 
+  def index(self, name: str, default: Any = _REQUIRED) -> int:
+    """Returns a number that counts from 0, as token ids do."""
+    value = self._get(name, default, int, "a whole number")
+    if value is not default and value < 0:
+      raise ValueError(f"{self.origin}: {name} is {value}, which is negative")
+    return value
+
   def number(self, name: str, default: Any = _REQUIRED) -> float:
     """Returns a number, as a float."""
     value = self._get(name, default, (int, float), "a number")
@@ -136,6 +143,19 @@ class Config:
         f" {', '.join(map(repr, choices))}"
       )
     return choices[value]
+
+  def architecture(self, *known: str) -> str:
+    """Returns which of a family's classes the file is of.
+
+    The first of the known ones where the file does not say.
+    """
+    found = self._get("architectures", list(known[:1]), list, "a list")
+    if len(found) != 1 or found[0] not in known:
+      raise ValueError(
+        f"{self.origin}: architectures is {found!r}, which is not supported:"
+        f" only {', '.join(repr([name]) for name in known)}"
+      )
+    return found[0]
 
   def expect(self, name: str, *allowed: Any):
     """Refuses an option that is there with another value than these."""

@@ -8,11 +8,12 @@ from t5x_lite.nn.attention import Attention
 from t5x_lite.nn.stack import Period, Stack
 from t5x_lite.nn.transformer import Transformer
 
-# Fields that change how, or how fast, but not which logits come out.
+# Fields that change how, how fast or from where on a model learns, but not
+# which logits come out.
 _WITHOUT_EFFECT = {
   "parent", "name", "scan", "remat", "kernel", "dtype", "dropout_rate",
   "output_dropout_rate", "embedding_stddev", "stddev", "kernel_init",
-  "value_init", "out_init",
+  "value_init", "out_init", "balance_loss", "router_z_loss", "jitter",
 }  # fmt: skip
 
 

@@ -34,11 +34,22 @@ class Pair:
   ours: Loaded
   directory: Any
 
-  def batch(self, seed=0) -> dict[str, np.ndarray]:
+  def batch(self, **sizes) -> dict[str, np.ndarray]:
+    """Draws a batch; an encoder's padding is theirs, and is never a word."""
+    batch = tiny.batch(self.ours.model, **sizes)
+    ids, pad = batch.get("encoder_input_tokens"), self.hf.config.pad_token_id
+    if ids is not None and pad:
+      zeros, pads = ids == 0, ids == pad
+      batch["encoder_input_tokens"] = np.where(
+        zeros, pad, np.where(pads, 0, ids)
+      )
+    return batch
+
+  def long_batch(self, seed=0) -> dict[str, np.ndarray]:
     """Draws a batch in which rows differ in length, some long."""
-    return tiny.batch(
-      self.ours.model, inputs=(29, 1, 17), targets=(3, 31, 11),
-      input_length=30, target_length=32, seed=seed,
+    return self.batch(
+      inputs=(29, 1, 17), targets=(3, 31, 11), input_length=30,
+      target_length=32, seed=seed,
     )  # fmt: skip
 
   def their_logits(self, batch, hf=None):
@@ -56,7 +67,11 @@ class Pair:
     if architecture == "encoder_decoder":
       ids, mask = side("decoder")
       inputs |= {"decoder_input_ids": ids, "decoder_attention_mask": mask}
-    return (hf or self.hf)(**inputs).logits
+    if "encoder_token_types" in batch:
+      types = torch.tensor(batch["encoder_token_types"]).long()
+      inputs["token_type_ids"] = types
+    outputs = (hf or self.hf)(**inputs)
+    return outputs[0]  # The words'; a classifier's come after them.
 
 
 def read(model_type: str, options: dict[str, Any], **more):
@@ -117,7 +132,7 @@ class Logits:
     import torch
 
     for seed in range(2):
-      batch = pair.batch(seed)
+      batch = pair.long_batch(seed)
       with torch.no_grad():
         theirs = pair.their_logits(batch).numpy()
       ours = pair.ours.logits(batch)
@@ -143,7 +158,7 @@ class Logits:
       tmp_path, attn_implementation="eager", output_loading_info=True
     )
     assert not info["missing_keys"] and not info["unexpected_keys"], info
-    batch = pair.batch()
+    batch = pair.long_batch()
     with torch.no_grad():
       np.testing.assert_allclose(
         pair.their_logits(batch, theirs.eval()), pair.their_logits(batch),
@@ -155,7 +170,7 @@ class Parity(Logits):
   """All checks."""
 
   def test_packed_rows_compute_what_unpacked_ones_do(self, pair):
-    batch = pair.batch()
+    batch = pair.long_batch()
     real = batch[f"{tiny.side(pair.ours.model)}_segment_ids"] > 0
     apart = np.asarray(pair.ours.logits(batch))[real]
     logits = tiny.jit(pair.ours.model.logits)
@@ -167,7 +182,7 @@ class Parity(Logits):
     import torch
 
     model = pair.ours.model
-    batch = tiny.batch(model)
+    batch = pair.batch()
     side = tiny.side(model)
     bears_loss = torch.tensor(batch[f"{side}_loss_weights"]) > 0
     targets = torch.tensor(batch[f"{side}_target_tokens"]).long()
@@ -193,7 +208,7 @@ class Parity(Logits):
     model, params = pair.ours.model, pair.ours.params
     if model.transformer.decoder is None:
       return  # An encoder does not generate.
-    batch = tiny.batch(model, inputs=(7, 2, 5))
+    batch = pair.batch(inputs=(7, 2, 5))
     decode_step = tiny.jit(model.decode_step)
     logits, state = tiny.jit(
       lambda p, b: model.prefill(p, b, max_new_tokens=6)
@@ -218,7 +233,7 @@ def _save_gradients(hf, directory):
   values = {name: p.detach().clone() for name, p in hf.named_parameters()}
   with torch.no_grad():
     for p in hf.parameters():
-      p.copy_(p.grad)
+      p.copy_(torch.zeros_like(p) if p.grad is None else p.grad)
     hf.save_pretrained(directory)
     for name, p in hf.named_parameters():
       p.copy_(values[name])

@@ -20,7 +20,7 @@ _WITHOUT_EFFECT = re.compile(
   r"|dtype|torch_dtype|torchscript|_attn_implementation(_autoset)?"
   r"|initializer_(range|factor)|init_std|classifier_\w*"
   r"|\w*(dropout|pdrop|layerdrop)\w*|pretraining_tp|gradient_checkpointing"
-  r"|(id2|2)?label(2id)?\w*|num_labels|problem_type|finetuning_task"
+  r"|(id2|2)?label(2id)?\w*|_?num_labels|problem_type|finetuning_task"
   r"|task_specific_params|tokenizer_class|summary_\w+|model_max_length"
   r"|\w*_token_ids?|use_cache|output_\w+|return_dict(_in_generate)?"
   r"|chunk_size_feed_forward|keys_to_ignore_at_inference"

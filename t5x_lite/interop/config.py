@@ -20,7 +20,7 @@ _WITHOUT_EFFECT = re.compile(
   r"|dtype|torch_dtype|torchscript|_attn_implementation(_autoset)?"
   r"|initializer_(range|factor)|init_std|classifier_\w*"
   r"|\w*(dropout|pdrop|layerdrop)\w*|pretraining_tp|gradient_checkpointing"
-  r"|(id2|2)?label(2id)?\w*|num_labels|problem_type|finetuning_task"
+  r"|(id2|2)?label(2id)?\w*|_?num_labels|problem_type|finetuning_task"
   r"|task_specific_params|tokenizer_class|summary_\w+|model_max_length"
   r"|\w*_token_ids?|use_cache|output_\w+|return_dict(_in_generate)?"
   r"|chunk_size_feed_forward|keys_to_ignore_at_inference"
@@ -82,13 +82,22 @@ class Config:
       raise ValueError(f"{self.origin}: {name} is {value!r}, not {what}")
     return value
 
-  def integer(self, name: str, default: Any = _REQUIRED) -> int:
+  def integer(
+    self, name: str, default: Any = _REQUIRED, *, least: int = 1
+  ) -> int:
     """Returns a size or a count."""
     value = self._get(name, default, int, "a whole number")
-    if value is not default and value < 1:
+    if value is not default and value < least:
       raise ValueError(
-        f"{self.origin}: {name} is {value}, and must be positive"
+        f"{self.origin}: {name} is {value}, and must be at least {least}"
       )
+    return value
+
+  def index(self, name: str, default: Any = _REQUIRED) -> int:
+    """Returns a number that counts from 0, as token ids do."""
+    value = self._get(name, default, int, "a whole number")
+    if value is not default and value < 0:
+      raise ValueError(f"{self.origin}: {name} is {value}, which is negative")
     return value
 
   def number(self, name: str, default: Any = _REQUIRED) -> float:
@@ -112,12 +121,41 @@ class Config:
     `default` is one of theirs.
     """
     value = self._get(name, default, (str, int, float), "a word or a number")
+    return self._chosen(name, value, choices)
+
+  def choices(
+    self, name: str, choices: Mapping[Any, Any], length: int
+  ) -> list[Any] | None:
+    """Returns what each of a list's values stands for, or None for no list."""
+    values = self._get(name, None, list, "a list")
+    if values is None:
+      return None
+    if len(values) != length:
+      raise ValueError(
+        f"{self.origin}: {name} has {len(values)} entries, wanted {length}"
+      )
+    return [self._chosen(name, value, choices) for value in values]
+
+  def _chosen(self, name, value, choices):
     if value not in choices:
       raise ValueError(
         f"{self.origin}: {name} is {value!r}, which is not supported: only"
         f" {', '.join(map(repr, choices))}"
       )
     return choices[value]
+
+  def architecture(self, *known: str) -> str:
+    """Returns which of a family's classes the file is of.
+
+    The first of the known ones where the file does not say.
+    """
+    found = self._get("architectures", list(known[:1]), list, "a list")
+    if len(found) != 1 or found[0] not in known:
+      raise ValueError(
+        f"{self.origin}: architectures is {found!r}, which is not supported:"
+        f" only {', '.join(repr([name]) for name in known)}"
+      )
+    return found[0]
 
   def expect(self, name: str, *allowed: Any):
     """Refuses an option that is there with another value than these."""
@@ -136,6 +174,27 @@ class Config:
       return None
     self._sections.append(Config(values, f"{self.origin}: {name}", self.names))
     return self._sections[-1]
+
+  def null(self, name: str) -> bool:
+    """Tells whether an option is there as null and means it: no default."""
+    there = name in self._values and self._values[name] is None
+    if there:
+      self._left.discard(name)
+    return there
+
+  def aliases(self, **names: str):
+    """Reads options under second names too, alias="name"."""
+    for alias, name in names.items():
+      if alias not in self._values:
+        continue
+      value = self._values.pop(alias)
+      self._left.discard(alias)
+      if self._values.setdefault(name, value) != value:
+        raise ValueError(
+          f"{self.origin}: {alias} is {value!r} but {name}, which means the"
+          f" same, is {self._values[name]!r}"
+        )
+      self._left.add(name)
 
   def without_effect(self, *names: str):
     """Passes over options that do nothing to this family's logits."""

@@ -1,28 +1,145 @@
 """Rotary encodings as config.json states them, in its two ways.
 
-"rope_theta": 1e4, "rope_scaling": null          until transformers 4
-"rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}     from 5 on
+"rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 2.0}
+                                                       until transformers 4
+"rope_parameters": {"rope_theta": 1e4, "rope_type": "linear", "factor": 2.0}
+                                                       from 5 on
 """
+
+import math
 
 from t5x_lite.interop.config import Config
 from t5x_lite.nn.positions import Rope
+from t5x_lite.nn.rope_scaling import Linear, Llama3, RopeScaling, Yarn
 
 
-def read(config: Config, *, base: float = 10_000.0) -> Rope:
-  """Reads the rotary encoding of a family whose base is usually this one."""
-  # Longer texts are computed as well as these.
-  config.without_effect("max_position_embeddings")
+def read(
+  config: Config,
+  *,
+  base: float = 10_000.0,
+  fraction: float | None = None,
+  interleaved: bool = False,
+) -> Rope:
+  """Reads a family's rotary encoding.
+
+  Args:
+    base: where config.json states none.
+    fraction: where config.json states none; None is a family that turns whole
+      heads.
+    interleaved: how the family pairs features.
+  """
   base = config.number("rope_theta", base)
-  for name in ("rope_parameters", "rope_scaling"):
+  if fraction is not None:
+    fraction = config.number("partial_rotary_factor", fraction)
+  found = []
+  for name in ("rope_scaling", "rope_parameters"):
     section = config.section(name)
-    if section is not None:
-      base = section.number("rope_theta", base)
-      section.expect("rope_type", "default")
-      section.expect("type", "default")
-  return Rope(base=base)
+    if section is None:
+      continue
+    part = fraction
+    if fraction is not None:
+      part = section.number("partial_rotary_factor", fraction)
+    found.append(Rope(
+      base=section.number("rope_theta", base),
+      fraction=part or 1.0,
+      interleaved=interleaved,
+      scaling=_scaling(section, config),
+    ))  # fmt: skip
+  if not found:
+    found = [Rope(base=base, fraction=fraction or 1.0, interleaved=interleaved)]
+  if found[0] != found[-1]:
+    raise ValueError(
+      f"{config.origin}: rope_scaling and rope_parameters say different things"
+    )
+  return found[0]
 
 
-def write(rope: Rope) -> dict:
-  """Returns the options that state a rotary encoding, in both ways."""
-  parameters = {"rope_theta": rope.base, "rope_type": "default"}
-  return {"rope_theta": rope.base, "rope_parameters": parameters}
+def _scaling(section: Config, config: Config) -> RopeScaling | None:
+  """Reads how the frequencies change; "dynamic", by length, is not there."""
+  kinds = {
+    "default": lambda section, config: None,
+    "linear": lambda section, config: Linear(section.number("factor")),
+    "llama3": _llama3,
+    "yarn": _yarn,
+  }
+  kind = section.choice("type", {name: name for name in kinds}, "default")
+  return section.choice("rope_type", kinds, kind)(section, config)
+
+
+def _original_length(section, config):
+  name = "original_max_position_embeddings"
+  length = section.integer(name, None)
+  return length or config.integer("max_position_embeddings")
+
+
+def _llama3(section, config):
+  return Llama3(
+    factor=section.number("factor"),
+    original_length=_original_length(section, config),
+    low_freq_factor=section.number("low_freq_factor"),
+    high_freq_factor=section.number("high_freq_factor"),
+  )
+
+
+def _yarn(section, config):
+  section.expect("truncate", True)
+  section.without_effect("finetuned")
+  factor = section.number("factor")
+  amplitude = section.number("attention_factor", None)
+  # DeepSeek-V2 states two amplitudes, of which the ratio is left for RoPE.
+  over = section.number("mscale", None)
+  under = section.number("mscale_all_dim", None)
+  if amplitude is None and over and under:
+    grown = 0.1 * math.log(max(factor, 1.0))
+    amplitude = (grown * over + 1) / (grown * under + 1)
+  return Yarn(
+    factor=factor,
+    original_length=_original_length(section, config),
+    beta_fast=section.number("beta_fast", 32.0),
+    beta_slow=section.number("beta_slow", 1.0),
+    amplitude=amplitude,
+  )
+
+
+def write(rope: Rope, *, partial: bool = False) -> dict:
+  """Returns the options that state a rotary encoding, in both ways.
+
+  Args:
+    partial: whether the family may turn a part of each head.
+  """
+  scaling = rope.scaling
+  stated = _stated(scaling)
+  if isinstance(scaling, Llama3 | Yarn):
+    stated["original_max_position_embeddings"] = scaling.original_length
+  part = {"partial_rotary_factor": rope.fraction} if partial else {}
+  options = {"rope_theta": rope.base, **part}
+  return {
+    **options,
+    **({"rope_scaling": stated} if scaling else {}),
+    "rope_parameters": {**options, **stated},
+  }
+
+
+def _stated(scaling: RopeScaling | None) -> dict:
+  match scaling:
+    case None:
+      return {"rope_type": "default"}
+    case Linear():
+      return {"rope_type": "linear", "factor": scaling.factor}
+    case Llama3():
+      return {
+        "rope_type": "llama3",
+        "factor": scaling.factor,
+        "low_freq_factor": scaling.low_freq_factor,
+        "high_freq_factor": scaling.high_freq_factor,
+      }
+    case Yarn():
+      return {
+        "rope_type": "yarn",
+        "factor": scaling.factor,
+        "beta_fast": scaling.beta_fast,
+        "beta_slow": scaling.beta_slow,
+        "attention_factor": scaling.amplitude,
+      }
+  name = type(scaling).__name__
+  raise ValueError(f"config.json has no name for the rope scaling {name}")

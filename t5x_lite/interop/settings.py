@@ -3,14 +3,17 @@
 import dataclasses
 from typing import Any
 
+from t5x_lite.interop import periods
 from t5x_lite.nn.attention import Attention
+from t5x_lite.nn.stack import Period, Stack
 from t5x_lite.nn.transformer import Transformer
 
-# Fields that change how, or how fast, but not which logits come out.
+# Fields that change how, how fast or from where on a model learns, but not
+# which logits come out.
 _WITHOUT_EFFECT = {
   "parent", "name", "scan", "remat", "kernel", "dtype", "dropout_rate",
   "output_dropout_rate", "embedding_stddev", "stddev", "kernel_init",
-  "value_init", "out_init",
+  "value_init", "out_init", "balance_loss", "router_z_loss", "jitter",
 }  # fmt: skip
 
 
@@ -36,11 +39,29 @@ def _flat(value: Any, path: str) -> dict[str, Any]:
       for field in dataclasses.fields(value)
       if field.init and field.name not in _WITHOUT_EFFECT
     }
-    if isinstance(value, Attention):
-      below["num_kv_heads"] = value.num_kv_heads or value.num_heads
+    below |= _resolved(value)
   else:
     return {path: value}
   flat = {path: type(value).__name__}
   for name, part in below.items():
     flat |= _flat(part, f"{path}.{name}")
   return flat
+
+
+def _resolved(value: Any) -> dict[str, Any]:
+  """Returns fields that can say the same in several ways, in one of them."""
+  match value:
+    case Attention():
+      out_bias = value.use_bias if value.out_bias is None else value.out_bias
+      return {
+        "num_kv_heads": value.num_kv_heads or value.num_heads,
+        "out_bias": out_bias,
+      }
+    case Stack():
+      layers = [
+        layer.clone(rule=layer.rule or value.rule) for layer in value.layers
+      ]
+      period = periods.shortest(layers)
+      layer = Period(period) if len(period) > 1 else period[0]
+      return {"layer": layer, "rule": None}
+  return {}

@@ -38,6 +38,7 @@ class MoE(nn.Module):
     top_k: experts per token; where experts choose, on average.
     capacity_factor: room of an expert over its fair share of a row,
       top_k * T / E; None makes room for all, at E / top_k times the FLOPs.
+    expert_capacity: instead, room for so many tokens of a row of any length.
     chooser: "tokens" or "experts"; experts see the whole row, so only an
       encoder may have them choose.
     normalize_gates: whether a token's gates sum to 1 (GShard, Mixtral) or are
@@ -56,6 +57,7 @@ class MoE(nn.Module):
   num_experts: int
   top_k: int = 1
   capacity_factor: float | None = None
+  expert_capacity: int | None = None
   chooser: str = "tokens"
   normalize_gates: bool = False
   shared_expert: MLP | None = None
@@ -65,7 +67,7 @@ class MoE(nn.Module):
   kernel_init: Init = FanIn()
 
   def __post_init__(self):
-    checks.at_least_one(self, "num_experts", "top_k")
+    checks.at_least_one(self, "num_experts", "top_k", "expert_capacity")
     if self.top_k > self.num_experts:
       raise ValueError(
         f"MoE.top_k ({self.top_k}) must be at most num_experts "
@@ -74,6 +76,11 @@ class MoE(nn.Module):
     if self.capacity_factor is not None and self.capacity_factor <= 0:
       raise ValueError(
         f"MoE.capacity_factor ({self.capacity_factor}) must be above 0, or None"
+      )
+    if self.capacity_factor is not None and self.expert_capacity is not None:
+      raise ValueError(
+        f"MoE.capacity_factor ({self.capacity_factor}) and expert_capacity "
+        f"({self.expert_capacity}) are two ways to say the same: choose one"
       )
     if self.chooser not in CHOOSERS:
       raise ValueError(
@@ -84,6 +91,8 @@ class MoE(nn.Module):
 
   def capacity(self, length: int) -> int:
     """Returns how many tokens of a row of `length` an expert has room for."""
+    if self.expert_capacity is not None:
+      return min(length, self.expert_capacity)
     if self.capacity_factor is None:
       return length
     share = self.top_k * length / self.num_experts

@@ -2,7 +2,11 @@
 
     class TestGroupedQueries(parity.Parity):
       architecture = "LlamaForCausalLM"
-      options = {"hidden_size": parity.WIDTH, "num_key_value_heads": 2, ...}
+      options = {"hidden_size": tiny.WIDTH, "num_key_value_heads": 2, ...}
+
+    class TestTied(parity.Logits):  # An option that shows in the logits alone.
+      architecture = "LlamaForCausalLM"
+      options = {**TestGroupedQueries.options, "tie_word_embeddings": True}
 
 Take sizes from tiny.py, where no two are equal, and tiny.VOCAB.
 """
@@ -14,7 +18,8 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_lite.interop import Loaded, load_hf, save_hf
+from t5x_lite.interop import Loaded, families, load_hf, save_hf
+from t5x_lite.interop.config import Config
 from tests import tiny
 
 # Of logits: an absolute one, and of gradients: relative to each leaf's largest.
@@ -29,11 +34,22 @@ class Pair:
   ours: Loaded
   directory: Any
 
-  def batch(self, seed=0) -> dict[str, np.ndarray]:
+  def batch(self, **sizes) -> dict[str, np.ndarray]:
+    """Draws a batch; an encoder's padding is theirs, and is never a word."""
+    batch = tiny.batch(self.ours.model, **sizes)
+    ids, pad = batch.get("encoder_input_tokens"), self.hf.config.pad_token_id
+    if ids is not None and pad:
+      zeros, pads = ids == 0, ids == pad
+      batch["encoder_input_tokens"] = np.where(
+        zeros, pad, np.where(pads, 0, ids)
+      )
+    return batch
+
+  def long_batch(self, seed=0) -> dict[str, np.ndarray]:
     """Draws a batch in which rows differ in length, some long."""
-    return tiny.batch(
-      self.ours.model, inputs=(29, 1, 17), targets=(3, 31, 11),
-      input_length=30, target_length=32, seed=seed,
+    return self.batch(
+      inputs=(29, 1, 17), targets=(3, 31, 11), input_length=30,
+      target_length=32, seed=seed,
     )  # fmt: skip
 
   def their_logits(self, batch, hf=None):
@@ -51,11 +67,34 @@ class Pair:
     if architecture == "encoder_decoder":
       ids, mask = side("decoder")
       inputs |= {"decoder_input_ids": ids, "decoder_attention_mask": mask}
-    return (hf or self.hf)(**inputs).logits
+    if "encoder_token_types" in batch:
+      types = torch.tensor(batch["encoder_token_types"]).long()
+      inputs["token_type_ids"] = types
+    outputs = (hf or self.hf)(**inputs)
+    return outputs[0]  # The words'; a classifier's come after them.
 
 
-class Parity:
-  """The checks; a subclass is one family with one set of options.
+def read(model_type: str, options: dict[str, Any], **more):
+  """Reads a config.json alone, of which all must be known."""
+  options = {"model_type": model_type, **options, **more}
+  config = Config(options, "config.json", names=None)
+  config.text("model_type")
+  transformer = families.by_model_type()[model_type].read(config)
+  config.finish()
+  return transformer
+
+
+def refused(model_type: str, options: dict[str, Any], **more):
+  """Sees to it that an option is refused by its name."""
+  (name,) = more
+  with pytest.raises(ValueError, match=rf"\b{name}\b"):
+    read(model_type, options, **more)
+
+
+class Logits:
+  """The checks of logits, and of what is written and read.
+
+  A subclass is one family with one set of options.
 
   Attributes:
     architecture: the class in `transformers`.
@@ -93,15 +132,45 @@ class Parity:
     import torch
 
     for seed in range(2):
-      batch = pair.batch(seed)
+      batch = pair.long_batch(seed)
       with torch.no_grad():
         theirs = pair.their_logits(batch).numpy()
       ours = pair.ours.logits(batch)
       real = batch[f"{tiny.side(pair.ours.model)}_segment_ids"] > 0
       np.testing.assert_allclose(ours[real], theirs[real], atol=LOGITS, rtol=0)
 
+  def test_export_and_import_keep_the_bits(self, pair, tmp_path):
+    scanned = load_hf(pair.directory, scan=True)
+    save_hf(
+      scanned.model, scanned.params, tmp_path, shard_bytes=9_000,
+      family=scanned.model_type,
+    )  # fmt: skip
+    again = load_hf(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, again.params, pair.ours.params)
+    assert again.model == pair.ours.model
+
+  def test_transformers_loads_our_export_and_agrees(self, pair, tmp_path):
+    import torch
+
+    model_type = pair.ours.model_type
+    save_hf(pair.ours.model, pair.ours.params, tmp_path, family=model_type)
+    theirs, info = type(pair.hf).from_pretrained(
+      tmp_path, attn_implementation="eager", output_loading_info=True
+    )
+    assert not info["missing_keys"] and not info["unexpected_keys"], info
+    batch = pair.long_batch()
+    with torch.no_grad():
+      np.testing.assert_allclose(
+        pair.their_logits(batch, theirs.eval()), pair.their_logits(batch),
+        atol=1e-5, rtol=0,
+      )  # fmt: skip
+
+
+class Parity(Logits):
+  """All checks."""
+
   def test_packed_rows_compute_what_unpacked_ones_do(self, pair):
-    batch = pair.batch()
+    batch = pair.long_batch()
     real = batch[f"{tiny.side(pair.ours.model)}_segment_ids"] > 0
     apart = np.asarray(pair.ours.logits(batch))[real]
     logits = tiny.jit(pair.ours.model.logits)
@@ -113,7 +182,7 @@ class Parity:
     import torch
 
     model = pair.ours.model
-    batch = tiny.batch(model)
+    batch = pair.batch()
     side = tiny.side(model)
     bears_loss = torch.tensor(batch[f"{side}_loss_weights"]) > 0
     targets = torch.tensor(batch[f"{side}_target_tokens"]).long()
@@ -139,7 +208,7 @@ class Parity:
     model, params = pair.ours.model, pair.ours.params
     if model.transformer.decoder is None:
       return  # An encoder does not generate.
-    batch = tiny.batch(model, inputs=(7, 2, 5))
+    batch = pair.batch(inputs=(7, 2, 5))
     decode_step = tiny.jit(model.decode_step)
     logits, state = tiny.jit(
       lambda p, b: model.prefill(p, b, max_new_tokens=6)
@@ -157,29 +226,6 @@ class Parity:
       ours = np.stack(steps)[:, row]
       np.testing.assert_allclose(ours, theirs, atol=LOGITS, rtol=0)
 
-  def test_export_and_import_keep_the_bits(self, pair, tmp_path):
-    scanned = load_hf(pair.directory, scan=True)
-    save_hf(scanned.model, scanned.params, tmp_path, shard_bytes=9_000)
-    again = load_hf(tmp_path)
-    jax.tree.map(np.testing.assert_array_equal, again.params, pair.ours.params)
-    assert again.model == pair.ours.model
-
-  def test_transformers_loads_our_export_and_agrees(self, pair, tmp_path):
-    import torch
-
-    model_type = pair.ours.model_type
-    save_hf(pair.ours.model, pair.ours.params, tmp_path, family=model_type)
-    theirs, info = type(pair.hf).from_pretrained(
-      tmp_path, attn_implementation="eager", output_loading_info=True
-    )
-    assert not info["missing_keys"] and not info["unexpected_keys"], info
-    batch = pair.batch()
-    with torch.no_grad():
-      np.testing.assert_allclose(
-        pair.their_logits(batch, theirs.eval()), pair.their_logits(batch),
-        atol=1e-5, rtol=0,
-      )  # fmt: skip
-
 
 def _save_gradients(hf, directory):
   import torch
@@ -187,7 +233,7 @@ def _save_gradients(hf, directory):
   values = {name: p.detach().clone() for name, p in hf.named_parameters()}
   with torch.no_grad():
     for p in hf.parameters():
-      p.copy_(p.grad)
+      p.copy_(torch.zeros_like(p) if p.grad is None else p.grad)
     hf.save_pretrained(directory)
     for name, p in hf.named_parameters():
       p.copy_(values[name])

@@ -187,7 +187,7 @@ def test_integers_for_weights_are_refused(saved):
 @pytest.mark.parametrize(
   ("option", "words"),
   [
-    ({"hidden_act": "relu"}, ["hidden_act", "'relu'", "'silu'"]),
+    ({"hidden_act": "mish"}, ["hidden_act", "'mish'", "'silu'"]),
     ({"attention_bias": 1}, ["attention_bias", "true or false"]),
     ({"mlp_bias": "yes"}, ["mlp_bias", "'yes'"]),
     ({"use_sliding_window": True}, ["use_sliding_window = True"]),
@@ -200,7 +200,7 @@ def test_integers_for_weights_are_refused(saved):
     ({"hidden_size": None}, ["no hidden_size"]),
     ({"num_hidden_layers": 0}, ["num_hidden_layers", "0"]),
     ({"tie_word_embeddings": 1}, ["tie_word_embeddings", "true or false"]),
-    ({"model_type": "umt5"}, ["model_type", "'umt5'", "llama, mt5, t5"]),
+    ({"model_type": "umt5"}, ["model_type", "'umt5'", "llama,"]),
     ({"model_type": None}, ["model_type", "None"]),
   ],
 )

@@ -61,6 +61,8 @@ def by_loop(params, top_k, *, normalize=False, room=T):
     ({"top_k": 2, "normalize_gates": True}, {"top_k": 2, "normalize": True}),
     ({"capacity_factor": 0.5}, {"top_k": 1, "room": 1}),
     ({"top_k": 2, "capacity_factor": 0.5}, {"top_k": 2, "room": 2}),
+    ({"expert_capacity": 2}, {"top_k": 1, "room": 2}),
+    ({"expert_capacity": 2 * T}, {"top_k": 1}),
   ],
 )
 def test_tokens_go_to_their_experts_in_order(settings, loop):
@@ -150,6 +152,11 @@ def test_bad_settings_are_refused():
     MoE(expert=MLP(hidden=F), num_experts=E, top_k=4)
   with pytest.raises(ValueError, match="capacity_factor"):
     MoE(expert=MLP(hidden=F), num_experts=E, capacity_factor=0.0)
+  with pytest.raises(ValueError, match=r"\(1.5\) and expert_capacity \(2\)"):
+    MoE(
+      expert=MLP(hidden=F), num_experts=E, capacity_factor=1.5,
+      expert_capacity=2,
+    )  # fmt: skip
   stack = tiny.llama().transformer.decoder
   moe = MoE(expert=MLP(hidden=F), num_experts=E, chooser="experts")
   layer = stack.layer.clone(mlp=moe)

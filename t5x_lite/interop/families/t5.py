@@ -4,6 +4,11 @@ Raffel et al. 2020, arXiv:1910.10683; Xue et al. 2021, arXiv:2010.11934 and
 arXiv:2105.13626; Tay et al. 2022, arXiv:2205.05131.
 """
 
+from collections.abc import Iterable, Sequence
+
+import flax.linen as nn
+
+from t5x_lite.interop.activations import ACTIVATIONS
 from t5x_lite.interop.config import Config
 from t5x_lite.interop.tables import (
   FROM_HEADS,
@@ -27,16 +32,11 @@ MODEL_TYPES = {
   "mt5": "MT5ForConditionalGeneration",
 }
 
-_HEAD, _EMBEDDING = "lm_head.weight", "shared.weight"
+HEAD, EMBEDDING = "lm_head.weight", "shared.weight"
 
-# Theirs -> ours.
-_ACTIVATIONS = {
-  "relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh",
-  "gelu_pytorch_tanh": "gelu_tanh", "silu": "silu", "swish": "silu",
-}  # fmt: skip
 _FEED_FORWARDS = {
-  **{name: (MLP, name) for name in _ACTIVATIONS},
-  **{f"gated-{name}": (Gated, name) for name in _ACTIVATIONS},
+  **{name: (MLP, name) for name in ACTIVATIONS},
+  **{f"gated-{name}": (Gated, name) for name in ACTIVATIONS},
   "gated-gelu": (Gated, "gelu_new"),  # As v1.1 wrote it before GELU had forms.
 }
 
@@ -50,17 +50,6 @@ def _attention(theirs, ours):
   ]
 
 
-def _mlp(place):
-  """Returns the entries of the feed-forward, which stands last in a block."""
-  return [
-    *norm(f"{place}.layer_norm", "mlp_norm"),
-    *dense(f"{place}.DenseReluDense.wi", "mlp/wi"),
-    *dense(f"{place}.DenseReluDense.wi_0", "mlp/wi_gate"),
-    *dense(f"{place}.DenseReluDense.wi_1", "mlp/wi_linear"),
-    *dense(f"{place}.DenseReluDense.wo", "mlp/wo"),
-  ]
-
-
 _SELF = [
   *norm("0.layer_norm", "attention_norm"),
   *_attention("0.SelfAttention", "attention"),
@@ -71,29 +60,41 @@ _CROSS = [
 ]
 _BIAS = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
 
-TENSORS = Table(
-  entries=[
-    Entry(_EMBEDDING, "token_embedding"),
-    Entry(f"encoder.{_BIAS}", "encoder/position/relative_bias"),
-    *under("encoder.block.{i}.layer.", "encoder/layer_{i}/", [
-      *_SELF, *_mlp("1"),
-    ]),
-    *norm("encoder.final_layer_norm", "encoder/final_norm"),
-    Entry(f"decoder.{_BIAS}", "decoder/position/relative_bias"),
-    *under("decoder.block.{i}.layer.", "decoder/layer_{i}/", [
-      *_SELF, *_CROSS, *_mlp("2"),
-    ]),
-    *norm("decoder.final_layer_norm", "decoder/final_norm"),
-    Entry(_HEAD, "head", "V D -> D V"),
-  ],
-  copies={
-    "encoder.embed_tokens.weight": _EMBEDDING,
-    "decoder.embed_tokens.weight": _EMBEDDING,
-    _HEAD: _EMBEDDING,
-  },
-  # Early files have one for cross-attention, which reads none.
-  unread=[r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_.*"],
-)  # fmt: skip
+
+def table(mlp: Iterable[Entry]) -> Table:
+  """Returns the names of a family whose blocks end with this feed-forward."""
+  mlp = [*norm("layer_norm", "mlp_norm"), *mlp]
+  return Table(
+    entries=[
+      Entry(EMBEDDING, "token_embedding"),
+      Entry(f"encoder.{_BIAS}", "encoder/position/relative_bias"),
+      *under("encoder.block.{i}.layer.", "encoder/layer_{i}/", [
+        *_SELF, *under("1.", "", mlp),
+      ]),
+      *norm("encoder.final_layer_norm", "encoder/final_norm"),
+      Entry(f"decoder.{_BIAS}", "decoder/position/relative_bias"),
+      *under("decoder.block.{i}.layer.", "decoder/layer_{i}/", [
+        *_SELF, *_CROSS, *under("2.", "", mlp),
+      ]),
+      *norm("decoder.final_layer_norm", "decoder/final_norm"),
+      Entry(HEAD, "head", "V D -> D V"),
+    ],
+    copies={
+      "encoder.embed_tokens.weight": EMBEDDING,
+      "decoder.embed_tokens.weight": EMBEDDING,
+      HEAD: EMBEDDING,
+    },
+    # Early files have one for cross-attention, which reads none.
+    unread=[r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_.*"],
+  )  # fmt: skip
+
+
+TENSORS = table([
+  *dense("DenseReluDense.wi", "mlp/wi"),
+  *dense("DenseReluDense.wi_0", "mlp/wi_gate"),
+  *dense("DenseReluDense.wi_1", "mlp/wi_linear"),
+  *dense("DenseReluDense.wo", "mlp/wo"),
+])  # fmt: skip
 
 
 def read(config: Config) -> Transformer:
@@ -107,19 +108,22 @@ def read(config: Config) -> Transformer:
   scale = config.flag("scale_decoder_outputs", scale)
   if config.text("model_type") == "mt5":
     scale = False
-  encoder = _stack(config, "encoder", num_layers)
-  num_layers = config.integer("num_decoder_layers", num_layers)
+  num_decoder_layers = config.integer("num_decoder_layers", num_layers)
+  mlp = _feedforward(config)
   return Transformer(
     width=config.integer("d_model"),
     vocab_size=config.integer("vocab_size"),
-    encoder=encoder,
-    decoder=_stack(config, "decoder", num_layers),
-    tie_embeddings=config.names.tied(_HEAD, to=_EMBEDDING),
+    encoder=stack(config, "encoder", num_layers, [mlp]),
+    decoder=stack(config, "decoder", num_decoder_layers, [mlp]),
+    tie_embeddings=config.names.tied(HEAD, to=EMBEDDING),
     scale_logits=scale,
   )
 
 
-def _stack(config, side, num_layers) -> Stack:
+def stack(
+  config: Config, side: str, num_layers: int, mlps: Sequence[nn.Module]
+) -> Stack:
+  """Reads one side, whose layers have these feed-forwards in turn."""
   num_heads = config.integer("num_heads")
   dropout = config.number("dropout_rate", 0.1)
   rms_norm = RMSNorm(epsilon=config.number("layer_norm_epsilon", 1e-6))
@@ -127,13 +131,16 @@ def _stack(config, side, num_layers) -> Stack:
     num_heads=num_heads, head_dim=config.integer("d_kv"), scale_at_init=True,
     dropout_rate=dropout,
   )  # fmt: skip
-  layer = Layer(
-    attention=attention,
-    cross_attention=attention if side == "decoder" else None,
-    mlp=_feedforward(config, dropout),
-    norm=rms_norm,
-    dropout_rate=dropout,
-  )
+  layers = [
+    Layer(
+      attention=attention,
+      cross_attention=attention if side == "decoder" else None,
+      mlp=mlp,
+      norm=rms_norm,
+      dropout_rate=dropout,
+    )
+    for mlp in mlps
+  ]
   position = T5Bias(
     num_heads=num_heads,
     bidirectional=side == "encoder",
@@ -141,7 +148,7 @@ def _stack(config, side, num_layers) -> Stack:
     max_distance=config.integer("relative_attention_max_distance", 128),
   )
   return Stack(
-    layer=layer,
+    layer=layers[0] if len(layers) == 1 else layers,
     num_layers=num_layers,
     rule=Full() if side == "encoder" else Causal(),
     position=position,
@@ -151,31 +158,44 @@ def _stack(config, side, num_layers) -> Stack:
   )
 
 
-def _feedforward(config, dropout) -> MLP:
+def _feedforward(config) -> MLP:
   kind, name = config.choice("feed_forward_proj", _FEED_FORWARDS, "relu")
   # Newer files say the same again in two options.
   config.expect("is_gated_act", kind is Gated)
   return kind(
     hidden=config.integer("d_ff"),
-    activation=config.choice("dense_act_fn", _ACTIVATIONS, name),
-    dropout_rate=dropout,
+    activation=config.choice("dense_act_fn", ACTIVATIONS, name),
+    dropout_rate=config.number("dropout_rate", 0.1),
   )
 
 
 def write(transformer: Transformer) -> dict:
   """Returns the options that describe a Transformer."""
-  encoder, decoder = transformer.encoder, transformer.decoder
-  attention, mlp = encoder.layer.attention, encoder.layer.mlp
+  mlp = transformer.encoder.layer.mlp
   kinds = {
-    (kind, _ACTIVATIONS[name]): (proj, name)
+    (kind, ACTIVATIONS[name]): (proj, name)
     for proj, (kind, name) in _FEED_FORWARDS.items()
   }
   proj, name = kinds[type(mlp), mlp.activation]
   return {
+    **write_stacks(transformer),
+    "d_ff": mlp.hidden,
+    "feed_forward_proj": proj,
+    "dense_act_fn": name,
+    "is_gated_act": isinstance(mlp, Gated),
+    "tie_word_embeddings": transformer.tie_embeddings,
+    "scale_decoder_outputs": transformer.scale_logits,
+  }
+
+
+def write_stacks(transformer: Transformer) -> dict:
+  """Returns the options that do not speak of feed-forwards and the head."""
+  encoder, decoder = transformer.encoder, transformer.decoder
+  attention = encoder.period[0].attention
+  return {
     "vocab_size": transformer.vocab_size,
     "d_model": transformer.width,
     "d_kv": attention.head_dim,
-    "d_ff": mlp.hidden,
     "num_layers": encoder.num_layers,
     "num_decoder_layers": decoder.num_layers,
     "num_heads": attention.num_heads,
@@ -183,12 +203,7 @@ def write(transformer: Transformer) -> dict:
     "relative_attention_max_distance": encoder.position.max_distance,
     "dropout_rate": encoder.dropout_rate,
     "layer_norm_epsilon": encoder.final_norm.epsilon,
-    "feed_forward_proj": proj,
-    "dense_act_fn": name,
-    "is_gated_act": isinstance(mlp, Gated),
     "is_encoder_decoder": True,
-    "tie_word_embeddings": transformer.tie_embeddings,
-    "scale_decoder_outputs": transformer.scale_logits,
     "pad_token_id": 0,
     "eos_token_id": 1,
     "decoder_start_token_id": 0,

@@ -52,6 +52,11 @@ class HeadTransform(nn.Module):
   activation: str = "gelu"
   kernel_init: Init = FanIn()
 
+  def __post_init__(self):
+    # The caller's may stand in a stack too, and would share its parameters.
+    self.norm = self.norm.clone()
+    super().__post_init__()
+
   @nn.compact
   def __call__(self, x_BTD: jax.Array) -> jax.Array:
     width = x_BTD.shape[-1]

@@ -23,7 +23,7 @@ from t5x_lite.nn.attention import Attention
 from t5x_lite.nn.feedforward import MLP, Gated
 from t5x_lite.nn.norms import RMSNorm
 from t5x_lite.nn.positions import T5Bias
-from t5x_lite.nn.stack import Layer, Stack
+from t5x_lite.nn.stack import Layer, Period, Stack
 from t5x_lite.nn.transformer import Transformer
 from t5x_lite.nn.visibility import Causal, Full
 
@@ -148,7 +148,7 @@ def stack(
     max_distance=config.integer("relative_attention_max_distance", 128),
   )
   return Stack(
-    layer=layers[0] if len(layers) == 1 else layers,
+    layer=layers[0] if len(layers) == 1 else Period(layers),
     num_layers=num_layers,
     rule=Full() if side == "encoder" else Causal(),
     position=position,

@@ -53,7 +53,7 @@ class HeadTransform(nn.Module):
   kernel_init: Init = FanIn()
 
   def __post_init__(self):
-    # One instance here and in a layer would silently share its parameters.
+    # The caller's may stand in a stack too, and would share its parameters.
     self.norm = self.norm.clone()
     super().__post_init__()
 

@@ -1,5 +1,7 @@
 """BART is that of `transformers`."""
 
+import pytest
+
 from tests import tiny
 from tests.interop import parity
 
@@ -45,3 +47,13 @@ class TestScaledEmbeddings(parity.Logits):
   @classmethod
   def prepare(cls, hf):
     let_bias_learn(hf)
+
+
+@pytest.mark.parametrize(
+  "option",
+  [{"normalize_before": True}, {"static_position_embeddings": True},
+   {"tie_word_embeddings": False}, {"decoder_attention_heads": 3},
+   {"num_hidden_layers": 4}],
+)  # fmt: skip
+def test_unsupported_options_are_refused(option):
+  parity.refused("bart", OPTIONS, **option)

@@ -77,3 +77,14 @@ class TestRoberta(parity.Parity):
 
   architecture = "RobertaForMaskedLM"
   options = {**SIZES, "type_vocab_size": 1, "pad_token_id": 1}
+
+
+@pytest.mark.parametrize(
+  "option",
+  [{"is_decoder": True}, {"position_embedding_type": "relative_key"},
+   {"hidden_act": "mish"}, {"tie_word_embeddings": False},
+   {"num_attention_heads": 3}],
+)  # fmt: skip
+def test_unsupported_options_are_refused(option):
+  parity.refused("bert", SIZES, **option)
+  parity.refused("roberta", SIZES, **option)

@@ -1,9 +1,7 @@
 """Switch Transformers are those of `transformers`."""
 
-import numpy as np
 import pytest
 
-from t5x_lite.nn.moe import MoE
 from tests import tiny
 from tests.interop import parity
 
@@ -59,5 +57,12 @@ class TestRoomForFew(parity.Logits):
     sent = torch.cat([kept.sum(-1) for kept, *_ in chosen], dim=1)
     assert 0.1 < sent.float().mean() < 0.9
 
-  def test_losses_of_the_router_agree(self, pair):
-    pass
+
+@pytest.mark.parametrize(
+  "option",
+  [{"router_bias": True}, {"num_selected_experts": 2},
+   {"dense_act_fn": "gated-gelu"}, {"tie_word_embeddings": False},
+   {"encoder_sparse_step": 4}, {"num_layers": 5}],
+)  # fmt: skip
+def test_unsupported_options_are_refused(option):
+  parity.refused("switch_transformers", OPTIONS, **option)

@@ -11,7 +11,9 @@ from t5x_lite.nn.feedforward import MLP
 from t5x_lite.nn.moe import MoE
 from t5x_lite.nn.transformer import Transformer
 
-MODEL_TYPES = {"switch_transformers": "SwitchTransformersForConditionalGeneration"}
+MODEL_TYPES = {
+  "switch_transformers": "SwitchTransformersForConditionalGeneration"
+}
 
 TENSORS = t5.table([
   *dense("mlp.wi", "mlp/wi"),

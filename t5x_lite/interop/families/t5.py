@@ -148,7 +148,7 @@ def stack(
     max_distance=config.integer("relative_attention_max_distance", 128),
   )
   return Stack(
-    layer=layers[0] if len(layers) == 1 else Period(tuple(layers)),
+    layer=layers[0] if len(layers) == 1 else Period(layers),
     num_layers=num_layers,
     rule=Full() if side == "encoder" else Causal(),
     position=position,

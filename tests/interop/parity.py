@@ -170,6 +170,15 @@ class Logits:
       )  # fmt: skip
 
 
+class WithoutPrefix:
+  """Names without the model's prefix, as the oldest files have, are read."""
+
+  def test_files_without_prefix_are_read(self, pair, tmp_path):
+    pair.hf.base_model.save_pretrained(tmp_path)
+    params = load_hf(tmp_path).params
+    jax.tree.map(np.testing.assert_array_equal, params, pair.ours.params)
+
+
 class Parity(Logits):
   """All checks."""
 

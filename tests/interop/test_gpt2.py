@@ -1,15 +1,12 @@
 """GPT-2 is that of `transformers`."""
 
-import jax
-import numpy as np
 import pytest
 
-from t5x_lite.interop import load_hf
 from tests import tiny
 from tests.interop import parity
 
 
-class TestTied(parity.Parity):
+class TestTied(parity.WithoutPrefix, parity.Parity):
   architecture = "GPT2LMHeadModel"
   options = {
     "vocab_size": tiny.VOCAB,
@@ -19,11 +16,6 @@ class TestTied(parity.Parity):
     "n_head": tiny.HEADS,
     "n_positions": parity.LENGTH,
   }
-
-  def test_files_without_prefix_are_read(self, pair, tmp_path):
-    pair.hf.base_model.save_pretrained(tmp_path)  # As the published ones are.
-    params = load_hf(tmp_path).params
-    jax.tree.map(np.testing.assert_array_equal, params, pair.ours.params)
 
 
 class TestUntied(parity.Logits):

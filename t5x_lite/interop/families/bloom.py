@@ -6,8 +6,9 @@ BigScience Workshop 2022, arXiv:2211.05100.
 from t5x_lite.interop.config import Config
 from t5x_lite.interop.tables import (
   FROM_HEADS,
+  QKV,
+  TO_GROUPS,
   Entry,
-  Projection,
   Table,
   dense,
   norm,
@@ -23,17 +24,13 @@ from t5x_lite.nn.visibility import Causal
 
 MODEL_TYPES = {"bloom": "BloomForCausalLM"}
 
-# Queries, keys and values of each head lie together.
-_TO_HEADS = Projection("(N [1 1 1] H) D -> D N H", "(N [1 1 1] H) -> N H")
-_QKV = ("attention/query", "attention/key", "attention/value")
-
 TENSORS = Table(
   entries=[
     Entry("transformer.word_embeddings.weight", "token_embedding"),
     *norm("transformer.word_embeddings_layernorm", "decoder/input_norm"),
     *under("transformer.h.{i}.", "decoder/layer_{i}/", [
       *norm("input_layernorm", "attention_norm"),
-      *dense("self_attention.query_key_value", _QKV, _TO_HEADS),
+      *dense("self_attention.query_key_value", QKV, TO_GROUPS),
       *dense("self_attention.dense", "attention/out", FROM_HEADS),
       *norm("post_attention_layernorm", "mlp_norm"),
       *dense("mlp.dense_h_to_4h", "mlp/wi"),

@@ -5,7 +5,15 @@ Radford et al. 2019, Language Models are Unsupervised Multitask Learners.
 
 from t5x_lite.interop.activations import ACTIVATIONS, NAMES
 from t5x_lite.interop.config import Config
-from t5x_lite.interop.tables import Entry, Projection, Table, dense, norm, under
+from t5x_lite.interop.tables import (
+  QKV,
+  Entry,
+  Projection,
+  Table,
+  dense,
+  norm,
+  under,
+)
 from t5x_lite.nn.attention import Attention
 from t5x_lite.nn.feedforward import MLP
 from t5x_lite.nn.norms import LayerNorm
@@ -20,7 +28,6 @@ MODEL_TYPES = {"gpt2": "GPT2LMHeadModel"}
 _KERNEL = Projection("I O -> I O", "O -> O")
 _TO_HEADS = Projection("D ([1 1 1] N H) -> D N H", "([1 1 1] N H) -> N H")
 _FROM_HEADS = Projection("(N H) D -> N H D", "D -> D")
-_QKV = ("attention/query", "attention/key", "attention/value")
 
 TENSORS = Table(
   entries=[
@@ -28,7 +35,7 @@ TENSORS = Table(
     Entry("transformer.wpe.weight", "decoder/position/position_embedding"),
     *under("transformer.h.{i}.", "decoder/layer_{i}/", [
       *norm("ln_1", "attention_norm"),
-      *dense("attn.c_attn", _QKV, _TO_HEADS),
+      *dense("attn.c_attn", QKV, _TO_HEADS),
       *dense("attn.c_proj", "attention/out", _FROM_HEADS),
       *norm("ln_2", "mlp_norm"),
       *dense("mlp.c_fc", "mlp/wi", _KERNEL),

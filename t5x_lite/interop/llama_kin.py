@@ -3,7 +3,7 @@
 Each takes from here what it has; what is its own stands in its file.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from t5x_lite.interop import rope
 from t5x_lite.interop.activations import ACTIVATIONS, NAMES
@@ -55,26 +55,42 @@ def table(mlp: Sequence[Entry] = GATED_MLP) -> Table:
 
 
 def attention(
-  config: Config, *, use_bias: bool = False, out_bias: bool | None = None
+  config: Config, *, head_dim: int | None = None, **settings
 ) -> Attention:
-  """Reads self-attention; biases as in Attention."""
+  """Reads self-attention.
+
+  Args:
+    head_dim: where config.json states none; None is hidden_size / heads.
+    settings: more of the Attention.
+  """
   heads = config.integer("num_attention_heads")
-  head_dim = config.integer("head_dim", None)
+  head_dim = config.integer("head_dim", head_dim)
   return Attention(
     num_heads=heads,
     num_kv_heads=config.integer("num_key_value_heads", heads),
     head_dim=head_dim or config.share("hidden_size", "num_attention_heads"),
-    use_bias=use_bias,
-    out_bias=out_bias,
     dropout_rate=config.number("attention_dropout", 0.0),
+    **settings,
   )
 
 
-def gated_mlp(config: Config, **settings) -> Gated:
-  """Reads the feed-forward."""
+def gated_mlp(
+  config: Config,
+  *,
+  activation: str = "silu",
+  activations: Mapping[str, str] = ACTIVATIONS,
+  **settings,
+) -> Gated:
+  """Reads the feed-forward.
+
+  Args:
+    activation: theirs, where config.json states none.
+    activations: what their names mean, {theirs: ours}.
+    settings: more of the Gated.
+  """
   return Gated(
     hidden=config.integer("intermediate_size"),
-    activation=config.choice("hidden_act", ACTIVATIONS, "silu"),
+    activation=config.choice("hidden_act", activations, activation),
     **settings,
   )
 

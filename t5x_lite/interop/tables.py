@@ -77,6 +77,14 @@ LINEAR = Projection("O I -> I O", "O -> O")
 TO_HEADS = Projection("(N H) D -> D N H", "(N H) -> N H")
 FROM_HEADS = Projection("D (N H) -> N H D", "D -> D")
 
+# Several of ours in one of theirs.
+QKV = ("attention/query", "attention/key", "attention/value")
+# Each key head with its queries before it, and its value behind.
+TO_GROUPS = Projection(
+  "(K [G 1 1] H) D -> D (K G) H, D K H, D K H",
+  "(K [G 1 1] H) -> (K G) H, K H, K H",
+)
+
 
 def dense(
   theirs: str, ours: str | tuple[str, ...], projection: Projection = LINEAR

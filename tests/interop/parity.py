@@ -8,7 +8,8 @@
       architecture = "LlamaForCausalLM"
       options = {**TestGroupedQueries.options, "tie_word_embeddings": True}
 
-Take sizes from tiny.py, where no two are equal, and tiny.VOCAB.
+Take sizes from tiny.py, where no two are equal, and tiny.VOCAB; LENGTH for
+learned positions.
 """
 
 import dataclasses
@@ -21,6 +22,9 @@ import pytest
 from t5x_lite.interop import Loaded, families, load_hf, save_hf
 from t5x_lite.interop.config import Config
 from tests import tiny
+
+# Holds all of a batch in one row: what learned positions must reach.
+LENGTH = 97
 
 # Of logits: an absolute one, and of gradients: relative to each leaf's largest.
 LOGITS, GRADIENTS = 1e-4, 1e-4
@@ -164,6 +168,15 @@ class Logits:
         pair.their_logits(batch, theirs.eval()), pair.their_logits(batch),
         atol=1e-5, rtol=0,
       )  # fmt: skip
+
+
+class WithoutPrefix:
+  """Names without the model's prefix, as the oldest files have, are read."""
+
+  def test_files_without_prefix_are_read(self, pair, tmp_path):
+    pair.hf.base_model.save_pretrained(tmp_path)
+    params = load_hf(tmp_path).params
+    jax.tree.map(np.testing.assert_array_equal, params, pair.ours.params)
 
 
 class Parity(Logits):

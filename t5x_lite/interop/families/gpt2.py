@@ -1,0 +1,111 @@
+"""GPT-2: LayerNorm before each branch, learned positions, biases throughout.
+
+Radford et al. 2019, Language Models are Unsupervised Multitask Learners.
+"""
+
+from t5x_lite.interop.activations import ACTIVATIONS, NAMES
+from t5x_lite.interop.config import Config
+from t5x_lite.interop.tables import (
+  QKV,
+  Entry,
+  Projection,
+  Table,
+  dense,
+  norm,
+  under,
+)
+from t5x_lite.nn.attention import Attention
+from t5x_lite.nn.feedforward import MLP
+from t5x_lite.nn.norms import LayerNorm
+from t5x_lite.nn.positions import Learned
+from t5x_lite.nn.stack import Layer, Stack
+from t5x_lite.nn.transformer import Transformer
+from t5x_lite.nn.visibility import Causal
+
+MODEL_TYPES = {"gpt2": "GPT2LMHeadModel"}
+
+# Its kernels are [in, out]; queries, keys and values lie one after another.
+_KERNEL = Projection("I O -> I O", "O -> O")
+_TO_HEADS = Projection("D ([1 1 1] N H) -> D N H", "([1 1 1] N H) -> N H")
+_FROM_HEADS = Projection("(N H) D -> N H D", "D -> D")
+
+TENSORS = Table(
+  entries=[
+    Entry("transformer.wte.weight", "token_embedding"),
+    Entry("transformer.wpe.weight", "decoder/position/position_embedding"),
+    *under("transformer.h.{i}.", "decoder/layer_{i}/", [
+      *norm("ln_1", "attention_norm"),
+      *dense("attn.c_attn", QKV, _TO_HEADS),
+      *dense("attn.c_proj", "attention/out", _FROM_HEADS),
+      *norm("ln_2", "mlp_norm"),
+      *dense("mlp.c_fc", "mlp/wi", _KERNEL),
+      *dense("mlp.c_proj", "mlp/wo", _KERNEL),
+    ]),
+    *norm("transformer.ln_f", "decoder/final_norm"),
+    Entry("lm_head.weight", "head", "V D -> D V"),
+  ],
+  copies={"lm_head.weight": "transformer.wte.weight"},
+  unread=[r".*\.attn\.(bias|masked_bias)"],  # Masks.
+  renames=[(r"^(wte|wpe|h|ln_f)\.", r"transformer.\1.")],
+)  # fmt: skip
+
+
+def read(config: Config) -> Transformer:
+  """Builds the Transformer that a config.json describes."""
+  config.aliases(
+    hidden_size="n_embd", num_hidden_layers="n_layer",
+    num_attention_heads="n_head", max_position_embeddings="n_positions",
+  )  # fmt: skip
+  config.expect("scale_attn_weights", True)
+  config.expect("scale_attn_by_inverse_layer_idx", False)
+  config.without_effect("reorder_and_upcast_attn")  # Softmax is float32 here.
+  width = config.integer("n_embd")
+  layer_norm = LayerNorm(epsilon=config.number("layer_norm_epsilon", 1e-5))
+  layer = Layer(
+    attention=Attention(
+      num_heads=config.integer("n_head"),
+      head_dim=config.share("n_embd", "n_head"),
+      use_bias=True,
+      dropout_rate=config.number("attn_pdrop", 0.1),
+    ),
+    mlp=MLP(
+      hidden=config.integer("n_inner", 4 * width),
+      activation=config.choice("activation_function", ACTIVATIONS, "gelu_new"),
+      use_bias=True,
+    ),
+    norm=layer_norm,
+    dropout_rate=config.number("resid_pdrop", 0.1),
+  )
+  return Transformer(
+    width=width,
+    vocab_size=config.integer("vocab_size"),
+    decoder=Stack(
+      layer=layer,
+      num_layers=config.integer("n_layer"),
+      rule=Causal(),
+      position=Learned(max_length=config.integer("n_positions", 1024)),
+      final_norm=layer_norm,
+      dropout_rate=config.number("embd_pdrop", 0.1),
+    ),
+    tie_embeddings=config.flag("tie_word_embeddings", True),
+  )
+
+
+def write(transformer: Transformer) -> dict:
+  """Returns the options that describe a Transformer."""
+  stack = transformer.decoder
+  layer = stack.layer
+  return {
+    "vocab_size": transformer.vocab_size,
+    "n_embd": transformer.width,
+    "n_inner": layer.mlp.hidden,
+    "n_layer": stack.num_layers,
+    "n_head": layer.attention.num_heads,
+    "n_positions": stack.position.max_length,
+    "activation_function": NAMES[layer.mlp.activation],
+    "layer_norm_epsilon": stack.final_norm.epsilon,
+    "attn_pdrop": layer.attention.dropout_rate,
+    "resid_pdrop": layer.dropout_rate,
+    "embd_pdrop": stack.dropout_rate,
+    "tie_word_embeddings": transformer.tie_embeddings,
+  }

@@ -312,7 +312,14 @@ def _task_examples(
   ds = finish(once if spec.num_epochs == 1 else once.repeat(spec.num_epochs))
   if spec.shuffle and task.shuffle_buffer_size:
     order_seed = _seed(spec, "order", task.name, shard)
-    ds = ds.shuffle(task.shuffle_buffer_size, seed=order_seed)
+    # Complementary examples, of which a row takes so many, stay side by side.
+    together = getattr(task, "examples_together", 1)
+    if together > 1:
+      ds = ds.ragged_batch(together)
+    buffer_size = max(1, task.shuffle_buffer_size // together)
+    ds = ds.shuffle(buffer_size, seed=order_seed)
+    if together > 1:
+      ds = ds.unbatch()
   elif spec.shuffle and not source.performs_internal_shuffling:
     raise ValueError(
       f"task {task.name} has shuffle_buffer_size None and cannot be shuffled: "

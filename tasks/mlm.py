@@ -41,10 +41,7 @@ class MLM:
   postprocess_fn = None
 
   def __post_init__(self):
-    if not 0 < self.noise_density < 1:
-      raise ValueError(
-        f"noise_density ({self.noise_density}) must be between 0 and 1"
-      )
+    windows.check_density(self.noise_density)
     fractions = (self.mask_fraction, self.random_fraction)
     if min(fractions) < 0 or sum(fractions) > 1:
       raise ValueError(

@@ -4,11 +4,14 @@ import collections
 
 import numpy as np
 import pytest
+import scipy.stats
+import seqio
 
-from tasks import vocabularies
+from tasks import vocabularies, windows
 from tasks.causal_lm import CausalLM
 from tasks.mlm import MLM
 from tasks.prefix_lm import PrefixLM
+from tests.tasks import t5_reference
 from tests.tasks.streams import BYTES, examples
 
 EOS = 1
@@ -51,12 +54,31 @@ def test_prefix_and_continuation_are_one_window(fraction):
 
 def test_uniform_split_draws_every_prefix_alike():
   lengths = {"inputs": 8, "targets": 8}
-  rows = examples(PrefixLM(), lengths, *[TEXT] * 4)
-  counts = collections.Counter(len(row["inputs"]) for row in rows[:-1])
-  assert sorted(counts) == list(range(1, 9))
-  expected = (len(rows) - 1) / 8
-  chi_square = sum((n - expected) ** 2 / expected for n in counts.values())
-  assert chi_square < 24.3  # The 99.9th percentile at 7 degrees of freedom.
+  *rows, _ = examples(PrefixLM(), lengths, *[TEXT] * 4)
+  sizes = [len(row["inputs"]) for row in rows]
+  counts = collections.Counter(sizes[::2])
+  assert sorted(counts) == list(range(1, 8))
+  assert scipy.stats.chisquare(list(counts.values())).pvalue > 1e-3
+
+
+def test_uniform_splits_are_those_of_t5_given_one_seed():
+  with seqio.utils.map_seed_manager(7):
+    dataset = windows.transform(
+      t5_reference.windows(),
+      t5_reference.features(),
+      function=PrefixLM().corrupt,
+    )
+  prefixes = [len(row["inputs"]) for row in dataset.as_numpy_iterator()]
+  assert prefixes == t5_reference.golden()["prefixes"].tolist()
+
+
+def test_uniformly_split_windows_come_in_complementary_twos():
+  lengths = {"inputs": 8, "targets": 8}
+  *rows, last = examples(PrefixLM(), lengths, TEXT[: 8 * 20 + 3])
+  for one, other in zip(rows[::2], rows[1::2], strict=True):
+    assert len(one["inputs"]) + len(other["inputs"]) == 8
+    assert len(one["targets"]) + len(other["targets"]) == 8
+  assert len(last["inputs"]) + len(last["targets"]) == 4
 
 
 @pytest.mark.parametrize(
@@ -65,8 +87,8 @@ def test_uniform_split_draws_every_prefix_alike():
     (0.75, 96, 32, 128),
     (0.5, 64, 64, 128),
     (0.25, 512, 90, 120),
-    (None, 64, 64, 65),
-    (None, 64, 512, 65),
+    (None, 64, 64, 64),
+    (None, 64, 512, 64),
   ],
 )
 def test_the_longest_window_is_taken_whose_parts_fit(
@@ -78,7 +100,7 @@ def test_the_longest_window_is_taken_whose_parts_fit(
 
 def test_a_uniform_split_refuses_targets_that_would_be_cut():
   with pytest.raises(
-    ValueError, match="up to 512 are targets, more than .*114"
+    ValueError, match="up to 511 are targets, more than .*114"
   ):
     PrefixLM().window_length(512, 114)
 

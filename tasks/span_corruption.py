@@ -135,6 +135,10 @@ class SpanCorruption:
     is_short = plan.inputs <= inputs_length and plan.targets <= targets_length
     return has_room and is_short
 
+  def num_sentinels(self, window: int) -> int:
+    """Returns how many sentinels an example of such a window may need."""
+    return self._plan(window).sentinels
+
   def _fills(self, window: int, inputs_length: int) -> bool:
     plan = self._plan(window)
     # T5's exception, as in `random_spans_helper`.

@@ -29,13 +29,8 @@ def encode(
   append_eos: bool = False,
 ) -> tf.data.Dataset:
   """Maps {"text": string} to {"targets": int32 [n]}."""
+  check_text(dataset)
   vocabulary = output_features["targets"].vocabulary
-  if "text" not in dataset.element_spec:
-    raise ValueError(
-      "documents need a field 'text', and examples have "
-      f"{', '.join(map(repr, sorted(dataset.element_spec)))}: name the text's "
-      "field (text=...)"
-    )
 
   def encode_document(example):
     tokens = vocabulary.encode_tf(example["text"])
@@ -120,6 +115,16 @@ def end(
   return {
     name: tf.concat([tokens, eos], axis=0) for name, tokens in example.items()
   }
+
+
+def check_text(dataset: tf.data.Dataset) -> None:
+  """Raises ValueError unless documents have a text."""
+  if "text" not in dataset.element_spec:
+    raise ValueError(
+      "documents need a field 'text', and examples have "
+      f"{', '.join(map(repr, sorted(dataset.element_spec)))}: name the text's "
+      "field (text=...)"
+    )
 
 
 def check_density(density: float, name: str = "noise_density") -> None:

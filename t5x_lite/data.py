@@ -151,8 +151,9 @@ def feature_lengths(spec: Spec, architecture: str) -> dict[str, int]:
   """
   names = _feature_names(get_task(spec.task))
   given = dict(spec.lengths)
-  if "weights" in names:
-    aligned = names if architecture == "encoder" else ("targets", "weights")
+  if "next_sentence" in names:
+    given["next_sentence"] = 1  # a label
+  for aligned in _aligned(names, architecture):
     sizes = {given[name] for name in aligned if name in given}
     if len(sizes) > 1:
       raise ValueError(
@@ -170,7 +171,7 @@ def feature_lengths(spec: Spec, architecture: str) -> dict[str, int]:
     )
   for name, length in given.items():
     # One for a token, one for the end of the sequence.
-    if length < 2:
+    if length < 2 and name != "next_sentence":
       raise ValueError(f"length of {name} ({length}) must be at least 2")
   if given.get("decoder", given["targets"]) < given["targets"]:
     raise ValueError(
@@ -375,9 +376,10 @@ def _take_share(batch, batch_size: int, index: int, count: int):
   share = batch_size // count
   rows = {}
   for name, value in batch.items():
-    value = tf.pad(value, [[0, batch_size - tf.shape(value)[0]], [0, 0]])
+    missing = batch_size - tf.shape(value)[0]
+    value = tf.pad(value, [[0, missing], *[[0, 0]] * (value.shape.rank - 1)])
     rows[name] = tf.ensure_shape(
-      value[index * share : (index + 1) * share], [share, value.shape[1]]
+      value[index * share : (index + 1) * share], [share, *value.shape[1:]]
     )
   return rows
 
@@ -408,8 +410,20 @@ def _seed(spec: Spec, *parts) -> int:
 
 def _feature_names(provider: Provider) -> tuple[str, ...]:
   """Returns which features are used; a task may have others for its metrics."""
-  known = ("inputs", "targets", "weights")
+  known = (
+    "inputs", "targets", "weights", "positions", "token_types",
+    "next_sentence",
+  )  # fmt: skip
   return tuple(name for name in known if name in provider.output_features)
+
+
+def _aligned(names: tuple[str, ...], architecture: str):
+  """Yields groups of features that have one length."""
+  if "weights" in names:
+    in_place = [name for name in names if name != "next_sentence"]
+    yield in_place if architecture == "encoder" else ("targets", "weights")
+  if "positions" in names:
+    yield "targets", "positions"
 
 
 def _empty(spec: Spec, task: str = "", shard: tuple[int, int] = (0, 1)) -> str:

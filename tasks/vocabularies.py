@@ -196,6 +196,16 @@ def resolve(
   )
 
 
+def encode_rest_tf(vocabulary: seqio.Vocabulary, text: tf.Tensor) -> tf.Tensor:
+  """Encodes text that goes on where another ends, within a word perhaps.
+
+  SentencePiece puts a space before any text, but not after a sentinel.
+  """
+  if isinstance(vocabulary, seqio.SentencePieceVocabulary):
+    return vocabulary.encode_tf(tf.strings.join(["<extra_id_0>", text]))[1:]
+  return vocabulary.encode_tf(text)
+
+
 def identity(vocabulary: seqio.Vocabulary) -> str:
   """Describes a vocabulary alike in every process: no address of an object."""
   if type(vocabulary).__repr__ is not object.__repr__:

@@ -75,6 +75,18 @@ def cut(
   return sequences.concatenate(end).scan(empty, step).unbatch()
 
 
+def divide(dataset: tf.data.Dataset, length: int) -> tf.data.Dataset:
+  """Divides each sequence for itself into pieces of up to `length` tokens."""
+
+  def pieces(example):
+    tokens = example["targets"]
+    starts = tf.range(0, tf.size(tokens), length)
+    return tf.RaggedTensor.from_row_starts(tokens, starts)
+
+  divided = dataset.map(pieces, num_parallel_calls=AUTOTUNE).unbatch()
+  return divided.map(lambda tokens: {"targets": tokens})
+
+
 @seqio.map_over_dataset(num_seeds=1)
 def _transform(example, seed, function, vocabulary):
   others = {name: example[name] for name in example if name != "targets"}

@@ -145,6 +145,16 @@ def check_density(density: float, name: str = "noise_density") -> None:
     raise ValueError(f"{name} ({density}) must be between 0 and 1")
 
 
+def check_fractions(mask_fraction: float, random_fraction: float) -> None:
+  """Raises ValueError unless these are parts of one."""
+  fractions = mask_fraction, random_fraction
+  if min(fractions) < 0 or sum(fractions) > 1:
+    raise ValueError(
+      f"mask_fraction ({mask_fraction}) and random_fraction "
+      f"({random_fraction}) must be at least 0 and sum to at most 1"
+    )
+
+
 def check_mean_span(mean_span: float) -> None:
   """Raises ValueError if spans had less than a token on average."""
   if mean_span < 1:

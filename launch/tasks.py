@@ -94,7 +94,10 @@ def _describe(provider) -> str:
 
   if isinstance(provider, seqio.Mixture):
     rates = provider.rate_per_task_name
-    names = (f"{name} ({rate:g})" for name, rate in sorted(rates.items()))
+    names = (
+      f"{name} ({rate if callable(rate) else f'{rate:g}'})"
+      for name, rate in sorted(rates.items())
+    )
     return f"mixes {', '.join(names)}"
   objective = getattr(provider, "recipe", {}).get("objective")
   about = (type(objective).__doc__ or "") if objective else ""

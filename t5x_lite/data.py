@@ -364,7 +364,8 @@ def _task_examples(
       buffer_size, seed=order_seed, reshuffle_each_iteration=False
     )
     if together > 1:
-      ds = ds.unbatch()
+      # Mapped, its vectors are no longer ragged tensors of rank 0.
+      ds = ds.unbatch().map(_plain(lambda example: example))
   elif spec.shuffle and not source.performs_internal_shuffling:
     raise ValueError(
       f"task {task.name} has shuffle_buffer_size None and cannot be shuffled: "

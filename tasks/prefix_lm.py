@@ -77,7 +77,7 @@ class PrefixLM:
     return (
       lambda dataset: dataset.ragged_batch(2),
       functools.partial(windows.transform, function=self._corrupt_two),
-      lambda dataset: dataset.unbatch(),
+      windows.unbatch,
     )
 
   def corrupt(

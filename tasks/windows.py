@@ -87,6 +87,11 @@ def divide(dataset: tf.data.Dataset, length: int) -> tf.data.Dataset:
   return divided.map(lambda tokens: {"targets": tokens})
 
 
+def unbatch(dataset: tf.data.Dataset) -> tf.data.Dataset:
+  """Parts ragged examples; they become vectors, as those of other tasks."""
+  return dataset.unbatch().map(lambda example: example)
+
+
 @seqio.map_over_dataset(num_seeds=1)
 def _transform(example, seed, function, vocabulary):
   others = {name: example[name] for name in example if name != "targets"}

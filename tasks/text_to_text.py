@@ -4,7 +4,16 @@
   inputs    "sst2 sentence: A fine film."    targets  "positive"
 
 The example's fields are put into two templates; a field within another is
-"{translation/de}". arXiv:1910.10683, appendix D.
+"{translation/de}". arXiv:1910.10683, appendix D. A template may have several
+parts, of which those without content are left out: the format of instructions,
+
+  parts     ["Task: {instruction}", "Input: {input}", "Answer:"]
+  example   {"instruction": "Name a bird.", "input": "", "output": "Wren"}
+  inputs    "Task: Name a bird.\\n\\nAnswer:"              targets  "Wren"
+
+and solved examples may stand before the one to solve (few-shot prompts):
+
+  inputs    "2+2= 4\\n\\n1+2= 3\\n\\n3+4="               targets  "7"
 """
 
 from __future__ import annotations
@@ -27,39 +36,54 @@ class TextToText:
   """Fills two templates from each example; too long ones are cut before EOS.
 
   Attributes:
-    inputs: the template of the inputs, e.g. "translate to English: {de}".
+    inputs: the template of the inputs, e.g. "translate to English: {de}", or
+      its parts.
     targets: the template of the targets, e.g. "{en}".
+    shots: so many other examples of the split stand solved before each; as
+      many follow one another and are each other's shots.
+    between: what joins parts, and shots.
     labels: names for the values of integer fields, by field:
       {"label": ("negative", "positive")}. A value without a name, such as the
       -1 of unlabelled examples, is written "unknown".
   """
 
-  inputs: str
+  inputs: str | Sequence[str]
   targets: str
   labels: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+  shots: int = 0
+  between: str = "\n\n"
 
   metric_fns = (metrics.sequence_accuracy,)
   postprocess_fn = None
 
   def __post_init__(self):
-    for key in ("inputs", "targets"):
-      template = getattr(self, key)
+    for key, template in (
+      ("inputs", "".join(self.input_parts)),
+      ("targets", self.targets),
+    ):
       if not _FIELD.search(template):
         raise ValueError(
           f"{key} ({template!r}) names no field: write one as {{field}}"
         )
+    if self.shots < 0:
+      raise ValueError(f"shots ({self.shots}) must not be negative")
+
+  @property
+  def input_parts(self) -> tuple[str, ...]:
+    """Returns the parts of the inputs' template."""
+    return (
+      (self.inputs,) if isinstance(self.inputs, str) else tuple(self.inputs)
+    )
 
   def output_features(
     self, vocabulary: seqio.Vocabulary
   ) -> Mapping[str, seqio.Feature]:
-    return {
-      "inputs": seqio.Feature(vocabulary, add_eos=True),
-      "targets": seqio.Feature(vocabulary, add_eos=True),
-    }
+    return windows.pair(vocabulary)
 
   def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
     return (
       functools.partial(fill_templates, objective=self),
+      functools.partial(add_shots, shots=self.shots, between=self.between),
       functools.partial(
         seqio.preprocessors.tokenize, copy_pretokenized=True, with_eos=False
       ),
@@ -72,7 +96,7 @@ def fill_templates(
 ) -> tf.data.Dataset:
   """Maps examples to {"inputs": string, "targets": string}."""
   present = _flat(dataset.element_spec)
-  for template in (objective.inputs, objective.targets):
+  for template in (*objective.input_parts, objective.targets):
     for field in _FIELD.findall(template):
       if field not in present:
         raise ValueError(
@@ -82,20 +106,50 @@ def fill_templates(
 
   def fill(example):
     fields = _flat(example)
+    parts = [
+      _fill(part, fields, objective.labels) for part in objective.input_parts
+    ]
+    texts, has_content = map(tf.stack, zip(*parts, strict=True))
+    has_content |= len(parts) == 1
     return {
-      "inputs": _fill(objective.inputs, fields, objective.labels),
-      "targets": _fill(objective.targets, fields, objective.labels),
+      "inputs": tf.strings.reduce_join(
+        tf.boolean_mask(texts, has_content), separator=objective.between
+      ),
+      "targets": _fill(objective.targets, fields, objective.labels)[0],
     }
 
   return dataset.map(fill, num_parallel_calls=windows.AUTOTUNE)
 
 
-def _fill(template: str, fields, labels) -> tf.Tensor:
+def add_shots(
+  dataset: tf.data.Dataset, *, shots: int, between: str
+) -> tf.data.Dataset:
+  """Puts solved examples before each: the others of shots + 1 in a row.
+
+  The last of a finite dataset, fewer than that, have fewer shots.
+  """
+  if not shots:
+    return dataset
+
+  def add(group):
+    solved = tf.strings.join([group["inputs"], " ", group["targets"], between])
+    # Of three: those that follow, around: 1 2, 2 0, 0 1.
+    count = tf.size(solved)
+    index = tf.range(count)[:, tf.newaxis] + tf.range(1, count)
+    before = tf.strings.reduce_join(tf.gather(solved, index % count), axis=1)
+    return group | {"inputs": tf.strings.join([before, group["inputs"]])}
+
+  return dataset.batch(shots + 1).map(add).unbatch()
+
+
+def _fill(template: str, fields, labels) -> tuple[tf.Tensor, tf.Tensor]:
+  """Returns the text, and whether it has no field or one that is not empty."""
   # Splitting at a group gives text, field, text, field, ..., text.
   parts = _FIELD.split(template)
   for i in range(1, len(parts), 2):
     parts[i] = _as_text(fields[parts[i]], labels.get(parts[i]))
-  return tf.strings.join(parts)
+  sizes = [tf.strings.length(part) for part in parts[1::2]] or [1]
+  return tf.strings.join(parts), tf.reduce_any(tf.stack(sizes) > 0)
 
 
 def _as_text(value: tf.Tensor, names: Sequence[str] | None) -> tf.Tensor:

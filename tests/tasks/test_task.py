@@ -7,8 +7,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from tasks import sources
-from tasks.mlm import MLM
+from tasks import mixtures, sources
 from tasks.prefix_lm import PrefixLM
 from tasks.span_corruption import SpanCorruption
 from tasks.task import add_task, fold
@@ -112,27 +111,56 @@ def test_a_checkpoint_holds_no_text(tmp_path):
   assert saved < sum(map(len, texts)) / 4
 
 
-@pytest.mark.parametrize(
-  "objective", [SpanCorruption(mean_span=2.0), PrefixLM(), MLM()]
-)
-@pytest.mark.parametrize("steps", [3, 150])
-def test_a_checkpoint_resumes_exactly(objective, steps, tmp_path):
-  lengths = {"inputs": 24, "targets": 24, "weights": 24}
-  dataset = task("resumed", objective, DIFFERENT).get_dataset(
-    lengths, seed=5, num_epochs=None
+def rows(dataset, count):
+  """Returns `count` examples as tuples of all that they hold."""
+  examples = dataset.take(count).as_numpy_iterator()
+  return [tuple(row[key].tobytes() for key in sorted(row)) for row in examples]
+
+
+LONG = dict.fromkeys(
+  ("inputs", "targets", "weights", "positions", "token_types"), 64
+) | {"next_sentence": 1}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*mixtures.OBJECTIVES])
+def test_a_checkpoint_resumes_exactly(name, tmp_path):
+  dataset = task("resumed", mixtures.OBJECTIVES[name], DIFFERENT).get_dataset(
+    LONG, seed=5, num_epochs=None
   )
   iterator = iter(dataset)
-  for _ in range(steps):  # 150 examples are in the third epoch.
-    next(iterator)
-  path = tf.train.Checkpoint(iterator=iterator).write(str(tmp_path / "saved"))
-  expected = [next(iterator) for _ in range(30)]
+  for steps in (3, 150):  # 150 examples are in the second epoch, or later.
+    for _ in range(steps):
+      next(iterator)
+    saved = tf.train.Checkpoint(iterator=iterator).write(str(tmp_path / "it"))
+    expected = [next(iterator) for _ in range(30)]
+    resumed = iter(dataset)
+    tf.train.Checkpoint(iterator=resumed).read(saved).assert_consumed()
+    for row in expected:
+      again = next(resumed)
+      for key in row:
+        np.testing.assert_array_equal(again[key], row[key])
 
-  iterator = iter(dataset)
-  tf.train.Checkpoint(iterator=iterator).read(path).assert_consumed()
-  for row in expected:
-    resumed = next(iterator)
-    for key in row:
-      np.testing.assert_array_equal(resumed[key], row[key])
+
+@pytest.mark.parametrize(
+  "name",
+  # Those that draw something.
+  sorted(mixtures.OBJECTIVES.keys() - {"causal_lm", "pegasus"}),
+)
+def test_no_two_tasks_or_shards_share_noise(name):
+  objective = mixtures.OBJECTIVES[name]
+  same = ["aa bb. cc dd! " * 60] * 16
+
+  def drawn(task_name, index):
+    one = task(task_name, objective, same, shuffle_buffer_size=1)
+    shard_info = seqio.ShardInfo(index, 2)
+    return rows(one.get_dataset(LONG, seed=3, shard_info=shard_info), 25)
+
+  streams = [drawn("task_a", 0), drawn("task_a", 1), drawn("task_b", 0)]
+  for one, other in itertools.combinations(streams, 2):
+    # Of texts that are all the same, and of few kinds of noise, some examples
+    # must be equal.
+    equal = sum(a == b for a, b in zip(one, other, strict=True))
+    assert equal < 15
 
 
 def test_a_missing_split_is_named():

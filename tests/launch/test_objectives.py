@@ -1,0 +1,60 @@
+"""Every objective's gin file makes a task, and fits some architecture."""
+
+import pytest
+
+from launch import config, environment
+from t5x_lite import data, run
+from tasks import mixtures
+
+FOLDER = config.shipped_folder() / "gin" / "objectives"
+FILES = sorted(path.stem for path in FOLDER.glob("*.gin"))
+ARCHITECTURES = ("encoder_decoder", "causal", "prefix", "encoder")
+
+
+def load(*files):
+  config.load(files)
+  environment.load_tasks()
+
+
+def fits(spec, architecture) -> bool:
+  try:
+    data.check(spec, architecture)
+  except ValueError:
+    return False
+  return True
+
+
+def test_every_objective_has_a_file():
+  assert set(mixtures.OBJECTIVES) == set(FILES) - {"mixture"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_makes_a_task_for_the_architectures_that_it_names(name):
+  load(f"objectives/{name}.gin")
+  spec = run.Data(**config.bound(run.Data), batch_size=8)
+  about = (FOLDER / f"{name}.gin").read_text()
+  expected = {
+    "encoder_decoder": "encoder-decoders" in about,
+    "causal": "decoders." in about.replace("encoder-decoders.", ""),
+    "prefix": "and decoders" in about or "decoders." in about
+              or "prefix models" in about,
+    "encoder": "For\n# encoders." in about or "For encoders." in about,
+  }  # fmt: skip
+  assert {a: fits(spec, a) for a in ARCHITECTURES} == expected
+  # The file's own objective is one of those that are registered.
+  if name in mixtures.OBJECTIVES:
+    objective = data.get_task(spec.task).recipe["objective"]
+    assert type(objective) is type(mixtures.OBJECTIVES[name])
+
+
+def test_stages_are_one_file():
+  load("runs/stages.gin")
+  built = config.build(run.Run)
+  first, second = built.train, built.train.then
+  assert first.num_batches == 700 and second.then is None
+  held_out = [(spec.task, spec.split, spec.then) for spec in built.eval]
+  assert held_out == [
+    (first.task, "validation", None),
+    (second.task, "validation", None),
+  ]
+  data.check(first, "encoder_decoder")

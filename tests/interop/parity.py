@@ -132,7 +132,7 @@ class Logits:
     hf.save_pretrained(directory)
     return Pair(hf, load_hf(directory), directory)
 
-  def test_logits_agree_with_padding(self, pair):
+  def test_logits_agree_with_padding(self, pair, record_property):
     import torch
 
     for seed in range(2):
@@ -142,6 +142,14 @@ class Logits:
       ours = pair.ours.logits(batch)
       real = batch[f"{tiny.side(pair.ours.model)}_segment_ids"] > 0
       np.testing.assert_allclose(ours[real], theirs[real], atol=LOGITS, rtol=0)
+      largest = np.abs(ours[real] - theirs[real]).max()
+      self._record(record_property, pair, "logits", largest)
+
+  def _record(self, record_property, pair, name, value):
+    """Records what conftest.py makes a table of."""
+    record_property("family", pair.ours.model_type)
+    record_property("class", self.architecture)
+    record_property(name, float(value))
 
   def test_export_and_import_keep_the_bits(self, pair, tmp_path):
     scanned = load_hf(pair.directory, scan=True)
@@ -191,7 +199,7 @@ class Parity(Logits):
     atol = LOGITS / 3 * np.abs(apart).max()
     np.testing.assert_allclose(together, apart, atol=atol, rtol=0)
 
-  def test_loss_and_gradients_agree(self, pair, tmp_path):
+  def test_loss_and_gradients_agree(self, pair, tmp_path, record_property):
     import torch
 
     model = pair.ours.model
@@ -213,7 +221,13 @@ class Parity(Logits):
     np.testing.assert_allclose(our_loss, their_loss.item(), rtol=1e-5)
     # Saved like weights, their gradients come under our names.
     _save_gradients(pair.hf, tmp_path)
-    tiny.assert_trees_close(ours, load_hf(tmp_path).params, rtol=GRADIENTS)
+    theirs = load_hf(tmp_path).params
+    tiny.assert_trees_close(ours, theirs, rtol=GRADIENTS)
+    differences = jax.tree.map(
+      lambda a, b: np.abs(a - b).max() / (np.abs(b).max() + 1e-8), ours, theirs
+    )
+    largest = max(map(float, jax.tree.leaves(differences)))
+    self._record(record_property, pair, "gradients", largest)
 
   def test_cached_steps_give_their_logits(self, pair):
     import torch

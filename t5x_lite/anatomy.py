@@ -9,6 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from t5x_lite.nn.positions import Learned2D
 from t5x_lite.nn.stack import Period
 from t5x_lite.nn.yoco import DecoderDecoder
 
@@ -103,6 +104,9 @@ def abstract_batch(model, batch_size, rows) -> dict:
       names += ["target_tokens", "loss_weights"]
     if side == "decoder" and len(rows) == 1:
       names.append("causal_attention")
+    stack = getattr(model.transformer, side)
+    if isinstance(getattr(stack, "position", None), Learned2D):
+      names.append("block_positions")
     for name in names:
       batch[f"{side}_{name}"] = jax.ShapeDtypeStruct(
         (batch_size, length), jnp.int32

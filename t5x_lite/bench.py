@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from t5x_lite import accounting, memory, peak, step
+from t5x_lite import accounting, anatomy, memory, peak, step
 from t5x_lite.model import Model
 from t5x_lite.optimizers import Optimizer
 from t5x_lite.partitioning import Layout
@@ -124,6 +124,9 @@ def _batch(model: Model, rows: int, lengths: Mapping[str, int]):
     batch[f"{side}_input_tokens"] = ids
     batch[f"{side}_segment_ids"] = np.ones(shape, np.int32)
     batch[f"{side}_positions"] = positions.copy()
+  for name in anatomy.abstract_batch(model, rows, sides):
+    if name.endswith("block_positions"):
+      batch[name] = np.zeros(shape, np.int32)
   # The last side is the one that is scored.
   batch[f"{side}_target_tokens"] = np.roll(ids, -1, axis=1)
   batch[f"{side}_loss_weights"] = np.ones(shape, np.int32)

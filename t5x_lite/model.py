@@ -65,6 +65,12 @@ class Model:
       return "encoder_decoder"
     return "prefix" if isinstance(decoder.rule, PrefixCausal) else "causal"
 
+  @property
+  def reads_packed_rows(self) -> bool:
+    """Tells whether documents that share a row stay apart."""
+    encoder = self.transformer.encoder
+    return encoder is None or encoder.pool == 1
+
   def fit_vocabulary(self, size: int, *, multiple: int = 128) -> "Model":
     """Returns the model with a vocabulary that holds `size` ids.
 

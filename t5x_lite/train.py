@@ -141,6 +141,11 @@ def _fit(run: Run, model_dir: str):
   """Checks the run, and fits model and optimizer to data and length."""
   run.layout.check_batch(run.train.batch_size, run.microbatches)
   for spec in (run.train, *run.eval):
+    if spec.pack and not run.model.reads_packed_rows:
+      raise ValueError(
+        f"Stack.pool averages neighbours across documents: {spec.task} needs "
+        "Data.pack=False"
+      )
     data.check(spec, run.model.architecture, process_count=jax.process_count())
   vocabulary_record.check(run.train.task, model_dir)
   model = run.model.fit_vocabulary(data.required_vocab_size(run.train.task))

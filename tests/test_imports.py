@@ -149,7 +149,8 @@ def test_module_needs_neither_tensorflow_nor_seqio(start):
 
 def test_bench_stands_on_the_step_and_no_data():
   allowed = (
-    "model", "step", "decoding", "accounting", "memory", "peak", "optimizers",
+    "model", "step", "decoding", "accounting", "anatomy", "memory", "peak",
+    "optimizers",
     "partitioning",
   )  # fmt: skip
   found = imports(ast.parse((LIBRARY / "bench.py").read_text()))

@@ -306,3 +306,49 @@ def test_architectures_have_their_names():
     "t5": "encoder_decoder", "encoder": "encoder", "palm": "causal",
     "prefix_lm": "prefix", "llama": "causal",
   }  # fmt: skip
+
+
+def test_a_pooled_encoder_gives_the_decoder_means_of_neighbours():
+  model = tiny.t5()
+  encoder = model.transformer.encoder.clone(pool=2)
+  pooled = dataclasses.replace(
+    model, transformer=model.transformer.clone(encoder=encoder)
+  )
+  batch = tiny.batch(model, inputs=(8, 4, 6))
+  assert logits(pooled, batch).shape == logits(model, batch).shape
+  # Two equal neighbours are their mean: half of the tokens say the same.
+  twice = {
+    name: np.repeat(values, 2, axis=1) if name.startswith("encoder") else values
+    for name, values in batch.items()
+  }
+  twice["encoder_positions"] = np.tile(np.arange(16), (3, 1))
+  np.testing.assert_allclose(
+    logits(pooled, twice), logits(model, batch), atol=1e-5
+  )
+  assert not pooled.reads_packed_rows and model.reads_packed_rows
+
+
+def test_a_shared_encoder_has_the_decoders_parameters():
+  model = tiny.t5()
+  decoder = model.transformer.decoder
+  position = decoder.position.clone(bidirectional=True)
+  shared = dataclasses.replace(
+    model,
+    transformer=model.transformer.clone(
+      encoder=None, share_encoder=True, decoder=decoder.clone(position=position)
+    ),
+  )
+  assert shared.architecture == "encoder_decoder"
+  params, batch = tiny.random_params(shared), tiny.batch(model)
+  assert "encoder" not in params
+  apart = params | {
+    "encoder": {
+      name: {k: v for k, v in layer.items() if not k.startswith("cross")}
+      for name, layer in params["decoder"].items()
+    }
+  }
+  own = model.transformer.clone(decoder=decoder.clone(position=position))
+  own = dataclasses.replace(model, transformer=own)
+  np.testing.assert_allclose(
+    shared.logits(params, batch), own.logits(apart, batch), atol=1e-5
+  )

@@ -1,5 +1,6 @@
 """Training ends, is recorded, and goes on where it was cut, to the last bit."""
 
+import dataclasses
 import json
 import os
 import random
@@ -193,6 +194,20 @@ def test_a_batch_that_devices_do_not_divide_is_refused(tmp_path):
   run = make_run(layout=Layout(data=8), microbatches=2)
   with pytest.raises(ValueError, match=r"batch_size \(8\).*16"):
     train.train(run, model_dir=str(tmp_path))
+  assert not list(tmp_path.iterdir())
+
+
+def test_packed_rows_are_refused_where_the_encoder_pools(tmp_path):
+  model = tiny.t5(num_layers=1)
+  encoder = model.transformer.encoder.clone(pool=2)
+  model = dataclasses.replace(
+    model, transformer=model.transformer.clone(encoder=encoder)
+  )
+  packed = Data(
+    task=TASK, lengths={"inputs": 6, "targets": 6}, batch_size=8, pack=True
+  )
+  with pytest.raises(ValueError, match="pack=False"):
+    train.train(make_run(model=model, train=packed), model_dir=str(tmp_path))
   assert not list(tmp_path.iterdir())
 
 

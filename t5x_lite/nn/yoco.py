@@ -70,6 +70,11 @@ class DecoderDecoder(nn.Module):
     return self.cross_decoder.rule
 
   @property
+  def position(self):
+    """Returns the encoding that sees the embeddings."""
+    return self.self_decoder.position
+
+  @property
   def layers(self) -> tuple:
     """Returns all layers in order."""
     return self.self_decoder.layers + self.cross_decoder.layers

@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x_lite.nn.positions import Learned, Rope, T5Bias, relative_bucket
+from t5x_lite.nn.positions import (
+  Alibi,
+  Learned,
+  Learned2D,
+  Rope,
+  Sinusoidal,
+  T5Bias,
+  relative_bucket,
+)
 from t5x_lite.nn.visibility import Tokens
 
 
@@ -157,3 +165,48 @@ def test_learned_positions_restart_in_each_packed_document():
     params={"position_embedding": table},
   )  # fmt: skip
   np.testing.assert_array_equal(out[0], table[[0, 1, 2, 0, 1]])
+
+
+def test_sinusoids_are_the_papers():
+  # Section 3.5: PE(pos, 2i) = sin(pos / 10000^(2i/d)), PE(pos, 2i+1) = cos.
+  width, places = 6, [0, 1, 5]
+  x = jnp.zeros((1, len(places), width))
+  ours = run(Sinusoidal(), "embed", x, tokens(places))[0]
+  for t, place in enumerate(places):
+    for i in range(width // 2):
+      angle = place / 10_000 ** (2 * i / width)
+      np.testing.assert_allclose(ours[t, 2 * i], np.sin(angle), atol=1e-6)
+      np.testing.assert_allclose(ours[t, 2 * i + 1], np.cos(angle), atol=1e-6)
+
+
+def test_alibi_slopes_are_the_papers():
+  assert Alibi(num_heads=8).slopes() == [2**-i for i in range(1, 9)]
+  twelve = Alibi(num_heads=12).slopes()
+  assert twelve[:8] == Alibi(num_heads=8).slopes()
+  assert twelve[8:] == [2**-0.5, 2**-1.5, 2**-2.5, 2**-3.5]
+
+
+def test_alibi_falls_with_the_distance():
+  row = tokens([0, 1, 2])
+  bias = run(Alibi(num_heads=8), "bias", row, row)
+  np.testing.assert_array_equal(
+    bias[0, 0], [[0, -0.5, -1], [-0.5, 0, -0.5], [-1, -0.5, 0]]
+  )
+
+
+def test_tokens_of_a_blank_share_its_place_in_the_text():
+  # Du et al. 2021, figure 2: x1 x2 [M] x4 x5 x6 | [S] x3: the blank's tokens
+  # have the mask's place, and count within it.
+  table = {
+    "position_embedding": np.eye(8, 4, dtype=np.float32),
+    "block_embedding": 10 * np.arange(4.0)[:, None] * np.ones((4, 4)),
+  }
+  position = Learned2D(max_length=8, max_blank=3)
+  row = tokens([0, 1, 2, 2, 2])._replace(block=jnp.array([[0, 0, 0, 1, 2]]))
+  ours = run(position, "embed", jnp.zeros((1, 5, 4)), row, params=table)[0]
+  expected = np.eye(8, 4)[[0, 1, 2, 2, 2]] + [[0], [0], [0], [10], [20]]
+  np.testing.assert_allclose(ours, expected)
+  with pytest.raises(ValueError, match="decoder_block_positions"):
+    run(
+      position, "embed", jnp.zeros((1, 3, 4)), tokens([0, 1, 2]), params=table
+    )

@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 
 from t5x_lite.nn.visibility import (
+  All,
+  Any,
   Causal,
   Full,
+  Near,
   PrefixCausal,
+  Sinks,
   Tokens,
   Window,
   mask,
@@ -130,3 +134,24 @@ def test_order_is_by_index_whatever_slot_a_token_lies_in():
 def test_a_window_without_room_is_refused():
   with pytest.raises(ValueError, match=r"Window.size \(0\) must be at least 1"):
     Window(0)
+
+
+def test_near_reaches_both_ways():
+  assert drawn(Near(1), tokens(segment="11111")) == [
+    "xx...",
+    "xxx..",
+    ".xxx.",
+    "..xxx",
+    "...xx",
+  ]
+
+
+def test_a_window_with_sinks_sees_the_first_token_too():
+  rule = Any((Window(2), All((Causal(), Sinks(1)))))
+  assert drawn(rule, tokens(segment="11111")) == [
+    "x....",
+    "xx...",
+    "xxx..",
+    "x.xx.",
+    "x..xx",
+  ]

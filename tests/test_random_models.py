@@ -33,6 +33,7 @@ from t5x_lite.nn.visibility import (
   Window,
 )
 from t5x_lite.nn.yoco import DecoderDecoder
+from t5x_lite.partitioning import Layout
 from tests import tiny
 
 HEADS, HEAD_DIM = 4, 6
@@ -242,3 +243,21 @@ def test_gradients_are_finite_and_reach_every_parameter(seed):
     assert np.any(g) or "expert" in name, name
 
   jax.tree.map_with_path(check, tiny.jit(jax.grad(loss))(params))
+
+
+@pytest.mark.parametrize("seed", SEEDS[:3])
+def test_eight_devices_compute_what_one_does(seed):
+  model = random_model(seed)
+  params = tiny.random_params(model, seed)
+  batch = tiny.batch(model, inputs=(7, 3, 5, 1), targets=(4, 6, 2, 7))
+
+  def objective(params, batch):
+    return model.loss_and_metrics(params, batch)[0]
+
+  alone = tiny.jit(objective)(params, batch)
+  axes = model.logical_axes()
+  layout = Layout(data=2, tensor=4).fit(axes, params)
+  placed = jax.device_put(params, layout.tree_shardings(axes, params))
+  with layout.activate():
+    together = tiny.jit(objective)(placed, layout.shard_batch(batch))
+  np.testing.assert_allclose(together, alone, rtol=1e-4)

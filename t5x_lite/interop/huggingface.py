@@ -109,8 +109,9 @@ def load_hf(
     if (stack := getattr(transformer, side)) is not None
   }
   model = Model(transformer=transformer.clone(dtype=dtype, **stacks))
-  links = tables.link(family.TENSORS, model.abstract())
-  _check(directory, links, family.TENSORS, weights)
+  table = families.tensors(family, transformer)
+  links = tables.link(table, model.abstract())
+  _check(directory, links, table, weights)
   dtypes = {}
   for link in links:
     saved = FLOATS[weights.dtypes[link.theirs]]
@@ -193,7 +194,8 @@ def save_hf(
   """
   directory = pathlib.Path(directory).expanduser()
   model_type, options = _described(model.transformer, family)
-  table = families.by_model_type()[model_type].TENSORS
+  module = families.by_model_type()[model_type]
+  table = families.tensors(module, model.transformer)
   leaves = tables.named_leaves(params)
   _check_params(leaves, tables.named_leaves(model.abstract()))
   links = {link.theirs: link for link in tables.link(table, params)}

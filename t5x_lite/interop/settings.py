@@ -5,7 +5,7 @@ from typing import Any
 
 from t5x_lite.interop import periods
 from t5x_lite.nn.attention import Attention
-from t5x_lite.nn.stack import Period, Stack
+from t5x_lite.nn.stack import Layer, Period, Stack
 from t5x_lite.nn.transformer import Transformer
 
 # Fields that change how, how fast or from where on a model learns, but not
@@ -57,6 +57,8 @@ def _resolved(value: Any) -> dict[str, Any]:
         "num_kv_heads": value.num_kv_heads or value.num_heads,
         "out_bias": out_bias,
       }
+    case Layer():
+      return {"parallel_norms": value.parallel and value.parallel_norms}
     case Stack():
       layers = [
         layer.clone(rule=layer.rule or value.rule) for layer in value.layers

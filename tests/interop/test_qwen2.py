@@ -2,8 +2,6 @@
 
 import pytest
 
-from t5x_lite.interop import settings
-from t5x_lite.nn.stack import Period
 from t5x_lite.nn.visibility import Causal, Window
 from tests import tiny
 from tests.interop import parity
@@ -64,15 +62,3 @@ def test_layer_types_that_contradict_are_refused():
   parity.refused("qwen2", SIZES, layer_types=["sliding_attention"] * 3)
   parity.refused("qwen2", SIZES, layer_types=["chunked_attention"] * 3)
   parity.refused("qwen2", SIZES, layer_types=["full_attention"] * 2)
-
-
-def test_one_stack_said_in_two_ways_does_not_differ_in_its_settings():
-  here = parity.read("qwen2", SIZES)
-  stack = here.decoder
-  there = here.clone(
-    decoder=stack.clone(layer=Period([stack.layer] * 3), rule=Window(9))
-  )
-  assert settings.differences(here, there)
-  causal = Period([stack.layer.clone(rule=Causal())] * 3)
-  there = here.clone(decoder=stack.clone(layer=causal, rule=Window(9)))
-  assert not settings.differences(here, there)

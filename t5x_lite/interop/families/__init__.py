@@ -5,6 +5,10 @@
     read(config)  returns the Transformer that a config.json describes
     write(transformer)   returns the options that describe a Transformer
 
+and, where names hang on more than which parameters there are,
+
+    tensors(transformer)   returns the Table that holds instead of TENSORS
+
 `write` need not ask whether the family can say all that the Transformer is:
 what it wrote is read again, and must be the same computation.
 """
@@ -13,6 +17,9 @@ import functools
 import importlib
 import pkgutil
 from types import ModuleType
+
+from t5x_lite.interop.tables import Table
+from t5x_lite.nn.transformer import Transformer
 
 
 @functools.cache
@@ -25,3 +32,10 @@ def by_model_type() -> dict[str, ModuleType]:
     for module in modules
     for model_type in module.MODEL_TYPES
   }
+
+
+def tensors(family: ModuleType, transformer: Transformer) -> Table:
+  """Returns a family's names of the parameters of a Transformer."""
+  if hasattr(family, "tensors"):
+    return family.tensors(transformer)
+  return family.TENSORS

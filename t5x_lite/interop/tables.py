@@ -77,6 +77,11 @@ LINEAR = Projection("O I -> I O", "O -> O")
 TO_HEADS = Projection("(N H) D -> D N H", "(N H) -> N H")
 FROM_HEADS = Projection("D (N H) -> N H D", "D -> D")
 
+# GPT's Conv1D holds [in, out], and queries, keys and values side by side.
+CONV1D = Projection("I O -> I O", "O -> O")
+CONV1D_TO_HEADS = Projection("D ([1 1 1] N H) -> D N H", "([1 1 1] N H) -> N H")
+CONV1D_FROM_HEADS = Projection("(N H) D -> N H D", "D -> D")
+
 # Several of ours in one of theirs.
 QKV = ("attention/query", "attention/key", "attention/value")
 # Each key head with its queries before it, and its value behind.

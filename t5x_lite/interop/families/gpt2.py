@@ -6,9 +6,11 @@ Radford et al. 2019, Language Models are Unsupervised Multitask Learners.
 from t5x_lite.interop.activations import ACTIVATIONS, NAMES
 from t5x_lite.interop.config import Config
 from t5x_lite.interop.tables import (
+  CONV1D,
+  CONV1D_FROM_HEADS,
+  CONV1D_TO_HEADS,
   QKV,
   Entry,
-  Projection,
   Table,
   dense,
   norm,
@@ -24,22 +26,17 @@ from t5x_lite.nn.visibility import Causal
 
 MODEL_TYPES = {"gpt2": "GPT2LMHeadModel"}
 
-# Its kernels are [in, out]; queries, keys and values lie one after another.
-_KERNEL = Projection("I O -> I O", "O -> O")
-_TO_HEADS = Projection("D ([1 1 1] N H) -> D N H", "([1 1 1] N H) -> N H")
-_FROM_HEADS = Projection("(N H) D -> N H D", "D -> D")
-
 TENSORS = Table(
   entries=[
     Entry("transformer.wte.weight", "token_embedding"),
     Entry("transformer.wpe.weight", "decoder/position/position_embedding"),
     *under("transformer.h.{i}.", "decoder/layer_{i}/", [
       *norm("ln_1", "attention_norm"),
-      *dense("attn.c_attn", QKV, _TO_HEADS),
-      *dense("attn.c_proj", "attention/out", _FROM_HEADS),
+      *dense("attn.c_attn", QKV, CONV1D_TO_HEADS),
+      *dense("attn.c_proj", "attention/out", CONV1D_FROM_HEADS),
       *norm("ln_2", "mlp_norm"),
-      *dense("mlp.c_fc", "mlp/wi", _KERNEL),
-      *dense("mlp.c_proj", "mlp/wo", _KERNEL),
+      *dense("mlp.c_fc", "mlp/wi", CONV1D),
+      *dense("mlp.c_proj", "mlp/wo", CONV1D),
     ]),
     *norm("transformer.ln_f", "decoder/final_norm"),
     Entry("lm_head.weight", "head", "V D -> D V"),

@@ -115,7 +115,7 @@ def _describe(provider) -> str:
 
 
 def _show(name, lengths, values):
-  from t5x_lite import data, features, run
+  from t5x_lite import data, run, token_counts
 
   provider = data.get_task(name)
   names = tuple(provider.output_features)
@@ -154,7 +154,7 @@ def _show(name, lengths, values):
 
   totals = {}
   for batch in batches:
-    for key, count in features.token_counts(batch).items():
+    for key, count in token_counts.count(batch).items():
       totals[key] = totals.get(key, 0) + count
   padding = 1 - totals["tokens"] / totals["positions"]
   loss = totals["loss_tokens"] / max(totals["tokens"], 1)

@@ -1,6 +1,6 @@
 """Reads a seqio task or mixture as a stream of batches that resumes exactly.
 
-  task's examples -> trimmed -> shuffled -> mixed -> rows -> batches of numpy
+  task's examples -> mixed -> rows -> batches of numpy
 
 The stream is a function of its `run.Data` and of the process's share of the
 batch: nothing else (time, threads, other streams) changes a token of it.
@@ -9,16 +9,15 @@ batch: nothing else (time, threads, other streams) changes a token of it.
 import dataclasses
 import difflib
 import hashlib
-import inspect
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import seqio
 import tensorflow as tf
 
-from t5x_lite import batch_iterator, features
+from t5x_lite import batch_iterator, features, task_examples
 
 Provider = seqio.Task | seqio.Mixture
 # A `run.Data`: any dataclass with its fields will do.
@@ -74,7 +73,7 @@ def batches(
   ds = ds.prefetch(_PREFETCHED_BATCHES).with_options(_options())
   stream = dataclasses.asdict(spec) | {"architecture": architecture}
   return batch_iterator.BatchIterator(
-    ds, stream, process=shard, if_empty=_empty(spec)
+    ds, stream, process=shard, if_empty=task_examples.nothing(spec)
   )
 
 
@@ -88,7 +87,7 @@ def _stage(spec: Spec, architecture: str, shard) -> tf.data.Dataset:
   # Makes unseeded operations in other people's preprocessors repeat too.
   # (The same in all shards: it enters seeded operations as well, and a source
   # that is sharded after it was shuffled needs one order.)
-  tf.random.set_seed(_seed(spec, "operations"))
+  tf.random.set_seed(task_examples.seed(spec, "operations"))
   endless = spec.num_epochs is None
   convert = features.converter(
     architecture, pack=spec.pack, loss_on_inputs=spec.loss_on_inputs
@@ -284,17 +283,17 @@ def examples(
   provider = get_task(spec.task)
   lengths = feature_lengths(spec, architecture)
   if isinstance(provider, seqio.Task):
-    return _task_examples(provider, spec, lengths, shard)
+    return task_examples.read(provider, spec, lengths, shard)
   rates = {
     task: rate
     for task in provider.tasks
     if spec.split in task.splits and (rate := provider.get_rate(task))
   }
   if not rates:
-    raise ValueError(_empty(spec))
-  parts = [_task_examples(task, spec, lengths, shard) for task in rates]
+    raise ValueError(task_examples.nothing(spec))
+  parts = [task_examples.read(task, spec, lengths, shard) for task in rates]
   weights = list(rates.values())
-  seed = _seed(spec, "mixture", spec.task, shard)
+  seed = task_examples.seed(spec, "mixture", spec.task, shard)
   if spec.num_epochs is None:
     return provider._sample_fn(parts, weights, seed)
   # seqio stops where the first task ends; here every example comes.
@@ -304,116 +303,6 @@ def examples(
   for part in others:
     ds = ds.concatenate(part)
   return ds
-
-
-def _task_examples(
-  task: seqio.Task, spec: Spec, lengths: Mapping[str, int], shard
-) -> tf.data.Dataset:
-  """Returns one task's examples, trimmed and shuffled.
-
-  What `seqio.Task.get_dataset` does, except that the seeds depend on task and
-  shard (seqio's do not: two shards, or two tasks over one source, get the same
-  noise), that only what is needed goes through the shuffle buffer, and that
-  nothing is cached in memory: buffer and cache would be in each checkpoint.
-  """
-  index, count = shard
-  source = task.source
-  # The same in all shards: each takes every count-th example of one order.
-  options = {
-    "split": spec.split,
-    "shuffle": spec.shuffle,
-    "seed": _seed(spec, "source", task.name),
-  }
-  if count == 1:
-    ds = source.get_dataset(**options)
-  elif (
-    source.supports_arbitrary_sharding
-    or len(source.list_shards(spec.split)) >= count
-  ):
-    shard_info = seqio.ShardInfo(index=index, num_shards=count)
-    ds = source.get_dataset(**options, shard_info=shard_info)
-  else:
-    ds = source.get_dataset(**options).shard(count, index)
-  noise_seed = _seed(spec, "noise", task.name, shard)
-  once = task.preprocess_precache(ds, seed=noise_seed)
-
-  sequence_length = {k: v for k, v in lengths.items() if k != "decoder"}
-
-  def finish(ds):
-    ds = task.preprocess_postcache(ds, sequence_length, seed=noise_seed)
-    return _fit(ds, task, lengths)
-
-  if spec.num_epochs is None:
-    with batch_iterator.plain_errors(task.name):
-      is_empty = not any(True for _ in finish(once).take(1))
-    if is_empty:
-      # Repeated for ever, it would never give a batch nor an error.
-      raise ValueError(_empty(spec, task.name, shard))
-  # Before the noise, which is then another in each epoch.
-  ds = finish(once if spec.num_epochs == 1 else once.repeat(spec.num_epochs))
-  if spec.shuffle and task.shuffle_buffer_size:
-    order_seed = _seed(spec, "order", task.name, shard)
-    # Complementary examples, of which a row takes so many, stay side by side.
-    together = getattr(task, "examples_together", 1)
-    if together > 1:
-      ds = ds.ragged_batch(together)
-    buffer_size = max(1, task.shuffle_buffer_size // together)
-    # One order whenever it is begun: a stage's iterator may be made and then
-    # discarded, when a position before the stage is restored.
-    ds = ds.shuffle(
-      buffer_size, seed=order_seed, reshuffle_each_iteration=False
-    )
-    if together > 1:
-      # Mapped, its vectors are no longer ragged tensors of rank 0.
-      ds = ds.unbatch().map(_plain(lambda example: example))
-  elif spec.shuffle and not source.performs_internal_shuffling:
-    raise ValueError(
-      f"task {task.name} has shuffle_buffer_size None and cannot be shuffled: "
-      "set shuffle=False, or give the task a buffer"
-    )
-  return ds
-
-
-def _fit(
-  ds: tf.data.Dataset, task: seqio.Task, lengths: Mapping[str, int]
-) -> tf.data.Dataset:
-  """Keeps the features that have a length, none longer than it."""
-  rows = dict(lengths)
-  together = rows.pop("decoder", None)
-  missing = sorted(rows.keys() - ds.element_spec.keys())
-  if missing:
-    raise ValueError(
-      f"task {task.name} promises feature {missing[0]}, but its preprocessors "
-      f"give {', '.join(sorted(ds.element_spec))}"
-    )
-  planned = any(
-    "sequence_length" in inspect.signature(preprocessor).parameters
-    for preprocessor in task.preprocessors
-    # Takes it to trim, not to plan.
-    if preprocessor is not seqio.preprocessors.append_eos_after_trim
-  )
-
-  def refuse_longer(what, tokens, length):
-    tf.debugging.Assert(
-      tokens <= length,
-      [f"{what} have", tokens, f"tokens, but their length is {length}"],
-    )
-
-  def fit(example):
-    kept = {}
-    for name, length in rows.items():
-      tokens = tf.cast(example[name], tf.int32)
-      if planned:
-        refuse_longer(name, tf.size(tokens), length)
-      kept[name] = tokens[:length]
-    if together:
-      sizes = tf.size(kept["inputs"]), tf.size(kept["targets"])
-      if planned:
-        refuse_longer("inputs and targets", tf.add(*sizes), together)
-      kept["inputs"] = kept["inputs"][: together - sizes[1]]
-    return kept
-
-  return ds.map(_plain(fit), num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def _take_share(batch, batch_size: int, index: int, count: int):
@@ -447,12 +336,6 @@ def _options() -> tf.data.Options:
   return options
 
 
-def _seed(spec: Spec, *parts) -> int:
-  """Returns a seed, the same in every process and run; Python's hash is not."""
-  digest = hashlib.sha256(json.dumps([spec.seed, *parts]).encode()).digest()
-  return int.from_bytes(digest[:4]) >> 1
-
-
 def _feature_names(provider: Provider) -> tuple[str, ...]:
   """Returns which features are used; a task may have others for its metrics."""
   known = (
@@ -469,15 +352,6 @@ def _aligned(names: tuple[str, ...], architecture: str):
     yield in_place if architecture == "encoder" else ("targets", "weights")
   if "positions" in names:
     yield "targets", "positions"
-
-
-def _empty(spec: Spec, task: str = "", shard: tuple[int, int] = (0, 1)) -> str:
-  where = f" (shard {shard[0]} of {shard[1]})" if shard[1] > 1 else ""
-  return (
-    f"task {task or spec.task}, split {spec.split!r}{where} gives no example: "
-    "its files are empty, it has fewer examples than there are processes, or "
-    "its preprocessors drop all"
-  )
 
 
 _plain: Callable = tf.autograph.experimental.do_not_convert

@@ -61,7 +61,6 @@ import abc
 import contextlib
 from collections.abc import Iterable, Mapping
 
-import numpy as np
 import seqio
 import tensorflow as tf
 
@@ -240,8 +239,12 @@ class Converter(seqio.FeatureConverter):
     )
 
 
-def _model_features(*names: str) -> dict:
-  return {name: _INT32 for name in names}
+def _model_features(side: str, *names: str) -> dict:
+  names = (*names, "segment_ids", "positions")
+  return {f"{side}_{name}": _INT32 for name in names}
+
+
+_SCORED = ("input_tokens", "target_tokens", "loss_weights")
 
 
 class EncoderDecoder(Converter):
@@ -252,16 +255,10 @@ class EncoderDecoder(Converter):
   are empty (a prompt) gets a start token, without weight.
   """
 
-  MODEL_FEATURES: Mapping = _model_features(
-    "encoder_input_tokens",
-    "encoder_segment_ids",
-    "encoder_positions",
-    "decoder_input_tokens",
-    "decoder_target_tokens",
-    "decoder_loss_weights",
-    "decoder_segment_ids",
-    "decoder_positions",
-  )
+  MODEL_FEATURES: Mapping = {
+    **_model_features("encoder", "input_tokens"),
+    **_model_features("decoder", *_SCORED),
+  }
 
   def row_lengths(self, lengths):
     return {"encoder": lengths["inputs"], "decoder": lengths["targets"]}
@@ -293,12 +290,7 @@ class Decoder(Converter):
   """
 
   MODEL_FEATURES: Mapping = _model_features(
-    "decoder_input_tokens",
-    "decoder_target_tokens",
-    "decoder_loss_weights",
-    "decoder_causal_attention",
-    "decoder_segment_ids",
-    "decoder_positions",
+    "decoder", *_SCORED, "causal_attention"
   )
 
   def row_lengths(self, lengths):
@@ -358,13 +350,7 @@ class Encoder(Converter):
   itself: its label is one of the row.
   """
 
-  MODEL_FEATURES: Mapping = _model_features(
-    "encoder_input_tokens",
-    "encoder_target_tokens",
-    "encoder_loss_weights",
-    "encoder_segment_ids",
-    "encoder_positions",
-  )
+  MODEL_FEATURES: Mapping = _model_features("encoder", *_SCORED)
 
   def row_lengths(self, lengths):
     label = {"next": 1} if "next_sentence" in lengths else {}
@@ -402,43 +388,6 @@ class Encoder(Converter):
       return row | {"next_sentence_targets": label}
 
     return ds.map(_plain(label_rows))
-
-
-def token_counts(batch: Mapping[str, np.ndarray]) -> dict[str, int]:
-  """Counts what a batch holds.
-
-  Returns:
-    "positions": tokens that the arrays have room for, encoder and decoder;
-    "tokens": those that are not padding; "encoder_tokens", "decoder_tokens":
-    these by side; "loss_tokens": those that bear loss; "examples": segments.
-  """
-  sides = [
-    side for side in ("encoder", "decoder") if f"{side}_segment_ids" in batch
-  ]
-  segment_ids = {side: batch[f"{side}_segment_ids"] for side in sides}
-  real = {side: int(np.sum(ids > 0)) for side, ids in segment_ids.items()}
-  weights = batch[f"{sides[-1]}_loss_weights"]
-  return {
-    "positions": sum(ids.size for ids in segment_ids.values()),
-    "tokens": sum(real.values()),
-    "encoder_tokens": real.get("encoder", 0),
-    "decoder_tokens": real.get("decoder", 0),
-    "loss_tokens": int(np.sum(weights > 0)),
-    # A row's segments are numbered from 1, on both sides alike.
-    "examples": int(np.sum(np.max(segment_ids[sides[-1]], axis=-1))),
-  }
-
-
-def padding_fraction(batch: Mapping[str, np.ndarray]) -> float:
-  """Returns the share of a batch's positions that are padding."""
-  counts = token_counts(batch)
-  return 1 - counts["tokens"] / counts["positions"]
-
-
-def loss_fraction(batch: Mapping[str, np.ndarray]) -> float:
-  """Returns the share of a batch's tokens, padding apart, that bear loss."""
-  counts = token_counts(batch)
-  return counts["loss_tokens"] / max(counts["tokens"], 1)
 
 
 def _check_aligned(example, first: str, second: str) -> None:

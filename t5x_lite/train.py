@@ -15,13 +15,13 @@ from t5x_lite import (
   accounting,
   data,
   evaluate,
-  features,
   memory,
   optimizers,
   peak,
   records,
   samples,
   step,
+  token_counts,
   vocabulary_record,
   warm_start,
 )
@@ -110,7 +110,7 @@ def train(run: Run, *, model_dir: str) -> TrainState:
     for number in range(first_step + 1, run.total_steps + 1):
       host_batch = next(batches)
       state, metrics = train_step(state, layout.shard_batch(host_batch))
-      interval.add(metrics, features.token_counts(host_batch))
+      interval.add(metrics, token_counts.count(host_batch))
       under_way.append(metrics)
       if len(under_way) > _STEPS_AHEAD:
         jax.block_until_ready(under_way.popleft())

@@ -10,7 +10,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from t5x_lite import data, features
+from t5x_lite import data, token_counts
 from t5x_lite.run import Data
 
 VOCABULARY = seqio.PassThroughVocabulary(size=1000)
@@ -204,7 +204,7 @@ def test_complementary_examples_stay_side_by_side_and_fill_rows():
   )  # fmt: skip
   for architecture in ("encoder_decoder", "prefix"):
     batches = take(data.batches(spec, architecture), 20)
-    assert {features.padding_fraction(batch) for batch in batches} == {0}
+    assert {token_counts.padding_fraction(batch) for batch in batches} == {0}
     assert max(b["decoder_segment_ids"].max() for b in batches) == 2
 
 
@@ -346,7 +346,7 @@ def test_evaluation_counts_every_example_once(register, pack):
     pack=pack,
   )
   whole = list(data.batches(spec, "encoder_decoder"))
-  assert sum(features.token_counts(b)["examples"] for b in whole) == 23
+  assert sum(token_counts.count(b)["examples"] for b in whole) == 23
   assert which(whole) == list(range(10, 33))
   padding = whole[-1]["decoder_segment_ids"].sum(axis=1) == 0
   assert padding.sum() == (-len(_used_rows(whole))) % 4

@@ -32,6 +32,7 @@ class Data:
   num_epochs: int | None = None
   num_batches: int | None = None
   loss_on_inputs: bool = False
+  then: None = None
 
 
 def chain():

@@ -5,7 +5,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from t5x_lite import features
+from t5x_lite import features, token_counts
 
 PAIRS = [
   {"inputs": [7, 8, 5, 1], "targets": [3, 9, 1]},
@@ -420,7 +420,7 @@ def test_statistics_count_tokens_padding_and_loss():
     "encoder_decoder", PAIRS, {"inputs": 10, "targets": 7}, pack=True
   )
   batch = {name: np.stack([value, 0 * value]) for name, value in row.items()}
-  assert features.token_counts(batch) == {
+  assert token_counts.count(batch) == {
     "positions": 34,
     "tokens": 14,
     "encoder_tokens": 9,
@@ -428,5 +428,5 @@ def test_statistics_count_tokens_padding_and_loss():
     "loss_tokens": 5,
     "examples": 2,
   }
-  assert features.padding_fraction(batch) == pytest.approx(20 / 34)
-  assert features.loss_fraction(batch) == pytest.approx(5 / 14)
+  assert token_counts.padding_fraction(batch) == pytest.approx(20 / 34)
+  assert token_counts.loss_fraction(batch) == pytest.approx(5 / 14)

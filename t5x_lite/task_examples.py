@@ -1,0 +1,157 @@
+"""Reads the examples of one task, from its source to the shuffle buffer.
+
+What `seqio.Task.get_dataset` does, except that the seeds depend on task and
+shard (seqio's do not: two shards, or two tasks over one source, get the same
+noise), that only what is needed goes through the shuffle buffer, and that
+nothing is cached in memory: buffer and cache would be in each checkpoint.
+"""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import seqio
+import tensorflow as tf
+
+from t5x_lite import batch_iterator
+
+# A `run.Data`: any dataclass with its fields will do.
+Spec = Any
+
+
+def read(
+  task: seqio.Task, spec: Spec, lengths: Mapping[str, int], shard
+) -> tf.data.Dataset:
+  """Returns a task's examples, trimmed and shuffled.
+
+  Args:
+    task: a task, not a mixture.
+    spec: what to read of it.
+    lengths: of its features, as `data.feature_lengths` gives them.
+    shard: (index, count) of the part to read.
+
+  Returns:
+    Dicts of int32 vectors, no longer than their lengths.
+
+  Raises:
+    ValueError: there is no example, or they cannot be shuffled.
+  """
+  index, count = shard
+  source = task.source
+  # The same in all shards: each takes every count-th example of one order.
+  options = {
+    "split": spec.split,
+    "shuffle": spec.shuffle,
+    "seed": seed(spec, "source", task.name),
+  }
+  if count == 1:
+    ds = source.get_dataset(**options)
+  elif (
+    source.supports_arbitrary_sharding
+    or len(source.list_shards(spec.split)) >= count
+  ):
+    shard_info = seqio.ShardInfo(index=index, num_shards=count)
+    ds = source.get_dataset(**options, shard_info=shard_info)
+  else:
+    ds = source.get_dataset(**options).shard(count, index)
+  noise_seed = seed(spec, "noise", task.name, shard)
+  once = task.preprocess_precache(ds, seed=noise_seed)
+
+  sequence_length = {k: v for k, v in lengths.items() if k != "decoder"}
+
+  def finish(ds):
+    ds = task.preprocess_postcache(ds, sequence_length, seed=noise_seed)
+    return _fit(ds, task, lengths)
+
+  if spec.num_epochs is None:
+    with batch_iterator.plain_errors(task.name):
+      is_empty = not any(True for _ in finish(once).take(1))
+    if is_empty:
+      # Repeated for ever, it would never give a batch nor an error.
+      raise ValueError(nothing(spec, task.name, shard))
+  # Before the noise, which is then another in each epoch.
+  ds = finish(once if spec.num_epochs == 1 else once.repeat(spec.num_epochs))
+  if spec.shuffle and task.shuffle_buffer_size:
+    order_seed = seed(spec, "order", task.name, shard)
+    # Complementary examples, of which a row takes so many, stay side by side.
+    together = getattr(task, "examples_together", 1)
+    if together > 1:
+      ds = ds.ragged_batch(together)
+    buffer_size = max(1, task.shuffle_buffer_size // together)
+    # One order whenever it is begun: a stage's iterator may be made and then
+    # discarded, when a position before the stage is restored.
+    ds = ds.shuffle(
+      buffer_size, seed=order_seed, reshuffle_each_iteration=False
+    )
+    if together > 1:
+      # Mapped, its vectors are no longer ragged tensors of rank 0.
+      ds = ds.unbatch().map(_plain(lambda example: example))
+  elif spec.shuffle and not source.performs_internal_shuffling:
+    raise ValueError(
+      f"task {task.name} has shuffle_buffer_size None and cannot be shuffled: "
+      "set shuffle=False, or give the task a buffer"
+    )
+  return ds
+
+
+def _fit(
+  ds: tf.data.Dataset, task: seqio.Task, lengths: Mapping[str, int]
+) -> tf.data.Dataset:
+  """Keeps the features that have a length, none longer than it."""
+  rows = dict(lengths)
+  together = rows.pop("decoder", None)
+  missing = sorted(rows.keys() - ds.element_spec.keys())
+  if missing:
+    raise ValueError(
+      f"task {task.name} promises feature {missing[0]}, but its preprocessors "
+      f"give {', '.join(sorted(ds.element_spec))}"
+    )
+  planned = any(
+    "sequence_length" in inspect.signature(preprocessor).parameters
+    for preprocessor in task.preprocessors
+    # Takes it to trim, not to plan.
+    if preprocessor is not seqio.preprocessors.append_eos_after_trim
+  )
+
+  def refuse_longer(what, tokens, length):
+    tf.debugging.Assert(
+      tokens <= length,
+      [f"{what} have", tokens, f"tokens, but their length is {length}"],
+    )
+
+  def fit(example):
+    kept = {}
+    for name, length in rows.items():
+      tokens = tf.cast(example[name], tf.int32)
+      if planned:
+        refuse_longer(name, tf.size(tokens), length)
+      kept[name] = tokens[:length]
+    if together:
+      sizes = tf.size(kept["inputs"]), tf.size(kept["targets"])
+      if planned:
+        refuse_longer("inputs and targets", tf.add(*sizes), together)
+      kept["inputs"] = kept["inputs"][: together - sizes[1]]
+    return kept
+
+  return ds.map(_plain(fit), num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def seed(spec: Spec, *parts) -> int:
+  """Returns a seed, the same in every process and run; Python's hash is not."""
+  digest = hashlib.sha256(json.dumps([spec.seed, *parts]).encode()).digest()
+  return int.from_bytes(digest[:4]) >> 1
+
+
+def nothing(spec: Spec, task: str = "", shard: tuple[int, int] = (0, 1)) -> str:
+  """Says what it means that there is no example."""
+  where = f" (shard {shard[0]} of {shard[1]})" if shard[1] > 1 else ""
+  return (
+    f"task {task or spec.task}, split {spec.split!r}{where} gives no example: "
+    "its files are empty, it has fewer examples than there are processes, or "
+    "its preprocessors drop all"
+  )
+
+
+_plain: Callable = tf.autograph.experimental.do_not_convert

@@ -1,0 +1,42 @@
+"""Counts what a batch holds: tokens, padding, and what bears loss."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+
+def count(batch: Mapping[str, np.ndarray]) -> dict[str, int]:
+  """Counts what a batch holds.
+
+  Returns:
+    "positions": tokens that the arrays have room for, encoder and decoder;
+    "tokens": those that are not padding; "encoder_tokens", "decoder_tokens":
+    these by side; "loss_tokens": those that bear loss; "examples": segments.
+  """
+  sides = [
+    side for side in ("encoder", "decoder") if f"{side}_segment_ids" in batch
+  ]
+  segment_ids = {side: batch[f"{side}_segment_ids"] for side in sides}
+  real = {side: int(np.sum(ids > 0)) for side, ids in segment_ids.items()}
+  weights = batch[f"{sides[-1]}_loss_weights"]
+  return {
+    "positions": sum(ids.size for ids in segment_ids.values()),
+    "tokens": sum(real.values()),
+    "encoder_tokens": real.get("encoder", 0),
+    "decoder_tokens": real.get("decoder", 0),
+    "loss_tokens": int(np.sum(weights > 0)),
+    # A row's segments are numbered from 1, on both sides alike.
+    "examples": int(np.sum(np.max(segment_ids[sides[-1]], axis=-1))),
+  }
+
+
+def padding_fraction(batch: Mapping[str, np.ndarray]) -> float:
+  """Returns the share of a batch's positions that are padding."""
+  counts = count(batch)
+  return 1 - counts["tokens"] / counts["positions"]
+
+
+def loss_fraction(batch: Mapping[str, np.ndarray]) -> float:
+  """Returns the share of a batch's tokens, padding apart, that bear loss."""
+  counts = count(batch)
+  return counts["loss_tokens"] / max(counts["tokens"], 1)

@@ -10,14 +10,16 @@ from launch import options
 
 USAGE = "[NAME] [flags]"
 DETAILS = """
-Without a NAME, lists every task and mixture. With one, prints some of its raw
-examples, then the rows that a model gets, decoded: tokens that bear loss are
-highlighted on a terminal and stand in [[ ]] elsewhere. Shares of padding and of
-loss-bearing tokens are measured over 128 rows.
+Without a NAME, lists every task and mixture. With one, or with a gin file that
+makes a task, prints some of its raw examples, then the rows that a model gets,
+decoded: tokens that bear loss are highlighted on a terminal and stand in [[ ]]
+elsewhere. Shares of padding and of loss-bearing tokens are measured over 128
+rows.
 """
 EXAMPLE = """
 t5x_lite tasks
 t5x_lite tasks python_docs_span_corruption --num_examples=3
+t5x_lite tasks --gin_file=gin/objectives/ul2.gin --gin.TARGETS=128
 t5x_lite tasks python_docs_prefix_lm --architecture=prefix \\
   --lengths=inputs=64,targets=64
 """
@@ -59,18 +61,23 @@ def main(values, arguments):
   from launch import config, environment, session
 
   environment.load_tasks()
+  given = {}  # What a gin file says of run.Data.
   if values.gin_file or values.gin_bindings:
     session.load(values)
     from t5x_lite import run
 
-    if config.is_bound(run.Data):
-      config.build(run.Data)
+    given = config.bound(run.Data)
   if len(arguments) > 1:
     raise ValueError(f"give one task, not {len(arguments)}: {arguments}")
-  if arguments:
-    _show(arguments[0], values)
-  else:
+  name = arguments[0] if arguments else given.get("task")
+  if name is None:
     print(_list())
+    return
+  lengths = options.parse_lengths(values.lengths)
+  if name == given.get("task"):
+    lengths = lengths or given.get("lengths")
+    values.pack = values.pack or given.get("pack", False)
+  _show(name, lengths, values)
 
 
 def _list() -> str:
@@ -94,7 +101,10 @@ def _describe(provider) -> str:
 
   if isinstance(provider, seqio.Mixture):
     rates = provider.rate_per_task_name
-    names = (f"{name} ({rate:g})" for name, rate in sorted(rates.items()))
+    names = (
+      f"{name} ({rate if callable(rate) else f'{rate:g}'})"
+      for name, rate in sorted(rates.items())
+    )
     return f"mixes {', '.join(names)}"
   objective = getattr(provider, "recipe", {}).get("objective")
   about = (type(objective).__doc__ or "") if objective else ""
@@ -104,13 +114,13 @@ def _describe(provider) -> str:
   return about.strip().splitlines()[0]
 
 
-def _show(name, values):
+def _show(name, lengths, values):
   from t5x_lite import data, features, run
 
   provider = data.get_task(name)
   names = tuple(provider.output_features)
   architecture = values.architecture or _first_fit(names)
-  lengths = options.parse_lengths(values.lengths) or _default_lengths(provider)
+  lengths = lengths or _default_lengths(provider)
   spec = run.Data(
     task=name,
     lengths=lengths,

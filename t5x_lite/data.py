@@ -66,11 +66,30 @@ def batches(
   """
   check(spec, architecture, process_count=process_count)
   shard = (process_index, process_count)
-  endless = spec.num_epochs is None
+  ds = _stage(spec, architecture, shard)
+  for stage in _stages(spec)[1:]:
+    following = _stage(stage, architecture, shard)
+    _check_shapes(spec, ds, stage, following)
+    ds = ds.concatenate(following)
+  ds = ds.prefetch(_PREFETCHED_BATCHES).with_options(_options())
+  stream = dataclasses.asdict(spec) | {"architecture": architecture}
+  return batch_iterator.BatchIterator(
+    ds, stream, process=shard, if_empty=_empty(spec)
+  )
+
+
+def _stages(spec: Spec) -> list[Spec]:
+  """Returns what is read one after the other."""
+  return [spec, *(_stages(spec.then) if spec.then else ())]
+
+
+def _stage(spec: Spec, architecture: str, shard) -> tf.data.Dataset:
+  """Returns the batches of a process, without those of later stages."""
   # Makes unseeded operations in other people's preprocessors repeat too.
   # (The same in all shards: it enters seeded operations as well, and a source
   # that is sharded after it was shuffled needs one order.)
   tf.random.set_seed(_seed(spec, "operations"))
+  endless = spec.num_epochs is None
   convert = features.converter(
     architecture, pack=spec.pack, loss_on_inputs=spec.loss_on_inputs
   )
@@ -78,20 +97,30 @@ def batches(
     examples(spec, architecture, shard=shard if endless else (0, 1)),
     feature_lengths(spec, architecture),
   )
-  share = spec.batch_size // process_count
   if endless:
-    ds = rows.batch(share, drop_remainder=True)
+    ds = rows.batch(spec.batch_size // shard[1], drop_remainder=True)
   else:
     ds = rows.batch(spec.batch_size).map(
       _plain(lambda batch: _take_share(batch, spec.batch_size, *shard))
     )
-  if spec.num_batches is not None:
-    ds = ds.take(spec.num_batches)
-  ds = ds.prefetch(_PREFETCHED_BATCHES).with_options(_options())
-  stream = dataclasses.asdict(spec) | {"architecture": architecture}
-  return batch_iterator.BatchIterator(
-    ds, stream, process=shard, if_empty=_empty(spec)
+  return ds if spec.num_batches is None else ds.take(spec.num_batches)
+
+
+def _check_shapes(spec: Spec, ds, stage: Spec, following) -> None:
+  shapes, others = (
+    {name: tuple(x.shape) for name, x in sorted(part.element_spec.items())}
+    for part in (ds, following)
   )
+  if shapes != others:
+    different = sorted(
+      name for name in shapes | others if shapes.get(name) != others.get(name)
+    )
+    raise ValueError(
+      f"the stages of a run need batches of one shape, but for {different[0]} "
+      f"task {spec.task} has {shapes.get(different[0])} and task {stage.task} "
+      f"{others.get(different[0])}: set lengths and batch_size accordingly, or "
+      "start a run of its own with warm_start"
+    )
 
 
 def check(spec: Spec, architecture: str, *, process_count: int = 1) -> None:
@@ -100,6 +129,17 @@ def check(spec: Spec, architecture: str, *, process_count: int = 1) -> None:
   Raises:
     ValueError: with the value, what is allowed and what to do, in one line.
   """
+  for stage in _stages(spec):
+    _check_stage(stage, architecture, process_count)
+    if vocabularies(stage.task) != vocabularies(spec.task):
+      raise ValueError(
+        f"the stages of a run need one vocabulary, but task {spec.task} has "
+        f"{vocabularies(spec.task)[1]} and task {stage.task} "
+        f"{vocabularies(stage.task)[1]}"
+      )
+
+
+def _check_stage(spec: Spec, architecture: str, process_count: int) -> None:
   provider = get_task(spec.task)
   if spec.split not in provider.splits:
     raise ValueError(
@@ -151,8 +191,9 @@ def feature_lengths(spec: Spec, architecture: str) -> dict[str, int]:
   """
   names = _feature_names(get_task(spec.task))
   given = dict(spec.lengths)
-  if "weights" in names:
-    aligned = names if architecture == "encoder" else ("targets", "weights")
+  if "next_sentence" in names:
+    given["next_sentence"] = 1  # a label
+  for aligned in _aligned(names, architecture):
     sizes = {given[name] for name in aligned if name in given}
     if len(sizes) > 1:
       raise ValueError(
@@ -170,7 +211,7 @@ def feature_lengths(spec: Spec, architecture: str) -> dict[str, int]:
     )
   for name, length in given.items():
     # One for a token, one for the end of the sequence.
-    if length < 2:
+    if length < 2 and name != "next_sentence":
       raise ValueError(f"length of {name} ({length}) must be at least 2")
   if given.get("decoder", given["targets"]) < given["targets"]:
     raise ValueError(
@@ -312,7 +353,19 @@ def _task_examples(
   ds = finish(once if spec.num_epochs == 1 else once.repeat(spec.num_epochs))
   if spec.shuffle and task.shuffle_buffer_size:
     order_seed = _seed(spec, "order", task.name, shard)
-    ds = ds.shuffle(task.shuffle_buffer_size, seed=order_seed)
+    # Complementary examples, of which a row takes so many, stay side by side.
+    together = getattr(task, "examples_together", 1)
+    if together > 1:
+      ds = ds.ragged_batch(together)
+    buffer_size = max(1, task.shuffle_buffer_size // together)
+    # One order whenever it is begun: a stage's iterator may be made and then
+    # discarded, when a position before the stage is restored.
+    ds = ds.shuffle(
+      buffer_size, seed=order_seed, reshuffle_each_iteration=False
+    )
+    if together > 1:
+      # Mapped, its vectors are no longer ragged tensors of rank 0.
+      ds = ds.unbatch().map(_plain(lambda example: example))
   elif spec.shuffle and not source.performs_internal_shuffling:
     raise ValueError(
       f"task {task.name} has shuffle_buffer_size None and cannot be shuffled: "
@@ -368,9 +421,10 @@ def _take_share(batch, batch_size: int, index: int, count: int):
   share = batch_size // count
   rows = {}
   for name, value in batch.items():
-    value = tf.pad(value, [[0, batch_size - tf.shape(value)[0]], [0, 0]])
+    missing = batch_size - tf.shape(value)[0]
+    value = tf.pad(value, [[0, missing], *[[0, 0]] * (value.shape.rank - 1)])
     rows[name] = tf.ensure_shape(
-      value[index * share : (index + 1) * share], [share, value.shape[1]]
+      value[index * share : (index + 1) * share], [share, *value.shape[1:]]
     )
   return rows
 
@@ -401,8 +455,20 @@ def _seed(spec: Spec, *parts) -> int:
 
 def _feature_names(provider: Provider) -> tuple[str, ...]:
   """Returns which features are used; a task may have others for its metrics."""
-  known = ("inputs", "targets", "weights")
+  known = (
+    "inputs", "targets", "weights", "positions", "token_types",
+    "next_sentence",
+  )  # fmt: skip
   return tuple(name for name in known if name in provider.output_features)
+
+
+def _aligned(names: tuple[str, ...], architecture: str):
+  """Yields groups of features that have one length."""
+  if "weights" in names:
+    in_place = [name for name in names if name != "next_sentence"]
+    yield in_place if architecture == "encoder" else ("targets", "weights")
+  if "positions" in names:
+    yield "targets", "positions"
 
 
 def _empty(spec: Spec, task: str = "", shard: tuple[int, int] = (0, 1)) -> str:

@@ -1,9 +1,12 @@
 """Arranges a task's examples as what an architecture eats.
 
 A task gives, per example, sequences of any length: `inputs` and `targets` (a
-pair), `targets` alone (a language model's text) or `inputs`, `targets` and
-`weights` of one length (aligned: MLM). The converter of an architecture turns
-them into rows of one fixed length, under seqio's names. Two pairs,
+pair), `targets` alone (a language model's text), or `inputs`, `targets` and
+`weights` of one length (aligned: MLM). A text may have `weights`, aligned
+examples `token_types` and a `next_sentence` label (BERT's pairs), and a pair
+`positions`, those of the blanks that its targets fill (GLM). The converter of
+an architecture turns them into rows of one fixed length, under seqio's names.
+Two pairs,
 
   inputs [7 8 5 1]     targets [3 9 1]
   inputs [8 4 9 3 1]   targets [4 1]
@@ -37,6 +40,19 @@ and an aligned example is, for
     encoder_segment_ids       1 1 1 1 0 0
     encoder_positions         0 1 2 3 0 0
 
+Sentence pairs also have encoder_token_types, and next_sentence_targets, one
+class a row. Blanks filled by spans of the targets, each from the start token,
+are, for a prefix model, from inputs [7 6 5 6] targets [3 9 1 4 1] positions
+[3 3 3 1 1]
+
+    decoder_input_tokens      7 6 5 6 0 3 9 0 4
+    decoder_target_tokens     7 6 5 6 3 9 1 4 1
+    decoder_loss_weights      0 0 0 0 1 1 1 1 1
+    decoder_causal_attention  1 1 1 1 0 0 0 0 0
+    decoder_segment_ids       1 1 1 1 1 1 1 1 1
+    decoder_positions         0 1 2 3 3 3 3 1 1     of the blank
+    decoder_block_positions   0 0 0 0 1 2 3 1 2     within the span
+
 Segment ids, positions and weights are always there, packed or not: padding is
 where the segment id is 0, and nothing here or later looks for a token id 0.
 """
@@ -58,6 +74,17 @@ with contextlib.suppress(RuntimeError):
 
 ARCHITECTURES = ("encoder_decoder", "causal", "prefix", "encoder")
 
+_TEXT, _PAIR = {"targets"}, {"inputs", "targets"}
+_ALIGNED = {"inputs", "targets", "weights"}
+_KINDS = (
+  _TEXT,
+  _TEXT | {"weights"},
+  _PAIR,
+  _PAIR | {"positions"},
+  _ALIGNED,
+  _ALIGNED | {"token_types", "next_sentence"},
+)
+
 _INT32 = seqio.FeatureConverter.FeatureSpec(dtype=tf.int32)
 
 
@@ -76,14 +103,21 @@ def check(task_features: Iterable[str], architecture: str) -> None:
       f"architecture {architecture!r} must be one of {', '.join(ARCHITECTURES)}"
     )
   names = set(task_features)
-  if "targets" not in names or not names <= {"inputs", "targets", "weights"}:
+  if names not in _KINDS:
+    kinds = (" and ".join(sorted(kind)) for kind in _KINDS)
     raise ValueError(
-      f"features must be targets, inputs and targets, or inputs, targets and "
-      f"weights, not {', '.join(sorted(names)) or 'none'}"
+      f"features must be {'; or '.join(kinds)}, not "
+      f"{', '.join(sorted(names)) or 'none'}"
     )
   has_inputs, aligned = "inputs" in names, {"inputs", "weights"} <= names
   reason = None
-  if architecture == "encoder":
+  if "positions" in names:
+    if architecture != "prefix":
+      reason = (
+        "its blanks (GLM) are seen whole and filled from left to right by one "
+        "stack; use architecture prefix, or a span_corruption task"
+      )
+  elif architecture == "encoder":
     if not has_inputs:
       reason = "the task has no inputs to read; use an mlm task"
     elif not aligned:
@@ -155,7 +189,7 @@ class Converter(seqio.FeatureConverter):
   """
 
   TASK_FEATURES: Mapping = {
-    name: _INT32 for name in ("inputs", "targets", "weights")
+    name: _INT32 for name in sorted(set().union(*_KINDS))
   }
   # Segment ids and positions are there without packing as well.
   PACKING_FEATURE_DTYPES: Mapping = {}
@@ -272,6 +306,8 @@ class Decoder(Converter):
     return {"decoder": lengths.get("decoder", together)}
 
   def arrange(self, example):
+    if "positions" in example:
+      return _arrange_blanks(**example)
     targets = example["targets"]
     inputs = example.get("inputs", targets[:0])
     weights = example.get("weights")
@@ -292,11 +328,34 @@ class Decoder(Converter):
     }
 
 
+def _arrange_blanks(inputs, targets, positions) -> dict[str, tf.Tensor]:
+  """Lays out blanks and the spans that fill them; see the module's text."""
+  aligned = {"targets": targets, "positions": positions}
+  _check_aligned(aligned, *aligned)
+  # No two spans that follow one another fill the same blank.
+  is_first = tf.concat([[True], positions[1:] != positions[:-1]], axis=0)
+  is_first = is_first[: tf.size(positions)]
+  index = tf.range(tf.size(targets))
+  first = tf.boolean_mask(index, is_first)
+  owner = tf.cumsum(tf.cast(is_first, tf.int32)) - 1
+  sides = (  # of the inputs and of the targets
+    ("input_tokens", inputs, tf.where(is_first, 0, _shift_right(targets))),
+    ("target_tokens", inputs, targets),
+    ("loss_weights", tf.zeros_like(inputs), tf.ones_like(targets)),
+    ("causal_attention", tf.ones_like(inputs), tf.zeros_like(targets)),
+    ("positions", tf.range(tf.size(inputs)), positions),
+    ("block_positions", tf.zeros_like(inputs),
+     index - tf.gather(first, owner) + 1),
+  )  # fmt: skip
+  return {f"decoder_{name}": tf.concat(parts, axis=0) for name, *parts in sides}
+
+
 class Encoder(Converter):
   """Predicts targets in place where `weights` says so.
 
   The weights come from the task: BERT's kept and random tokens bear loss, and
-  the inputs alone do not tell which they are.
+  the inputs alone do not tell which they are. A pair of sentences has a row to
+  itself: its label is one of the row.
   """
 
   MODEL_FEATURES: Mapping = _model_features(
@@ -308,16 +367,41 @@ class Encoder(Converter):
   )
 
   def row_lengths(self, lengths):
-    return {"encoder": lengths["inputs"]}
+    label = {"next": 1} if "next_sentence" in lengths else {}
+    return {"encoder": lengths["inputs"], **label}
 
   def arrange(self, example):
     _check_aligned(example, "inputs", "targets")
     _check_aligned(example, "inputs", "weights")
-    return {
+    arranged = {
       "encoder_input_tokens": example["inputs"],
       "encoder_target_tokens": example["targets"],
       "encoder_loss_weights": example["weights"],
     }
+    if "token_types" in example:
+      _check_aligned(example, "inputs", "token_types")
+      arranged |= {
+        "encoder_token_types": example["token_types"],
+        "next_sentence_targets": example["next_sentence"],
+      }
+    return arranged
+
+  def _convert_features(self, ds, task_feature_lengths):
+    if "next_sentence" not in task_feature_lengths:
+      return super()._convert_features(ds, task_feature_lengths)
+    if self.pack:
+      raise ValueError(
+        "sentence pairs have a label for each row and cannot be packed: set "
+        "pack to False"
+      )
+    ds = super()._convert_features(ds, task_feature_lengths)
+
+    def label_rows(row):
+      label = row["next_sentence_targets"][0]
+      row = {k: v for k, v in row.items() if packing.side_of(k) == "encoder"}
+      return row | {"next_sentence_targets": label}
+
+    return ds.map(_plain(label_rows))
 
 
 def token_counts(batch: Mapping[str, np.ndarray]) -> dict[str, int]:

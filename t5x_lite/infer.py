@@ -48,6 +48,11 @@ def codec(
       "causal, prefix or encoder_decoder model"
     )
   of = data.get_task(task).output_features
+  if "positions" in of:
+    raise ValueError(
+      f"task {task} fills blanks at positions (GLM) that a prompt does not "
+      "have: generate and score by a prefix_lm or span_corruption task"
+    )
   # A task may have other features, for its metrics.
   features.check({"inputs", "targets", "weights"} & of.keys(), architecture)
   names = [name for name in ("inputs", "targets") if name in of]

@@ -34,7 +34,8 @@ def lay_out(
     pack: whether a row takes more than one example.
 
   Returns:
-    Rows with the same features, and "SIDE_segment_ids" and "SIDE_positions".
+    Rows with the same features, and "SIDE_segment_ids" and, unless the
+    examples bring them, "SIDE_positions".
   """
   names = sorted(ds.element_spec)
   windows = ds.ragged_batch(_WINDOW).map(
@@ -149,9 +150,13 @@ def _rows(tokens, sizes, bounds, names, row_lengths) -> dict[str, tf.Tensor]:
     flat = tf.concat([tokens[side][: splits[-1]], tf.stack(made, -1)], axis=-1)
     ragged = tf.RaggedTensor.from_row_splits(flat, splits, validate=False)
     dense = ragged.to_tensor(shape=[None, row_lengths[side], None])
+    made_names = [f"{side}_segment_ids", f"{side}_positions"]
     own = [name for name in names if side_of(name) == side]
-    own += [f"{side}_segment_ids", f"{side}_positions"]
-    rows |= dict(zip(own, tf.unstack(dense, len(own), axis=-1), strict=True))
+    columns = tf.unstack(dense, len(own) + 2, axis=-1)
+    # What the example brings comes last, and stays.
+    rows |= dict(
+      zip([*made_names, *own], columns[-2:] + columns[:-2], strict=True)
+    )
   return rows
 
 

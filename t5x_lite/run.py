@@ -27,6 +27,8 @@ class Data:
     num_epochs: passes over the split; None repeats for ever.
     num_batches: where evaluation stops; None takes the whole split.
     loss_on_inputs: whether a decoder-only model is scored on inputs too.
+    then: what is read after `num_batches`, in training the next stage: another
+      task, whose rows have the same shapes.
   """
 
   task: str
@@ -39,8 +41,14 @@ class Data:
   num_epochs: int | None = None
   num_batches: int | None = None
   loss_on_inputs: bool = False
+  then: "Data | None" = None
 
   def __post_init__(self):
+    if self.then is not None and self.num_batches is None:
+      raise ValueError(
+        f"Data of {self.task} goes on with {self.then.task}, but num_batches "
+        "does not say when: set it"
+      )
     for name in ("batch_size", "num_epochs", "num_batches"):
       value = getattr(self, name)
       if value is not None and value < 1:

@@ -21,11 +21,13 @@ def write(
   """Writes `model_dir`/samples/STEP.jsonl: inputs, targets and prediction.
 
   The same first examples of the first evaluation task (of the training task
-  where there is none) at every step. An encoder-only model predicts nothing.
+  where there is none) at every step. An encoder-only model predicts nothing,
+  nor does one that fills blanks (GLM), which a prompt does not have.
   """
-  if model.architecture == "encoder":
-    return
   spec = run.eval[0] if run.eval else run.train
+  has_blanks = "positions" in data.get_task(spec.task).output_features
+  if model.architecture == "encoder" or has_blanks:
+    return
   codec = infer.codec(
     spec.task, model.architecture, spec.lengths, truncate=True
   )

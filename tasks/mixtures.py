@@ -1,29 +1,56 @@
 """Registers what is there without any file: <corpus>_<objective>, and mixtures.
 
 python_docs_span_corruption, python_source_causal_lm, ..., and the mixtures
-python_<objective>, which draw from both corpora alike.
+python_<objective>, which draw from both corpora alike. In a gin file,
+
+  run.Data.task = @mixtures.mix()
+  mixtures.mix.tasks = [@one/text.corpus_task(), "python_docs_ul2"]
+  mixtures.mix.rates = [3, 1]
+
+mixes others. The loss of each task of a mixture is reported under its name.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import seqio
 import tensorflow as tf
 
-from tasks import corpora, text
+from tasks import cache, corpora, text
+from tasks.bart import BART
 from tasks.causal_lm import CausalLM
+from tasks.cm3 import CM3
+from tasks.fim import FIM
+from tasks.glm import GLM
+from tasks.iid_denoising import IIDDenoising
+from tasks.mass import MASS
 from tasks.mlm import MLM
+from tasks.pegasus import PEGASUS
 from tasks.prefix_lm import PrefixLM
+from tasks.replaced_tokens import ReplacedTokens
+from tasks.sentence_pairs import SentencePairs
 from tasks.span_corruption import SpanCorruption
 from tasks.task import Objective
+from tasks.ul2 import UL2
 
 OBJECTIVES: Mapping[str, Objective] = {
   "span_corruption": SpanCorruption(),
   "causal_lm": CausalLM(),
   "prefix_lm": PrefixLM(),
+  "ul2": UL2(),
   "mlm": MLM(),
+  "sentence_pairs": SentencePairs(),
+  "replaced_tokens": ReplacedTokens(),
+  "iid_denoising": IIDDenoising(),
+  "bart": BART(),
+  "mass": MASS(),
+  "pegasus": PEGASUS(),
+  "glm": GLM(),
+  "fim": FIM(),
+  "cm3": CM3(),
 }
 
 
@@ -40,7 +67,66 @@ def register() -> None:
     )
 
 
-def add_mixture(name: str, rates: Mapping[str, float]) -> str:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ByExamples:
+  """Draws tasks in proportion to their number of examples, up to a limit.
+
+  min(examples, maximum) ** (1 / temperature): equations of section 3.5.2 of
+  Raffel et al. 2020, arXiv:1910.10683. The examples are those of the source,
+  before an objective joins or divides them.
+
+  Attributes:
+    maximum: the limit, or None.
+    temperature: 1 keeps the proportions, more brings the rates together.
+  """
+
+  maximum: int | None = None
+  temperature: float = 1.0
+
+  def __post_init__(self):
+    if self.maximum is not None and self.maximum < 1:
+      raise ValueError(f"maximum ({self.maximum}) must be at least 1")
+    if self.temperature <= 0:
+      raise ValueError(f"temperature ({self.temperature}) must be positive")
+
+  def __call__(self, task: seqio.Task) -> float:
+    count = task.num_input_examples("train")
+    if self.maximum is not None:
+      count = min(count, self.maximum)
+    return count ** (1 / self.temperature)
+
+
+def mix(
+  *,
+  tasks: Sequence[str],
+  rates: Sequence[float] | ByExamples = ByExamples(),
+  name: str | None = None,
+) -> str:
+  """Registers a mixture and returns its name.
+
+  Args:
+    tasks: names of tasks and of mixtures, which have the same features.
+    rates: how often each is drawn, relative to the others; or by their size.
+    name: the mixture's name. None makes one of the arguments.
+
+  Returns:
+    The name, for `run.Data.task`.
+  """
+  if isinstance(rates, ByExamples):
+    rates = [rates] * len(tasks)
+  if len(rates) != len(tasks) or not tasks:
+    raise ValueError(
+      f"rates ({list(rates)}) must be one for each of {len(tasks)} tasks, "
+      "one task at least"
+    )
+  pairs = dict(zip(tasks, rates, strict=True))
+  if len(pairs) < len(tasks):
+    raise ValueError(f"tasks ({', '.join(tasks)}) must differ")
+  digest = cache.digest([f"{task} {rate}" for task, rate in pairs.items()])
+  return add_mixture(name or f"mixture_{digest[:8]}", pairs)
+
+
+def add_mixture(name: str, rates: Mapping[str, float | ByExamples]) -> str:
   """Registers a mixture of tasks, drawn at `rates`, and returns its name.
 
   Where it is finite it goes on until the last task is exhausted (seqio's own
@@ -56,6 +142,7 @@ def add_mixture(name: str, rates: Mapping[str, float]) -> str:
         f"({dict(present)}, now {dict(rates)}): choose another name"
       )
     return name
+  _check_features(name, rates)
   seqio.MixtureRegistry.add(
     name,
     list(rates.items()),
@@ -64,3 +151,21 @@ def add_mixture(name: str, rates: Mapping[str, float]) -> str:
     ),
   )
   return name
+
+
+def _check_features(name: str, rates: Mapping[str, float]) -> None:
+  """Raises ValueError unless all tasks have the same features."""
+  known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
+  features = {}
+  for task in rates:
+    if task not in known:
+      raise ValueError(f"mixture {name!r} names {task!r}, which is no task")
+    features[task] = tuple(seqio.get_mixture_or_task(task).output_features)
+  first, *others = features
+  for other in others:
+    if set(features[first]) != set(features[other]):
+      raise ValueError(
+        f"the tasks of a mixture need the same features, but {first} has "
+        f"{', '.join(features[first])} and {other} has "
+        f"{', '.join(features[other])}"
+      )

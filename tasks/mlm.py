@@ -7,7 +7,9 @@
 
 Loss is taken on all chosen positions, the kept and the replaced ones too; that
 is why the weights are a feature. M is <extra_id_0>, $ ends a document and is
-never chosen. arXiv:1810.04805, section 3.1.
+never chosen. arXiv:1810.04805, section 3.1. The choice is another one each time
+that a text is read: RoBERTa's dynamic masking (Liu et al. 2019,
+arXiv:1907.11692, section 4.1).
 """
 
 from __future__ import annotations
@@ -31,112 +33,160 @@ class MLM:
     mask_fraction: the share of the chosen that becomes the mask.
     random_fraction: the share of the chosen that becomes a random token; what
       remains is kept.
+    whole_words: whether words are chosen rather than tokens: as many, in a
+      random order, as have no more tokens together.
   """
 
   noise_density: float = 0.15
   mask_fraction: float = 0.8
   random_fraction: float = 0.1
+  whole_words: bool = False
 
   metric_fns = ()  # Nothing is generated.
   postprocess_fn = None
 
   def __post_init__(self):
-    if not 0 < self.noise_density < 1:
-      raise ValueError(
-        f"noise_density ({self.noise_density}) must be between 0 and 1"
-      )
-    fractions = (self.mask_fraction, self.random_fraction)
-    if min(fractions) < 0 or sum(fractions) > 1:
-      raise ValueError(
-        f"mask_fraction ({self.mask_fraction}) and random_fraction "
-        f"({self.random_fraction}) must be at least 0 and sum to at most 1"
-      )
+    windows.check_density(self.noise_density)
+    windows.check_fractions(self.mask_fraction, self.random_fraction)
 
   def output_features(
     self, vocabulary: seqio.Vocabulary
   ) -> Mapping[str, seqio.Feature]:
-    zero_or_one = seqio.PassThroughVocabulary(size=2)
-    return {
-      "inputs": seqio.Feature(vocabulary, add_eos=False),
-      "targets": seqio.Feature(vocabulary, add_eos=False),
-      "weights": seqio.Feature(zero_or_one, add_eos=False),
-    }
+    return aligned(vocabulary)
 
   def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
     return (
       functools.partial(windows.encode, append_eos=True),
-      _cut_to_inputs_length,
-      functools.partial(mask, objective=self),
+      cut_to_window,
+      functools.partial(windows.transform, function=self.corrupt),
     )
 
-
-def _cut_to_inputs_length(
-  dataset: tf.data.Dataset, sequence_length: windows.Lengths
-) -> tf.data.Dataset:
-  lengths = windows.check_lengths(
-    sequence_length, "inputs", "targets", "weights", objective="mlm"
-  )
-  if len(set(lengths)) > 1 or lengths[0] < 2:
-    raise ValueError(
-      "mlm needs one length of at least 2 for inputs, targets and weights, got "
-      + ", ".join(map(str, lengths))
+  def corrupt(
+    self, tokens: tf.Tensor, seed: tf.Tensor, vocabulary: seqio.Vocabulary
+  ) -> dict[str, tf.Tensor]:
+    """Makes an example of a window."""
+    seeds = tf.random.experimental.stateless_split(seed, 3)
+    candidates = eligible(tokens, vocabulary)
+    if self.whole_words:
+      begins = tf.gather(vocabularies.word_starts(vocabulary), tokens)
+      chosen = choose_words(
+        candidates, begins, self.noise_density, seed=seeds[0]
+      )
+    else:
+      chosen = choose(candidates, self.noise_density, seed=seeds[0])
+    noised = vocabularies.noise_tokens(
+      tokens,
+      vocabulary,
+      mask_fraction=self.mask_fraction,
+      random_fraction=self.random_fraction,
+      seeds=seeds[1:],
     )
-  return windows.cut(dataset, lengths[0], min_length=2)
+    return {
+      "inputs": tf.where(chosen, noised, tokens),
+      "targets": tokens,
+      "weights": tf.cast(chosen, tf.int32),
+    }
 
 
-def mask(
-  dataset: tf.data.Dataset,
-  output_features: windows.Features,
-  *,
-  objective: MLM,
-) -> tf.data.Dataset:
-  """Maps windows in "targets" to "inputs", "targets" and "weights"."""
-  vocabulary = output_features["targets"].vocabulary
-  vocabularies.check_sentinels(vocabulary, 1, what="mlm's mask")
-  return _mask(dataset, vocabulary=vocabulary, objective=objective)
-
-
-@seqio.map_over_dataset(num_seeds=3)
-def _mask(example, seeds, vocabulary, objective):
-  tokens = example["targets"]
-  first_id, end_id = vocabularies.ordinary_ids(vocabulary)
-  chosen = choose(
-    (tokens >= first_id) & (tokens < end_id),
-    objective.noise_density,
-    seed=seeds[0],
-  )
-  draw = tf.random.stateless_uniform(tf.shape(tokens), seed=seeds[1])
-  random_ids = tf.random.stateless_uniform(
-    tf.shape(tokens), seeds[2], minval=first_id, maxval=end_id, dtype=tf.int32
-  )
-  noised = objective.mask_fraction + objective.random_fraction
-  inputs = tf.where(draw < noised, random_ids, tokens)
-  inputs = tf.where(
-    draw < objective.mask_fraction, vocabulary.vocab_size - 1, inputs
-  )
+def aligned(vocabulary: seqio.Vocabulary) -> dict[str, seqio.Feature]:
+  """Returns the features of what is predicted in place."""
+  zero_or_one = seqio.PassThroughVocabulary(size=2)
   return {
-    "inputs": tf.where(chosen, inputs, tokens),
-    "targets": tokens,
-    "weights": tf.cast(chosen, tf.int32),
+    "inputs": seqio.Feature(vocabulary, add_eos=False),
+    "targets": seqio.Feature(vocabulary, add_eos=False),
+    "weights": seqio.Feature(zero_or_one, add_eos=False),
   }
 
 
-def choose(eligible: tf.Tensor, density: float, *, seed) -> tf.Tensor:
+def cut_to_window(
+  dataset: tf.data.Dataset,
+  sequence_length: windows.Lengths,
+  output_features: windows.Features,
+  *,
+  sentinels: int = 1,
+  what: str = "mlm",
+) -> tf.data.Dataset:
+  """Cuts windows as long as the aligned features, and checks the sentinels."""
+  length = aligned_length(sequence_length, what)
+  vocabularies.check_sentinels(
+    output_features["targets"].vocabulary, sentinels, what=what
+  )
+  return windows.cut(dataset, length, min_length=2)
+
+
+def aligned_length(sequence_length: windows.Lengths, what: str) -> int:
+  """Returns the one length of inputs, targets and weights.
+
+  Raises:
+    ValueError: they have several, or one that is too short.
+  """
+  lengths = windows.check_lengths(
+    sequence_length, "inputs", "targets", "weights", objective=what
+  )
+  if len(set(lengths)) > 1 or lengths[0] < 2:
+    raise ValueError(
+      f"{what} needs one length of at least 2 for inputs, targets and weights, "
+      f"got {', '.join(map(str, lengths))}"
+    )
+  return lengths[0]
+
+
+def eligible(tokens: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.Tensor:
+  """Tells which tokens may be chosen: text, no special id and no sentinel."""
+  first_id, end_id = vocabularies.ordinary_ids(vocabulary)
+  return (tokens >= first_id) & (tokens < end_id)
+
+
+def choose(candidates: tf.Tensor, density: float, *, seed) -> tf.Tensor:
   """Draws round(density * eligible) eligible positions, and one at least.
 
   Args:
-    eligible: bool [n].
+    candidates: bool [n], what is eligible.
     density: the share to draw.
     seed: int32 [2].
 
   Returns:
     bool [n]; all false if nothing is eligible.
   """
-  total = tf.reduce_sum(tf.cast(eligible, tf.int32))
+  total = tf.reduce_sum(tf.cast(candidates, tf.int32))
   count = tf.round(density * tf.cast(total, tf.float32))
   count = tf.minimum(tf.maximum(tf.cast(count, tf.int32), 1), total)
-  draw = tf.random.stateless_uniform(tf.shape(eligible), seed=seed)
-  order = tf.argsort(tf.where(eligible, draw, 1.0), stable=True)
+  draw = tf.random.stateless_uniform(tf.shape(candidates), seed=seed)
+  order = tf.argsort(tf.where(candidates, draw, 1.0), stable=True)
   ones = tf.ones([count], tf.int32)
-  hits = tf.scatter_nd(order[:count, tf.newaxis], ones, tf.shape(eligible))
+  hits = tf.scatter_nd(order[:count, tf.newaxis], ones, tf.shape(candidates))
   return tf.cast(hits, tf.bool)
+
+
+def choose_words(
+  candidates: tf.Tensor, begins: tf.Tensor, density: float, *, seed
+) -> tf.Tensor:
+  """Draws words until the next would make more than round(density * eligible).
+
+  One word at least. A word ends where the next one begins, or what is not
+  eligible.
+
+  Args:
+    candidates: bool [n], what is eligible.
+    begins: bool [n], where words begin.
+    density: the share to draw.
+    seed: int32 [2].
+
+  Returns:
+    bool [n]; all false if nothing is eligible.
+  """
+  after = tf.concat([[False], candidates[:-1]], axis=0)
+  word = tf.cumsum(tf.cast(candidates & (begins | ~after), tf.int32)) - 1
+  words = tf.cast(tf.boolean_mask(word, candidates), tf.int32)
+  lengths = tf.math.bincount(words)
+  order = tf.argsort(tf.random.stateless_uniform(tf.shape(lengths), seed))
+  total = tf.cast(tf.reduce_sum(lengths), tf.float32)
+  count = tf.cast(tf.round(density * total), tf.int32)
+  is_chosen = tf.cumsum(tf.gather(lengths, order)) <= count
+  is_chosen |= tf.range(tf.size(order)) == 0
+  chosen = tf.scatter_nd(
+    order[:, tf.newaxis], tf.cast(is_chosen, tf.int32), tf.shape(lengths)
+  )
+  # A word that is none, of what is not eligible at the beginning, is -1.
+  padded = tf.concat([chosen, [0]], axis=0)
+  return (tf.gather(padded, word % tf.size(padded)) > 0) & candidates

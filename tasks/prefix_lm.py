@@ -6,6 +6,13 @@
 
 Inputs and targets are the two parts of one window, end to end: no token is
 added where they meet. As in causal_lm, EOS stands at the end of documents only.
+
+Uniformly split windows come in twos, one split at k and the other at n - k, so
+that both fill, packed, a row of n inputs and n targets:
+
+  windows   [a b c d e f] [g h i j k l]     n = 6, k = 2
+  inputs    [a b][g h i j]
+  targets   [c d e f][k l]
 """
 
 from __future__ import annotations
@@ -35,6 +42,11 @@ class PrefixLM:
   metric_fns = (metrics.continuation,)
   postprocess_fn = None
 
+  @property
+  def examples_together(self) -> int:
+    """Says how many examples fill a row (see tasks/task.py)."""
+    return 2 if self.prefix_fraction is None else 1
+
   def __post_init__(self):
     fraction = self.prefix_fraction
     if fraction is not None and not 0 < fraction < 1:
@@ -55,8 +67,49 @@ class PrefixLM:
     return (
       functools.partial(windows.encode, append_eos=True),
       self._cut_to_window,
-      functools.partial(split_window, prefix_fraction=self.prefix_fraction),
+      *self._split,
     )
+
+  @property
+  def _split(self) -> Sequence[Callable[..., tf.data.Dataset]]:
+    if self.prefix_fraction is not None:
+      return (functools.partial(windows.transform, function=self.corrupt),)
+    return (
+      lambda dataset: dataset.ragged_batch(2),
+      functools.partial(windows.transform, function=self._corrupt_two),
+      windows.unbatch,
+    )
+
+  def corrupt(
+    self, tokens: tf.Tensor, seed: tf.Tensor, vocabulary: seqio.Vocabulary
+  ) -> dict[str, tf.Tensor]:
+    """Makes an example of a window: its two parts."""
+    del vocabulary
+    prefix = self._draw_prefix(tf.size(tokens), seed)
+    return {"inputs": tokens[:prefix], "targets": tokens[prefix:]}
+
+  def _corrupt_two(self, pair, seed, vocabulary):
+    del vocabulary
+    length = tf.cast(pair.row_lengths(), tf.int32)
+    first = self._draw_prefix(length[0], seed)
+    prefix = tf.concat([[first], length[1:] - first], axis=0)
+    # The last window of a finite dataset may be shorter.
+    prefix = tf.clip_by_value(prefix, 1, length - 1)
+    is_prefix = tf.ragged.range(length) < prefix[:, tf.newaxis]
+    return {
+      "inputs": tf.ragged.boolean_mask(pair, is_prefix),
+      "targets": tf.ragged.boolean_mask(pair, ~is_prefix),
+    }
+
+  def _draw_prefix(self, length: tf.Tensor, seed) -> tf.Tensor:
+    if self.prefix_fraction is None:
+      # The first of T5's six seeds, so that its draws are ours.
+      split_seed = tf.random.experimental.stateless_split(seed, 6)[0]
+      return tf.random.stateless_uniform(
+        [], seed=split_seed, minval=1, maxval=length, dtype=tf.int32
+      )
+    prefix = tf.round(self.prefix_fraction * tf.cast(length, tf.float64))
+    return tf.clip_by_value(tf.cast(prefix, tf.int32), 1, length - 1)
 
   def window_length(self, inputs_length: int, targets_length: int) -> int:
     """Returns the longest window whose parts always fit.
@@ -65,9 +118,7 @@ class PrefixLM:
       ValueError: no window fits, or a uniform split would need more targets
         than there are.
     """
-    fraction = self.prefix_fraction
-    if fraction is None:
-      # The longest prefix leaves one token, the shortest leaves length - 1.
+    if self.prefix_fraction is None:
       if min(inputs_length, targets_length) < 2:
         raise ValueError(
           "prefix_lm needs at least 2 inputs and 2 targets, got "
@@ -75,22 +126,33 @@ class PrefixLM:
         )
       if targets_length < inputs_length:
         raise ValueError(
-          f"prefix_lm splits windows of {inputs_length + 1} tokens uniformly, "
-          f"so up to {inputs_length} are targets, more than the "
+          f"prefix_lm splits windows of {inputs_length} tokens uniformly, so "
+          f"up to {inputs_length - 1} are targets, more than the "
           f"{targets_length} given: set inputs and targets to one length, or "
           "set prefix_fraction"
         )
-      return inputs_length + 1
+      return inputs_length
     length = inputs_length + targets_length
     while length >= 2:
-      prefix = prefix_length(length, fraction)
-      if prefix <= inputs_length and length - prefix <= targets_length:
+      if self.fits(length, inputs_length, targets_length):
         return length
       length -= 1
     raise ValueError(
       f"prefix_lm finds no window of two parts for {inputs_length} inputs and "
       f"{targets_length} targets"
     )
+
+  def fits(self, window: int, inputs_length: int, targets_length: int) -> bool:
+    """Tells whether a window of this many tokens makes an example that fits."""
+    if self.prefix_fraction is None:
+      return 2 <= window <= 1 + min(inputs_length, targets_length)
+    prefix = prefix_length(window, self.prefix_fraction)
+    return prefix <= inputs_length and window - prefix <= targets_length
+
+  def num_sentinels(self, window: int) -> int:
+    """Returns 0: inputs and targets meet without one."""
+    del window
+    return 0
 
   def _cut_to_window(
     self, dataset: tf.data.Dataset, sequence_length: windows.Lengths
@@ -104,22 +166,3 @@ class PrefixLM:
 def prefix_length(length: int, prefix_fraction: float) -> int:
   """Returns round(fraction * length), leaving a token to either part."""
   return min(max(round(prefix_fraction * length), 1), length - 1)
-
-
-@seqio.map_over_dataset(num_seeds=1)
-def split_window(example, seed, prefix_fraction: float | None = None):
-  """Splits "targets" in two; the random length is that of T5's pipeline."""
-  window = example["targets"]
-  length = tf.size(window)
-  if prefix_fraction is None:
-    # The first of T5's six seeds, so that its draws are ours.
-    split_seed = tf.random.experimental.stateless_split(seed, 6)[0]
-    prefix = tf.random.stateless_uniform(
-      [], seed=split_seed, minval=1, maxval=length, dtype=tf.int32
-    )
-  else:
-    prefix = tf.cast(
-      tf.round(prefix_fraction * tf.cast(length, tf.float64)), tf.int32
-    )
-    prefix = tf.clip_by_value(prefix, 1, length - 1)
-  return {"inputs": window[:prefix], "targets": window[prefix:]}

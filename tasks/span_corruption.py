@@ -5,7 +5,12 @@
   targets   [<X> c d <Y> h $]
 
 <X>, <Y>, ... are the vocabulary's last ids, descending; $ is EOS. The targets
-end without a closing sentinel. `random_spans_noise_mask` and
+end without a closing sentinel, or are the whole text, as in the paper's table
+of denoising objectives:
+
+  targets   [a b c d e f g h $]        with whole_text
+
+`random_spans_noise_mask` and
 `random_spans_helper` have the names, the signatures and, seed for seed, the
 results of t5.data.preprocessors in the public package t5 0.9.4.
 """
@@ -35,39 +40,62 @@ class SpanCorruption:
     mean_span: the mean length of a replaced span, in tokens.
     end_documents: whether EOS stands between the documents of a window. T5
       joins them without: an EOS within the targets would end decoding early.
+    random_roll: whether the mask is rotated by a random offset. T5's ends with
+      noise always, so that a single long span is the end of the text. A span
+      may then fall in two, for which the plan leaves room. As in T5, targets
+      that begin with noise have no sentinel before it.
+    whole_text: whether the targets are the whole window, not its spans.
   """
 
   noise_density: float = 0.15
   mean_span: float = 3.0
   end_documents: bool = False
+  random_roll: bool = False
+  whole_text: bool = False
 
-  metric_fns = (metrics.infilling,)
-  postprocess_fn = staticmethod(metrics.spans)
+  @property
+  def metric_fns(self):
+    return () if self.whole_text else (metrics.infilling,)
+
+  @property
+  def postprocess_fn(self):
+    return None if self.whole_text else metrics.spans
 
   def __post_init__(self):
-    if not 0 < self.noise_density < 1:
-      raise ValueError(
-        f"noise_density ({self.noise_density}) must be between 0 and 1"
-      )
-    if self.mean_span < 1:
-      raise ValueError(f"mean_span ({self.mean_span}) must be at least 1")
+    windows.check_density(self.noise_density)
+    windows.check_mean_span(self.mean_span)
 
   def output_features(
     self, vocabulary: seqio.Vocabulary
   ) -> Mapping[str, seqio.Feature]:
-    return {
-      "inputs": seqio.Feature(vocabulary, add_eos=True),
-      "targets": seqio.Feature(vocabulary, add_eos=True),
-    }
+    return windows.pair(vocabulary)
 
   def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
     return (
       functools.partial(windows.encode, append_eos=self.end_documents),
       self._cut_to_window,
-      functools.partial(
-        corrupt, noise_density=self.noise_density, mean_span=self.mean_span
-      ),
+      functools.partial(windows.transform, function=self.corrupt),
     )
+
+  def corrupt(
+    self, tokens: tf.Tensor, seed: tf.Tensor, vocabulary: seqio.Vocabulary
+  ) -> dict[str, tf.Tensor]:
+    """Makes an example of a window: "inputs" and "targets", each with EOS."""
+    # Six seeds, of which T5 too takes the first two for the mask.
+    seeds = tf.random.experimental.stateless_split(seed, 6)
+    noise = random_spans_noise_mask(
+      tf.size(tokens),
+      self.noise_density,
+      seeds[:2],
+      mean_noise_span_length=self.mean_span,
+      random_roll=self.random_roll,
+    )
+    first_id = vocabulary.vocab_size - 1
+    inputs = _fold_spans(tokens, noise, first_id)
+    targets = tokens
+    if not self.whole_text:
+      targets = _fold_spans(tokens, ~noise, first_id)
+    return windows.end(vocabulary, inputs=inputs, targets=targets)
 
   def plan(self, inputs_length: int) -> SpanPlan:
     """Says what a window for `inputs_length` is made of.
@@ -87,7 +115,7 @@ class SpanCorruption:
       )
       # The helper forgets that a mask has a span at least, and rounds ties in
       # float64 where the mask does in float32: its window may be too long.
-      while window >= 2 and not self._fits(window, inputs_length):
+      while window >= 2 and not self._fills(window, inputs_length):
         window -= 1
     if window < 2:
       raise ValueError(f"{given} leaves nothing to corrupt: set more inputs")
@@ -100,22 +128,36 @@ class SpanCorruption:
       )
     return plan
 
-  def _fits(self, window: int, inputs_length: int) -> bool:
+  def fits(self, window: int, inputs_length: int, targets_length: int) -> bool:
+    """Tells whether a window of this many tokens makes an example that fits."""
+    plan = self._plan(window)
+    has_room = plan.spans <= min(plan.noise, window - plan.noise)
+    is_short = plan.inputs <= inputs_length and plan.targets <= targets_length
+    return has_room and is_short
+
+  def num_sentinels(self, window: int) -> int:
+    """Returns how many sentinels an example of such a window may need."""
+    return self._plan(window).sentinels
+
+  def _fills(self, window: int, inputs_length: int) -> bool:
     plan = self._plan(window)
     # T5's exception, as in `random_spans_helper`.
-    is_even = self.noise_density != 0.5 or plan.targets <= inputs_length
+    is_half = self.noise_density == 0.5 and not self.whole_text
+    is_even = not is_half or plan.targets <= inputs_length
     return plan.inputs <= inputs_length and is_even
 
   def _plan(self, window: int) -> SpanPlan:
     noise = round(np.float32(window) * np.float32(self.noise_density))
     noise = min(max(noise, 1), window - 1)
     spans = max(round(np.float32(noise) / np.float32(self.mean_span)), 1)
+    sentinels = spans + self.random_roll
     return SpanPlan(
       window=window,
       noise=noise,
       spans=spans,
-      inputs=window - noise + spans + 1,
-      targets=noise + spans + 1,
+      sentinels=sentinels,
+      inputs=window - noise + sentinels + 1,
+      targets=1 + (window if self.whole_text else noise + sentinels),
     )
 
   def _cut_to_window(
@@ -138,52 +180,24 @@ class SpanCorruption:
         f"{targets_length} given: set targets to {plan.targets} or more"
       )
     vocabularies.check_sentinels(
-      output_features["targets"].vocabulary, plan.spans, what=given
+      output_features["targets"].vocabulary, plan.sentinels, what=given
     )
     return windows.cut(dataset, plan.window, min_length=2)
 
 
 @dataclasses.dataclass(frozen=True)
 class SpanPlan:
-  """Counts the tokens of one example; `inputs` and `targets` count EOS."""
+  """Counts the tokens of one example; `inputs` and `targets` count EOS.
+
+  With a random roll there may be a span, and so a sentinel, less.
+  """
 
   window: int
   noise: int
   spans: int
+  sentinels: int
   inputs: int
   targets: int
-
-
-@seqio.map_over_dataset(num_seeds=1)
-def _corrupt(example, seed, vocabulary, noise_density, mean_span):
-  # Six seeds, of which T5 too takes the first two for the mask.
-  seeds = tf.random.experimental.stateless_split(seed, 6)
-  tokens = example["targets"]
-  noise = random_spans_noise_mask(
-    tf.size(tokens), noise_density, seeds[:2], mean_noise_span_length=mean_span
-  )
-  first_id = vocabulary.vocab_size - 1
-  eos = tf.constant([vocabulary.eos_id], tf.int32)
-  return {
-    "inputs": tf.concat([_fold_spans(tokens, noise, first_id), eos], 0),
-    "targets": tf.concat([_fold_spans(tokens, ~noise, first_id), eos], 0),
-  }
-
-
-def corrupt(
-  dataset: tf.data.Dataset,
-  output_features: windows.Features,
-  *,
-  noise_density: float,
-  mean_span: float,
-) -> tf.data.Dataset:
-  """Maps windows in "targets" to "inputs" and "targets", each with EOS."""
-  return _corrupt(
-    dataset,
-    vocabulary=output_features["targets"].vocabulary,
-    noise_density=noise_density,
-    mean_span=mean_span,
-  )
 
 
 def _fold_spans(tokens: tf.Tensor, mask: tf.Tensor, first_id: int) -> tf.Tensor:

@@ -56,7 +56,13 @@ class Task(seqio.Task):
   Its preprocessors are traced as they stand: they branch on tensors by tf.cond
   and tf.where, never by `if`. Letting AutoGraph rewrite them, which none of
   ours needs, took a second of every start.
+
+  Attributes:
+    examples_together: so many that follow one another fill a row together, and
+      are shuffled as one.
   """
+
+  examples_together: int = 1
 
   def get_dataset(
     self,
@@ -162,4 +168,5 @@ def add_task(
     shuffle_buffer_size=shuffle_buffer_size,
   )
   task.recipe = recipe
+  task.examples_together = getattr(objective, "examples_together", 1)
   return name

@@ -52,10 +52,7 @@ class TextToText:
   def output_features(
     self, vocabulary: seqio.Vocabulary
   ) -> Mapping[str, seqio.Feature]:
-    return {
-      "inputs": seqio.Feature(vocabulary, add_eos=True),
-      "targets": seqio.Feature(vocabulary, add_eos=True),
-    }
+    return windows.pair(vocabulary)
 
   def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
     return (

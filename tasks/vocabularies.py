@@ -196,6 +196,42 @@ def resolve(
   )
 
 
+def encode_rest_tf(vocabulary: seqio.Vocabulary, text: tf.Tensor) -> tf.Tensor:
+  """Encodes text that goes on where another ends, within a word perhaps.
+
+  SentencePiece puts a space before any text, but not after a sentinel.
+  """
+  if isinstance(vocabulary, seqio.SentencePieceVocabulary):
+    return vocabulary.encode_tf(tf.strings.join(["<extra_id_0>", text]))[1:]
+  return vocabulary.encode_tf(text)
+
+
+def word_starts(vocabulary: seqio.Vocabulary) -> list[bool]:
+  """Tells of each id whether a token of it begins a word.
+
+  A word begins with the space before it: "▁the" in SentencePiece, white space
+  among bytes. Special ids are words of their own.
+
+  Raises:
+    ValueError: the vocabulary does not tell.
+  """
+  if isinstance(vocabulary, seqio.ByteVocabulary):
+    return [
+      not 3 <= i < 259 or bytes([i - 3]).isspace()
+      for i in range(vocabulary.vocab_size)
+    ]
+  if isinstance(vocabulary, seqio.SentencePieceVocabulary):
+    pieces, (first, end) = vocabulary.tokenizer, ordinary_ids(vocabulary)
+    return [
+      not first <= i < end or pieces.IdToPiece(i)[0] in "▁\n"
+      for i in range(vocabulary.vocab_size)
+    ]
+  raise ValueError(
+    f"vocabulary {vocabulary} does not tell where words begin: use bytes, a "
+    "SentencePiece model, or no whole words"
+  )
+
+
 def identity(vocabulary: seqio.Vocabulary) -> str:
   """Describes a vocabulary alike in every process: no address of an object."""
   if type(vocabulary).__repr__ is not object.__repr__:
@@ -238,3 +274,32 @@ def ordinary_ids(vocabulary: seqio.Vocabulary) -> tuple[int, int]:
   special = [vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id]
   start = 1 + max(i for i in special if i is not None)
   return start, vocabulary.vocab_size - num_sentinels(vocabulary)
+
+
+def noise_tokens(
+  tokens: tf.Tensor,
+  vocabulary: seqio.Vocabulary,
+  *,
+  mask_fraction: float,
+  random_fraction: float,
+  seeds: tf.Tensor,
+) -> tf.Tensor:
+  """Makes of each token the mask, a random token or itself, as BERT does.
+
+  Args:
+    tokens: int32 [n].
+    vocabulary: whose <extra_id_0> is the mask.
+    mask_fraction: the probability of the mask.
+    random_fraction: the probability of a random token, which is text.
+    seeds: int32 [2, 2].
+
+  Returns:
+    int32 [n].
+  """
+  first_id, end_id = ordinary_ids(vocabulary)
+  draw = tf.random.stateless_uniform(tf.shape(tokens), seeds[0])
+  random_ids = tf.random.stateless_uniform(
+    tf.shape(tokens), seeds[1], minval=first_id, maxval=end_id, dtype=tf.int32
+  )
+  noised = tf.where(draw < mask_fraction + random_fraction, random_ids, tokens)
+  return tf.where(draw < mask_fraction, vocabulary.vocab_size - 1, noised)

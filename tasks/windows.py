@@ -12,7 +12,7 @@ checkpoint resumes exactly.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import seqio
 import tensorflow as tf
@@ -29,13 +29,8 @@ def encode(
   append_eos: bool = False,
 ) -> tf.data.Dataset:
   """Maps {"text": string} to {"targets": int32 [n]}."""
+  check_text(dataset)
   vocabulary = output_features["targets"].vocabulary
-  if "text" not in dataset.element_spec:
-    raise ValueError(
-      "documents need a field 'text', and examples have "
-      f"{', '.join(map(repr, sorted(dataset.element_spec)))}: name the text's "
-      "field (text=...)"
-    )
 
   def encode_document(example):
     tokens = vocabulary.encode_tf(example["text"])
@@ -54,23 +49,138 @@ def cut(
   """Joins the sequences end to end and cuts the stream to `length` tokens.
 
   No token is lost or repeated at a cut. The last window of a finite dataset
-  may be shorter; below `min_length` tokens it is dropped.
+  may be shorter; below `min_length` tokens it is dropped. All features of an
+  example are as long as its "targets", and are cut alike.
   """
 
   def step(rest, item):
-    tokens, is_end = item
-    stream = tf.concat([rest, tokens], axis=0)
-    size = tf.size(stream)
+    example, is_end = item
+    stream = {
+      name: tf.concat([rest[name], example[name]], axis=0) for name in example
+    }
+    size = tf.size(stream["targets"])
     # The end brings no tokens, so here the stream is shorter than a window.
     is_window = tf.logical_and(is_end, size >= min_length)
     width = tf.where(is_window, tf.maximum(size, 1), length)
     used = size // width * width
-    return stream[used:], {"targets": tf.reshape(stream[:used], [-1, width])}
+    rows = {
+      name: tf.reshape(tokens[:used], [-1, width])
+      for name, tokens in stream.items()
+    }
+    return {name: tokens[used:] for name, tokens in stream.items()}, rows
 
-  sequences = dataset.map(lambda example: (example["targets"], False))
-  empty = tf.zeros([0], tf.int32)
+  sequences = dataset.map(lambda example: (example, False))
+  empty = {name: tf.zeros([0], tf.int32) for name in dataset.element_spec}
   end = tf.data.Dataset.from_tensors((empty, True))
   return sequences.concatenate(end).scan(empty, step).unbatch()
+
+
+def divide(dataset: tf.data.Dataset, length: int) -> tf.data.Dataset:
+  """Divides each sequence for itself into pieces of up to `length` tokens."""
+
+  def pieces(example):
+    tokens = example["targets"]
+    starts = tf.range(0, tf.size(tokens), length)
+    return tf.RaggedTensor.from_row_starts(tokens, starts)
+
+  divided = dataset.map(pieces, num_parallel_calls=AUTOTUNE).unbatch()
+  return divided.map(lambda tokens: {"targets": tokens})
+
+
+def unbatch(dataset: tf.data.Dataset) -> tf.data.Dataset:
+  """Parts ragged examples; they become vectors, as those of other tasks."""
+  return dataset.unbatch().map(lambda example: example)
+
+
+@seqio.map_over_dataset(num_seeds=1)
+def _transform(example, seed, function, vocabulary):
+  others = {name: example[name] for name in example if name != "targets"}
+  return function(example["targets"], seed, vocabulary, **others)
+
+
+def transform(
+  dataset: tf.data.Dataset, output_features: Features, *, function: Callable
+) -> tf.data.Dataset:
+  """Maps each window to the example that `function` makes of it.
+
+  Args:
+    dataset: windows, in "targets".
+    output_features: of the task.
+    function: (tokens, seed int32 [2], vocabulary) -> example; other features
+      of a window are keyword arguments.
+  """
+  return _transform(
+    dataset,
+    function=function,
+    vocabulary=output_features["targets"].vocabulary,
+  )
+
+
+def pair(vocabulary: seqio.Vocabulary) -> Features:
+  """Returns the features of a pair: inputs and targets, each with EOS."""
+  return {
+    name: seqio.Feature(vocabulary, add_eos=True)
+    for name in ("inputs", "targets")
+  }
+
+
+def end(
+  vocabulary: seqio.Vocabulary, **example: tf.Tensor
+) -> dict[str, tf.Tensor]:
+  """Appends EOS to each feature."""
+  eos = tf.constant([vocabulary.eos_id], tf.int32)
+  return {
+    name: tf.concat([tokens, eos], axis=0) for name, tokens in example.items()
+  }
+
+
+def check_text(dataset: tf.data.Dataset) -> None:
+  """Raises ValueError unless documents have a text."""
+  if "text" not in dataset.element_spec:
+    raise ValueError(
+      "documents need a field 'text', and examples have "
+      f"{', '.join(map(repr, sorted(dataset.element_spec)))}: name the text's "
+      "field (text=...)"
+    )
+
+
+def check_density(density: float, name: str = "noise_density") -> None:
+  """Raises ValueError unless it is a share between 0 and 1."""
+  if not 0 < density < 1:
+    raise ValueError(f"{name} ({density}) must be between 0 and 1")
+
+
+def check_fractions(mask_fraction: float, random_fraction: float) -> None:
+  """Raises ValueError unless these are parts of one."""
+  fractions = mask_fraction, random_fraction
+  if min(fractions) < 0 or sum(fractions) > 1:
+    raise ValueError(
+      f"mask_fraction ({mask_fraction}) and random_fraction "
+      f"({random_fraction}) must be at least 0 and sum to at most 1"
+    )
+
+
+def check_mean_span(mean_span: float) -> None:
+  """Raises ValueError if spans had less than a token on average."""
+  if mean_span < 1:
+    raise ValueError(f"mean_span ({mean_span}) must be at least 1")
+
+
+def shorter(sequence_length: Lengths, objective: str) -> int:
+  """Returns the lesser of the lengths of inputs and targets.
+
+  Raises:
+    ValueError: one is missing, or leaves no two tokens and EOS.
+  """
+  length = min(
+    check_lengths(sequence_length, "inputs", "targets", objective=objective)
+  )
+  if length < 3:
+    raise ValueError(
+      f"{objective} of {length} inputs and targets leaves nothing to corrupt: "
+      "set 3 or more"
+    )
+  return length
 
 
 def check_lengths(

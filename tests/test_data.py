@@ -140,6 +140,74 @@ def test_a_restored_mixture_goes_on_to_the_last_bit(register, tmp_path):
     seqio.MixtureRegistry.remove("a_and_b")
 
 
+@pytest.fixture
+def stages(register):
+  """Three batches of one task, then five of another, then the first again."""
+  register("first", pairs(20), add_noise)
+  register("second", pairs(30, start=100), add_noise)
+  common = {"lengths": LENGTHS, "batch_size": 4, "pack": True}
+  return Data(
+    task="first", num_batches=3, **common,
+    then=Data(
+      task="second", num_batches=5, **common,
+      then=Data(task="first", seed=1, **common),
+    ),
+  )  # fmt: skip
+
+
+def test_stages_follow_one_another_and_resume_to_the_last_bit(stages, tmp_path):
+  stream, expected = data.batches(stages, "encoder_decoder"), []
+  for step in (2, 3, 9, 14):  # Within a stage, at its end, in the last.
+    expected += take(stream, step - len(expected))
+    os.mkdir(tmp_path / str(step))
+    stream.save(tmp_path / str(step))
+  is_second = [min(which([batch])) >= 100 for batch in expected]
+  assert is_second == [False] * 3 + [True] * 5 + [False] * 6
+  # Each is the stream that it is alone.
+  second = dataclasses.replace(stages.then, then=None)
+  assert_equal_batches(
+    list(data.batches(second, "encoder_decoder")), expected[3:8]
+  )
+  resumed = data.batches(stages, "encoder_decoder")
+  for step in (9, 2, 3):
+    resumed.restore(tmp_path / str(step))
+    assert_equal_batches(take(resumed, 14 - step), expected[step:])
+
+
+def test_stages_of_other_shapes_are_refused_with_both(stages):
+  longer = dataclasses.replace(stages.then, lengths={"inputs": 9, "targets": 4})
+  with pytest.raises(
+    ValueError, match=r"task first has \(4, 12\) and task second \(4, 13\): set"
+  ):
+    data.batches(dataclasses.replace(stages, then=longer), "causal")
+
+
+def test_stages_of_other_vocabularies_are_refused(stages, register):
+  other = seqio.Feature(seqio.PassThroughVocabulary(size=77))
+  register("other", pairs(3), inputs=other, targets=other)
+  then = dataclasses.replace(stages.then, task="other")
+  with pytest.raises(ValueError, match="one vocabulary, but task first has"):
+    data.check(dataclasses.replace(stages, then=then), "causal")
+
+
+def test_a_stage_without_an_end_is_refused(stages):
+  with pytest.raises(ValueError, match="goes on with second, but num_batches"):
+    dataclasses.replace(stages, num_batches=None)
+
+
+def test_complementary_examples_stay_side_by_side_and_fill_rows():
+  import tasks  # noqa: F401 - registers.
+
+  spec = Data(
+    task="python_docs_prefix_lm", lengths={"inputs": 32, "targets": 32},
+    batch_size=8, pack=True,
+  )  # fmt: skip
+  for architecture in ("encoder_decoder", "prefix"):
+    batches = take(data.batches(spec, architecture), 20)
+    assert {features.padding_fraction(batch) for batch in batches} == {0}
+    assert max(b["decoder_segment_ids"].max() for b in batches) == 2
+
+
 def test_a_position_is_only_restored_to_its_own_stream(register, tmp_path):
   register("pairs", pairs(7))
   spec = Data(task="pairs", lengths=LENGTHS, batch_size=4)

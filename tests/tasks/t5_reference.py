@@ -4,6 +4,7 @@ The package is not needed by the tests. `UPDATE_GOLDEN=1 pytest tests/tasks`
 makes the file anew where it is installed.
 """
 
+import functools
 import importlib.util
 import os
 import pathlib
@@ -77,6 +78,12 @@ def corrupted(dataset) -> np.ndarray:
   return np.stack([np.concatenate([r["inputs"], r["targets"]]) for r in rows])
 
 
+def whole_text(denoised) -> np.ndarray:
+  """Joins the inputs of the same length as their windows: int32 [20, 568]."""
+  rows = denoised.as_numpy_iterator()
+  return np.stack([row["inputs"][:568] for row in rows])
+
+
 def load_t5():
   """Loads t5.data.preprocessors alone."""
   package = importlib.util.find_spec("t5")
@@ -108,13 +115,40 @@ def of_t5(t5) -> dict[str, np.ndarray]:
       output_features=features(),
       sequence_length={"inputs": 512, "targets": 114},
     )
+  iid = {}
+  for name, random_prob in (("mass", 0.0), ("bert", 0.1)):
+    inputs_fn = functools.partial(
+      t5.noise_token_to_random_token_or_sentinel, random_prob=random_prob
+    )
+    with seqio.utils.map_seed_manager(7):
+      noised = t5.denoise(
+        windows(),
+        features(),
+        noise_density=0.15,
+        noise_mask_fn=t5.iid_noise_mask,
+        inputs_fn=inputs_fn,
+      )
+    iid[f"{name}_style"] = whole_text(noised).astype(np.int16)
+  with seqio.utils.map_seed_manager(7):
+    split = t5.denoise(
+      windows(),
+      features(),
+      noise_density=0.5,
+      noise_mask_fn=t5.random_prefix_noise_mask,
+      inputs_fn=t5.drop_nonnoise_tokens,
+      targets_fn=t5.drop_noise_tokens,
+    )
+  prefixes = [len(row["inputs"]) for row in split.as_numpy_iterator()]
   return {
+    **iid,
+    "prefixes": np.int16(prefixes),
     "masks": masks(t5),
     "plans": plans(t5).astype(np.int16),
     "corrupted": corrupted(dataset).astype(np.int16),
   }
 
 
+@functools.cache
 def golden() -> dict[str, np.ndarray]:
   """Reads the golden file, after renewing it if that is asked for."""
   if os.environ.get("UPDATE_GOLDEN"):

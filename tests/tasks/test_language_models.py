@@ -1,15 +1,19 @@
-"""Causal and prefix language models, and BERT's masks."""
+"""Causal and prefix language models, BERT's masks, ELECTRA's tokens."""
 
 import collections
 
 import numpy as np
 import pytest
+import scipy.stats
+import seqio
 
-from tasks import vocabularies
+from tasks import sources, vocabularies, windows
 from tasks.causal_lm import CausalLM
 from tasks.mlm import MLM
 from tasks.prefix_lm import PrefixLM
-from tests.tasks.streams import BYTES, examples
+from tasks.replaced_tokens import ReplacedTokens
+from tests.tasks import t5_reference
+from tests.tasks.streams import BYTES, examples, task
 
 EOS = 1
 MASK = BYTES.vocab_size - 1
@@ -51,12 +55,31 @@ def test_prefix_and_continuation_are_one_window(fraction):
 
 def test_uniform_split_draws_every_prefix_alike():
   lengths = {"inputs": 8, "targets": 8}
-  rows = examples(PrefixLM(), lengths, *[TEXT] * 4)
-  counts = collections.Counter(len(row["inputs"]) for row in rows[:-1])
-  assert sorted(counts) == list(range(1, 9))
-  expected = (len(rows) - 1) / 8
-  chi_square = sum((n - expected) ** 2 / expected for n in counts.values())
-  assert chi_square < 24.3  # The 99.9th percentile at 7 degrees of freedom.
+  *rows, _ = examples(PrefixLM(), lengths, *[TEXT] * 4)
+  sizes = [len(row["inputs"]) for row in rows]
+  counts = collections.Counter(sizes[::2])
+  assert sorted(counts) == list(range(1, 8))
+  assert scipy.stats.chisquare(list(counts.values())).pvalue > 1e-3
+
+
+def test_uniform_splits_are_those_of_t5_given_one_seed():
+  with seqio.utils.map_seed_manager(7):
+    dataset = windows.transform(
+      t5_reference.windows(),
+      t5_reference.features(),
+      function=PrefixLM().corrupt,
+    )
+  prefixes = [len(row["inputs"]) for row in dataset.as_numpy_iterator()]
+  assert prefixes == t5_reference.golden()["prefixes"].tolist()
+
+
+def test_uniformly_split_windows_come_in_complementary_twos():
+  lengths = {"inputs": 8, "targets": 8}
+  *rows, last = examples(PrefixLM(), lengths, TEXT[: 8 * 20 + 3])
+  for one, other in zip(rows[::2], rows[1::2], strict=True):
+    assert len(one["inputs"]) + len(other["inputs"]) == 8
+    assert len(one["targets"]) + len(other["targets"]) == 8
+  assert len(last["inputs"]) + len(last["targets"]) == 4
 
 
 @pytest.mark.parametrize(
@@ -65,8 +88,8 @@ def test_uniform_split_draws_every_prefix_alike():
     (0.75, 96, 32, 128),
     (0.5, 64, 64, 128),
     (0.25, 512, 90, 120),
-    (None, 64, 64, 65),
-    (None, 64, 512, 65),
+    (None, 64, 64, 64),
+    (None, 64, 512, 64),
   ],
 )
 def test_the_longest_window_is_taken_whose_parts_fit(
@@ -78,7 +101,7 @@ def test_the_longest_window_is_taken_whose_parts_fit(
 
 def test_a_uniform_split_refuses_targets_that_would_be_cut():
   with pytest.raises(
-    ValueError, match="up to 512 are targets, more than .*114"
+    ValueError, match="up to 511 are targets, more than .*114"
   ):
     PrefixLM().window_length(512, 114)
 
@@ -135,10 +158,68 @@ def test_mlm_refuses_lengths_that_differ():
 
 
 def test_mlm_needs_a_mask():
-  with pytest.raises(ValueError, match="mask needs 1 sentinels, more than .*0"):
+  with pytest.raises(ValueError, match="mlm needs 1 sentinels, more than .*0"):
     examples(MLM(), LENGTHS, "ab", vocabulary=vocabularies.Bytes(extra_ids=0))
 
 
 def test_mlm_refuses_fractions_above_one():
   with pytest.raises(ValueError, match="sum to at most 1"):
     MLM(mask_fraction=0.8, random_fraction=0.3)
+
+
+WORDS = " ".join("abcdefghij"[: 1 + i % 5] for i in range(400))
+
+
+def test_whole_words_are_masked_together_and_cover_15_percent():
+  objective = MLM(whole_words=True, mask_fraction=1.0, random_fraction=0.0)
+  rows = examples(objective, LENGTHS, WORDS)[:-1]
+  shares = []
+  for row in rows:
+    space = row["targets"] == BYTES.encode(" ")[0]
+    word = np.cumsum(space | (row["targets"] == EOS))
+    for number in range(word[-1] + 1):
+      assert len(set(row["weights"][word == number].tolist())) == 1
+    shares.append(row["weights"].mean())
+  # The longest word has six tokens with its space: nine tokens to fifteen.
+  assert 0.09 < min(shares) and max(shares) <= 0.15
+  assert np.mean(shares) > 0.12
+
+
+def test_whole_words_of_pieces_begin_with_their_space():
+  source = sources.MemorySource("words", {"train": {"text": [WORDS] * 9}})
+  pieces = vocabularies.TrainedSentencePiece([source])
+  starts = vocabularies.word_starts(pieces)
+  tokens = pieces.encode("abc abcde\nabcd")
+  words = [pieces.decode([t]) for t in tokens if starts[t]]
+  assert len(words) == 3 and len(tokens) > 0
+  assert all(starts[i] for i in (pieces.eos_id, pieces.vocab_size - 1))
+
+
+def test_whole_words_need_a_vocabulary_that_tells_them():
+  unknown = seqio.PassThroughVocabulary(size=300, eos_id=1)
+  with pytest.raises(ValueError, match="does not tell where words begin"):
+    vocabularies.word_starts(unknown)
+
+
+def test_each_reading_of_a_text_has_other_masks():
+  rows = examples(MLM(), LENGTHS, *["a" * 99] * 50)
+  assert len({tuple(row["weights"]) for row in rows}) == 50
+  one = task("dynamic", MLM(), ["a" * 300] * 4, shuffle_buffer_size=1)
+  dataset = one.get_dataset(LENGTHS, seed=0, num_epochs=3)
+  masks = {tuple(row["weights"]) for row in dataset.as_numpy_iterator()}
+  assert len(masks) > 30  # 12 windows an epoch and something over.
+
+
+def test_replaced_tokens_are_told_from_the_original():
+  rows = examples(ReplacedTokens(), LENGTHS, *[TEXT] * 3)[:-1]
+  text = np.array([*BYTES.encode(TEXT), EOS] * 3)
+  replaced = 0
+  for i, row in enumerate(rows):
+    window = text[i * 100 : (i + 1) * 100]
+    original = row["inputs"] == window
+    np.testing.assert_array_equal(original, row["targets"] == MASK)
+    assert set(row["targets"]) <= {MASK, MASK - 1}
+    np.testing.assert_array_equal(row["weights"] == 0, window == EOS)
+    replaced += (~original).sum()
+  # 15 of 100, of which one in 256 is what it was.
+  assert abs(replaced / len(rows) - 15 * 255 / 256) < 0.1

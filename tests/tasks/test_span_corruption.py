@@ -5,7 +5,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from tasks import span_corruption, vocabularies
+from tasks import span_corruption, vocabularies, windows
 from tasks.span_corruption import SpanCorruption
 from tests.tasks import t5_reference
 
@@ -32,11 +32,10 @@ def test_plans_are_those_of_t5(golden):
 
 def test_examples_are_those_of_t5_given_one_seed(golden):
   with seqio.utils.map_seed_manager(7):
-    dataset = span_corruption.corrupt(
+    dataset = windows.transform(
       t5_reference.windows(),
       t5_reference.features(),
-      noise_density=0.15,
-      mean_span=3.0,
+      function=SpanCorruption().corrupt,
     )
   np.testing.assert_array_equal(
     t5_reference.corrupted(dataset), golden["corrupted"]
@@ -47,9 +46,9 @@ def corrupt(tokens, **arguments):
   """Returns (inputs, targets) of one window."""
   dataset = tf.data.Dataset.from_tensors({"targets": np.int32(tokens)})
   features = SpanCorruption().output_features(BYTES)
-  arguments = {"noise_density": 0.15, "mean_span": 3.0} | arguments
   with seqio.utils.map_seed_manager(arguments.pop("seed", 0)):
-    dataset = span_corruption.corrupt(dataset, features, **arguments)
+    function = SpanCorruption(**arguments).corrupt
+    dataset = windows.transform(dataset, features, function=function)
   (row,) = dataset.as_numpy_iterator()
   return row["inputs"].tolist(), row["targets"].tolist()
 
@@ -199,3 +198,55 @@ def test_density_outside_0_and_1_is_refused(density):
 def test_mean_span_below_1_is_refused():
   with pytest.raises(ValueError, match=r"mean_span \(0.5\) must be at least 1"):
     SpanCorruption(mean_span=0.5)
+
+
+def test_a_random_roll_puts_a_long_span_anywhere():
+  objective = SpanCorruption(noise_density=0.5, mean_span=8.0, random_roll=True)
+  plan = objective.plan(12)
+  text = "".join(chr(97 + i % 26) for i in range(2000))
+  rows = stream(objective, {"inputs": 12, "targets": plan.targets}, text)
+  window, ends_in_text = iter(BYTES.encode(text)), 0
+  for row in rows[:-1]:
+    inputs, targets = row["inputs"].tolist(), row["targets"].tolist()
+    assert inputs.pop() == targets.pop() == EOS
+    # A span that the window's end cuts in two needs a sentinel of its own.
+    found = [token for token in inputs if token >= 259]
+    assert found == [358, 357, 356][: len(found)]
+    assert plan.spans <= len(found) <= plan.sentinels
+    # The noise stands before the text if the targets begin with it.
+    sides = targets, inputs
+    parts = [
+      iter(side) for side in (sides if inputs[0] >= 259 else sides[::-1])
+    ]
+    restored = [t for t in _take_turns(*parts)]
+    assert restored == [next(window) for _ in restored]
+    assert len(restored) == plan.window
+    ends_in_text += inputs[-1] < 259
+  assert ends_in_text > len(rows) / 4
+
+
+def _take_turns(one, other):
+  """Yields text from one side up to its sentinel, then from the other."""
+  next(other)  # The sentinel for what `one` begins with.
+  while True:
+    for token in one:
+      if token >= 259:
+        break
+      yield token
+    else:
+      yield from other
+      return
+    one, other = other, one
+
+
+def test_the_whole_text_may_be_the_target():
+  objective = SpanCorruption(whole_text=True)
+  plan = objective.plan(64)
+  assert plan.targets == plan.window + 1
+  lengths = {"inputs": 64, "targets": plan.targets}
+  row, *_ = stream(objective, lengths, "a" * plan.window + "b" * 50)
+  assert row["targets"].tolist() == [*BYTES.encode("a" * plan.window), EOS]
+  assert len(row["inputs"]) == 64
+  # As many sentinels as if the spans were the targets.
+  sentinels = row["inputs"][row["inputs"] >= 259]
+  assert sentinels.tolist() == [358 - i for i in range(plan.spans)]

@@ -1,0 +1,138 @@
+"""BART: the text restored from a noisy one (Lewis et al. 2020).
+
+  text                   [A b . C d e f .]
+  sentence permutation   [C d e f . A b .]
+  text infilling         [C X f . A X b .]     spans [d e] and []
+  token deletion         [C X . A X b .]
+  document rotation      [A X b . C X .]
+  inputs                 [A X b . C X . $]
+  targets                [A b . C d e f . $]
+
+in this order, each if asked for. X is <extra_id_0>, one for each span whatever
+its length: what is missing has to be found out; $ is EOS. arXiv:1910.13461,
+section 2.2; by default what BART large was trained with (section 3.2).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+
+import seqio
+import tensorflow as tf
+
+from tasks import mlm, sentences, spans, vocabularies, windows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BART:
+  """Adds noise to a window; the targets are the whole window.
+
+  Attributes:
+    infilling_density: the share of tokens that spans cover; 0 has no spans.
+    mean_span: of the Poisson distribution of the spans' lengths.
+    permute_sentences: whether sentences come in a random order.
+    deletion_density: the share of tokens that is deleted.
+    rotate: whether the text begins with a random token of it.
+  """
+
+  infilling_density: float = 0.3
+  mean_span: float = 3.0
+  permute_sentences: bool = True
+  deletion_density: float = 0.0
+  rotate: bool = False
+
+  metric_fns = ()
+  postprocess_fn = None
+
+  def __post_init__(self):
+    for name in ("infilling_density", "deletion_density"):
+      density = getattr(self, name)
+      if not 0 <= density < 1:
+        raise ValueError(f"{name} ({density}) must be from 0 to 1, 1 excluded")
+    windows.check_mean_span(self.mean_span)
+    if not (
+      self.infilling_density
+      or self.deletion_density
+      or self.permute_sentences
+      or self.rotate
+    ):
+      raise ValueError(
+        "bart without infilling_density, deletion_density, permute_sentences "
+        "and rotate leaves the text as it is: set one"
+      )
+
+  def output_features(
+    self, vocabulary: seqio.Vocabulary
+  ) -> Mapping[str, seqio.Feature]:
+    return windows.pair(vocabulary)
+
+  def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
+    return (
+      sentences.encode,
+      _cut_to_window,
+      functools.partial(windows.transform, function=self.corrupt),
+    )
+
+  def corrupt(
+    self,
+    tokens: tf.Tensor,
+    seed: tf.Tensor,
+    vocabulary: seqio.Vocabulary,
+    starts: tf.Tensor,
+  ) -> dict[str, tf.Tensor]:
+    """Makes an example of a window: "inputs" and "targets", each with EOS."""
+    seeds = tf.random.experimental.stateless_split(seed, 6)
+    inputs = tokens
+    if self.permute_sentences:
+      inputs = permute_sentences(inputs, starts, seed=seeds[0])
+    if self.infilling_density:
+      mask = vocabulary.vocab_size - 1
+      inputs = self._infill(inputs, mask, seeds[1:4])
+    if self.deletion_density:
+      everywhere = tf.fill(tf.shape(inputs), True)
+      gone = mlm.choose(everywhere, self.deletion_density, seed=seeds[4])
+      inputs = tf.boolean_mask(inputs, ~gone)
+    if self.rotate:
+      first = tf.random.stateless_uniform(
+        [], seeds[5], 0, tf.maximum(tf.size(inputs), 1), tf.int32
+      )
+      inputs = tf.roll(inputs, -first, axis=0)
+    return windows.end(vocabulary, inputs=inputs, targets=tokens)
+
+  def _infill(self, tokens, mask, seeds):
+    size = tf.size(tokens)
+    noise = spans.share(size, self.infilling_density)
+    lengths = spans.draw_lengths(
+      noise,
+      self.mean_span,
+      # No more masks than tokens that they stand for: inputs do not outgrow
+      # the text. And a token between two of them.
+      tf.minimum(noise, size - noise + 1),
+      least=0,
+      seeds=seeds[:2],
+    )
+    where = spans.place(size, lengths, seed=seeds[2])
+    return spans.replace(tokens, where, tf.fill(tf.shape(lengths), mask))
+
+
+def permute_sentences(
+  tokens: tf.Tensor, starts: tf.Tensor, *, seed
+) -> tf.Tensor:
+  """Puts the sentences of a window in a random order."""
+  first, lengths = sentences.spans(starts)
+  shuffled = spans.shuffle(spans.Spans(first, lengths), seed=seed)
+  return spans.take(tokens, shuffled).values
+
+
+def _cut_to_window(
+  dataset: tf.data.Dataset,
+  sequence_length: windows.Lengths,
+  output_features: windows.Features,
+) -> tf.data.Dataset:
+  vocabularies.check_sentinels(
+    output_features["targets"].vocabulary, 1, what="bart's mask"
+  )
+  length = windows.shorter(sequence_length, "bart") - 1
+  return windows.cut(dataset, length, min_length=2)

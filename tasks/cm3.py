@@ -1,0 +1,130 @@
+"""CM3: causally masked language modelling (Aghajanyan et al. 2022).
+
+  window    [a b c d e f g]
+  targets   [a <X> e f <Y> <X> b c d $ <Y> g $]
+  weights   [1  0  1 1  0   0  1 1 1 1  0  1 1]
+
+Spans move to the end, each after its sentinel and before EOS ($), so that a
+causal decoder that tells them has read both sides; sentinels bear no loss.
+arXiv:2201.07520, section 3.1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+
+import seqio
+import tensorflow as tf
+
+from tasks import spans, vocabularies, windows
+
+# A span costs a sentinel where it was, one where it goes, and EOS.
+_TOKENS_PER_SPAN = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CM3:
+  """Moves spans of a window to its end.
+
+  A window is `targets` less the tokens that one span costs; where more are
+  drawn, the window loses as many tokens at its end as they cost.
+
+  Attributes:
+    mean_spans: of the Poisson distribution of the number of spans.
+    max_spans: the number is from 1 to this.
+  """
+
+  mean_spans: float = 1.0
+  max_spans: int = 16
+
+  metric_fns = ()  # No inputs, so nothing to generate from.
+  postprocess_fn = None
+
+  def __post_init__(self):
+    if self.mean_spans < 0:
+      raise ValueError(f"mean_spans ({self.mean_spans}) must not be negative")
+    if self.max_spans < 1:
+      raise ValueError(f"max_spans ({self.max_spans}) must be at least 1")
+
+  def output_features(
+    self, vocabulary: seqio.Vocabulary
+  ) -> Mapping[str, seqio.Feature]:
+    zero_or_one = seqio.PassThroughVocabulary(size=2)
+    return {
+      "targets": seqio.Feature(vocabulary, add_eos=True),
+      "weights": seqio.Feature(zero_or_one, add_eos=False),
+    }
+
+  def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
+    return (
+      functools.partial(windows.encode, append_eos=True),
+      self._cut_to_window,
+      functools.partial(windows.transform, function=self.corrupt),
+    )
+
+  def _cut_to_window(
+    self,
+    dataset: tf.data.Dataset,
+    sequence_length: windows.Lengths,
+    output_features: windows.Features,
+  ) -> tf.data.Dataset:
+    (length,) = windows.check_lengths(
+      sequence_length, "targets", objective="cm3"
+    )
+    # As many tokens of text as spans at least.
+    needed = (_TOKENS_PER_SPAN + 1) * self.max_spans
+    if length < needed:
+      raise ValueError(
+        f"cm3 of {length} targets has no room for max_spans "
+        f"({self.max_spans}): set {needed} targets or fewer spans"
+      )
+    vocabularies.check_sentinels(
+      output_features["targets"].vocabulary,
+      self.max_spans,
+      what=f"cm3 of max_spans {self.max_spans}",
+    )
+    return windows.cut(dataset, length - _TOKENS_PER_SPAN, min_length=2)
+
+  def corrupt(
+    self, tokens: tf.Tensor, seed: tf.Tensor, vocabulary: seqio.Vocabulary
+  ) -> dict[str, tf.Tensor]:
+    """Makes an example of a window."""
+    seeds = tf.random.experimental.stateless_split(seed, 2)
+    size = tf.size(tokens)
+    count = tf.random.stateless_poisson(
+      [], seeds[0], self.mean_spans, dtype=tf.int32
+    )
+    # The last window of a finite dataset may be short.
+    count = tf.clip_by_value(
+      count, 1, tf.minimum(self.max_spans, size // 4 + 1)
+    )
+    size -= _TOKENS_PER_SPAN * (count - 1)
+    tokens = tokens[:size]
+    found = draw_spans(size, count, seed=seeds[1])
+    ids = vocabulary.vocab_size - 1 - tf.range(count)
+    ends = tf.fill([count, 1], vocabulary.eos_id)
+    moved = [ids[:, tf.newaxis], spans.take(tokens, found), ends]
+    targets = [
+      spans.replace(tokens, found, ids), tf.concat(moved, axis=1).values
+    ]  # fmt: skip
+    targets = tf.concat(targets, axis=0)
+    return {
+      "targets": targets,
+      "weights": tf.cast(
+        targets <= vocabulary.vocab_size - 1 - count, tf.int32
+      ),
+    }
+
+
+def draw_spans(size: tf.Tensor, count: tf.Tensor, *, seed) -> spans.Spans:
+  """Draws `count` spans between uniform cuts, such that none overlap.
+
+  Sorted, the cuts of every second gap: what is left of pairs of uniform cuts if
+  those that overlap are drawn again.
+  """
+  cuts = tf.sort(
+    tf.random.stateless_uniform([2 * count], seed, 0, size + 1, tf.int32)
+  )
+  return spans.Spans(cuts[::2], cuts[1::2] - cuts[::2])

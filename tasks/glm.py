@@ -1,0 +1,190 @@
+"""GLM: autoregressive blank infilling (Du et al. 2022, arXiv:2103.10360).
+
+  window      [a b c d e f]      spans [c] and [e f], shuffled
+  inputs      [a b M d M]        part A
+  targets     [e f $ c $]        part B, each span with EOS
+  positions   [4 4 4 2 2]        the places in part A of the spans' masks
+
+Part A is seen whole, part B from left to right, so this is for prefix models.
+Each span of part B begins anew from the start token, and has, beside the
+position of its mask, positions of its own, 1, 2, ... (section 2.1, figure 2;
+features.py draws the row). M is <extra_id_0>, <extra_id_1> for sentences and
+<extra_id_2> for the end of a document; $ is EOS.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+
+import seqio
+import tensorflow as tf
+
+from tasks import sentences, spans, vocabularies, windows
+
+# Mode -> N of the mask's <extra_id_N>.
+MODES = {"token": 0, "sentence": 1, "document": 2}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GLM:
+  """Takes spans out of a window, to be told in any order.
+
+  Attributes:
+    mode: what is taken out: "token", spans of tokens; "sentence", whole
+      sentences; or "document", the end of the window, from a half to all of it
+      (section 2.2).
+    noise_density: the share of the tokens that is taken out, at least in mode
+      "sentence"; not for "document".
+    mean_span: of the Poisson distribution of the spans' lengths, in "token".
+  """
+
+  mode: str = "token"
+  noise_density: float = 0.15
+  mean_span: float = 3.0
+
+  metric_fns = ()
+  postprocess_fn = None
+
+  def __post_init__(self):
+    if self.mode not in MODES:
+      raise ValueError(
+        f"mode ({self.mode!r}) must be one of {', '.join(map(repr, MODES))}"
+      )
+    windows.check_density(self.noise_density)
+    windows.check_mean_span(self.mean_span)
+
+  def output_features(
+    self, vocabulary: seqio.Vocabulary
+  ) -> Mapping[str, seqio.Feature]:
+    number = seqio.PassThroughVocabulary(size=2**31 - 1)
+    return {
+      "inputs": seqio.Feature(vocabulary, add_eos=False),
+      "targets": seqio.Feature(vocabulary, add_eos=True),
+      "positions": seqio.Feature(number, add_eos=False),
+    }
+
+  def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
+    by_sentence = self.mode == "sentence"
+    return (
+      sentences.encode if by_sentence else windows.encode,
+      self._corrupt_windows,
+    )
+
+  def _corrupt_windows(
+    self,
+    dataset: tf.data.Dataset,
+    sequence_length: windows.Lengths,
+    output_features: windows.Features,
+  ) -> tf.data.Dataset:
+    lengths = windows.check_lengths(
+      sequence_length, "inputs", "targets", objective="glm"
+    )
+    vocabularies.check_sentinels(
+      output_features["targets"].vocabulary,
+      1 + MODES[self.mode],
+      what=f"glm's mask of mode {self.mode!r}",
+    )
+    dataset = windows.cut(dataset, self.window_length(*lengths), min_length=2)
+    corrupt = functools.partial(self.corrupt, targets_length=lengths[1])
+    return windows.transform(dataset, output_features, function=corrupt)
+
+  def window_length(self, inputs_length: int, targets_length: int) -> int:
+    """Returns the longest window whose parts always fit.
+
+    Raises:
+      ValueError: there is none.
+    """
+    for window in range(inputs_length + targets_length, 1, -1):
+      if self.fits(window, inputs_length, targets_length):
+        return window
+    raise ValueError(
+      f"glm of {inputs_length} inputs and {targets_length} targets at "
+      f"noise_density {self.noise_density} leaves nothing to take out: set more"
+    )
+
+  def fits(self, window: int, inputs_length: int, targets_length: int) -> bool:
+    """Tells whether a window of this many tokens makes an example that fits."""
+    if self.mode == "sentence":  # It may be one sentence.
+      return window <= inputs_length and targets_length >= 2
+    if self.mode == "document":
+      rest = window - -(-window // 2)
+      return rest + 1 <= inputs_length and window + 1 <= targets_length
+    noise = int(spans.share(window, self.noise_density))
+    most = int(self._most_spans(noise))
+    return (
+      window - noise + most <= inputs_length and noise + most <= targets_length
+    )
+
+  def _most_spans(self, noise):
+    """Returns how many spans are planned for: half more than the mean."""
+    mean = tf.cast(noise, tf.float32) / self.mean_span
+    return tf.minimum(noise, tf.cast(1.5 * mean, tf.int32) + 2)
+
+  def corrupt(
+    self,
+    tokens: tf.Tensor,
+    seed: tf.Tensor,
+    vocabulary: seqio.Vocabulary,
+    starts: tf.Tensor | None = None,
+    *,
+    targets_length: int,
+  ) -> dict[str, tf.Tensor]:
+    """Makes an example of a window."""
+    seeds = tf.random.experimental.stateless_split(seed, 4)
+    if self.mode == "token":
+      found = self._token_spans(tf.size(tokens), seeds[:3])
+    elif self.mode == "sentence":
+      found = self._sentence_spans(starts, targets_length, seeds[0])
+    else:
+      size = tf.size(tokens)
+      length = tf.random.stateless_uniform(
+        [1], seeds[0], (size + 1) // 2, size + 1, tf.int32
+      )
+      found = spans.Spans(size - length, length)
+    mask = vocabulary.vocab_size - 1 - MODES[self.mode]
+    return blank(tokens, found, mask=mask, eos=vocabulary.eos_id, seed=seeds[3])
+
+  def _token_spans(self, size, seeds):
+    noise = spans.share(size, self.noise_density)
+    lengths = spans.draw_lengths(
+      noise,
+      self.mean_span,
+      tf.minimum(self._most_spans(noise), size - noise + 1),
+      least=1,
+      seeds=seeds[:2],
+    )
+    return spans.place(size, lengths, seed=seeds[2])
+
+  def _sentence_spans(self, starts, targets_length, seed):
+    """Draws sentences until they cover enough, or the targets are full."""
+    shuffled = spans.shuffle(spans.Spans(*sentences.spans(starts)), seed=seed)
+    lengths = tf.minimum(shuffled.lengths, targets_length - 1)
+    covered = tf.cumsum(lengths, exclusive=True)
+    is_needed = covered < spans.share(tf.size(starts), self.noise_density)
+    is_needed &= tf.cumsum(lengths + 1) <= targets_length
+    order = tf.argsort(tf.boolean_mask(shuffled.starts, is_needed))
+    return spans.Spans(
+      tf.gather(tf.boolean_mask(shuffled.starts, is_needed), order),
+      tf.gather(tf.boolean_mask(lengths, is_needed), order),
+    )
+
+
+def blank(
+  tokens: tf.Tensor, found: spans.Spans, *, mask: int, eos: int, seed
+) -> dict[str, tf.Tensor]:
+  """Makes parts A and B of a window and its spans, given from left to right."""
+  count = tf.size(found.lengths)
+  # Before a mask each span has become one token.
+  removed = tf.cumsum(found.lengths, exclusive=True)
+  places = found.starts - removed + tf.range(count)
+  order = tf.argsort(tf.random.stateless_uniform([count], seed))
+  shuffled = spans.Spans(*(tf.gather(part, order) for part in found))
+  ends = tf.fill([count, 1], eos)
+  targets = tf.concat([spans.take(tokens, shuffled), ends], axis=1)
+  return {
+    "inputs": spans.replace(tokens, found, tf.fill([count], mask)),
+    "targets": targets.values,
+    "positions": tf.repeat(tf.gather(places, order), shuffled.lengths + 1),
+  }

@@ -1,0 +1,97 @@
+"""MASS: masked sequence to sequence (Song et al. 2019, arXiv:1905.02450).
+
+  window    [a b c d e f g h]
+  inputs    [a b M M M M g h $]
+  targets   [c d e f $]
+
+One span, of half of the tokens, is masked token by token, so that its length
+is known, and told by the decoder alone (section 3.1). M is <extra_id_0>; as in
+BERT a share of the masks is a random token or the token itself; $ is EOS.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+
+import seqio
+import tensorflow as tf
+
+from tasks import metrics, spans, vocabularies, windows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MASS:
+  """Masks one span of a window; the targets are the span.
+
+  Attributes:
+    noise_density: the span's share of the tokens.
+    mask_fraction: the share of the span's tokens that becomes the mask.
+    random_fraction: the share of the span's tokens that becomes a random token;
+      what remains is kept.
+  """
+
+  noise_density: float = 0.5
+  mask_fraction: float = 0.8
+  random_fraction: float = 0.1
+
+  metric_fns = (metrics.continuation,)
+  postprocess_fn = None
+
+  def __post_init__(self):
+    windows.check_density(self.noise_density)
+    windows.check_fractions(self.mask_fraction, self.random_fraction)
+
+  def output_features(
+    self, vocabulary: seqio.Vocabulary
+  ) -> Mapping[str, seqio.Feature]:
+    return windows.pair(vocabulary)
+
+  def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
+    return (
+      windows.encode,
+      self._cut_to_window,
+      functools.partial(windows.transform, function=self.corrupt),
+    )
+
+  def _cut_to_window(
+    self,
+    dataset: tf.data.Dataset,
+    sequence_length: windows.Lengths,
+    output_features: windows.Features,
+  ) -> tf.data.Dataset:
+    inputs, targets = windows.check_lengths(
+      sequence_length, "inputs", "targets", objective="mass"
+    )
+    vocabularies.check_sentinels(
+      output_features["targets"].vocabulary, 1, what="mass's mask"
+    )
+    window = inputs - 1
+    while window >= 2 and 1 + spans.share(window, self.noise_density) > targets:
+      window -= 1
+    if window < 2:
+      raise ValueError(
+        f"mass of {inputs} inputs and {targets} targets at noise_density "
+        f"{self.noise_density} leaves nothing to mask: set more"
+      )
+    return windows.cut(dataset, window, min_length=2)
+
+  def corrupt(
+    self, tokens: tf.Tensor, seed: tf.Tensor, vocabulary: seqio.Vocabulary
+  ) -> dict[str, tf.Tensor]:
+    """Makes an example of a window: "inputs" and "targets", each with EOS."""
+    seeds = tf.random.experimental.stateless_split(seed, 3)
+    size = tf.size(tokens)
+    length = spans.share(size, self.noise_density)
+    span = spans.place(size, length[tf.newaxis], seed=seeds[0])
+    noised = vocabularies.noise_tokens(
+      tokens,
+      vocabulary,
+      mask_fraction=self.mask_fraction,
+      random_fraction=self.random_fraction,
+      seeds=seeds[1:],
+    )
+    inputs = tf.where(spans.covers(span, size), noised, tokens)
+    targets = spans.take(tokens, span).values
+    return windows.end(vocabulary, inputs=inputs, targets=targets)

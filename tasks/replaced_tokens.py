@@ -1,0 +1,68 @@
+"""Replaced token detection, without a generator (Clark et al. 2020).
+
+  window    [a b c d e f $ g]     replaced  . x . . x . . x
+  inputs    [a r c d s f $ t]     r, s, t random tokens
+  targets   [O R O O R O O R]
+  weights   [1 1 1 1 1 1 0 1]
+
+ELECTRA's discriminator tells for each token of a text whether it is the
+original (O, <extra_id_0>) or was replaced (R, <extra_id_1>); a random token
+that happens to be the original counts as such. ELECTRA draws the tokens from a
+small masked language model that is trained beside it; here they are uniform.
+arXiv:2003.10555, section 2.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+
+import seqio
+import tensorflow as tf
+
+from tasks import mlm, windows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReplacedTokens:
+  """Replaces round(noise_density * eligible) tokens of each window.
+
+  Attributes:
+    noise_density: the share of the eligible tokens that is replaced.
+  """
+
+  noise_density: float = 0.15
+
+  metric_fns = ()  # Nothing is generated.
+  postprocess_fn = None
+
+  def __post_init__(self):
+    windows.check_density(self.noise_density)
+
+  def output_features(
+    self, vocabulary: seqio.Vocabulary
+  ) -> Mapping[str, seqio.Feature]:
+    return mlm.aligned(vocabulary)
+
+  def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
+    return (
+      functools.partial(windows.encode, append_eos=True),
+      functools.partial(mlm.cut_to_window, sentinels=2, what="replaced_tokens"),
+      functools.partial(windows.transform, function=self.corrupt),
+    )
+
+  def corrupt(
+    self, tokens: tf.Tensor, seed: tf.Tensor, vocabulary: seqio.Vocabulary
+  ) -> dict[str, tf.Tensor]:
+    """Makes an example of a window."""
+    masked = mlm.MLM(
+      noise_density=self.noise_density, mask_fraction=0.0, random_fraction=1.0
+    ).corrupt(tokens, seed, vocabulary)
+    original = vocabulary.vocab_size - 1
+    is_same = masked["inputs"] == tokens
+    return {
+      "inputs": masked["inputs"],
+      "targets": tf.where(is_same, original, original - 1),
+      "weights": tf.cast(mlm.eligible(tokens, vocabulary), tf.int32),
+    }

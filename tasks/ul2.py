@@ -1,0 +1,177 @@
+"""UL2: a mixture of denoisers over one stream of text.
+
+  window         [a b c d e f g h]
+  R, X           inputs [<m> a <X> d e f <Y> $]    targets [<X> b c <Y> g h $]
+  S              inputs [<m> a b c d e f]          targets [g h]
+
+Each window's denoiser is drawn by the rates: R is short and sparse span
+corruption, X has long spans or dense ones, and S continues a prefix of three
+quarters. <m> is the mode token, if there are any; $ is EOS. Windows are as long
+as fits every denoiser, so that all see the same text, whatever the rates.
+Tay et al. 2022, arXiv:2205.05131, section 3.1 and table 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+
+import seqio
+import tensorflow as tf
+
+from tasks import metrics, vocabularies, windows
+from tasks.prefix_lm import PrefixLM
+from tasks.span_corruption import SpanCorruption
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Denoiser:
+  """One of a mixture.
+
+  Attributes:
+    mode: what its mode token stands for, "R", "S" or "X" in UL2.
+    objective: what it does to a window.
+    rate: how often it is drawn, relative to the others.
+  """
+
+  mode: str
+  objective: SpanCorruption | PrefixLM
+  rate: float = 1.0
+
+  def __post_init__(self):
+    if self.rate <= 0:
+      raise ValueError(f"rate ({self.rate}) of a denoiser must be positive")
+
+
+def _spans(mode: str, mean_span: float, noise_density: float) -> Denoiser:
+  objective = SpanCorruption(mean_span=mean_span, noise_density=noise_density)
+  return Denoiser(mode=mode, objective=objective)
+
+
+SEVEN = (
+  _spans("R", 3.0, 0.15),
+  _spans("R", 8.0, 0.15),
+  Denoiser(mode="S", objective=PrefixLM(prefix_fraction=0.75)),
+  _spans("X", 3.0, 0.5),
+  _spans("X", 8.0, 0.5),
+  _spans("X", 64.0, 0.15),
+  _spans("X", 64.0, 0.5),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UL2:
+  """Draws a denoiser for each window.
+
+  Attributes:
+    denoisers: what to draw from; the paper's seven, at equal rates.
+    mode_tokens: mode -> N of the <extra_id_N> that begins the inputs, such as
+      {"R": 99, "S": 98, "X": 97}: extra ids that no sentinel may take. None
+      has no mode tokens.
+  """
+
+  denoisers: Sequence[Denoiser] = SEVEN
+  mode_tokens: Mapping[str, int] | None = None
+
+  metric_fns = (metrics.continuation,)
+  postprocess_fn = None
+
+  def __post_init__(self):
+    if not self.denoisers:
+      raise ValueError("denoisers must be one at least, not none")
+    modes = sorted({denoiser.mode for denoiser in self.denoisers})
+    tokens = self.mode_tokens
+    if tokens is None:
+      return
+    if sorted(tokens) != modes or len(set(tokens.values())) < len(tokens):
+      raise ValueError(
+        f"mode_tokens ({dict(tokens)}) must give each mode of the denoisers "
+        f"({', '.join(modes)}) an extra id of its own"
+      )
+
+  def output_features(
+    self, vocabulary: seqio.Vocabulary
+  ) -> Mapping[str, seqio.Feature]:
+    return windows.pair(vocabulary)
+
+  def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
+    return (
+      windows.encode,
+      self._cut_to_window,
+      functools.partial(windows.transform, function=self.corrupt),
+    )
+
+  def window_length(self, inputs_length: int, targets_length: int) -> int:
+    """Returns the longest window that fits every denoiser.
+
+    Raises:
+      ValueError: there is none.
+    """
+    inputs_length -= self.mode_tokens is not None
+    for window in range(inputs_length + targets_length, 1, -1):
+      if all(
+        denoiser.objective.fits(window, inputs_length, targets_length)
+        for denoiser in self.denoisers
+      ):
+        return window
+    raise ValueError(
+      f"ul2 finds no window that fits {inputs_length} inputs "
+      + ("beside the mode token " if self.mode_tokens else "")
+      + f"and {targets_length} targets with every denoiser: set more"
+    )
+
+  def corrupt(
+    self, tokens: tf.Tensor, seed: tf.Tensor, vocabulary: seqio.Vocabulary
+  ) -> dict[str, tf.Tensor]:
+    """Makes an example of a window, by a denoiser that it draws."""
+    # The noise has the seed that it has where a denoiser stands alone.
+    draw_seed = tf.random.experimental.stateless_fold_in(seed, 0)
+    rates = tf.constant([denoiser.rate for denoiser in self.denoisers])
+    drawn = tf.random.stateless_categorical(
+      tf.math.log(rates)[tf.newaxis], 1, draw_seed, dtype=tf.int32
+    )[0, 0]
+    example = tf.switch_case(
+      drawn,
+      [
+        functools.partial(denoiser.objective.corrupt, tokens, seed, vocabulary)
+        for denoiser in self.denoisers
+      ],
+    )
+    if self.mode_tokens is None:
+      return example
+    modes = tf.constant(
+      [
+        vocabulary.vocab_size - 1 - self.mode_tokens[denoiser.mode]
+        for denoiser in self.denoisers
+      ]
+    )
+    inputs = tf.concat([modes[drawn, tf.newaxis], example["inputs"]], axis=0)
+    return example | {"inputs": inputs}
+
+  def _cut_to_window(
+    self,
+    dataset: tf.data.Dataset,
+    sequence_length: windows.Lengths,
+    output_features: windows.Features,
+  ) -> tf.data.Dataset:
+    lengths = windows.check_lengths(
+      sequence_length, "inputs", "targets", objective="ul2"
+    )
+    window = self.window_length(*lengths)
+    self._check_sentinels(window, output_features["targets"].vocabulary)
+    return windows.cut(dataset, window, min_length=2)
+
+  def _check_sentinels(self, window, vocabulary):
+    needed = max(
+      denoiser.objective.num_sentinels(window) for denoiser in self.denoisers
+    )
+    what = f"ul2 with windows of {window} tokens"
+    vocabularies.check_sentinels(vocabulary, needed, what=what)
+    for mode, number in (self.mode_tokens or {}).items():
+      if not needed <= number < vocabularies.num_sentinels(vocabulary):
+        raise ValueError(
+          f"mode_tokens[{mode!r}] ({number}) must be from {needed}, the number "
+          f"of sentinels that {what} needs, to "
+          f"{vocabularies.num_sentinels(vocabulary) - 1}, the last extra id"
+        )

@@ -84,8 +84,7 @@ class MemorySource(seqio.DataSource):
     if shuffle:
       indices = indices.shuffle(size, seed=seed)
     tensors = {
-      key: tf.constant(list(values))
-      for key, values in self.columns[split].items()
+      key: _tensor(list(values)) for key, values in self.columns[split].items()
     }
     return indices.map(
       lambda i: {key: tensor[i] for key, tensor in tensors.items()}
@@ -207,6 +206,13 @@ class LazySource(seqio.DataSource):
 
   def __repr__(self) -> str:
     return f"{type(self).__name__}{self.recipe()}"
+
+
+def _tensor(values: list) -> tf.Tensor | tf.RaggedTensor:
+  """Makes a tensor of a column: of values, or of lists of any lengths."""
+  if values and isinstance(values[0], list | tuple):
+    return tf.ragged.constant(values, ragged_rank=1, inner_shape=())
+  return tf.constant(values)
 
 
 def write_records(

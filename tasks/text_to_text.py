@@ -44,7 +44,7 @@ class TextToText:
     between: what joins parts, and shots.
     labels: names for the values of integer fields, by field:
       {"label": ("negative", "positive")}. A value without a name, such as the
-      -1 of unlabelled examples, is written "unknown".
+      -1 of unlabelled examples, is written "<unk>".
   """
 
   inputs: str | Sequence[str]
@@ -157,9 +157,7 @@ def _as_text(value: tf.Tensor, names: Sequence[str] | None) -> tf.Tensor:
     # Out of range becomes the last entry.
     index = tf.cast(value, tf.int32)
     is_known = (index >= 0) & (index < len(names))
-    return tf.constant([*names, "unknown"])[
-      tf.where(is_known, index, len(names))
-    ]
+    return tf.constant([*names, "<unk>"])[tf.where(is_known, index, len(names))]
   return value if value.dtype == tf.string else tf.strings.as_string(value)
 
 

@@ -5,6 +5,7 @@ makes the file anew where it is installed.
 """
 
 import functools
+import importlib
 import importlib.util
 import os
 import pathlib
@@ -86,17 +87,36 @@ def whole_text(denoised) -> np.ndarray:
 
 def load_t5():
   """Loads t5.data.preprocessors alone."""
-  package = importlib.util.find_spec("t5")
-  assert package is not None, "UPDATE_GOLDEN needs `pip install --no-deps t5`"
-  # The whole package imports much that need not be installed; this file needs
-  # babel, for names of languages only.
-  sys.modules.setdefault("babel", types.ModuleType("babel"))
-  folder = pathlib.Path(package.submodule_search_locations[0])
-  path = folder / "data" / "preprocessors.py"
-  spec = importlib.util.spec_from_file_location("t5_preprocessors", path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
+  return load_t5_module("data", "preprocessors")
+
+
+def load_t5_module(folder: str, name: str):
+  """Loads a module of the package t5, without what its __init__ imports."""
+  if "t5" in sys.modules:
+    (path,) = sys.modules["t5"].__path__
+  else:
+    package = importlib.util.find_spec("t5")
+    assert package is not None, "UPDATE_GOLDEN needs `pip install --no-deps t5`"
+    (path,) = package.submodule_search_locations
+  for parent, where in (
+    ("t5", path),
+    (f"t5.{folder}", f"{path}/{folder}"),
+    ("babel", None),  # Gives names of languages only.
+  ):
+    if parent not in sys.modules:
+      sys.modules[parent] = types.ModuleType(parent)
+      sys.modules[parent].__path__ = [where]
+  sys.modules["babel"].Locale = _Locale
+  return importlib.import_module(f"t5.{folder}.{name}")
+
+
+class _Locale:
+  """Stands for babel's."""
+
+  _NAMES = {"en": "English", "de": "German", "fr": "French", "ro": "Romanian"}
+
+  def __init__(self, code: str):
+    self.english_name = self._NAMES[code]
 
 
 def of_t5(t5) -> dict[str, np.ndarray]:

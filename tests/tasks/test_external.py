@@ -110,7 +110,7 @@ def test_tfds_classification_as_of_glue(tmp_path):
   rows = rows_of(name)
   assert decoded(rows[0], "inputs") == "sst2 sentence: A fine film."
   labels = [decoded(row, "targets") for row in rows]
-  assert labels == ["positive", "negative", "unknown"]
+  assert labels == ["positive", "negative", "<unk>"]
   assert all(row["inputs"][-1] == row["targets"][-1] == 1 for row in rows)
   assert rows[0]["targets_pretokenized"] == b"positive"
   assert len(rows_of(name, "test")) == 1

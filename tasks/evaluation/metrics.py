@@ -1,0 +1,201 @@
+"""Computes the metrics of published benchmarks, in percent.
+
+All but the rank metric compare what a postprocessor made of the targets and of
+the generated texts. Libraries are imported where they are used: scikit-learn
+alone takes a second.
+"""
+
+from __future__ import annotations
+
+import collections
+import re
+import string
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tasks import metrics
+
+
+def accuracy(targets: Sequence, predictions: Sequence) -> Mapping[str, float]:
+  """Counts predictions that equal their targets."""
+  pairs = zip(targets, predictions, strict=True)
+  return {"accuracy": _percent(t == p for t, p in pairs)}
+
+
+def matthews_correlation(
+  targets: Sequence[int], predictions: Sequence[int]
+) -> Mapping[str, float]:
+  """Correlates classes (CoLA: Warstadt et al. 2019, arXiv:1805.12471)."""
+  from sklearn import metrics as sklearn_metrics
+
+  value = sklearn_metrics.matthews_corrcoef(targets, predictions)
+  return {"matthews_corrcoef": 100.0 * value}
+
+
+def f1(
+  targets: Sequence[int], predictions: Sequence[int]
+) -> Mapping[str, float]:
+  """Returns the F1 of class 1 of two; what is neither class is wrong."""
+  from sklearn import metrics as sklearn_metrics
+
+  predictions = [
+    p if p in (0, 1) else 1 - t
+    for t, p in zip(targets, predictions, strict=True)
+  ]
+  return {
+    "f1": 100.0
+    * sklearn_metrics.f1_score(targets, predictions, zero_division=0.0)
+  }
+
+
+def mean_3class_f1(
+  targets: Sequence[int], predictions: Sequence[int]
+) -> Mapping[str, float]:
+  """Averages the F1 of three classes (CB of SuperGLUE)."""
+  from sklearn import metrics as sklearn_metrics
+
+  value = sklearn_metrics.f1_score(
+    targets, predictions, labels=range(3), average="macro", zero_division=0.0
+  )
+  return {"mean_3class_f1": 100.0 * value}
+
+
+def correlations(
+  targets: Sequence[float], predictions: Sequence[float]
+) -> Mapping[str, float]:
+  """Correlates numbers (Pearson) and their ranks (Spearman)."""
+  from scipy import stats
+
+  return {
+    "pearson_corrcoef": 100.0 * stats.pearsonr(targets, predictions)[0],
+    "spearman_corrcoef": 100.0 * stats.spearmanr(targets, predictions)[0],
+  }
+
+
+def multirc(
+  targets: Sequence[tuple[int, int]], predictions: Sequence[int]
+) -> Mapping[str, float]:
+  """Judges MultiRC's answers one by one (F1) and by question (exact match).
+
+  A target is (question, label). Khashabi et al. 2018, SuperGLUE's choice.
+  """
+  is_right = collections.defaultdict(list)
+  for (question, label), prediction in zip(targets, predictions, strict=True):
+    is_right[question].append(label == prediction)
+  return {
+    **f1([label for _, label in targets], predictions),
+    "exact_match": _percent(map(all, is_right.values())),
+  }
+
+
+def record(
+  targets: Sequence[tuple], predictions: Sequence[str]
+) -> Mapping[str, float]:
+  """Judges ReCoRD's answers as SQuAD does, each query once.
+
+  A target is (query, answers); a query comes once for each of its answers.
+  """
+  first = {}
+  for (query, answers), prediction in zip(targets, predictions, strict=True):
+    first.setdefault(query, (answers, prediction))
+  return squad(*zip(*first.values(), strict=True)) if first else squad([], [])
+
+
+def squad(
+  targets: Sequence[Sequence[str]], predictions: Sequence[str]
+) -> Mapping[str, float]:
+  """Compares answers by exact match and word F1, with the best of the truths.
+
+  Case, punctuation, articles and spaces do not count.
+  Rajpurkar et al. 2016, arXiv:1606.05250, section 6.1.
+  """
+  exact, overlap = [], []
+  for truths, prediction in zip(targets, predictions, strict=True):
+    truths, prediction = map(_normalize, truths), _normalize(prediction)
+    pairs = [(truth == prediction, _f1(truth, prediction)) for truth in truths]
+    exact.append(max((is_same for is_same, _ in pairs), default=False))
+    overlap.append(max((score for _, score in pairs), default=0.0))
+  return {"em": _percent(exact), "f1": _percent(overlap)}
+
+
+def rouge(
+  targets: Sequence[str], predictions: Sequence[str]
+) -> Mapping[str, float]:
+  """Compares summaries: ROUGE-1, ROUGE-2 and ROUGE-Lsum, mean F-measures.
+
+  Lsum goes by sentences, which end in " . " (CNN/DM). Lin 2004.
+  """
+  from rouge_score import rouge_scorer
+
+  kinds = ("rouge1", "rouge2", "rougeLsum")
+  scorer = rouge_scorer.RougeScorer(kinds)
+  scores = [
+    scorer.score(*(text.replace(" . ", " .\n") for text in pair))
+    for pair in zip(targets, predictions, strict=True)
+  ]
+  return {
+    kind: _percent(score[kind].fmeasure for score in scores) for kind in kinds
+  }
+
+
+def bleu(
+  targets: Sequence[str], predictions: Sequence[str]
+) -> Mapping[str, float]:
+  """Compares translations by corpus BLEU, with SacreBLEU's "intl" tokens.
+
+  Post 2018, arXiv:1804.08771.
+  """
+  import sacrebleu
+
+  score = sacrebleu.corpus_bleu(
+    list(predictions), [list(targets)], smooth_method="exp", tokenize="intl"
+  )
+  return {"bleu": score.score}
+
+
+def rank_accuracy(
+  targets: Sequence[tuple[int, int, bool, int]], scores: Sequence[float]
+) -> Mapping[str, float]:
+  """Counts questions whose most probable choice is right.
+
+  Args:
+    targets: (question, number of its choices, is this one right, its tokens).
+    scores: log-likelihoods of the choices.
+
+  Returns:
+    "accuracy" by the sum of the log-likelihood over the tokens of a choice and
+    "accuracy_per_token" by their mean (Brown et al. 2020, arXiv:2005.14165,
+    section 2.4). A question not all of whose choices are there is left out.
+  """
+  questions = collections.defaultdict(list)
+  for target, score in zip(targets, scores, strict=True):
+    question, num_choices, is_right, tokens = target
+    questions[question, num_choices].append((is_right, score, score / tokens))
+  whole = [
+    choices
+    for (_, num_choices), choices in questions.items()
+    if len(choices) == num_choices
+  ]
+
+  def right_by(column):
+    return _percent(
+      max(choices, key=lambda choice: choice[column])[0] for choices in whole
+    )
+
+  return {"accuracy": right_by(1), "accuracy_per_token": right_by(2)}
+
+
+def _normalize(answer: str) -> str:
+  letters = (c for c in answer.lower() if c not in string.punctuation)
+  return " ".join(re.sub(r"\b(a|an|the)\b", " ", "".join(letters)).split())
+
+
+def _f1(truth: str, prediction: str) -> float:
+  # SQuAD's script gives two empty answers no F1.
+  return metrics.token_f1(truth, prediction) if truth and prediction else 0.0
+
+
+def _percent(values) -> float:
+  values = [float(value) for value in values]
+  return 100.0 * float(np.mean(values)) if values else 0.0

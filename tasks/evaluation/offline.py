@@ -1,0 +1,198 @@
+"""Benchmarks that need no download: CPython's prose, and strings and sums.
+
+  offline_cloze         "all words of a passage but the"       "last"
+  offline_continuation  "how a passage begins"                 its next words
+  offline_infilling     "a <extra_id_0> b"                     "<extra_id_0> c"
+  offline_copy          "copy: d a c"                          "d a c"
+  offline_reverse       "reverse: d a c"                       "c a d"
+  offline_sort          "sort: d a c"                          "a c d"
+  offline_addition      "add: 52 + 9"                          "61"
+
+A continuation is chosen by rank scoring, from it and those of three other
+passages. The prose is that of corpora.py, each part with its own passages. No
+example is random: all runs get the same. The mixture "offline" has all tasks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+import string
+from collections.abc import Callable, Iterator, Mapping
+
+import tensorflow as tf
+
+from tasks import cache, corpora, metrics, sources, text
+from tasks.evaluation.benchmark import Benchmark, per_example
+from tasks.evaluation.choices import multiple_choice
+from tasks.evaluation.generation import LAMBADA
+from tasks.mixtures import add_mixture
+from tasks.task import add_task
+
+_SIZES = {"train": 4096, "validation": 256}
+_PASSAGE_WORDS = 32
+_CHOICE_WORDS = 8
+_BLANKS = (5, 13, 21, 29)
+
+
+class Passages(sources.LazySource):
+  """Serves rows made of the passages of python_docs.
+
+  A passage is the first 32 words of a paragraph of running text.
+  """
+
+  def __init__(self, name: str, rows: Callable[[list[list[str]]], Iterator]):
+    super().__init__(name)
+    self._rows = rows
+
+  def make(self) -> sources.MemorySource:
+    documents = corpora.python_docs.made.columns
+    return sources.MemorySource(
+      self.name,
+      {
+        split: _columns(self._rows(_passages(documents[split]["text"], size)))
+        for split, size in _SIZES.items()
+      },
+    )
+
+
+class Sums(sources.LazySource):
+  """Serves exercises drawn by a random generator of the same seed always."""
+
+  def __init__(self, name: str, draw: Callable[[random.Random], tuple]):
+    super().__init__(name)
+    self._draw = draw
+
+  def make(self) -> sources.MemorySource:
+    generator = random.Random(self.name)
+    drawn = {}  # Keeps the order, and each exercise once.
+    while len(drawn) < sum(_SIZES.values()):
+      inputs, targets = self._draw(generator)
+      drawn[inputs] = targets
+    rows = ({"inputs": i, "targets": t} for i, t in drawn.items())
+    return sources.MemorySource(
+      self.name,
+      {
+        split: _columns(itertools.islice(rows, size))
+        for split, size in _SIZES.items()
+      },
+    )
+
+
+def cloze(passages: list[list[str]]) -> Iterator[dict]:
+  """Ends each passage with its last word of four letters or more."""
+  for words in passages:
+    long = [
+      i for i, word in enumerate(words) if re.fullmatch("[a-z]{4,}", word)
+    ]
+    if long and long[-1] >= 8:
+      yield {"passage": " ".join(words[: long[-1] + 1])}
+
+
+def continuation(passages: list[list[str]]) -> Iterator[dict]:
+  """Offers the end of each passage among those of the three after it."""
+  ends = [" ".join(words[-_CHOICE_WORDS:]) for words in passages]
+  for i, words in enumerate(passages):
+    choices = [ends[(i + k) % len(ends)] for k in range(4)]
+    answer = i % 4
+    choices[0], choices[answer] = choices[answer], choices[0]
+    yield {
+      "passage": " ".join(words[:-_CHOICE_WORDS]),
+      "choices": choices,
+      "answer": answer,
+    }
+
+
+def infilling(passages: list[list[str]]) -> Iterator[dict]:
+  """Blanks four words of each passage."""
+  for words in passages:
+    blanked, filled = list(words), []
+    for number, place in enumerate(_BLANKS):
+      blanked[place] = f"<extra_id_{number}>"
+      filled += [blanked[place], words[place]]
+    yield {"inputs": " ".join(blanked), "targets": " ".join(filled)}
+
+
+def letters(name: str, change: Callable[[list[str]], list[str]]) -> Callable:
+  """Returns what draws 3 to 8 letters and changes them."""
+
+  def draw(generator):
+    drawn = generator.choices(string.ascii_lowercase, k=generator.randint(3, 8))
+    return f"{name}: {' '.join(drawn)}", " ".join(change(drawn))
+
+  return draw
+
+
+def addition(generator: random.Random) -> tuple[str, str]:
+  """Draws two numbers of one to three digits and adds them."""
+  a, b = (generator.randrange(10 ** generator.randint(1, 3)) for _ in "ab")
+  return f"add: {a} + {b}", str(a + b)
+
+
+def _ask(example: Mapping):
+  is_correct = tf.range(4) == example["answer"]
+  return example["passage"], example["choices"], is_correct
+
+
+def _passages(documents: list[str], size: int) -> list[list[str]]:
+  """Takes up to `size` passages, in an order that mixes the documents."""
+  found = {
+    " ".join(words[:_PASSAGE_WORDS])
+    for document in documents
+    for paragraph in document.split("\n\n")
+    if len(words := paragraph.split()) >= _PASSAGE_WORDS
+    and not re.search(r"\S   |::=|>>>|->", paragraph)
+  }
+  chosen = sorted(found, key=cache.unit_interval)[:size]
+  return [passage.split() for passage in chosen]
+
+
+def _columns(rows: Iterator[Mapping]) -> dict[str, list]:
+  rows = list(rows)
+  return {key: [row[key] for row in rows] for key in rows[0]}
+
+
+def _as_is(example: Mapping) -> Mapping:
+  return example
+
+
+_EXACT = Benchmark(
+  examples=per_example(_as_is), metric_fns=(metrics.sequence_accuracy,)
+)
+_TASKS: Mapping[str, tuple[sources.LazySource, Benchmark]] = {
+  "offline_cloze": (Passages("offline_cloze", cloze), LAMBADA),
+  "offline_continuation": (
+    Passages("offline_continuation", continuation),
+    multiple_choice(_ask),
+  ),
+  "offline_infilling": (
+    Passages("offline_infilling", infilling),
+    Benchmark(
+      examples=per_example(_as_is),
+      metric_fns=(metrics.infilling,),
+      postprocess_fn=metrics.spans,
+    ),
+  ),
+  **{
+    f"offline_{name}": (Sums(f"offline_{name}", draw), _EXACT)
+    for name, draw in {
+      "copy": letters("copy", list),
+      "reverse": letters("reverse", lambda drawn: drawn[::-1]),
+      "sort": letters("sort", sorted),
+      "addition": addition,
+    }.items()
+  },
+}
+
+
+def register() -> None:
+  """Adds the tasks, with the vocabulary of python_docs, and the mixture."""
+  for name, (source, benchmark) in _TASKS.items():
+    add_task(
+      name,
+      source=source,
+      objective=benchmark,
+      vocabulary=text.python_vocabulary(),
+    )
+  add_mixture("offline", dict.fromkeys(_TASKS, 1.0))

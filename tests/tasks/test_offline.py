@@ -1,0 +1,92 @@
+"""The suite without download: right answers, fixed examples, apart splits."""
+
+import pytest
+import seqio
+
+import tasks  # noqa: F401 - registers.
+from t5x_lite import data
+from t5x_lite.run import Data
+from tasks import text
+from tasks.evaluation import offline
+
+LENGTHS = {"inputs": 128, "targets": 64}
+NAMES = [task.name for task in seqio.MixtureRegistry.get("offline").tasks]
+
+
+def rows_of(name, split="validation"):
+  columns = seqio.TaskRegistry.get(name).source.made.columns[split]
+  return [
+    dict(zip(columns, row, strict=True))
+    for row in zip(*columns.values(), strict=True)
+  ]
+
+
+SOLVE = {
+  "offline_copy": lambda inputs: inputs,
+  "offline_reverse": lambda inputs: inputs[::-1],
+  "offline_sort": lambda inputs: " ".join(sorted(inputs.split())),
+  "offline_addition": lambda inputs: str(eval(inputs)),
+}
+
+
+@pytest.mark.parametrize("name", SOLVE)
+def test_exercises_have_right_answers_and_stand_in_one_split(name):
+  train, validation = rows_of(name, "train"), rows_of(name)
+  assert len(train) == 4096 and len(validation) == 256
+  for row in train[:300] + validation:
+    _, inputs = row["inputs"].split(": ")
+    assert SOLVE[name](inputs) == row["targets"]
+  assert len({row["inputs"] for row in train + validation}) == 4352
+
+
+def test_blanks_filled_in_give_the_passage():
+  rows = rows_of("offline_infilling")
+  assert len(rows) > 50
+  for row in rows:
+    filled = row["targets"].split()
+    passage = row["inputs"].split()
+    assert filled[::2] == [w for w in passage if w.startswith("<extra_id_")]
+    assert filled[::2] == [f"<extra_id_{i}>" for i in range(4)]
+    assert len(passage) == 32
+
+
+def test_the_right_choice_is_the_passage_s_own_and_anywhere():
+  rows = rows_of("offline_continuation")
+  held_out = offline.corpora.python_docs.made.columns["validation"]["text"]
+  whole = {" ".join(words) for words in offline._passages(held_out, 256)}
+  for row in rows:
+    ends = [f"{row['passage']} {choice}" in whole for choice in row["choices"]]
+    assert ends[row["answer"]] and len(set(row["choices"])) == 4
+  places = [row["answer"] for row in rows]
+  assert {places.count(i) * 4 // len(places) for i in range(4)} <= {0, 1}
+
+
+def test_cloze_ends_in_a_word_of_letters():
+  rows = rows_of("offline_cloze")
+  assert len(rows) > 50
+  for row in rows:
+    *before, word = row["passage"].split()
+    assert word.isalpha() and len(word) >= 4 and len(before) >= 8
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_vocabulary_gives_the_text_back_and_lengths_suffice(name):
+  dataset = seqio.TaskRegistry.get(name).get_dataset(
+    LENGTHS, "validation", shuffle=False
+  )
+  vocabulary = text.python_vocabulary()
+  for row in dataset.take(40).as_numpy_iterator():
+    assert row["targets"][-1] == vocabulary.eos_id
+    said = vocabulary.decode(row["targets"][:-1].tolist())
+    expected = row["targets_pretokenized"].decode()
+    assert "".join(said.split()) == "".join(expected.split())
+
+
+def test_one_mixture_of_all_is_read_by_decoders_and_encoder_decoders():
+  assert len(NAMES) == 7
+  spec = Data(
+    task="offline", lengths=LENGTHS, batch_size=8, split="train", pack=True
+  )
+  for architecture in ("encoder_decoder", "causal"):
+    batch = next(data.batches(spec, architecture))
+    assert batch["decoder_loss_weights"].any(axis=1).all()

@@ -265,6 +265,33 @@ def examples(
   return ds
 
 
+def documents(
+  task: seqio.Task, spec: Spec, *, shard: tuple[int, int] = (0, 1)
+) -> tf.data.Dataset:
+  """Returns what a task's source gives, in the order in which it is read.
+
+  The order depends on the source, the split, `spec.seed` and `spec.order`, for
+  which the task's own name stands in.
+  """
+  index, count = shard
+  source = task.source
+  # The same in all shards: each takes every count-th example of one order.
+  options = {
+    "split": spec.split,
+    "shuffle": spec.shuffle,
+    "seed": _seed(spec, "source", spec.order or task.name),
+  }
+  if count == 1:
+    return source.get_dataset(**options)
+  if (
+    source.supports_arbitrary_sharding
+    or len(source.list_shards(spec.split)) >= count
+  ):
+    shard_info = seqio.ShardInfo(index=index, num_shards=count)
+    return source.get_dataset(**options, shard_info=shard_info)
+  return source.get_dataset(**options).shard(count, index)
+
+
 def _task_examples(
   task: seqio.Task, spec: Spec, lengths: Mapping[str, int], shard
 ) -> tf.data.Dataset:
@@ -275,24 +302,8 @@ def _task_examples(
   noise), that only what is needed goes through the shuffle buffer, and that
   nothing is cached in memory: buffer and cache would be in each checkpoint.
   """
-  index, count = shard
   source = task.source
-  # The same in all shards: each takes every count-th example of one order.
-  options = {
-    "split": spec.split,
-    "shuffle": spec.shuffle,
-    "seed": _seed(spec, "source", task.name),
-  }
-  if count == 1:
-    ds = source.get_dataset(**options)
-  elif (
-    source.supports_arbitrary_sharding
-    or len(source.list_shards(spec.split)) >= count
-  ):
-    shard_info = seqio.ShardInfo(index=index, num_shards=count)
-    ds = source.get_dataset(**options, shard_info=shard_info)
-  else:
-    ds = source.get_dataset(**options).shard(count, index)
+  ds = documents(task, spec, shard=shard)
   noise_seed = _seed(spec, "noise", task.name, shard)
   once = task.preprocess_precache(ds, seed=noise_seed)
 

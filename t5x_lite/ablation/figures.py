@@ -49,9 +49,9 @@ def svg(figure: Figure) -> str:
   text = buffer.getvalue()
   text = text[text.index("<svg") :].replace(_INK, "currentColor")
   # As wide as the page lets it be.
-  return re.sub(r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", text, count=1).replace(
-    re.search(r'height="[^"]*pt"', text)[0], "", 1
-  )
+  return re.sub(
+    r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", text, count=1
+  ).replace(re.search(r'height="[^"]*pt"', text)[0], "", 1)
 
 
 def png(figure: Figure, path: str) -> None:
@@ -114,9 +114,7 @@ def _heat_maps(found) -> Figure:
   """Draws the first two axes against each other, means over the others."""
   (down, rows), (across, columns), *_ = found["axes"].items()
   kinds = list(found["comparisons"])
-  figure = Figure(
-    figsize=(8, 1.4 + 0.45 * len(rows)), layout="constrained"
-  )
+  figure = Figure(figsize=(8, 1.4 + 0.45 * len(rows)), layout="constrained")
   axes = figure.subplots(1, len(kinds), squeeze=False)[0]
   for place, (ax, kind) in enumerate(zip(axes, kinds, strict=True)):
     grid = np.full((len(rows), len(columns)), np.nan)

@@ -74,4 +74,3 @@ def _write_csv(found, path) -> None:
       for kind, one in cell["measures"].items():
         for seed, value in zip(cell["seeds_done"], one["by_seed"], strict=True):
           rows.writerow([*cell["choices"].values(), seed, kind, value])
-

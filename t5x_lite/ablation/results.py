@@ -40,6 +40,7 @@ def gather(folder: Any, plan: dict) -> dict[str, Any]:
     "budget": plan["budget"],
     "axes": plan["axes"],
     "seeds": plan["seeds"],
+    "baseline": plan["baseline"],
     "skipped": plan["skipped"],
     "paper": plan["paper"],
     "arms_total": len(arms),
@@ -97,7 +98,9 @@ def _outcome(arms, cell) -> dict[str, Any]:
   for arm in arms.values():
     for record in arm.records("train"):
       curves[record["step"]].append(record["loss"])
-  seconds = [r["step_seconds"] for a in arms.values() for r in a.records("train")]
+  seconds = [
+    r["step_seconds"] for a in arms.values() for r in a.records("train")
+  ]
   return {
     "seeds_done": sorted(arms),
     "measures": {
@@ -192,7 +195,10 @@ def _scaling(plan, cells, kind) -> dict[str, Any]:
   for name, members in groups.items():
     points = list(
       itertools.chain.from_iterable(
-        [(cell["totals"]["flops"], y) for y in cell["measures"][kind]["by_seed"]]
+        [
+          (cell["totals"]["flops"], y)
+          for y in cell["measures"][kind]["by_seed"]
+        ]
         for cell in members
       )
     )

@@ -10,7 +10,9 @@ import re
 
 # Where gin's modules live: on the command line `positions.Rope` needs no
 # import and means t5x_lite.nn.positions.Rope.
-_PACKAGES = ("t5x_lite", "t5x_lite.nn", "t5x_lite.decoding", "tasks")
+_PACKAGES = (
+  "t5x_lite", "t5x_lite.nn", "t5x_lite.decoding", "t5x_lite.ablation", "tasks",
+)  # fmt: skip
 
 
 class ConfigError(ValueError):

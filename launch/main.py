@@ -23,11 +23,14 @@ COMMANDS = {
   "vocab": "train a SentencePiece vocabulary on text files",
   "convert": "bring weights in from Hugging Face, and take them out",
   "inspect-activations": "look inside a model at a text",
+  "measure": "give a run's bits per byte of held-out text",
+  "ablate": "run a study: many arms, one budget, one report",
   "bench": "measure training speed and memory on synthetic tokens",
 }
 # Commands that compute on the device: they get the fast CPU settings.
 _COMPUTE = (
-  "train", "eval", "infer", "score", "inspect-activations", "bench",
+  "train", "eval", "infer", "score", "inspect-activations", "bench", "measure",
+  "ablate",
 )  # fmt: skip
 
 _HELP = ("--help", "-h", "-help", "--h", "help")

@@ -24,6 +24,9 @@ class Data:
     shuffle: whether examples are drawn in a random order.
     pack: whether several examples share a row.
     seed: of order and noise.
+    order: a name for the order of the source's documents: two tasks over one
+      source with one name and seed read the same documents in the same order,
+      whatever each makes of them. None is an order of the task's own.
     num_epochs: passes over the split; None repeats for ever.
     num_batches: where evaluation stops; None takes the whole split.
     loss_on_inputs: whether a decoder-only model is scored on inputs too.
@@ -38,6 +41,7 @@ class Data:
   shuffle: bool = True
   pack: bool = False
   seed: int = 0
+  order: str | None = None
   num_epochs: int | None = None
   num_batches: int | None = None
   loss_on_inputs: bool = False

@@ -38,24 +38,8 @@ def read(
   Raises:
     ValueError: there is no example, or they cannot be shuffled.
   """
-  index, count = shard
   source = task.source
-  # The same in all shards: each takes every count-th example of one order.
-  options = {
-    "split": spec.split,
-    "shuffle": spec.shuffle,
-    "seed": seed(spec, "source", task.name),
-  }
-  if count == 1:
-    ds = source.get_dataset(**options)
-  elif (
-    source.supports_arbitrary_sharding
-    or len(source.list_shards(spec.split)) >= count
-  ):
-    shard_info = seqio.ShardInfo(index=index, num_shards=count)
-    ds = source.get_dataset(**options, shard_info=shard_info)
-  else:
-    ds = source.get_dataset(**options).shard(count, index)
+  ds = documents(task, spec, shard=shard)
   noise_seed = seed(spec, "noise", task.name, shard)
   once = task.preprocess_precache(ds, seed=noise_seed)
 
@@ -94,6 +78,33 @@ def read(
       "set shuffle=False, or give the task a buffer"
     )
   return ds
+
+
+def documents(
+  task: seqio.Task, spec: Spec, *, shard: tuple[int, int] = (0, 1)
+) -> tf.data.Dataset:
+  """Returns what a task's source gives, in the order in which it is read.
+
+  The order depends on the source, the split, `spec.seed` and `spec.order`, for
+  which the task's own name stands in.
+  """
+  index, count = shard
+  source = task.source
+  # The same in all shards: each takes every count-th example of one order.
+  options = {
+    "split": spec.split,
+    "shuffle": spec.shuffle,
+    "seed": seed(spec, "source", spec.order or task.name),
+  }
+  if count == 1:
+    return source.get_dataset(**options)
+  if (
+    source.supports_arbitrary_sharding
+    or len(source.list_shards(spec.split)) >= count
+  ):
+    shard_info = seqio.ShardInfo(index=index, num_shards=count)
+    return source.get_dataset(**options, shard_info=shard_info)
+  return source.get_dataset(**options).shard(count, index)
 
 
 def _fit(

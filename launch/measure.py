@@ -1,0 +1,63 @@
+"""Measures a run in bits per byte of held-out text: `t5x_lite measure`."""
+
+import json
+
+from absl import flags
+
+from launch import options
+
+USAGE = "--model_dir=RUN [flags]"
+DETAILS = """
+Bits per byte of the second half of held-out excerpts given the first, and of
+what is cut from their middle: units in which models of any objective and
+tokenizer compare. Each is asked in the format that it knows best. Writes
+RUN/measures.json; measures.Measures in gin says how much text.
+"""
+EXAMPLE = """
+t5x_lite measure --model_dir=runs/quickstart
+t5x_lite measure --model_dir=runs/quickstart \\
+  --gin.measures.Measures.documents=200
+"""
+
+FILE = "measures.json"
+
+
+def define(values):
+  """Defines the command's flags."""
+  options.gin_flags(values)
+  options.model_dir_flag(values, "Directory of the run.")
+  flags.DEFINE_integer(
+    "step", None, "Checkpoint; by default the newest.", flag_values=values
+  )
+  options.process_flags(values)
+
+
+def main(values, arguments):
+  """Measures, prints the two numbers, and writes them per document."""
+  options.no_arguments("measure", arguments)
+  options.require(values, "model_dir")
+  from launch import config, session
+
+  restored = session.restore(values)
+  import jax
+
+  from t5x_lite import evaluate
+  from t5x_lite.ablation import measures
+
+  settings = measures.Measures()
+  if config.is_bound(measures.Measures):
+    settings = config.build(measures.Measures)
+  found = measures.measure(
+    settings,
+    restored.model,
+    restored.params,
+    restored.run,
+    layout=restored.layout,
+  )
+  evaluate.write({"step": restored.step, **found}, f"{values.model_dir}/{FILE}")
+  if jax.process_index() == 0:
+    shown = {
+      kind: {k: found[kind][k] for k in ("bits_per_byte", "format")}
+      for kind in measures.KINDS
+    }
+    print(json.dumps({"step": restored.step, **shown}, indent=2))

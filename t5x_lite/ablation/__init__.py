@@ -1,0 +1,1 @@
+"""The ablation lab: which architecture, with which objective, at what cost."""

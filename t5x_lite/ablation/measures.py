@@ -1,0 +1,217 @@
+"""Measures in bits per byte, which compare across objectives and tokenizers.
+
+Held-out documents are cut into excerpts; of each, a part is scored given the
+rest. What is compared is the same text; how a model is asked is its own format:
+
+  excerpt       [a b c d e f]      continuation scores [d e f], infilling [c d]
+
+                continuation                       infilling
+  text          [a b c | d e f]                    [a b | c d]
+  prefix        [a b c] -> [d e f]                 [a b] -> [c d]
+  sentinel      [a b c <X> $] -> [<X> d e f]       [a b <X> e f $] -> [<X> c d]
+  pseudo        the mask, token after token        the same, seeing both sides
+
+"text" is for tasks without inputs, "pseudo" for encoder-only models, which are
+told how many tokens are missing. Of "prefix" and "sentinel", each with each
+mode token, a model of pairs has what scores best on excerpts put aside for the
+choice. Sentinels and EOS are given, not scored. "text" and "prefix" infill from
+the left side alone: it is all that they can be shown.
+"""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import seqio
+
+from t5x_lite import data
+from t5x_lite.ablation import scoring
+
+KINDS = ("continuation", "infilling")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measures:
+  """Says what is measured, on how much text.
+
+  Attributes:
+    documents: held-out documents to score; fewer where there are fewer.
+    excerpts: of each document, spread evenly over it.
+    excerpt_bytes: the length of an excerpt.
+    infill: the share of an excerpt that infilling takes from its middle.
+    selection: further documents on which a format is chosen.
+    modes: numbers N of the <extra_id_N> that stand for modes (UL2), to try.
+    batch_size: rows at a time.
+    samples: excerpts to continue and fill in for the report.
+  """
+
+  documents: int = 64
+  excerpts: int = 4
+  excerpt_bytes: int = 256
+  infill: float = 0.125
+  selection: int = 8
+  modes: Sequence[int] = ()
+  batch_size: int = 32
+  samples: int = 3
+
+  def __post_init__(self):
+    for name in ("documents", "excerpts", "selection", "batch_size"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"Measures.{name} ({getattr(self, name)}) must be 1+")
+    if self.excerpt_bytes < 16:
+      raise ValueError(
+        f"Measures.excerpt_bytes ({self.excerpt_bytes}) must be at least 16"
+      )
+    if not 0 < self.infill < 0.5:
+      raise ValueError(
+        f"Measures.infill ({self.infill}) must be between 0 and 0.5"
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+  """An excerpt's tokens: what is scored, and what stands around it.
+
+  Attributes:
+    document: which document it is of.
+    left, scored, right: token ids.
+    num_bytes: of the scored text, in UTF-8.
+  """
+
+  document: int
+  left: Sequence[int]
+  scored: Sequence[int]
+  right: Sequence[int]
+  num_bytes: int
+
+
+def measure(
+  measures: Measures, model: Any, params: Any, run: Any, *, layout: Any = None
+) -> dict[str, Any]:
+  """Measures a model on its run's held-out documents.
+
+  Returns:
+    {"documents_sha256": of the texts, "continuation": ..., "infilling": ...},
+    each of these {"format": its name, "bits_per_byte": over all documents,
+    "bits": [per document], "bytes": [per document]}, and "samples": excerpts
+    with what the model makes of them.
+
+  Raises:
+    ValueError: the run's task has no held-out document that is long enough.
+  """
+  vocabulary = data.vocabularies(run.train.task)[1]
+  chosen, scored = _divide(measures, excerpts(measures, run.train.task))
+  score = scoring.Scorer(
+    model, params, run, batch_size=measures.batch_size, layout=layout
+  )
+  digest = hashlib.sha256("\0".join(sum(scored, [])).encode())
+  result = {"documents_sha256": digest.hexdigest(), "samples": []}
+  for kind in KINDS:
+    aside, asked = (
+      list(questions(vocabulary, part, kind, measures.infill))
+      for part in (chosen, scored)
+    )
+    best, *others = scoring.formats(run, model.architecture, measures.modes)
+    if others:
+      losses = {form: score(aside, form).sum() for form in (best, *others)}
+      best = min(losses, key=losses.get)
+    nats = score(asked, best)
+    result[kind] = {"format": best.name, **_by_document(asked, nats)}
+    if best.kind != "pseudo":
+      result["samples"] += _samples(
+        measures, model, params, run, vocabulary, asked, best, layout
+      )
+  return result
+
+
+def excerpts(measures: Measures, task: str) -> list[list[str]]:
+  """Returns the excerpts of each held-out document that is long enough.
+
+  All tasks over one source give the same: the order is that of a hash.
+  """
+  size = measures.excerpt_bytes
+  texts = set()
+  for part in seqio.get_subtasks(data.get_task(task)):
+    if "validation" not in part.splits:
+      raise ValueError(f"task {part.name} has no validation split to measure")
+    ds = part.source.get_dataset(split="validation", shuffle=False)
+    texts |= {row["text"] for row in ds.as_numpy_iterator()}
+  long_enough = sorted(
+    (text for text in texts if len(text) >= size),
+    key=lambda text: hashlib.sha256(text).digest(),
+  )
+  if len(long_enough) < 2:
+    raise ValueError(
+      f"task {task} has {len(long_enough)} held-out documents of "
+      f"Measures.excerpt_bytes ({size}): lower it, or hold more text out"
+    )
+  wanted = long_enough[: measures.documents + measures.selection]
+  return [_spread(text, measures.excerpts, size) for text in wanted]
+
+
+def _spread(text: bytes, count: int, size: int) -> list[str]:
+  """Cuts up to `count` pieces of `size` bytes, evenly, without overlap."""
+  count = min(count, len(text) // size)
+  starts = np.linspace(0, len(text) - size, count).astype(int)
+  # A character that a cut falls into is left out.
+  return [text[s : s + size].decode(errors="ignore") for s in starts]
+
+
+def _divide(measures, texts) -> tuple[list, list]:
+  """Puts documents aside for the choice of a format: not more than half."""
+  aside = min(measures.selection, len(texts) // 2)
+  return texts[:aside], texts[aside:]
+
+
+def questions(
+  vocabulary: Any, documents: Sequence[Sequence[str]], kind: str, infill: float
+) -> Iterator[Question]:
+  """Yields what is asked about each excerpt of each document."""
+  for number, document in enumerate(documents):
+    for excerpt in document:
+      ids = list(vocabulary.encode(excerpt))
+      start, stop = len(ids) // 2, len(ids)
+      if kind == "infilling":
+        span = max(round(infill * len(ids)), 1)
+        start, stop = (len(ids) - span) // 2, (len(ids) + span) // 2
+      sizes = [len(vocabulary.decode(ids[:n]).encode()) for n in (start, stop)]
+      if sizes[1] > sizes[0]:  # A token may be half of a character.
+        yield Question(
+          number, ids[:start], ids[start:stop], ids[stop:], sizes[1] - sizes[0]
+        )
+
+
+def _by_document(asked, nats) -> dict[str, Any]:
+  count = max(question.document for question in asked) + 1
+  documents = [question.document for question in asked]
+  bits = np.bincount(documents, weights=nats / math.log(2), minlength=count)
+  size = np.bincount(
+    documents, weights=[q.num_bytes for q in asked], minlength=count
+  )
+  return {
+    "bits_per_byte": float(bits.sum() / size.sum()),
+    "bits": [round(float(b), 6) for b in bits],
+    "bytes": [int(b) for b in size],
+  }
+
+
+def _samples(measures, model, params, run, vocabulary, asked, form, layout):
+  """Completes the first excerpts of a few documents, greedily."""
+  firsts = {question.document: question for question in reversed(asked)}
+  shown = [firsts[n] for n in sorted(firsts)][: measures.samples]
+  if not shown:
+    return []
+  predictions = scoring.generate(model, params, run, shown, form, layout=layout)
+  return [
+    {
+      "format": form.name,
+      "left": vocabulary.decode(list(question.left)),
+      "truth": vocabulary.decode(list(question.scored)),
+      "right": vocabulary.decode(list(question.right)),
+      "prediction": prediction,
+    }
+    for question, prediction in zip(shown, predictions, strict=True)
+  ]

@@ -1,0 +1,200 @@
+"""Accounts for the cells of a study before any of them is trained.
+
+FLOPs and parameters are exact (accounting.py); tokens are counted on the first
+batches that the cell will read, and on the first documents of its source.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+from typing import Any
+
+import jax
+import numpy as np
+import seqio
+
+from t5x_lite import accounting, bench, data, features, task_examples
+from t5x_lite.ablation.study import Budget
+from t5x_lite.run import Run
+
+_BATCHES = 8
+_DOCUMENTS = 64
+# Enough for some epochs of a corpus as small as python_docs.
+_HASHED_DOCUMENTS = 2000
+_CALIBRATION_STEPS = 3
+
+Account = dict[str, Any]
+
+
+def account(run: Run) -> Account:
+  """Says what one step of a run costs, and what it reads.
+
+  Returns:
+    "architecture", "parameters", "parameters_without_embeddings",
+    "flops_per_step", "flops_per_step_without_head", "memory_bytes",
+    "positions_per_step", and, as means of the first batches,
+    "tokens_per_step" (padding apart), "loss_tokens_per_step",
+    "source_tokens_per_step" (of the documents, before the objective),
+    "padding_fraction", "loss_fraction" (of the tokens).
+
+  Raises:
+    ValueError: the task and the architecture do not go together, or whatever
+      data.check refuses.
+  """
+  model = _model(run)
+  described = accounting.describe(
+    model,
+    batch_size=run.train.batch_size,
+    lengths=run.train.lengths,
+    optimizer=run.optimizer,
+    microbatches=run.microbatches,
+    platform=jax.default_backend(),
+  )
+  counts = _token_counts(run, model.architecture)
+  parameters = described["parameters"]
+  embeddings = sum(
+    count
+    for name, count in parameters["by_component"].items()
+    if name in ("token_embedding", "head")
+  )
+  return {
+    "architecture": model.architecture,
+    "parameters": parameters["total"],
+    "parameters_without_embeddings": parameters["total"] - embeddings,
+    "flops_per_step": described["flops_per_step"],
+    "flops_per_step_without_head": described["flops"]["training_without_head"],
+    "memory_bytes": described["bytes"]["total"],
+    "positions_per_step": described["tokens_per_step"],
+    "tokens_per_step": counts["tokens"],
+    "loss_tokens_per_step": counts["loss_tokens"],
+    "source_tokens_per_step": counts["examples"]
+    * _source_tokens_per_example(run, model.architecture),
+    "padding_fraction": 1 - counts["tokens"] / counts["positions"],
+    "loss_fraction": counts["loss_tokens"] / counts["tokens"],
+  }
+
+
+def steps(of: Account, budget: Budget) -> int:
+  """Returns how many steps use a budget up, rounded to the nearest.
+
+  Raises:
+    ValueError: not even one does.
+  """
+  cost = _cost_of_a_step(of, budget)
+  count = round(budget.amount / cost)
+  if count < 1:
+    raise ValueError(
+      f"Budget.amount ({budget.amount:g} {budget.equal}) is less than one step "
+      f"({cost:g}): raise it, or lower the batch size"
+    )
+  return count
+
+
+def _cost_of_a_step(of, budget) -> float:
+  if budget.equal == "steps":
+    return 1.0
+  if budget.equal == "flops" and not budget.embeddings:
+    return of["flops_per_step_without_head"]
+  name = {"seconds": "step_seconds"}.get(
+    budget.equal, f"{budget.equal}_per_step"
+  )
+  return of[name]
+
+
+def totals(of: Account, count: int) -> dict[str, float]:
+  """Returns what a number of steps amounts to, in the units of budgets."""
+  return {
+    "steps": count,
+    "flops": count * of["flops_per_step"],
+    "source_tokens": count * of["source_tokens_per_step"],
+    "loss_tokens": count * of["loss_tokens_per_step"],
+    "tokens": count * of["tokens_per_step"],
+    "seconds": count * of["step_seconds"],
+  }
+
+
+def check_parameters(accounts: dict[str, Account], budget: Budget) -> None:
+  """Refuses cells whose sizes differ by more than a budget allows."""
+  if budget.parameters_within is None:
+    return
+  (first, one), *others = accounts.items()
+  for name, other in others:
+    ratio = other["parameters"] / one["parameters"]
+    if abs(ratio - 1) > budget.parameters_within:
+      raise ValueError(
+        f"{name} has {other['parameters']:,} parameters and {first} "
+        f"{one['parameters']:,}, which differ by more than "
+        f"Budget.parameters_within ({budget.parameters_within})"
+      )
+
+
+def calibrate(run: Run) -> float:
+  """Times a few training steps on this device; returns FLOP/s of the model."""
+  result = bench.bench(
+    _model(run),
+    run.optimizer,
+    batch_size=run.train.batch_size,
+    lengths=run.train.lengths,
+    microbatches=run.microbatches,
+    steps=_CALIBRATION_STEPS,
+  )
+  return result["flops_per_s"]
+
+
+def documents_sha256(run: Run) -> str:
+  """Returns a digest of the documents that a run reads first, in order.
+
+  Equal digests prove that two arms are fed the same text; what each objective
+  makes of it is its own.
+  """
+  digest = hashlib.sha256()
+  for task in seqio.get_subtasks(data.get_task(run.train.task)):
+    ds = (
+      task_examples.documents(task, run.train).repeat().take(_HASHED_DOCUMENTS)
+    )
+    for document in ds.as_numpy_iterator():
+      for name in sorted(document):
+        content = np.asarray(document[name]).tobytes()
+        if isinstance(document[name], bytes):
+          content = document[name]
+        digest.update(len(content).to_bytes(8, "little") + content)
+  return digest.hexdigest()
+
+
+def _model(run):
+  return run.model.fit_vocabulary(data.required_vocab_size(run.train.task))
+
+
+def _token_counts(run, architecture) -> dict[str, float]:
+  """Returns the mean token counts of the first batches."""
+  stream = itertools.islice(data.batches(run.train, architecture), _BATCHES)
+  counts = [features.token_counts(batch) for batch in stream]
+  return {
+    name: float(np.mean([count[name] for count in counts]))
+    for name in counts[0]
+  }
+
+
+def _source_tokens_per_example(run, architecture) -> float:
+  """Returns how many tokens of documents make one example.
+
+  Exact for any objective: documents in, examples out.
+  """
+  provider = data.get_task(run.train.task)
+  spec = dataclasses.replace(run.train, shuffle=False)
+  lengths = data.feature_lengths(spec, architecture)
+  lengths = {k: v for k, v in lengths.items() if k != "decoder"}
+  total, rates = 0.0, 0.0
+  for task in seqio.get_subtasks(provider):
+    rate = 1.0 if provider is task else provider.get_rate(task)
+    vocabulary = task.output_features["targets"].vocabulary
+    ds = task_examples.documents(task, spec).take(_DOCUMENTS)
+    tokens = sum(
+      len(vocabulary.encode(document["text"].decode()))
+      for document in ds.as_numpy_iterator()
+    )
+    once = task.preprocess_precache(ds, seed=spec.seed)
+    made = task.preprocess_postcache(once, lengths, seed=spec.seed)
+    total += rate * tokens / sum(1 for _ in made)
+    rates += rate
+  return total / rates

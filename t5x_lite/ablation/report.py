@@ -1,0 +1,76 @@
+"""Writes a study's results as one page, with pictures and tables beside it."""
+
+import csv
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jinja2
+
+from t5x_lite.ablation import figures
+
+_FOLDER = pathlib.Path(__file__).parent
+_TEMPLATE = "report.html.jinja"
+
+
+def write(found: Mapping[str, Any], folder: Any) -> None:
+  """Writes report.html, results.csv and figures/*.png into a directory.
+
+  The page needs no network and no other file. Each number on it comes from
+  `found` by the path that its element names, in "data-path".
+  """
+  folder = pathlib.Path(folder)
+  drawn = figures.draw(found)
+  (folder / "report.html").write_text(html(found, drawn))
+  _write_csv(found, folder / "results.csv")
+  (folder / "figures").mkdir(exist_ok=True)
+  for name, figure in drawn.items():
+    figures.png(figure, str(folder / "figures" / f"{name}.png"))
+
+
+def html(found: Mapping[str, Any], drawn: figures.Figures) -> str:
+  """Returns the page."""
+  environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(_FOLDER),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+  )
+  environment.globals["look_up"] = lambda path: look_up(found, path)
+  environment.filters["shown"] = shown
+  return environment.get_template(_TEMPLATE).render(
+    found=found,
+    figures={name: figures.svg(figure) for name, figure in drawn.items()},
+  )
+
+
+def look_up(found: Any, path: str) -> Any:
+  """Returns what stands at a path such as "cells/causal/totals/flops"."""
+  for key in path.split("/"):
+    found = found[int(key)] if isinstance(found, list) else found[key]
+  return found
+
+
+def shown(value: float | None, form: str) -> str:
+  """Returns a number as the page prints it: a format, or "unit" prefixes."""
+  if value is None:
+    return "–"
+  if form != "unit":
+    return format(value, form)
+  for prefix in ("", " k", " M", " G", " T", " P", " E"):
+    if abs(value) < 999.5 or prefix == " E":
+      return f"{value:.3g}{prefix}"
+    value /= 1000
+  raise AssertionError(value)
+
+
+def _write_csv(found, path) -> None:
+  """Writes one row per cell, seed and measure."""
+  with path.open("w", newline="") as file:
+    rows = csv.writer(file)
+    rows.writerow([*found["axes"], "seed", "measure", "bits_per_byte"])
+    for cell in found["cells"].values():
+      for kind, one in cell["measures"].items():
+        for seed, value in zip(cell["seeds_done"], one["by_seed"], strict=True):
+          rows.writerow([*cell["choices"].values(), seed, kind, value])

@@ -1,0 +1,231 @@
+"""Asks a model for the likelihood of tokens, in the format that it knows."""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t5x_lite import batched, data, infer
+
+_SENTINEL = re.compile(r"<extra_id_\d+>")
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+  """A way to ask; measures.py draws them.
+
+  Attributes:
+    kind: "text", "prefix", "sentinel" or "pseudo".
+    mode: N of the <extra_id_N> before the inputs, or None.
+  """
+
+  kind: str
+  mode: int | None = None
+
+  @property
+  def name(self) -> str:
+    """Names it for a table."""
+    return self.kind if self.mode is None else f"{self.kind}, mode {self.mode}"
+
+  def arrange(
+    self, question: Any, vocabulary: Any
+  ) -> tuple[list[int], list[int], int]:
+    """Returns inputs, targets, and where in these the scored tokens begin."""
+    mode = [] if self.mode is None else [_sentinel(vocabulary, self.mode)]
+    left, scored = [*mode, *question.left], list(question.scored)
+    if self.kind == "text":
+      return [], [*left, *scored], len(left)
+    if self.kind == "prefix":
+      return left, scored, 0
+    blank = _sentinel(vocabulary, 0)
+    inputs = [*left, blank, *question.right, vocabulary.eos_id]
+    return inputs, [blank, *scored], 1
+
+
+def formats(run: Any, architecture: str, modes: Sequence[int]) -> list[Format]:
+  """Returns the formats that a run's model may know."""
+  if architecture == "encoder":
+    return [Format("pseudo")]
+  if "inputs" not in data.get_task(run.train.task).output_features:
+    return [Format("text")]
+  vocabulary = data.vocabularies(run.train.task)[1]
+  kinds = ("prefix", "sentinel") if vocabulary.extra_ids else ("prefix",)
+  return [Format(kind, mode) for kind in kinds for mode in (None, *modes)]
+
+
+class Scorer:
+  """Scores questions under one model."""
+
+  def __init__(
+    self, model: Any, params: Any, run: Any, *, batch_size: int, layout: Any
+  ):
+    self._model, self._params = model, params
+    self._run = run
+    self._vocabulary = data.vocabularies(run.train.task)[1]
+    self._batch_size, self._layout = batch_size, layout
+
+  def __call__(self, asked: Sequence[Any], form: Format) -> np.ndarray:
+    """Returns -log p of each question's scored tokens, in nats, float64."""
+    if form.kind == "pseudo":
+      return self._pseudo(asked)
+    arranged = [form.arrange(q, self._vocabulary) for q in asked]
+    starts = np.array([start for *_, start in arranged], np.int32)
+    records = [{"ids": ids} for *ids, _ in arranged]
+    job = _Score(
+      model=self._model,
+      codec=_codec(self._run, self._model, records),
+      starts=starts,
+      stops=starts + np.array([len(q.scored) for q in asked], np.int32),
+    )
+    results = infer.run(
+      job, self._params, records, batch_size=self._batch_size,
+      layout=self._layout,
+    )  # fmt: skip
+    return -np.array([result["log_likelihood"] for result in results])
+
+  def _pseudo(self, asked) -> np.ndarray:
+    """Fills in the mask token after token: p of each given those before it."""
+    rows = [(n, i) for n, q in enumerate(asked) for i in range(len(q.scored))]
+    size = batched.round_up(self._batch_size, self._layout)
+    length = max(len(q.left) + len(q.scored) + len(q.right) for q in asked)
+    found = np.zeros(len(asked))
+
+    def batches():
+      for first in range(0, len(rows), size):
+        part = rows[first : first + size]
+        batch = [self._masked_row(asked[n], i, length) for n, i in part]
+        ids = np.arange(first, first + len(part), dtype=np.int32)
+        yield ids, {k: np.stack([row[k] for row in batch]) for k in batch[0]}
+
+    def compute(batch, row_ids):
+      del row_ids
+      return {"scores": _scores(self._model, self._params, batch)}
+
+    for ids, results in batched.compute(
+      compute, batches(), batch_size=size, layout=self._layout
+    ):
+      for i, score in zip(ids, results["scores"], strict=True):
+        found[rows[i][0]] -= float(score)
+    return found
+
+  def _masked_row(self, question, known, length):
+    left = [*question.left, *question.scored[:known]]
+    masks = [_sentinel(self._vocabulary, 0)] * (len(question.scored) - known)
+    row = {
+      "encoder_input_tokens": [*left, *masks, *question.right],
+      "encoder_target_tokens": [0] * len(left) + [question.scored[known]],
+      "encoder_loss_weights": [0] * len(left) + [1],
+    }
+    whole = len(row["encoder_input_tokens"])
+    row["encoder_segment_ids"] = [1] * whole
+    row["encoder_positions"] = list(range(whole))
+    return {
+      name: np.pad(np.array(value, np.int32), (0, length - len(value)))
+      for name, value in row.items()
+    }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Score(infer.Score):
+  """Scores a stretch of the targets, given as token ids."""
+
+  starts: np.ndarray
+  stops: np.ndarray
+
+  def encode(self, record):
+    inputs, targets = record.fields["ids"]
+    return {
+      "inputs": np.array(inputs, np.int32),
+      "targets": np.array(targets, np.int32),
+    }
+
+  def compute(self, params, batch, row_ids):
+    starts_B = jnp.asarray(self.starts)[row_ids]
+    stops_B = jnp.asarray(self.stops)[row_ids]
+    return _stretch(self.model, params, batch, starts_B, stops_B)
+
+  def result(self, fields, row):
+    return {"log_likelihood": float(row["scores"])}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _stretch(model, params, batch, start_B, stop_B):
+  weights_BT = batch["decoder_loss_weights"]
+  place_BT = jnp.cumsum(weights_BT, axis=1) - 1
+  inside_BT = (place_BT >= start_B[:, None]) & (place_BT < stop_B[:, None])
+  batch = {**batch, "decoder_loss_weights": weights_BT * inside_BT}
+  return {"scores": model.score(params, batch)}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _scores(model, params, batch):
+  return model.score(params, batch)
+
+
+def generate(
+  model: Any,
+  params: Any,
+  run: Any,
+  asked: Sequence[Any],
+  form: Format,
+  *,
+  layout: Any = None,
+) -> list[str]:
+  """Returns greedy predictions of what is scored, as texts."""
+  vocabulary = data.vocabularies(run.train.task)[1]
+  records = []
+  for question in asked:
+    inputs, targets, start = form.arrange(question, vocabulary)
+    given = targets[:start] if form.kind == "text" else inputs
+    records.append({"ids": [given, []]})
+  longest = max(len(question.scored) for question in asked) + 2
+  job = _Generate(
+    model=model,
+    codec=_codec(run, model, records, room=longest),
+    max_new_tokens=longest,
+  )
+  results = infer.run(
+    job, params, records, batch_size=len(records), layout=layout
+  )
+  return [_first_span(result["prediction"]) for result in results]
+
+
+def _first_span(prediction: str) -> str:
+  """Returns what a denoiser says of the first blank."""
+  before, *spans = _SENTINEL.split(prediction)
+  return before.strip() or (spans[0].strip() if spans else "")
+
+
+def _codec(run, model, records, *, room=0) -> infer.Codec:
+  """Returns the run's codec, with room for these very records and more."""
+  inputs, targets = (
+    max(len(record["ids"][side]) for record in records) for side in (0, 1)
+  )
+  names = data.feature_lengths(run.train, model.architecture)
+  lengths = {"inputs": inputs, "targets": targets + room}
+  if "inputs" not in names:  # They share one length.
+    lengths = {"targets": inputs + targets + room}
+  return infer.codec(run.train.task, model.architecture, lengths)
+
+
+class _Generate(infer.Generate):
+  """Continues token ids."""
+
+  def encode(self, record):
+    return {
+      "inputs": np.array(record.fields["ids"][0], np.int32),
+      "targets": np.zeros(0, np.int32),
+    }
+
+  def result(self, fields, row):
+    ids = row["tokens"][: int(row["lengths"])]
+    return {"prediction": self.codec.decode(ids)}
+
+
+def _sentinel(vocabulary, number: int) -> int:
+  return vocabulary.vocab_size - 1 - number

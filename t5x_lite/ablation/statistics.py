@@ -1,0 +1,216 @@
+"""What may be concluded from arms that were run with a few seeds.
+
+The seed is the unit of the tests: two arms of one seed read the same documents,
+so their difference is paired, and its spread over the seeds is what a repeat of
+the study would see. Documents enter the intervals, which are of the mean over
+seeds and documents both.
+"""
+
+import dataclasses
+import itertools
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import optimize, stats
+from statsmodels.stats import multitest, power
+
+CONFIDENCE = 0.95
+_RESAMPLES = 2000
+# The power at which the smallest visible difference is stated.
+_POWER = 0.8
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+  """What one cell scored: a ratio of sums over documents, for each seed.
+
+  Attributes:
+    bits: [seeds, documents].
+    size: what they are divided by, [seeds, documents].
+  """
+
+  bits: np.ndarray
+  size: np.ndarray
+
+  @property
+  def by_seed(self) -> np.ndarray:
+    """Returns the value of each seed, [seeds]."""
+    return self.bits.sum(axis=1) / self.size.sum(axis=1)
+
+
+def interval(scores: Scores, other: Scores | None = None) -> list[float]:
+  """Returns a 95% bootstrap interval of a mean, or of a paired difference.
+
+  Seeds and documents are drawn anew, each with replacement and independently
+  (Owen 2007, arXiv:0711.2670, section 4); both cells see the same draws. The
+  draws are scipy's percentile bootstrap of the seeds, with documents drawn
+  inside the statistic.
+  """
+  num_seeds, num_documents = scores.bits.shape
+  rng = np.random.default_rng(0)
+
+  def mean(cell, seeds, weights):
+    bits = cell.bits[seeds] @ weights
+    return float(np.mean(bits / (cell.size[seeds] @ weights)))
+
+  def statistic(seeds):
+    seeds = seeds.astype(int)
+    weights = rng.multinomial(
+      num_documents, np.full(num_documents, 1 / num_documents)
+    )
+    value = mean(scores, seeds, weights)
+    return value if other is None else value - mean(other, seeds, weights)
+
+  if num_seeds == 1:  # scipy refuses one observation; only documents are drawn.
+    draws = [statistic(np.zeros(1)) for _ in range(_RESAMPLES)]
+    tail = 100 * (1 - CONFIDENCE) / 2
+    return [float(x) for x in np.percentile(draws, [tail, 100 - tail])]
+  found = stats.bootstrap(
+    (np.arange(num_seeds),), statistic, n_resamples=_RESAMPLES,
+    vectorized=False, confidence_level=CONFIDENCE, method="percentile",
+    rng=np.random.default_rng(0),
+  ).confidence_interval  # fmt: skip
+  return [float(found.low), float(found.high)]
+
+
+def summary(scores: Scores) -> dict[str, Any]:
+  """Returns "mean", "interval", "by_seed" and "seed_sd" of a cell."""
+  by_seed = scores.by_seed
+  return {
+    "mean": float(by_seed.mean()),
+    "interval": interval(scores),
+    "by_seed": [float(x) for x in by_seed],
+    "seed_sd": float(by_seed.std(ddof=1)) if len(by_seed) > 1 else None,
+  }
+
+
+def compare(
+  cells: Mapping[str, Scores], baseline: str | None = None
+) -> list[dict[str, Any]]:
+  """Compares cells pairwise, by paired t-tests over the seeds.
+
+  Args:
+    cells: name -> scores, over the same seeds and documents.
+    baseline: the cell that the others are compared with; None takes all pairs.
+
+  Returns:
+    For each pair "a", "b", "difference" (a - b), its "interval", "p" and
+    "p_holm", corrected for the number of comparisons (Holm 1979), and whether
+    it is "seen" at 5%; without repeats, p is None and nothing is seen.
+  """
+  pairs = list(itertools.combinations(cells, 2))
+  if baseline is not None:
+    pairs = [(name, baseline) for name in cells if name != baseline]
+  found = [_difference(cells, a, b) for a, b in pairs]
+  tested = [one for one in found if one["p"] is not None]
+  if tested:
+    seen, corrected, *_ = multitest.multipletests(
+      [one["p"] for one in tested], alpha=1 - CONFIDENCE, method="holm"
+    )
+    for one, is_seen, p in zip(tested, seen, corrected, strict=True):
+      one |= {"p_holm": float(p), "seen": bool(is_seen)}
+  return found
+
+
+def _difference(cells, a, b) -> dict[str, Any]:
+  differences = cells[a].by_seed - cells[b].by_seed
+  return {
+    "a": a,
+    "b": b,
+    "difference": float(differences.mean()),
+    "interval": interval(cells[a], cells[b]),
+    "p": _paired_p(cells[a].by_seed, cells[b].by_seed),
+    "p_holm": None,
+    "seen": False,
+  }
+
+
+def _paired_p(a, b) -> float | None:
+  if len(a) < 2:
+    return None
+  if np.allclose(a, b, rtol=0, atol=1e-12):
+    return 1.0  # The very same runs: scipy divides by a spread of zero.
+  with warnings.catch_warnings():
+    # Differences that hardly vary are no reason to stop.
+    warnings.simplefilter("ignore", RuntimeWarning)
+    return float(stats.ttest_rel(a, b).pvalue)
+
+
+def smallest_visible(cells: Mapping[str, Scores]) -> float | None:
+  """Returns the difference that one test sees with a power of 80%.
+
+  Of a single pair at 5%, whose differences spread as those of all pairs do in
+  the mean (root of the mean square); None without repeats.
+  """
+  spreads = [
+    (cells[a].by_seed - cells[b].by_seed).var(ddof=1)
+    for a, b in itertools.combinations(cells, 2)
+    if len(cells[a].by_seed) > 1
+  ]
+  if not spreads:
+    return None
+  count = len(next(iter(cells.values())).by_seed)
+  effect = power.TTestPower().solve_power(
+    nobs=count, alpha=1 - CONFIDENCE, power=_POWER
+  )
+  return float(np.atleast_1d(effect)[0] * math.sqrt(np.mean(spreads)))
+
+
+def scaling_law(flops: Sequence[float], loss: Sequence[float]) -> dict | None:
+  """Fits loss = E + A / C^a, the form of Hoffmann et al. 2022.
+
+  arXiv:2203.15556, section 3.3, along compute C: Huber's loss (delta 1e-3) of
+  the logarithms. Intervals are of 200 fits to points drawn anew.
+
+  Args:
+    flops: of each run, of 3 sizes at least.
+    loss: of each run.
+
+  Returns:
+    {"E", "A", "a": [estimate, low, high]}, with C in units of the smallest;
+    None where there are fewer than 3 sizes, or less than 4 runs.
+  """
+  flops, loss = np.asarray(flops, float), np.asarray(loss, float)
+  if len(set(flops)) < 3 or len(flops) < 4:
+    return None
+  unit = flops.min()
+
+  def fit(rows):
+    c, y = np.log(flops[rows] / unit), np.log(loss[rows])
+
+    def residuals(parameters):
+      log_e, log_a, a = parameters
+      return np.logaddexp(log_e, log_a - a * c) - y
+
+    starts = [
+      (math.log(loss.min() * share), math.log(loss.max() * (1 - share)), a)
+      for share in (0.3, 0.6, 0.9)
+      for a in (0.1, 0.4, 1.0)
+    ]
+    fits = [
+      optimize.least_squares(
+        residuals, start, loss="huber", f_scale=1e-3,
+        bounds=([-20, -20, 0], [20, 20, 5]),
+      )
+      for start in starts
+    ]  # fmt: skip
+    log_e, log_a, a = min(fits, key=lambda found: found.cost).x
+    return math.exp(log_e), math.exp(log_a), float(a)
+
+  everything = np.arange(len(flops))
+  rng = np.random.default_rng(0)
+  draws = []
+  while len(draws) < 200:
+    rows = rng.choice(everything, len(everything))
+    if len(set(flops[rows])) >= 3:
+      draws.append(fit(rows))
+  tail = 100 * (1 - CONFIDENCE) / 2
+  low, high = np.percentile(draws, [tail, 100 - tail], axis=0)
+  best = fit(everything)
+  return {
+    name: [best[i], float(low[i]), float(high[i])]
+    for i, name in enumerate(("E", "A", "a"))
+  }

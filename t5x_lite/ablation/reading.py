@@ -27,8 +27,8 @@ def sentences(found: Found) -> list[str]:
 def _of_measure(kind, means, best, comparisons, found) -> list[str]:
   first = min(means, key=means.get)
   lines = [
-    f"{kind.capitalize()}: {first} has the lowest mean, {means[first]:.3f} bits "
-    f"per byte, of {len(means)} cells."
+    f"{kind.capitalize()}: {first} has the lowest mean, {means[first]:.3f} "
+    f"bits per byte, of {len(means)} cells."
   ]
   ahead = [_against(one, best) for one in comparisons if _involves(one, best)]
   seen = sorted((one for one in ahead if one[3]), key=lambda one: one[1])

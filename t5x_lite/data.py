@@ -70,7 +70,9 @@ def batches(
     following = _stage(stage, architecture, shard)
     _check_shapes(spec, ds, stage, following)
     ds = ds.concatenate(following)
-  ds = ds.prefetch(_PREFETCHED_BATCHES).with_options(_options())
+  ds = ds.prefetch(_PREFETCHED_BATCHES).with_options(
+    _options(warm_start=spec.then is None)
+  )
   stream = dataclasses.asdict(spec) | {"architecture": architecture}
   return batch_iterator.BatchIterator(
     ds, stream, process=shard, if_empty=task_examples.nothing(spec)
@@ -318,7 +320,7 @@ def _take_share(batch, batch_size: int, index: int, count: int):
   return rows
 
 
-def _options() -> tf.data.Options:
+def _options(*, warm_start: bool) -> tf.data.Options:
   options = tf.data.Options()
   options.deterministic = True
   # Half of the cores: on a CPU the model computes on the same ones.
@@ -326,8 +328,10 @@ def _options() -> tf.data.Options:
   cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
   options.threading.private_threadpool_size = max(1, cores // 2)
   options.threading.max_intra_op_parallelism = 1
-  # The first batches are made while the model compiles.
-  options.experimental_warm_start = True
+  # The first batches are made while the model compiles. Not of stages: a short
+  # one would be over, and a source of the next one begun, before a position in
+  # the first is restored; begun again, the source gives another order.
+  options.experimental_warm_start = warm_start
   # Python code or unseeded noise in the pipeline: refuse to save a position
   # that could not be returned to.
   options.experimental_external_state_policy = (

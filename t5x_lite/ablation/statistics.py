@@ -21,6 +21,7 @@ CONFIDENCE = 0.95
 _RESAMPLES = 2000
 # The power at which the smallest visible difference is stated.
 _POWER = 0.8
+_FITS = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +164,7 @@ def scaling_law(flops: Sequence[float], loss: Sequence[float]) -> dict | None:
   """Fits loss = E + A / C^a, the form of Hoffmann et al. 2022.
 
   arXiv:2203.15556, section 3.3, along compute C: Huber's loss (delta 1e-3) of
-  the logarithms. Intervals are of 200 fits to points drawn anew.
+  the logarithms. Intervals are of 100 fits to points drawn anew.
 
   Args:
     flops: of each run, of 3 sizes at least.
@@ -178,18 +179,13 @@ def scaling_law(flops: Sequence[float], loss: Sequence[float]) -> dict | None:
     return None
   unit = flops.min()
 
-  def fit(rows):
+  def fit(rows, starts):
     c, y = np.log(flops[rows] / unit), np.log(loss[rows])
 
     def residuals(parameters):
       log_e, log_a, a = parameters
       return np.logaddexp(log_e, log_a - a * c) - y
 
-    starts = [
-      (math.log(loss.min() * share), math.log(loss.max() * (1 - share)), a)
-      for share in (0.3, 0.6, 0.9)
-      for a in (0.1, 0.4, 1.0)
-    ]
     fits = [
       optimize.least_squares(
         residuals, start, loss="huber", f_scale=1e-3,
@@ -197,20 +193,27 @@ def scaling_law(flops: Sequence[float], loss: Sequence[float]) -> dict | None:
       )
       for start in starts
     ]  # fmt: skip
-    log_e, log_a, a = min(fits, key=lambda found: found.cost).x
-    return math.exp(log_e), math.exp(log_a), float(a)
+    return min(fits, key=lambda found: found.cost).x
 
   everything = np.arange(len(flops))
+  starts = [
+    (math.log(loss.min() * share), math.log(loss.max() * (1 - share)), a)
+    for share in (0.3, 0.6, 0.9)
+    for a in (0.1, 0.4, 1.0)
+  ]
+  best = fit(everything, starts)
   rng = np.random.default_rng(0)
   draws = []
-  while len(draws) < 200:
+  while len(draws) < _FITS:
     rows = rng.choice(everything, len(everything))
     if len(set(flops[rows])) >= 3:
-      draws.append(fit(rows))
+      draws.append(fit(rows, [best]))
   tail = 100 * (1 - CONFIDENCE) / 2
   low, high = np.percentile(draws, [tail, 100 - tail], axis=0)
-  best = fit(everything)
+  values = [
+    [float(v) for v in (math.exp(x), math.exp(y), z)]
+    for x, y, z in (best, low, high)
+  ]
   return {
-    name: [best[i], float(low[i]), float(high[i])]
-    for i, name in enumerate(("E", "A", "a"))
+    name: [one[i] for one in values] for i, name in enumerate(("E", "A", "a"))
   }

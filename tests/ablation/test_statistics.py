@@ -92,6 +92,15 @@ def test_intervals_cover_documents_and_seeds():
   assert paired == pytest.approx([-0.1, -0.1])
 
 
+def test_an_interval_over_seeds_alone_is_scipys():
+  by_seed = np.random.default_rng(2).normal(2, 0.1, 8)
+  found = stats.bootstrap(
+    (by_seed,), np.mean, method="percentile", rng=np.random.default_rng(0)
+  ).confidence_interval
+  interval = statistics.interval(scores(by_seed, documents=1))
+  assert interval == pytest.approx([found.low, found.high], abs=0.005)
+
+
 def test_the_smallest_visible_difference_has_a_power_of_80_percent():
   a, b = [1.0, 1.2, 1.5, 1.1], [1.1, 1.5, 1.6, 1.0]
   spread = np.subtract(a, b).std(ddof=1)

@@ -9,7 +9,9 @@ from t5x_lite.ablation import plan
 from t5x_lite.ablation.study import Budget, Study
 
 GRID = {
-  "architecture": {"encdec": ["models/a.gin"], "causal": ["models/b.gin", "X=1"]},
+  "architecture": {
+    "encdec": ["models/a.gin"], "causal": ["models/b.gin", "X=1"],
+  },
   "objective": {"spans": ["s.gin"], "clm": ["c.gin", "T=2"]},
 }  # fmt: skip
 

@@ -18,9 +18,10 @@ from scipy import optimize, stats
 from statsmodels.stats import multitest, power
 
 CONFIDENCE = 0.95
-_RESAMPLES = 2000
+_RESAMPLES = 4000
 # The power at which the smallest visible difference is stated.
 _POWER = 0.8
+_FITS = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,35 +46,23 @@ def interval(scores: Scores, other: Scores | None = None) -> list[float]:
   """Returns a 95% bootstrap interval of a mean, or of a paired difference.
 
   Seeds and documents are drawn anew, each with replacement and independently
-  (Owen 2007, arXiv:0711.2670, section 4); both cells see the same draws. The
-  draws are scipy's percentile bootstrap of the seeds, with documents drawn
-  inside the statistic.
+  of the other; both cells see the same draws. Percentiles of the pigeonhole
+  bootstrap of Owen 2007, arXiv:0711.2670; scipy's draws along one axis alone.
   """
   num_seeds, num_documents = scores.bits.shape
   rng = np.random.default_rng(0)
+  seeds_RS, documents_RD = (
+    rng.multinomial(count, np.full(count, 1 / count), _RESAMPLES)
+    for count in (num_seeds, num_documents)
+  )
 
-  def mean(cell, seeds, weights):
-    bits = cell.bits[seeds] @ weights
-    return float(np.mean(bits / (cell.size[seeds] @ weights)))
+  def means(cell):
+    values_SR = (cell.bits @ documents_RD.T) / (cell.size @ documents_RD.T)
+    return np.sum(seeds_RS * values_SR.T, axis=1) / num_seeds
 
-  def statistic(seeds):
-    seeds = seeds.astype(int)
-    weights = rng.multinomial(
-      num_documents, np.full(num_documents, 1 / num_documents)
-    )
-    value = mean(scores, seeds, weights)
-    return value if other is None else value - mean(other, seeds, weights)
-
-  if num_seeds == 1:  # scipy refuses one observation; only documents are drawn.
-    draws = [statistic(np.zeros(1)) for _ in range(_RESAMPLES)]
-    tail = 100 * (1 - CONFIDENCE) / 2
-    return [float(x) for x in np.percentile(draws, [tail, 100 - tail])]
-  found = stats.bootstrap(
-    (np.arange(num_seeds),), statistic, n_resamples=_RESAMPLES,
-    vectorized=False, confidence_level=CONFIDENCE, method="percentile",
-    rng=np.random.default_rng(0),
-  ).confidence_interval  # fmt: skip
-  return [float(found.low), float(found.high)]
+  draws = means(scores) if other is None else means(scores) - means(other)
+  tail = 100 * (1 - CONFIDENCE) / 2
+  return [float(x) for x in np.percentile(draws, [tail, 100 - tail])]
 
 
 def summary(scores: Scores) -> dict[str, Any]:
@@ -163,7 +152,7 @@ def scaling_law(flops: Sequence[float], loss: Sequence[float]) -> dict | None:
   """Fits loss = E + A / C^a, the form of Hoffmann et al. 2022.
 
   arXiv:2203.15556, section 3.3, along compute C: Huber's loss (delta 1e-3) of
-  the logarithms. Intervals are of 200 fits to points drawn anew.
+  the logarithms. Intervals are of 100 fits to points drawn anew.
 
   Args:
     flops: of each run, of 3 sizes at least.
@@ -178,18 +167,13 @@ def scaling_law(flops: Sequence[float], loss: Sequence[float]) -> dict | None:
     return None
   unit = flops.min()
 
-  def fit(rows):
+  def fit(rows, starts):
     c, y = np.log(flops[rows] / unit), np.log(loss[rows])
 
     def residuals(parameters):
       log_e, log_a, a = parameters
       return np.logaddexp(log_e, log_a - a * c) - y
 
-    starts = [
-      (math.log(loss.min() * share), math.log(loss.max() * (1 - share)), a)
-      for share in (0.3, 0.6, 0.9)
-      for a in (0.1, 0.4, 1.0)
-    ]
     fits = [
       optimize.least_squares(
         residuals, start, loss="huber", f_scale=1e-3,
@@ -197,20 +181,27 @@ def scaling_law(flops: Sequence[float], loss: Sequence[float]) -> dict | None:
       )
       for start in starts
     ]  # fmt: skip
-    log_e, log_a, a = min(fits, key=lambda found: found.cost).x
-    return math.exp(log_e), math.exp(log_a), float(a)
+    return min(fits, key=lambda found: found.cost).x
 
   everything = np.arange(len(flops))
+  starts = [
+    (math.log(loss.min() * share), math.log(loss.max() * (1 - share)), a)
+    for share in (0.3, 0.6, 0.9)
+    for a in (0.1, 0.4, 1.0)
+  ]
+  best = fit(everything, starts)
   rng = np.random.default_rng(0)
   draws = []
-  while len(draws) < 200:
+  while len(draws) < _FITS:
     rows = rng.choice(everything, len(everything))
     if len(set(flops[rows])) >= 3:
-      draws.append(fit(rows))
+      draws.append(fit(rows, [best]))
   tail = 100 * (1 - CONFIDENCE) / 2
   low, high = np.percentile(draws, [tail, 100 - tail], axis=0)
-  best = fit(everything)
+  values = [
+    [float(v) for v in (math.exp(x), math.exp(y), z)]
+    for x, y, z in (best, low, high)
+  ]
   return {
-    name: [best[i], float(low[i]), float(high[i])]
-    for i, name in enumerate(("E", "A", "a"))
+    name: [one[i] for one in values] for i, name in enumerate(("E", "A", "a"))
   }

@@ -1,0 +1,144 @@
+"""The page says what the results say, and needs nothing else."""
+
+import csv
+import html.parser
+import importlib.util
+import json
+import pathlib
+
+import pytest
+
+from t5x_lite.ablation import report, results
+
+_PATH = pathlib.Path(__file__).with_name("fake.py")
+_SPEC = importlib.util.spec_from_file_location("fake", _PATH)
+fake = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(fake)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("study")
+  plan = fake.study(folder)
+  report.write(results.gather(folder, plan), folder)
+  found = json.dumps(results.gather(folder, plan))
+  (folder / "results.json").write_text(found)
+  return folder
+
+
+class Numbers(html.parser.HTMLParser):
+  """Collects the page's numbers, its texts and what it refers to."""
+
+  def __init__(self, page):
+    super().__init__()
+    self.found, self.links, self._open = [], [], None
+    self.feed(page)
+
+  def handle_starttag(self, tag, attributes):
+    attributes = dict(attributes)
+    self.links += [
+      v for k, v in attributes.items() if k in ("src", "href") and v[0] != "#"
+    ]
+    if tag in ("script", "link"):
+      self.links.append(tag)
+    if attributes.get("class") == "n":
+      self._open = attributes["data-path"], attributes["data-form"]
+
+  def handle_data(self, data):
+    if self._open:
+      self.found.append((*self._open, data))
+      self._open = None
+
+
+def test_every_number_is_that_of_the_results(folder):
+  found = json.loads((folder / "results.json").read_text())
+  numbers = Numbers((folder / "report.html").read_text()).found
+  assert len(numbers) > 200
+  for path, form, text in numbers:
+    assert text == report.shown(report.look_up(found, path), form), path
+
+
+def test_tables_hold_numbers_of_the_results_alone(folder):
+  page = (folder / "report.html").read_text()
+  cells = [part.partition("</td>")[0] for part in page.split("<td>")[1:]]
+  bare = [cell for cell in cells if cell.strip()[:1].isdigit()]
+  assert not bare
+
+
+def test_the_page_is_self_contained(folder):
+  page = (folder / "report.html").read_text()
+  assert Numbers(page).links == []
+  assert "url(http" not in page and "@import" not in page
+  assert "Does &lt;this&gt; work?" in page and "a &lt;b&gt; row" in page
+  assert "currentColor" in page and "#010203" not in page
+
+
+def test_the_table_of_runs_has_one_row_each(folder):
+  lines = (folder / "results.csv").read_text().splitlines()
+  rows = list(csv.DictReader(lines))
+  assert len(rows) == 6 * 3 * 2
+  found = json.loads((folder / "results.json").read_text())
+  cell = found["cells"]["causal-prefix_lm"]["measures"]["infilling"]
+  values = [
+    float(row["bits_per_byte"])
+    for row in rows
+    if row["architecture"] == "causal" and row["objective"] == "prefix_lm"
+    and row["measure"] == "infilling"
+  ]  # fmt: skip
+  assert values == cell["by_seed"]
+  assert {path.name for path in (folder / "figures").iterdir()} == {
+    "measures.png", "curves.png", "grid.png",
+  }  # fmt: skip
+
+
+def test_numbers_are_shown_short():
+  assert report.shown(1234567, "unit") == "1.23 M"
+  assert report.shown(999.7, "unit") == "1 k"
+  assert report.shown(None, ".3f") == "–"
+  assert report.shown(0.1234, ".1%") == "12.3%"
+
+
+def test_a_study_that_is_not_finished_says_what_is_missing(tmp_path):
+  plan = fake.study(tmp_path, seeds=(0, 1))
+  (tmp_path / "arms" / "causal-prefix_lm-seed1" / "measures.json").unlink()
+  log = tmp_path / "arms" / "causal-prefix_lm-seed1" / "arm.log"
+  log.write_text("it went\nwrong <here>\n")
+  found = results.gather(tmp_path, plan)
+  assert found["arms_done"] == 11 and found["arms_total"] == 12
+  assert [one["name"] for one in found["missing"]] == ["causal-prefix_lm-seed1"]
+  page = report.html(found, {})
+  assert "wrong &lt;here&gt;" in page
+  # What is compared has the same seeds: one.
+  assert not any(one["seen"] for one in found["comparisons"]["infilling"])
+
+
+def test_a_study_without_results_has_a_page(tmp_path):
+  plan = fake.study(tmp_path, seeds=(0,))
+  for path in (tmp_path / "arms").glob("*/measures.json"):
+    path.unlink()
+  report.write(results.gather(tmp_path, plan), tmp_path)
+  assert "no arm is finished" in (tmp_path / "report.html").read_text()
+
+
+def test_sizes_get_a_law(tmp_path):
+  effects = {f"causal-{s}": 1.5 + 1 / s for s in (1, 2, 4, 8)}
+  plan = fake.study(tmp_path, effects=effects, sizes=True, noise=0.001)
+  found = results.gather(tmp_path, plan)
+  assert set(found["scaling"]["infilling"]) == {"causal"}
+  report.write(found, tmp_path)
+  assert (tmp_path / "figures" / "scaling.png").exists()
+
+
+def test_the_reading_names_the_best_and_what_it_beats(folder):
+  found = json.loads((folder / "results.json").read_text())
+  text = " ".join(found["reading"])
+  assert "encoder_decoder-span_corruption has the lowest mean" in text
+  assert "is ahead of prefix-prefix_lm by 0.3" in text
+  assert "power of 80%" in text
+
+
+def test_pairs_are_proved_by_the_digests(tmp_path):
+  plan = fake.study(tmp_path, seeds=(0,))
+  assert results.gather(tmp_path, plan)["pairing"]["0"]["same"]
+  plan["arms"][0]["documents_sha256"] = "f" * 64
+  assert not results.gather(tmp_path, plan)["pairing"]["0"]["same"]

@@ -99,12 +99,16 @@ class WarmStart:
     step: of the source; None is its newest.
     strict: whether missing or unexpected names are refused; otherwise they
       are listed, and what is missing is initialised.
+    last_ids: where the vocabulary has grown: how many ids at its end, the
+      sentinels, stay at its end. The new ids come before them, and begin as
+      the mean of all old ones. None refuses another size.
   """
 
   path: str
   renames: Sequence[tuple[str, str]] = ()
   step: int | None = None
   strict: bool = True
+  last_ids: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -164,12 +164,13 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
     return self._decode(ids)
 
   def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-    def encode(text: bytes) -> np.ndarray:
-      return np.array(self._encode(text.decode()), np.int32)
+    def encode(text) -> np.ndarray:
+      # Bytes in a graph; outside of one an array that holds a string.
+      text = tf.compat.as_text(np.asarray(text).item())
+      return np.array(self._encode(text), np.int32)
 
     # Not stateful: the same text gives the same ids, so that the position of
     # an iterator can be saved.
-    s = tf.convert_to_tensor(s)
     ids = tf.numpy_function(encode, [s], tf.int32, stateful=False)
     return tf.ensure_shape(ids, [None])
 

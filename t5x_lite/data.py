@@ -18,7 +18,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from t5x_lite import batch_iterator, features
+from t5x_lite import batch_iterator, features, task_cache
 
 Provider = seqio.Task | seqio.Mixture
 # A `run.Data`: any dataclass with its fields will do.
@@ -317,7 +317,10 @@ def _task_examples(
   nothing is cached in memory: buffer and cache would be in each checkpoint.
   """
   index, count = shard
+  is_cached = spec.cache_dir is not None
   source = task.source
+  if is_cached:
+    source = task_cache.source(task, spec.cache_dir, spec.split)
   # The same in all shards: each takes every count-th example of one order.
   options = {
     "split": spec.split,
@@ -335,7 +338,7 @@ def _task_examples(
   else:
     ds = source.get_dataset(**options).shard(count, index)
   noise_seed = _seed(spec, "noise", task.name, shard)
-  once = task.preprocess_precache(ds, seed=noise_seed)
+  once = ds if is_cached else task.preprocess_precache(ds, seed=noise_seed)
 
   sequence_length = {k: v for k, v in lengths.items() if k != "decoder"}
 

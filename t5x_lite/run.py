@@ -27,6 +27,8 @@ class Data:
     num_epochs: passes over the split; None repeats for ever.
     num_batches: where evaluation stops; None takes the whole split.
     loss_on_inputs: whether a decoder-only model is scored on inputs too.
+    cache_dir: where `t5x_lite cache` has written the task; None reads the
+      source and tokenizes anew.
     then: what is read after `num_batches`, in training the next stage: another
       task, whose rows have the same shapes.
   """
@@ -41,6 +43,7 @@ class Data:
   num_epochs: int | None = None
   num_batches: int | None = None
   loss_on_inputs: bool = False
+  cache_dir: str | None = None
   then: "Data | None" = None
 
   def __post_init__(self):

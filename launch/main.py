@@ -20,6 +20,7 @@ COMMANDS = {
   "score": "give the log-likelihood of targets under a run",
   "describe": "count parameters, FLOPs and bytes without building the model",
   "tasks": "list tasks and mixtures, or show what an objective does to text",
+  "cache": "tokenize a task once, and keep the result",
   "vocab": "train a SentencePiece vocabulary on text files",
   "convert": "bring weights in from Hugging Face, and take them out",
   "inspect-activations": "look inside a model at a text",

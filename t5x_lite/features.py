@@ -40,7 +40,7 @@ and an aligned example is, for
     encoder_segment_ids       1 1 1 1 0 0
     encoder_positions         0 1 2 3 0 0
 
-Sentence pairs also have encoder_token_types, and next_sentence_targets, one
+Sentence pairs also have encoder_token_types, and class_targets, one
 class a row. Blanks filled by spans of the targets, each from the start token,
 are, for a prefix model, from inputs [7 6 5 6] targets [3 9 1 4 1] positions
 [3 3 3 1 1]
@@ -368,7 +368,7 @@ class Encoder(Converter):
       _check_aligned(example, "inputs", "token_types")
       arranged |= {
         "encoder_token_types": example["token_types"],
-        "next_sentence_targets": example["next_sentence"],
+        "class_targets": example["next_sentence"],
       }
     return arranged
 
@@ -383,9 +383,9 @@ class Encoder(Converter):
     ds = super()._convert_features(ds, task_feature_lengths)
 
     def label_rows(row):
-      label = row["next_sentence_targets"][0]
+      label = row["class_targets"][0]
       row = {k: v for k, v in row.items() if packing.side_of(k) == "encoder"}
-      return row | {"next_sentence_targets": label}
+      return row | {"class_targets": label}
 
     return ds.map(_plain(label_rows))
 

@@ -169,7 +169,11 @@ class Model:
     if sown.get("losses"):
       losses["moe_loss"] = sum(map(jnp.sum, jax.tree.leaves(sown["losses"])))
     if class_logits is not None:
-      loss = classification_loss(class_logits, batch["class_targets"])
+      targets = batch["class_targets"]
+      if targets.ndim == 1:  # A row of padding alone is no text.
+        real_BT = _tokens(batch, self._scored_side).segment != 0
+        targets = jnp.where(jnp.any(real_BT, axis=1), targets, -1)
+      loss = classification_loss(class_logits, targets)
       losses["class_loss"] = self.class_loss * loss
     return losses
 

@@ -30,6 +30,8 @@ class Data:
     num_epochs: passes over the split; None repeats for ever.
     num_batches: where evaluation stops; None takes the whole split.
     loss_on_inputs: whether a decoder-only model is scored on inputs too.
+    cache_dir: where `t5x_lite cache` has written the task; None reads the
+      source and tokenizes anew.
     then: what is read after `num_batches`, in training the next stage: another
       task, whose rows have the same shapes.
   """
@@ -45,6 +47,7 @@ class Data:
   num_epochs: int | None = None
   num_batches: int | None = None
   loss_on_inputs: bool = False
+  cache_dir: str | None = None
   then: "Data | None" = None
 
   def __post_init__(self):
@@ -103,12 +106,16 @@ class WarmStart:
     step: of the source; None is its newest.
     strict: whether missing or unexpected names are refused; otherwise they
       are listed, and what is missing is initialised.
+    last_ids: where the vocabulary has grown: how many ids at its end, the
+      sentinels, stay at its end. The new ids come before them, and begin as
+      the mean of all old ones. None refuses another size.
   """
 
   path: str
   renames: Sequence[tuple[str, str]] = ()
   step: int | None = None
   strict: bool = True
+  last_ids: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from t5x_lite import batch_iterator
+from t5x_lite import batch_iterator, task_cache
 
 # A `run.Data`: any dataclass with its fields will do.
 Spec = Any
@@ -38,10 +38,12 @@ def read(
   Raises:
     ValueError: there is no example, or they cannot be shuffled.
   """
-  source = task.source
+  source = _source(task, spec)
   ds = documents(task, spec, shard=shard)
   noise_seed = seed(spec, "noise", task.name, shard)
-  once = task.preprocess_precache(ds, seed=noise_seed)
+  once = ds
+  if spec.cache_dir is None:
+    once = task.preprocess_precache(ds, seed=noise_seed)
 
   sequence_length = {k: v for k, v in lengths.items() if k != "decoder"}
 
@@ -80,6 +82,13 @@ def read(
   return ds
 
 
+def _source(task: seqio.Task, spec: Spec) -> seqio.DataSource:
+  """Returns the task's source or, where the spec says, its offline cache."""
+  if spec.cache_dir is None:
+    return task.source
+  return task_cache.source(task, spec.cache_dir, spec.split)
+
+
 def documents(
   task: seqio.Task, spec: Spec, *, shard: tuple[int, int] = (0, 1)
 ) -> tf.data.Dataset:
@@ -89,7 +98,7 @@ def documents(
   which the task's own name stands in.
   """
   index, count = shard
-  source = task.source
+  source = _source(task, spec)
   # The same in all shards: each takes every count-th example of one order.
   options = {
     "split": spec.split,

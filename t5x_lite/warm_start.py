@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 Tree = Any
 
+# Which axis of which leaf counts token ids (see nn/transformer.py).
+_VOCABULARY_AXES = {"token_embedding": 0, "head": 1, "head_bias": 0}
+
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
@@ -32,11 +35,13 @@ class _Source:
     names: in the source's checkpoint.
     layer: which layer to take out of one stacked leaf.
     stacked: whether the leaves are stacked on a first axis.
+    vocabulary: (axis, new size, ids that stay last), where one leaf grows.
   """
 
   names: tuple[str, ...]
   layer: int | None = None
   stacked: bool = False
+  vocabulary: tuple[int, int, int] | None = None
 
 
 def warm_start(spec: "WarmStart", params: Tree) -> Tree:
@@ -70,6 +75,8 @@ def warm_start(spec: "WarmStart", params: Tree) -> Tree:
       for name, leaf in saved_step.params_of(manifest).items()
     }
     sources, unused = _sources(_renamed(saved, spec.renames), saved, wanted)
+    if spec.last_ids is not None:
+      sources = _grown(sources, saved, wanted, spec.last_ids)
     offered = {n: _made_from(source, saved) for n, source in sources.items()}
     offered |= {name: saved[old] for name, old in unused.items()}
     if spec.strict:
@@ -155,6 +162,47 @@ def _sources(
   return sources, {new: old for new, old in renamed.items() if old not in used}
 
 
+def _grown(
+  sources: Mapping[str, _Source],
+  saved: Mapping[str, Any],
+  wanted: Mapping[str, Any],
+  last_ids: int,
+) -> dict[str, _Source]:
+  """Marks the sources of leaves whose vocabulary has grown."""
+  grown = dict(sources)
+  for name, axis in _VOCABULARY_AXES.items():
+    if name not in sources:
+      continue
+    old, new = saved[sources[name].names[0]]["shape"], wanted[name].shape
+    if not 0 <= last_ids <= old[axis] <= new[axis]:
+      raise ValueError(
+        f"WarmStart.last_ids ({last_ids}) must be at most the source's ids "
+        f"({old[axis]}), and those at most the model's ({new[axis]}): a "
+        "vocabulary only grows"
+      )
+    if new[axis] > old[axis]:
+      grown[name] = dataclasses.replace(
+        sources[name], vocabulary=(axis, new[axis], last_ids)
+      )
+  return grown
+
+
+def _with_new_ids(
+  leaf: jax.Array, axis: int, size: int, last_ids: int
+) -> jax.Array:
+  """Puts the mean of all ids before the last ones, until there are `size`.
+
+  [a b c y z], 2 last, 7 in all -> [a b c m m y z]
+
+  Their mean is what a model is least surprised by (Hewitt 2021).
+  """
+  first = leaf.shape[axis] - last_ids
+  head, tail = jnp.split(leaf, [first], axis=axis)
+  mean = jnp.mean(leaf, axis=axis, keepdims=True)
+  new = jnp.repeat(mean, size - leaf.shape[axis], axis=axis)
+  return jnp.concatenate([head, new, tail], axis=axis)
+
+
 def _num_layers(shape: Sequence[int]) -> int:
   return shape[0] if shape else 0
 
@@ -167,6 +215,9 @@ def _made_from(source: _Source, saved: Mapping[str, Any]) -> dict[str, Any]:
     shape = shape[1:]
   elif source.stacked:
     shape = [len(shapes), *shape]
+  elif source.vocabulary:
+    axis, size, _ = source.vocabulary
+    shape = [*shape[:axis], size, *shape[axis + 1 :]]
   return {"shape": shape, "dtype": saved[source.names[0]]["dtype"]}
 
 
@@ -192,6 +243,8 @@ def _read(
     parts = [read[f"params/{old}"] for old in source.names]
     if source.stacked:
       value = jnp.stack(parts)
+    elif source.vocabulary:
+      value = _with_new_ids(parts[0], *source.vocabulary)
     else:
       value = parts[0] if source.layer is None else parts[0][source.layer]
     made[name] = jax.device_put(value, saved_step.sharding_of(wanted[name]))
@@ -207,6 +260,8 @@ def _source_sharding(source: _Source, leaf: Any) -> jax.sharding.Sharding:
     spec = jax.sharding.PartitionSpec(None, *sharding.spec)
   elif source.stacked:
     spec = jax.sharding.PartitionSpec(*sharding.spec[1:])
+  elif source.vocabulary:  # The old size may not divide as the new one does.
+    spec = jax.sharding.PartitionSpec()
   else:
     return sharding
   return jax.sharding.NamedSharding(sharding.mesh, spec)

@@ -87,6 +87,7 @@ class TextToText:
       functools.partial(
         seqio.preprocessors.tokenize, copy_pretokenized=True, with_eos=False
       ),
+      seqio.CacheDatasetPlaceholder(),
       seqio.preprocessors.append_eos_after_trim,
     )
 

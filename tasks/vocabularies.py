@@ -6,6 +6,7 @@ used. Sentinels are the last ids, descending: <extra_id_0> is vocab_size - 1.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Protocol
@@ -14,7 +15,7 @@ import seqio
 import tensorflow as tf
 from absl import logging
 
-from tasks import cache, sentencepiece_training
+from tasks import cache, hf_vocabulary, sentencepiece_training
 
 # ByT5: 3 special ids, 256 bytes and these make 384.
 BYTE_EXTRA_IDS = 125
@@ -183,16 +184,18 @@ class Bytes(seqio.ByteVocabulary):
 def resolve(
   vocabulary: seqio.Vocabulary | str,
 ) -> seqio.Vocabulary:
-  """Returns the vocabulary that is meant by "bytes" or the path of a model."""
+  """Returns the vocabulary that is meant by "bytes" or the path of a file."""
   if isinstance(vocabulary, seqio.Vocabulary):
     return vocabulary
   if vocabulary == "bytes":
     return Bytes()
   if isinstance(vocabulary, str) and vocabulary.endswith(".model"):
     return SentencePiece(vocabulary)
+  if isinstance(vocabulary, str) and vocabulary.endswith(".json"):
+    return hf_vocabulary.HuggingFaceTokenizer(vocabulary)
   raise ValueError(
     f"vocabulary ({vocabulary!r}) must be 'bytes', the path of a SentencePiece "
-    ".model file, or a seqio vocabulary"
+    ".model file or of a tokenizer.json, or a seqio vocabulary"
   )
 
 
@@ -267,13 +270,17 @@ def check_sentinels(
 
 
 def ordinary_ids(vocabulary: seqio.Vocabulary) -> tuple[int, int]:
-  """Returns the half-open range of ids that are text: no special, no sentinel.
+  """Returns the longest range of ids that are text: no special, no sentinel.
 
-  Pad, EOS and unk come first in all vocabularies of T5's kind.
+  Half-open. Pad, EOS and unk come first in T5's vocabularies, elsewhere not.
   """
-  special = [vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id]
-  start = 1 + max(i for i in special if i is not None)
-  return start, vocabulary.vocab_size - num_sentinels(vocabulary)
+  special = {vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id} - {None}
+  end = vocabulary.vocab_size - num_sentinels(vocabulary)
+  bounds = sorted({*special, end})
+  start, end = max(
+    itertools.pairwise(bounds), key=lambda pair: pair[1] - pair[0]
+  )
+  return start + 1, end
 
 
 def noise_tokens(

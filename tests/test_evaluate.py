@@ -32,6 +32,8 @@ class Data:
   num_epochs: int | None = None
   num_batches: int | None = None
   loss_on_inputs: bool = False
+  order: str | None = None
+  cache_dir: str | None = None
   then: None = None
 
 

@@ -149,8 +149,8 @@ def test_sentence_pairs_have_token_types_and_a_label_for_each_row():
   other["next_sentence"] = [0]
   lengths = dict.fromkeys(one, 6) | {"next_sentence": 1}
   row, last = rows("encoder", [one, other], lengths, pack=False)
-  assert row.pop("next_sentence_targets") == 1
-  assert last["next_sentence_targets"] == 0
+  assert row.pop("class_targets") == 1
+  assert last["class_targets"] == 0
   assert_row(
     row,
     encoder_input_tokens="5 7 1 8 1 0",

@@ -186,3 +186,43 @@ def test_bad_renames(source, renames, message):
 def test_source_without_checkpoint(tmp_path):
   with pytest.raises(ValueError, match="no checkpoint in .*/none/checkpoints"):
     warm_start(WarmStart(path=str(tmp_path / "none")), abstract(SOURCE))
+
+
+def test_a_grown_vocabulary_keeps_its_ids_and_the_last_ones_last(tmp_path):
+  old = {
+    "token_embedding": jnp.arange(20.0).reshape(5, 4),
+    "head": jnp.arange(20.0).reshape(4, 5),
+    "head_bias": jnp.arange(5.0),
+  }
+  path = save(tmp_path / "run", old)
+  wanted = {
+    "token_embedding": jnp.zeros((8, 4)),
+    "head": jnp.zeros((4, 8)),
+    "head_bias": jnp.zeros(8),
+  }
+  grown = warm_start(WarmStart(path=path, last_ids=2), wanted)
+  for name, axis in (("token_embedding", 0), ("head", 1), ("head_bias", 0)):
+    leaf, before = grown[name], np.asarray(old[name])
+    assert_same(jnp.take(leaf, jnp.array([0, 1, 2, 6, 7]), axis), before)
+    for i in (3, 4, 5):
+      assert_same(jnp.take(leaf, i, axis), before.mean(axis))
+  assert_same(warm_start(WarmStart(path=path, last_ids=2), abstract(old)), old)
+
+
+@pytest.mark.parametrize(
+  ("last_ids", "size", "message"),
+  [
+    (None, 8, r"token_embedding"),
+    (6, 8, r"last_ids \(6\) must be at most the source's ids \(5\)"),
+    (2, 4, r"ids \(5\), and those at most the model's \(4\)"),
+  ],
+)
+def test_a_vocabulary_that_does_not_grow_so_is_refused(
+  tmp_path, last_ids, size, message
+):
+  path = save(tmp_path / "run", {"token_embedding": jnp.ones((5, 4))})
+  with pytest.raises(ValueError, match=message):
+    warm_start(
+      WarmStart(path=path, last_ids=last_ids),
+      {"token_embedding": jnp.zeros((size, 4))},
+    )

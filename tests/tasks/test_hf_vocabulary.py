@@ -1,0 +1,151 @@
+"""tokenizer.json files, made here by `tokenizers`, as vocabularies of seqio."""
+
+import pytest
+import seqio
+import tensorflow as tf
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from t5x_lite import data
+from t5x_lite.run import Data
+from tasks import sources, vocabularies
+from tasks.hf_vocabulary import HuggingFaceTokenizer
+from tasks.span_corruption import SpanCorruption
+from tasks.task import add_task
+
+TEXT = ["the cat sat on the mat", "the dog and the cat ran"] * 9
+LENGTHS = {"inputs": 24, "targets": 10}
+
+
+def bpe(path, specials=("<|endoftext|>",)):
+  """Trains a byte-level BPE whose id 0 is text, as GPT-2's."""
+  tokenizer = tokenizers.Tokenizer(models.BPE())
+  tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  tokenizer.decoder = decoders.ByteLevel()
+  alphabet = pre_tokenizers.ByteLevel.alphabet()
+  trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet)
+  tokenizer.train_from_iterator(TEXT, trainer)
+  tokenizer.add_special_tokens(list(specials))
+  tokenizer.save(str(path))
+  return str(path)
+
+
+def word_piece(path):
+  """Trains a WordPiece whose id 0 is [PAD], as BERT's."""
+  tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
+  tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+  tokenizer.decoder = decoders.WordPiece()
+  trainer = trainers.WordPieceTrainer(
+    vocab_size=60, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+  )
+  tokenizer.train_from_iterator(TEXT, trainer)
+  tokenizer.save(str(path))
+  return str(path)
+
+
+@pytest.fixture(params=[bpe, word_piece])
+def path(request, tmp_path):
+  return request.param(tmp_path / "tokenizer.json")
+
+
+def test_ids_are_the_file_s_up_to_the_offset(path):
+  vocabulary = HuggingFaceTokenizer(path, extra_ids=5)
+  theirs = tokenizers.Tokenizer.from_file(path)
+  ids = theirs.encode("the cat", add_special_tokens=False).ids
+  first_is_text = theirs.id_to_token(0) != "[PAD]"
+  assert vocabulary.encode("the cat") == [i + first_is_text for i in ids]
+  assert vocabulary.encode_tf("the cat").numpy().tolist() == [
+    i + first_is_text for i in ids
+  ]
+  size = theirs.get_vocab_size() + first_is_text
+  assert vocabulary.vocab_size == size + 5
+  end = "<|endoftext|>" if first_is_text else "[SEP]"
+  assert vocabulary.eos_id == theirs.token_to_id(end) + first_is_text
+
+
+def test_no_text_has_the_id_of_padding(path):
+  vocabulary = HuggingFaceTokenizer(path, extra_ids=5)
+  for piece in ("!", '"', *TEXT[:2], "[PAD]x", "zyx"):
+    assert 0 not in vocabulary.encode(piece)
+
+
+def test_text_comes_back_with_sentinels_and_ends_at_eos(path):
+  vocabulary = HuggingFaceTokenizer(path, extra_ids=5)
+  ids = vocabulary.encode("the <extra_id_0>cat<extra_id_1>")
+  assert ids[-1] == vocabulary.vocab_size - 2
+  text = vocabulary.decode([*ids, vocabulary.eos_id, *ids, 0])
+  assert text.replace(" ", "") == "the<extra_id_0>cat<extra_id_1>"
+  assert vocabulary.decode_tf(tf.constant(ids)).numpy().decode() == text
+  assert vocabularies.num_sentinels(vocabulary) == 5
+
+
+def test_random_tokens_are_text(path):
+  vocabulary = HuggingFaceTokenizer(path, extra_ids=5)
+  first, end = vocabularies.ordinary_ids(vocabulary)
+  special = {0, vocabulary.eos_id, vocabulary.unk_id}
+  assert not special & set(range(first, end))
+  assert end - first > 20 and end <= vocabulary.vocab_size - 5
+
+
+def test_sentinels_of_the_file_are_used(tmp_path):
+  names = ["</s>", *(f"<extra_id_{i}>" for i in reversed(range(3)))]
+  vocabulary = HuggingFaceTokenizer(bpe(tmp_path / "t.json", names))
+  assert vocabulary.extra_ids == 3
+  assert vocabulary.encode("<extra_id_0>") == [vocabulary.vocab_size - 1]
+  assert vocabulary.decode([vocabulary.vocab_size - 3]) == "<extra_id_2>"
+  grown = HuggingFaceTokenizer(str(tmp_path / "t.json"), pieces=["new"])
+  with pytest.raises(ValueError, match="ends in sentinels: pieces cannot"):
+    grown.encode("x")
+
+
+def test_new_pieces_keep_all_other_ids_of_text(path):
+  old = HuggingFaceTokenizer(path, extra_ids=5)
+  new = HuggingFaceTokenizer(path, extra_ids=5, pieces=["qwerty", "asdf"])
+  assert new.vocab_size == old.vocab_size + 2
+  assert new.encode("the cat") == old.encode("the cat")
+  assert new.encode("qwerty") == [old.vocab_size - 5]
+  assert new.encode("<extra_id_0>") == [new.vocab_size - 1]
+  assert old != new and hash(old) != hash(new)
+  with pytest.raises(ValueError, match="must be new and differ: qwerty|the"):
+    HuggingFaceTokenizer(path, pieces=["the"]).encode("x")
+
+
+def test_a_task_with_it_is_read_and_its_position_restored(path, tmp_path):
+  source = sources.MemorySource("s", {"train": {"text": TEXT}})
+  name = add_task(
+    "of_tokenizer",
+    source=source,
+    objective=SpanCorruption(),
+    vocabulary=vocabularies.resolve(path),
+  )
+  try:
+    spec = Data(task=name, lengths=LENGTHS, batch_size=2)
+    stream = data.batches(spec, "encoder_decoder")
+    stream.check_resumable()
+    next(stream)
+    stream.save(tmp_path)
+    expected = next(stream)
+    resumed = data.batches(spec, "encoder_decoder")
+    resumed.restore(tmp_path)
+    for key, value in next(resumed).items():
+      assert (value == expected[key]).all()
+    assert len(data.vocabulary_digest(name)) == 64
+  finally:
+    seqio.TaskRegistry.remove(name)
+
+
+@pytest.mark.parametrize(
+  ("given", "message"),
+  [
+    ({"eos": "<end>"}, "has no token <end>: name its end of sequence"),
+    ({"path": "no/tokenizer.json"}, "no tokenizer at 'no/tokenizer.json'"),
+  ],
+)
+def test_what_cannot_be_read_is_said_in_a_line(path, given, message):
+  with pytest.raises(ValueError, match=message) as error:
+    _ = HuggingFaceTokenizer(**({"path": path} | given)).eos_id
+  assert "\n" not in str(error.value)
+
+
+def test_t5_s_kind_keeps_its_range_of_text():
+  assert vocabularies.ordinary_ids(vocabularies.Bytes()) == (3, 259)

@@ -1,0 +1,118 @@
+"""Caches: written without Beam, read by seqio and by `data` alike."""
+
+import dataclasses
+import os
+
+import pytest
+import seqio
+import tensorflow as tf
+
+from t5x_lite import data, task_cache
+from t5x_lite.run import Data
+
+BYTES = seqio.ByteVocabulary()
+LENGTHS = {"inputs": 8, "targets": 8}
+reads = []
+
+
+def texts(split, shuffle_files=False, seed=None):
+  reads.append(split)
+  rows = [f"{split} {i}" for i in range(20)]
+  return tf.data.Dataset.from_tensor_slices({"inputs": rows, "targets": rows})
+
+
+@pytest.fixture(scope="module")
+def task():
+  feature = seqio.Feature(BYTES)
+  yield seqio.TaskRegistry.add(
+    "to_cache",
+    seqio.FunctionDataSource(texts, splits=["train", "test"]),
+    preprocessors=[
+      seqio.preprocessors.tokenize,
+      seqio.CacheDatasetPlaceholder(),
+      seqio.preprocessors.append_eos_after_trim,
+    ],
+    output_features={"inputs": feature, "targets": feature},
+  )
+  seqio.TaskRegistry.remove("to_cache")
+
+
+@pytest.fixture(scope="module")
+def cache_dir(task, tmp_path_factory):
+  folder = str(tmp_path_factory.mktemp("caches"))
+  lines = []
+  task_cache.write(task, folder, num_shards=3, report=lines.append)
+  assert lines == [
+    f"to_cache, split {split}: 20 examples" for split in task.splits
+  ]
+  return folder
+
+
+def rows(batches):
+  return sorted(
+    tuple(row) for batch in batches for row in batch["decoder_target_tokens"]
+  )
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_cached_task_gives_the_same_examples_without_its_source(
+  task, cache_dir, processes
+):
+  spec = Data(task="to_cache", lengths=LENGTHS, batch_size=4, num_epochs=1)
+
+  def read(spec):
+    return rows(
+      batch
+      for i in range(processes)
+      for batch in data.batches(
+        spec, "encoder_decoder", process_index=i, process_count=processes
+      )
+    )
+
+  expected = read(spec)
+  count = len(reads)
+  assert read(dataclasses.replace(spec, cache_dir=cache_dir)) == expected
+  assert len(reads) == count
+
+
+def test_seqio_reads_the_cache(task, cache_dir):
+  before = seqio.get_global_cache_dirs()
+  seqio.set_global_cache_dirs([cache_dir])
+  try:
+    assert task.get_cached_stats("train") == {"examples": 20}
+    cached = task.get_dataset(LENGTHS, "train", use_cached=True, shuffle=False)
+    plain = task.get_dataset(LENGTHS, "train", shuffle=False)
+    cached, plain = (
+      sorted(row["targets"].tolist() for row in ds.as_numpy_iterator())
+      for ds in (cached, plain)
+    )
+    assert cached == plain
+  finally:
+    seqio.set_global_cache_dirs(before)
+
+
+def test_a_cache_is_written_once_and_whole(task, cache_dir, tmp_path):
+  with pytest.raises(ValueError, match="to_cache is cached in .* already"):
+    task_cache.write(task, cache_dir)
+  with pytest.raises(
+    ValueError, match="to_cache has no cache in .*t5x_lite ca"
+  ):
+    task_cache.source(task, str(tmp_path), "train")
+
+  def stop(line):
+    raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    task_cache.write(task, str(tmp_path), report=stop)
+  assert not os.listdir(tmp_path)
+
+
+def test_a_task_without_a_place_to_cache_is_refused(tmp_path):
+  plain = seqio.Task(
+    "plain",
+    seqio.FunctionDataSource(texts, splits=["train"]),
+    preprocessors=[seqio.preprocessors.tokenize],
+    output_features={},
+  )
+  with pytest.raises(ValueError, match="has no seqio.CacheDatasetPlaceholder"):
+    task_cache.write(plain, str(tmp_path))

@@ -31,27 +31,25 @@ def read(
   base = config.number("rope_theta", base)
   if fraction is not None:
     fraction = config.number("partial_rotary_factor", fraction)
-  found = []
-  for name in ("rope_scaling", "rope_parameters"):
-    section = config.section(name)
-    if section is None:
-      continue
+
+  def rope(base, fraction, scaling=None) -> Rope:
+    fraction = 1.0 if fraction is None else fraction
+    return Rope(base, fraction, interleaved, scaling)
+
+  def stated(section: Config) -> Rope:
     part = fraction
     if fraction is not None:
       part = section.number("partial_rotary_factor", fraction)
-    found.append(Rope(
-      base=section.number("rope_theta", base),
-      fraction=part or 1.0,
-      interleaved=interleaved,
-      scaling=_scaling(section, config),
-    ))  # fmt: skip
-  if not found:
-    found = [Rope(base=base, fraction=fraction or 1.0, interleaved=interleaved)]
-  if found[0] != found[-1]:
+    theta = section.number("rope_theta", base)
+    return rope(theta, part, _scaling(section, config))
+
+  sections = map(config.section, ("rope_scaling", "rope_parameters"))
+  found = [stated(section) for section in sections if section is not None]
+  if any(other != found[0] for other in found[1:]):
     raise ValueError(
       f"{config.origin}: rope_scaling and rope_parameters say different things"
     )
-  return found[0]
+  return found[0] if found else rope(base, fraction)
 
 
 def _scaling(section: Config, config: Config) -> RopeScaling | None:

@@ -18,7 +18,7 @@ class TestGroupedQueries(parity.Parity):
   }
 
 
-class TestTiedMultiQueryWithBiases(parity.Parity):
+class TestTiedMultiQueryWithBiases(parity.Logits):
   architecture = "LlamaForCausalLM"
   options = {
     **TestGroupedQueries.options,

@@ -160,3 +160,10 @@ def test_published_configuration_has_the_published_count(name):
   model = Model(transformer=transformer.clone(decoder=stack))
   leaves = jax.tree.leaves(model.abstract())
   assert sum(math.prod(leaf.shape) for leaf in leaves) == count
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_options_beyond_are_refused(name):
+  _, model_type, options = PUBLISHED[name]
+  parity.refused(model_type, options, quantization_config={"bits": 4})
+  parity.refused(model_type, options, attention_sinks=4)

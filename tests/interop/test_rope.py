@@ -98,6 +98,8 @@ def test_part_of_a_head_is_turned_where_the_family_may():
   assert read({}, **settings).fraction == 0.25
   with pytest.raises(ValueError, match="partial_rotary_factor = 0.5"):
     read({"rope_parameters": parameters})
+  with pytest.raises(ValueError, match=r"fraction \(0.0\)"):
+    read({"partial_rotary_factor": 0}, **settings)
 
 
 @pytest.mark.parametrize(

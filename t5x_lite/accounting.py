@@ -98,7 +98,7 @@ def describe(
     "batch_size": batch_size,
     "row_lengths": rows,
     "tokens_per_step": tokens,
-    "parameters": _parameters(params),
+    "parameters": parameters(model),
     "flops_per_token": step["training"] / tokens,
     "flops_per_step": step["training"],
     "flops": step,
@@ -135,7 +135,11 @@ def row_lengths(
 
 def parameters(model) -> dict:
   """Counts parameters: {"total": int, "by_component": {name: int}}."""
-  return _parameters(anatomy.traceable(model).abstract())
+  counts = Counter()
+  for names, leaf in anatomy.leaves(anatomy.one_period(model).abstract()):
+    times = anatomy.repeats(model, names)
+    counts[anatomy.component(names)] += times * math.prod(leaf.shape)
+  return {"total": counts.total(), "by_component": anatomy.in_order(counts)}
 
 
 def flops(
@@ -155,13 +159,6 @@ def flops(
   """
   rows = row_lengths(model.architecture, lengths)
   return _flops(model, batch_size, rows, microbatches)
-
-
-def _parameters(params) -> dict:
-  counts = Counter()
-  for names, leaf in anatomy.leaves(params):
-    counts[anatomy.component(names)] += math.prod(leaf.shape)
-  return {"total": counts.total(), "by_component": anatomy.in_order(counts)}
 
 
 def _flops(model, batch_size, rows, microbatches) -> dict:

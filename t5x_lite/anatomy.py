@@ -40,6 +40,31 @@ def traceable(model):
   )
 
 
+def one_period(model):
+  """Returns the model cut to one period of layers, traced faster still."""
+  return _with_stacks(
+    traceable(model),
+    lambda stack: stack.clone(
+      scan=False, remat=None, num_layers=len(stack.period)
+    ),
+  )
+
+
+def repeats(model, names) -> int:
+  """Returns how often a model has what `one_period` has once.
+
+  Args:
+    model: uncut.
+    names: of a parameter, as `leaves` gives them.
+  """
+  stack = model.transformer
+  for name in names:
+    if name.startswith("layer_"):
+      return stack.num_layers // len(stack.period)
+    stack = getattr(stack, name, None)
+  return 1
+
+
 def without_remat(model):
   """Returns the model that keeps all activations."""
   return _with_stacks(model, lambda stack: stack.clone(remat=None))

@@ -47,13 +47,22 @@ class FanIn:
 
 @dataclasses.dataclass(frozen=True)
 class Normal:
-  """Draws kernels of one deviation, whatever their size (GPT-2, BERT)."""
+  """Draws kernels of one deviation, whatever their size (GPT-2, BERT).
+
+  Attributes:
+    deviation: of the values.
+    num_layers: L, for what ends a branch: divides by sqrt(2 L), so that the sum
+      of all branches does not grow with depth (Radford et al. 2019, GPT-2,
+      section 2.3).
+  """
 
   deviation: float = 0.02
+  num_layers: int | None = None
 
   def stddev(self, fan_in: int, fan_out: int) -> float:
     del fan_in, fan_out
-    return self.deviation
+    branches = 2 * self.num_layers if self.num_layers else 1
+    return self.deviation / math.sqrt(branches)
 
 
 @dataclasses.dataclass(frozen=True)

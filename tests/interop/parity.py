@@ -78,10 +78,10 @@ class Pair:
     return outputs[0]  # The words'; a classifier's come after them.
 
 
-def read(model_type: str, options: dict[str, Any], **more):
+def read(model_type: str, options: dict[str, Any], names=None, **more):
   """Reads a config.json alone, of which all must be known."""
   options = {"model_type": model_type, **options, **more}
-  config = Config(options, "config.json", names=None)
+  config = Config(options, "config.json", names)
   config.text("model_type")
   transformer = families.by_model_type()[model_type].read(config)
   config.finish()

@@ -130,10 +130,9 @@ def _mismatch(run) -> str | None:
   """Says why a run's task and architecture do not go together, or None."""
   from t5x_lite import data, features
 
-  of = data.get_task(run.train.task).output_features
+  names = data.feature_names(data.get_task(run.train.task))
   try:
-    features.check({"inputs", "targets", "weights"} & of.keys(),
-                   run.model.architecture)  # fmt: skip
+    features.check(names, run.model.architecture)
   except ValueError as error:
     return str(error)
   return None

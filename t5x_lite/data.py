@@ -147,7 +147,7 @@ def _check_stage(spec: Spec, architecture: str, process_count: int) -> None:
       f"task {spec.task} has no split {spec.split!r}; it has "
       f"{', '.join(sorted(provider.splits))}"
     )
-  names = _feature_names(provider)
+  names = feature_names(provider)
   try:
     features.check(names, architecture)
   except ValueError as error:
@@ -190,7 +190,7 @@ def feature_lengths(spec: Spec, architecture: str) -> dict[str, int]:
   Raises:
     ValueError: if lengths are missing, superfluous or unequal.
   """
-  names = _feature_names(get_task(spec.task))
+  names = feature_names(get_task(spec.task))
   given = dict(spec.lengths)
   if "next_sentence" in names:
     given["next_sentence"] = 1  # a label
@@ -340,7 +340,7 @@ def _options(*, warm_start: bool) -> tf.data.Options:
   return options
 
 
-def _feature_names(provider: Provider) -> tuple[str, ...]:
+def feature_names(provider: Provider) -> tuple[str, ...]:
   """Returns which features are used; a task may have others for its metrics."""
   known = (
     "inputs", "targets", "weights", "positions", "token_types",

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import seqio
 
-from t5x_lite import accounting, bench, data, features, task_examples
+from t5x_lite import accounting, bench, data, task_examples, token_counts
 from t5x_lite.ablation.study import Budget
 from t5x_lite.run import Run
 
@@ -168,7 +168,7 @@ def _model(run):
 def _token_counts(run, architecture) -> dict[str, float]:
   """Returns the mean token counts of the first batches."""
   stream = itertools.islice(data.batches(run.train, architecture), _BATCHES)
-  counts = [features.token_counts(batch) for batch in stream]
+  counts = [token_counts.count(batch) for batch in stream]
   return {
     name: float(np.mean([count[name] for count in counts]))
     for name in counts[0]

@@ -1,0 +1,134 @@
+"""Studies are planned, run in processes of their own, resumed and reported."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from launch import arms, config, main
+from t5x_lite.ablation import study as study_lib
+
+ROOT = pathlib.Path(__file__).parents[2]
+STUDIES = sorted((ROOT / "gin" / "ablations").glob("*.gin"))
+
+
+def test_there_are_studies():
+  assert len(STUDIES) >= 7
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_cell_of_the_shipped_studies_builds(path):
+  config.load([str(path)])
+  study = config.build(study_lib.Study)
+  cells = [cell for cell in study.cells() if cell.skipped is None]
+  for cell in cells:
+    run = arms._build(cell, seed=1, search_paths=())
+    assert run.seed == run.train.seed == 1 and run.train.order == "study"
+
+
+def test_mistakes_are_one_line(capsys):
+  for arguments, message in [
+    (["ablate"], "give --output"),
+    (["ablate", "--dry_run"], "give --gin_file, a study"),
+    (["measure"], "give --model_dir"),
+    (["measure", "--model_dir=/nonesuch"], "holds no run"),
+  ]:
+    assert main.main(arguments) == 2
+    printed = capsys.readouterr().err
+    assert message in printed and printed.count("\n") == 1
+
+
+def test_another_study_is_refused(tmp_path):
+  arms.write_plan(tmp_path, {"digest": arms._digest("one")})
+  assert arms.find_plan(tmp_path, "one") == {"digest": arms._digest("one")}
+  with pytest.raises(ValueError, match="holds another study"):
+    arms.find_plan(tmp_path, "two")
+  assert arms.find_plan(tmp_path / "none", "one") is None
+
+
+def entry(name="arm", steps=3):
+  return {"name": name, "steps": steps, "files": ["a.gin"],
+          "bindings": ["X='a b'"], "search_paths": []}  # fmt: skip
+
+
+def arm(folder, script, **settings):
+  """An arm whose commands are replaced by a script."""
+  made = arms.Arm(folder, {}, entry(**settings))
+  made._commands = [["sh", "-c", script]]
+  return made
+
+
+def test_commands_are_lines_of_shell(tmp_path):
+  line = arms.Arm(tmp_path, {}, entry()).shell_line()
+  assert "train" in line and "&&" in line and "measure" in line
+  assert """'--gin.X='"'"'a b'"'"''""" in line
+
+
+def test_an_arm_is_run_once_and_a_failure_stops_no_other(tmp_path):
+  write = "echo ran >> {0}/ran; echo '{{\"step\": 3}}' > {0}/measures.json"
+  made = [
+    arm(tmp_path, "echo the reason; exit 3", name="bad"),
+    arm(tmp_path, write.format(tmp_path / "arms" / "good"), name="good"),
+  ]
+  said = []
+  assert arms.run_all(made, 1, said.append) == ["bad"]
+  assert any("bad FAILED" in line and "the reason" in line for line in said)
+  assert arms.run_all(made[1:], 2, said.append) == []
+  assert (made[1].path / "ran").read_text() == "ran\n"
+
+
+def test_an_arm_that_runs_elsewhere_is_left_alone(tmp_path):
+  one, two = (arm(tmp_path, "sleep 60") for _ in range(2))
+  one.start()
+  with pytest.raises(ValueError, match="is run by another process"):
+    two.start()
+  one.stop()
+  two.start()
+  two.stop()
+
+
+def run_study(folder, *, kill_when=None):
+  """Runs the smoke study; stops it once a file is there."""
+  command = [
+    sys.executable, "-m", "launch.main", "ablate", f"--output={folder}",
+    f"--gin_file={ROOT}/gin/ablations/smoke.gin", "--jobs=2",
+  ]  # fmt: skip
+  process = subprocess.Popen(
+    command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}
+  )
+  if kill_when is None:
+    assert process.wait(timeout=900) == 0
+    return json.loads((folder / "results.json").read_text())
+  limit = time.monotonic() + 600
+  while not list(folder.glob(kill_when)):
+    assert process.poll() is None and time.monotonic() < limit
+    time.sleep(0.2)
+  process.send_signal(signal.SIGTERM)
+  assert process.wait(timeout=120) != 0
+  return None
+
+
+def figures(found):
+  """Returns results without what depends on the machine's mood."""
+  found = json.loads(json.dumps(found))
+  for cell in found["cells"].values():
+    del cell["timing"], cell["totals"]["seconds"]
+    del cell["account"]["step_seconds"]
+  del found["provenance"]
+  return found
+
+
+@pytest.mark.slow
+def test_killing_a_study_twice_changes_no_figure(tmp_path):
+  whole = run_study(tmp_path / "whole")
+  assert whole["arms_done"] == whole["arms_total"] == 6
+  assert all(one["same"] for one in whole["pairing"].values())
+  cut = tmp_path / "cut"
+  run_study(cut, kill_when="arms/*/checkpoints/20")
+  run_study(cut, kill_when="arms/*/measures.json")
+  assert figures(run_study(cut)) == figures(whole)

@@ -34,6 +34,12 @@ def define(values):
     "steps", 5, "Steps to time, after one that is not.", lower_bound=1,
     flag_values=values,
   )  # fmt: skip
+  flags.DEFINE_bool(
+    "pipeline", False,
+    "Whether to measure how fast examples are made too: span corruption over "
+    "python_docs, beside a plain pipeline of the package t5 if that is there.",
+    flag_values=values,
+  )  # fmt: skip
   flags.DEFINE_bool("json", False, "Print one JSON object.", flag_values=values)
   options.process_flags(values)
 
@@ -53,6 +59,8 @@ def main(values, arguments):
   if optimizer is None or values.optimizer:
     optimizer = _optimizer(values.optimizer, model.architecture)
   result = bench.bench(model, optimizer, steps=values.steps, **given)
+  if values.pipeline:
+    result |= _pipeline(given["lengths"])
   if jax.process_index() == 0:
     print(json.dumps(result) if values.json else _table(result))
 
@@ -66,6 +74,17 @@ def _optimizer(name, architecture):
   if name == "adamw":
     return optimizers.AdamW(learning_rate=1e-3, weight_decay=0.1, clip_norm=1.0)
   return optimizers.Adafactor(learning_rate=1e-3)
+
+
+def _pipeline(lengths):
+  if not lengths.get("inputs"):
+    raise ValueError(
+      f"--pipeline needs a length of inputs, and lengths are {dict(lengths)}"
+    )
+  from launch import environment, pipeline
+
+  environment.load_tasks()
+  return pipeline.measure(lengths["inputs"])
 
 
 def _table(result) -> str:
@@ -89,5 +108,16 @@ def _table(result) -> str:
     ),
     "compilation": f"{result['compile_s']} s",
   }
+  if "pipeline_tokens_per_s" in result:
+    ours, theirs = (
+      result[f"{name}_tokens_per_s"] for name in ("pipeline", "t5_pipeline")
+    )
+    rows["pipeline"] = (
+      f"{ours:,} tokens per second, {ours / result['tokens_per_s']:.1f} times "
+      "what the model takes"
+    )
+    rows["t5's pipeline"] = (
+      f"{theirs:,} tokens per second" if theirs else "t5 is not installed"
+    )
   width = max(map(len, rows))
   return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())

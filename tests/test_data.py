@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+import scipy.stats
 import seqio
 import tensorflow as tf
 
@@ -412,6 +413,24 @@ def test_an_endless_mixture_keeps_its_rates(register):
     seqio.MixtureRegistry.remove("both")
   # Four standard deviations of 400 draws at 1/4.
   assert abs(np.mean(np.array(found) < 100) - 0.25) < 0.09
+
+
+def test_mixtures_of_mixtures_keep_rates_that_are_functions(register):
+  for i, name in enumerate(("a", "b", "c")):
+    register(name, pairs(7, start=10 + 100 * i))
+  size = {"a": 30.0, "b": 10.0}
+  mixtures = seqio.MixtureRegistry
+  mixtures.add("inner", ["a", "b"], default_rate=lambda task: size[task.name])
+  mixtures.add("outer", [("inner", 1), ("c", lambda task: 3.0)])
+  try:
+    spec = Data(task="outer", lengths=LENGTHS, batch_size=200)
+    found = np.array(which(take(data.batches(spec, "encoder_decoder"), 4)))
+  finally:
+    mixtures.remove("outer")
+    mixtures.remove("inner")
+  counts = np.bincount(found // 100, minlength=3)
+  expected = 800 * np.array([3 / 4, 1 / 4, 3]) / 4
+  assert scipy.stats.chisquare(counts, expected).pvalue > 1e-3
 
 
 def long_pair(split, shuffle_files, seed=None):

@@ -5,6 +5,7 @@ DIR/arms/NAME/          the run: checkpoints, metrics.jsonl, measures.json
 DIR/arms/NAME/arm.log   what its commands printed
 """
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -305,9 +306,13 @@ class Arm:
 
   def stop(self):
     """Asks for a checkpoint and an end, and waits for it."""
-    self._process.terminate()
+    with contextlib.suppress(ProcessLookupError):
+      os.killpg(self._process.pid, signal.SIGTERM)
     self._process.wait()
     self._lock.close()
+    # Until its children are gone too, who hold the lock as long as they run.
+    with (self.path / "lock").open("w") as lock:
+      fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 def run_all(arms, jobs, say) -> list[str]:

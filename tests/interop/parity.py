@@ -88,11 +88,11 @@ def read(model_type: str, options: dict[str, Any], names=None, **more):
   return transformer
 
 
-def refused(model_type: str, options: dict[str, Any], **more):
+def refused(model_type: str, options: dict[str, Any], names=None, **more):
   """Sees to it that an option is refused by its name."""
   (name,) = more
   with pytest.raises(ValueError, match=rf"\b{name}\b"):
-    read(model_type, options, **more)
+    read(model_type, options, names, **more)
 
 
 class Logits:

@@ -243,5 +243,6 @@ def test_preset_is_what_the_published_configuration_says(preset):
 @pytest.mark.parametrize("preset", PUBLISHED)
 def test_options_beyond_are_refused(preset):
   model_type, options = PUBLISHED[preset]
-  parity.refused(model_type, options, quantization_config={"bits": 4})
-  parity.refused(model_type, options, attention_sinks=4)
+  names = Names(True)
+  parity.refused(model_type, options, names, quantization_config={"bits": 4})
+  parity.refused(model_type, options, names, attention_sinks=4)

@@ -93,6 +93,8 @@ def write(transformer: Transformer) -> dict:
     mlps = [layer.mlp for layer in stack.layers]
     experts = [mlp for mlp in mlps if isinstance(mlp, MoE)]
     sparse[f"num_sparse_{side}_layers"] = len(experts)
+  if not experts:
+    raise ValueError("no layer has experts")
   moe = experts[0]
   return {
     **t5.write_stacks(transformer),

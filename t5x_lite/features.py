@@ -353,7 +353,7 @@ class Encoder(Converter):
   MODEL_FEATURES: Mapping = _model_features("encoder", *_SCORED)
 
   def row_lengths(self, lengths):
-    label = {"next": 1} if "next_sentence" in lengths else {}
+    label = {"class": 1} if "next_sentence" in lengths else {}
     return {"encoder": lengths["inputs"], **label}
 
   def arrange(self, example):

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from t5x_lite import features, step
+from t5x_lite.nn.heads import Classifier
 from t5x_lite.optimizers import AdamW
 from tasks import mixtures
 from tests import tiny
@@ -86,7 +87,10 @@ def batch(name, architecture, *, pack=False):
 
 def build(architecture):
   model = MODELS[architecture](num_layers=1)
-  transformer = model.transformer.clone(vocab_size=BYTES.vocab_size)
+  needed = {}
+  if architecture == "encoder":  # By sentence pairs.
+    needed = {"classifier": Classifier(num_classes=2), "num_token_types": 2}
+  transformer = model.transformer.clone(vocab_size=BYTES.vocab_size, **needed)
   return dataclasses.replace(model, transformer=transformer)
 
 

@@ -80,7 +80,8 @@ def test_eight_devices_train_as_one_does(name, layout, microbatches, shard):
   expected_losses, expected_params = alone(name)
   np.testing.assert_allclose(losses, expected_losses, atol=1e-5, rtol=1e-6)
   tiny.assert_trees_close(params, expected_params, rtol=1e-5)
-  layer = params["decoder"]["layers" if "scan" in name else "layer_0"]
+  decoder = params["decoder"]
+  layer = (decoder["layers"] if "scan" in name else decoder)["layer_0"]
   kernel = layer["mlp"]["wi_gate"]["kernel"]
   assert {s.data.shape for s in kernel.addressable_shards} == {shard}
 

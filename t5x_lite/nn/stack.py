@@ -134,6 +134,11 @@ class Layer(nn.Module):
         "parallel=True has no place for cross_attention: use parallel=False "
         "in the decoder of an encoder-decoder"
       )
+    if self.cross_attention and self.cross_attention.distances is not None:
+      raise ValueError(
+        "cross_attention has distances, but its queries and keys are of two "
+        "texts: set Attention.distances in self-attention alone"
+      )
     if self.cross_attention is self.attention:
       # One instance in two places would silently share its parameters.
       self.cross_attention = self.attention.clone()

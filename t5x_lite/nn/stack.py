@@ -223,6 +223,8 @@ class Period:
   def __post_init__(self):
     if not self.layers:
       raise ValueError("a Period needs at least one layer")
+    # A list, as of gin, could not be hashed: jit looks models up by that.
+    object.__setattr__(self, "layers", tuple(self.layers))
 
 
 class _ScannedPeriod(nn.Module):

@@ -6,6 +6,7 @@ import pytest
 
 from t5x_lite.model import Model
 from t5x_lite.nn.attention import Attention
+from t5x_lite.nn.distances import Distances
 from t5x_lite.nn.feedforward import ACTIVATIONS, MLP, Gated
 from t5x_lite.nn.heads import HeadTransform
 from t5x_lite.nn.linear import FanIn, Normal, Xavier
@@ -56,7 +57,7 @@ def random_model(seed: int) -> Model:
       LayerNorm(use_bias=False),
     )  # fmt: skip
 
-  def attention(num_kv_heads=None):
+  def attention(num_kv_heads=None, distances=None):
     by_init = flag()
     return Attention(
       num_heads=HEADS,
@@ -67,6 +68,7 @@ def random_model(seed: int) -> Model:
       use_bias=bias,
       out_bias=one_of(None, False, True),
       qk_norm=one_of(None, RMSNorm(), LayerNorm()),
+      distances=distances,
       soft_cap=one_of(None, 5.0),
       sink=flag(),
       kernel_init=one_of(FanIn(), Normal(), Xavier()),
@@ -91,7 +93,7 @@ def random_model(seed: int) -> Model:
     parallel = not cross and flag()
     placement = "pre" if parallel else one_of("pre", "post", "sandwich")
     return Layer(
-      attention=attention(kv_heads),
+      attention=attention(kv_heads, one_of(None, None, Distances())),
       cross_attention=attention() if cross else None,
       mlp=mlp(),
       norm=norm(),

@@ -157,6 +157,11 @@ class Config:
       )
     return found[0]
 
+  def num_classes(self) -> int:
+    """Returns how many classes a classifier tells apart."""
+    labels = self._get("id2label", {}, dict, "an object")
+    return self.integer("num_labels", len(labels) or 2)
+
   def expect(self, name: str, *allowed: Any):
     """Refuses an option that is there with another value than these."""
     self._left.discard(name)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.nn import attend, checks
+from t5x_lite.nn.distances import Distances
 from t5x_lite.nn.dropout import dropout
 from t5x_lite.nn.linear import Dense, FanIn, Init
 from t5x_lite.nn.positions import NoPosition
@@ -60,6 +61,8 @@ class Attention(nn.Module):
     out_bias: whether the projection back has one; None is as `use_bias`.
     qk_norm: normalises each head's queries and keys before they turn (Henry
       et al. 2020, arXiv:2010.04245; Dehghani et al. 2023, arXiv:2302.05442).
+    distances: scores keys by their distance too, or None; only where queries
+      and keys are one text.
     soft_cap: c in c * tanh(logits / c), or None.
     sink: whether each head learns a logit that takes attention from all keys.
     dropout_rate: share of the attention probabilities dropped in training.
@@ -76,6 +79,7 @@ class Attention(nn.Module):
   use_bias: bool = False
   out_bias: bool | None = None
   qk_norm: nn.Module | None = None
+  distances: Distances | None = None
   soft_cap: float | None = None
   sink: bool = False
   dropout_rate: float = 0.0
@@ -145,6 +149,12 @@ class Attention(nn.Module):
     kv = cache
     if source_BSD is not None:
       kv = self._keys_and_values(source_BSD, sight, position, cache, slot)
+    bias_BNTS = sight.bias
+    if self.distances is not None:
+      q_BNTH, far_BNTS = self.distances(
+        q_BNTH, sight.query, sight.key, x_BTD.shape[-1]
+      )
+      bias_BNTS = scale * far_BNTS + (0 if bias_BNTS is None else bias_BNTS)
     drop = None
     if self.dropout_rate and self.has_rng("dropout"):
 
@@ -156,7 +166,7 @@ class Attention(nn.Module):
       q_BNTH,
       kv.keys.astype(x_BTD.dtype),
       mask_BTS=sight.mask,
-      bias_BNTS=sight.bias,
+      bias_BNTS=bias_BNTS,
       scale=scale,
       kernel=self.kernel,
       soft_cap=self.soft_cap,

@@ -250,12 +250,16 @@ class Sinusoidal(NoPosition):
   base: float = 10_000.0
 
   def embed(self, x_BTD: jax.Array, tokens: Tokens) -> jax.Array:
-    width = x_BTD.shape[-1]
-    even = jnp.arange(0, width, 2, dtype=jnp.float32)
-    angle = tokens.position[..., None] * self.base ** (-even / width)
-    waves = jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1)
-    waves_BTD = waves.reshape(*angle.shape[:-1], -1)[..., :width]
+    waves_BTD = waves(tokens.position, x_BTD.shape[-1], self.base)
     return x_BTD + waves_BTD.astype(x_BTD.dtype)
+
+
+def waves(position: jax.Array, width: int, base: float) -> jax.Array:
+  """Returns sines and cosines of positions, float32 [..., width]."""
+  even = jnp.arange(0, width, 2, dtype=jnp.float32)
+  angle = position[..., None] * base ** (-even / width)
+  pairs = jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+  return pairs.reshape(*angle.shape[:-1], -1)[..., :width]
 
 
 class Learned(NoPosition):

@@ -134,6 +134,11 @@ class Layer(nn.Module):
         "parallel=True has no place for cross_attention: use parallel=False "
         "in the decoder of an encoder-decoder"
       )
+    if self.cross_attention and self.cross_attention.distances is not None:
+      raise ValueError(
+        "cross_attention has distances, but its queries and keys are of two "
+        "texts: set Attention.distances in self-attention alone"
+      )
     if self.cross_attention is self.attention:
       # One instance in two places would silently share its parameters.
       self.cross_attention = self.attention.clone()
@@ -218,6 +223,8 @@ class Period:
   def __post_init__(self):
     if not self.layers:
       raise ValueError("a Period needs at least one layer")
+    # A list, as of gin, could not be hashed: jit looks models up by that.
+    object.__setattr__(self, "layers", tuple(self.layers))
 
 
 class _ScannedPeriod(nn.Module):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from t5x_lite.interop import load_hf
+from t5x_lite.interop import load_hf, save_hf
 from tests import tiny
 from tests.interop import parity
 
@@ -77,6 +77,43 @@ class TestRoberta(parity.Parity):
 
   architecture = "RobertaForMaskedLM"
   options = {**SIZES, "type_vocab_size": 1, "pad_token_id": 1}
+
+
+@pytest.mark.parametrize(
+  "of", ["SequenceClassification", "TokenClassification"]
+)
+@pytest.mark.parametrize("family", ["Bert", "Roberta"])
+def test_classes_agree_both_ways(family, of, tmp_path):
+  import torch
+  import transformers
+
+  kind = getattr(transformers, f"{family}For{of}")
+  config = kind.config_class(**SIZES, num_labels=5, pad_token_id=0)
+  theirs = kind(config).eval()
+  torch.manual_seed(0)
+  with torch.no_grad():
+    for p in theirs.parameters():
+      p.add_(0.3 * torch.randn_like(p))
+  theirs.save_pretrained(tmp_path / "theirs")
+  ours = load_hf(tmp_path / "theirs")
+  save_hf(ours.model, ours.params, tmp_path / "ours")
+  again, info = kind.from_pretrained(
+    tmp_path / "ours", output_loading_info=True
+  )
+  assert not info["missing_keys"] and not info["unexpected_keys"], info
+  batch = tiny.batch(ours.model)
+  real = batch["encoder_segment_ids"]
+  classes = ours.model.class_logits(ours.params, batch)
+  where = real > 0 if of == "TokenClassification" else slice(None)
+  for model in (theirs, again.eval()):
+    with torch.no_grad():
+      logits = model(
+        torch.tensor(batch["encoder_input_tokens"]).long(),
+        attention_mask=torch.tensor(real),
+      ).logits.numpy()
+    np.testing.assert_allclose(
+      classes[where], logits[where], atol=parity.LOGITS, rtol=0
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from t5x_lite.nn.linear import Dense, FanIn, matmul
+from t5x_lite.nn.linear import Dense, FanIn, Normal, matmul
 
 
 def normal(*shape, seed=0):
@@ -78,3 +78,9 @@ def test_kernels_start_with_the_variance_of_their_fan_in(init_scale):
     "kernel"
   ].unbox()
   np.testing.assert_allclose(np.var(kernel), init_scale / 200, rtol=0.02)
+
+
+def test_what_ends_a_branch_starts_smaller_by_the_root_of_branches():
+  assert Normal().stddev(7, 11) == 0.02
+  # GPT-2 small: 12 layers of two branches each.
+  np.testing.assert_allclose(Normal(0.02, 12).stddev(7, 11), 0.02 / 24**0.5)

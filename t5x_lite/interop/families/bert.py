@@ -1,4 +1,4 @@
-"""BERT: an encoder with post-norm, for masked words and next sentences.
+"""BERT: an encoder with post-norm, for masked words, sentences and tokens.
 
 Devlin et al. 2019, arXiv:1810.04805. RoBERTa shares its parts (roberta.py).
 """
@@ -26,6 +26,8 @@ from t5x_lite.nn.visibility import Full
 MODEL_TYPES = {"bert": "BertForMaskedLM"}
 
 _WITH_NEXT_SENTENCE = "BertForPreTraining"
+_OF_TEXTS = "BertForSequenceClassification"
+_OF_TOKENS = "BertForTokenClassification"
 
 # Early files describe a pooler, which no model has had.
 _POOLER = (
@@ -56,6 +58,19 @@ ENCODER = [
   ]),
 ]  # fmt: skip
 
+
+def classes(prefix: str, *heads: Entry) -> Table:
+  """Returns the names of an encoder below a classifier."""
+  return Table(
+    entries=[*under(prefix, "", ENCODER), *heads],
+    unread=[rf"{prefix}embeddings\.position_ids"],
+    renames=_RENAMES,
+  )
+
+
+_RENAMES = [(r"LayerNorm\.gamma$", "LayerNorm.weight"),
+            (r"LayerNorm\.beta$", "LayerNorm.bias")]  # fmt: skip
+
 TENSORS = Table(
   entries=[
     *under("bert.", "", ENCODER),
@@ -76,44 +91,73 @@ TENSORS = Table(
     r"bert\.embeddings\.position_ids", r"bert\.pooler\..*",
     r"cls\.seq_relationship\..*",
   ],
-  renames=[(r"LayerNorm\.gamma$", "LayerNorm.weight"),
-           (r"LayerNorm\.beta$", "LayerNorm.bias")],
+  renames=_RENAMES,
 )  # fmt: skip
+_CLASSES = classes(
+  "bert.",
+  *dense("bert.pooler.dense", "classifier/dense"),
+  *dense("classifier", "classifier/logits"),
+)
+
+
+def tensors(transformer: Transformer) -> Table:
+  """Returns the names, which differ where no words are predicted."""
+  return _CLASSES if transformer.head_transform is None else TENSORS
 
 
 def read(config: Config) -> Transformer:
   """Builds the Transformer that a config.json describes."""
-  of = config.architecture(MODEL_TYPES["bert"], _WITH_NEXT_SENTENCE)
+  of = config.architecture(
+    MODEL_TYPES["bert"], _WITH_NEXT_SENTENCE, _OF_TEXTS, _OF_TOKENS
+  )
   config.without_effect("directionality", *_POOLER)
+  if of in (_OF_TEXTS, _OF_TOKENS):
+    return read_encoder(
+      config, classifier=read_classes(config, of_texts=of == _OF_TEXTS)
+    )
   activation = config.choice("hidden_act", activations.ACTIVATIONS, "gelu")
   classifier = None
   if of == _WITH_NEXT_SENTENCE:
     classifier = Classifier(num_classes=2, pool="first", transform="tanh")
-  return read_encoder(
-    config, activation=activation, classifier=classifier, offset=0
+  words = read_words(config, activation=activation)
+  return read_encoder(config, classifier=classifier, **words)
+
+
+def read_words(config: Config, *, activation: str) -> dict:
+  """Returns the settings of a Transformer that predicts masked words."""
+  layer_norm = _layer_norm(config)
+  transform = HeadTransform(norm=layer_norm, activation=activation)
+  return {"head_transform": transform, "head_bias": True}
+
+
+def read_classes(config: Config, *, of_texts: bool) -> Classifier:
+  """Reads a classifier of texts, or of tokens."""
+  dropout = config.number("hidden_dropout_prob", 0.1)
+  return Classifier(
+    num_classes=config.num_classes(),
+    pool="first" if of_texts else None,
+    transform="tanh" if of_texts else None,
+    dropout_rate=config.number("classifier_dropout", dropout),
   )
 
 
-def read_encoder(
-  config: Config,
-  *,
-  activation: str,
-  offset: int,
-  classifier: Classifier | None = None,
-) -> Transformer:
-  """Builds an encoder that predicts masked words.
+def _layer_norm(config):
+  return LayerNorm(epsilon=config.number("layer_norm_eps", 1e-12))
+
+
+def read_encoder(config: Config, *, offset: int = 0, **heads) -> Transformer:
+  """Builds an encoder.
 
   Args:
     config: of the family.
-    activation: of the transform before the head.
     offset: rows of the position table that no position has.
-    classifier: beside the words, or None.
+    **heads: settings of the Transformer.
   """
   config.expect("position_embedding_type", "absolute")
   for name in ("is_decoder", "is_encoder_decoder", "add_cross_attention"):
     config.expect(name, False)
   config.expect("tie_word_embeddings", True)
-  layer_norm = LayerNorm(epsilon=config.number("layer_norm_eps", 1e-12))
+  layer_norm = _layer_norm(config)
   dropout = config.number("hidden_dropout_prob", 0.1)
   layer = Layer(
     attention=Attention(
@@ -145,19 +189,30 @@ def read_encoder(
     ),
     num_token_types=config.integer("type_vocab_size", 2),
     tie_embeddings=True,
-    head_transform=HeadTransform(norm=layer_norm, activation=activation),
-    head_bias=True,
-    classifier=classifier,
+    **heads,
   )
 
 
 def write(transformer: Transformer) -> dict:
   """Returns the options that describe a Transformer."""
-  of = MODEL_TYPES["bert"]
-  if transformer.classifier is not None:
-    of = _WITH_NEXT_SENTENCE
-  options = write_encoder(transformer)
-  return {**options, "architectures": [of], "pad_token_id": 0}
+  options = {**write_encoder(transformer), "pad_token_id": 0}
+  classifier = transformer.classifier
+  if transformer.head_transform is None:
+    of = _OF_TEXTS if classifier.pool else _OF_TOKENS
+    options |= write_classes(classifier)
+  else:
+    of = _WITH_NEXT_SENTENCE if classifier else MODEL_TYPES["bert"]
+  return {**options, "architectures": [of]}
+
+
+def write_classes(classifier: Classifier) -> dict:
+  """Returns the options that describe a classifier."""
+  labels = {str(i): f"LABEL_{i}" for i in range(classifier.num_classes)}
+  return {
+    "id2label": labels,
+    "label2id": {label: int(i) for i, label in labels.items()},
+    "classifier_dropout": classifier.dropout_rate,
+  }
 
 
 def write_encoder(transformer: Transformer) -> dict:

@@ -10,6 +10,9 @@ from t5x_lite.nn.transformer import Transformer
 
 MODEL_TYPES = {"roberta": "RobertaForMaskedLM"}
 
+_OF_TEXTS = "RobertaForSequenceClassification"
+_OF_TOKENS = "RobertaForTokenClassification"
+
 TENSORS = Table(
   entries=[
     *under("roberta.", "", bert.ENCODER),
@@ -27,16 +30,39 @@ TENSORS = Table(
 )  # fmt: skip
 
 
+_TEXTS = bert.classes(
+  "roberta.",
+  *dense("classifier.dense", "classifier/dense"),
+  *dense("classifier.out_proj", "classifier/logits"),
+)
+_TOKENS = bert.classes("roberta.", *dense("classifier", "classifier/logits"))
+
+
+def tensors(transformer: Transformer) -> Table:
+  """Returns the names, which differ where no words are predicted."""
+  if transformer.head_transform is not None:
+    return TENSORS
+  return _TEXTS if transformer.classifier.pool else _TOKENS
+
+
 def read(config: Config) -> Transformer:
   """Builds the Transformer that a config.json describes."""
-  config.architecture(MODEL_TYPES["roberta"])
+  of = config.architecture(MODEL_TYPES["roberta"], _OF_TEXTS, _OF_TOKENS)
+  offset = 1 + config.index("pad_token_id", 1)
+  if of in (_OF_TEXTS, _OF_TOKENS):
+    classifier = bert.read_classes(config, of_texts=of == _OF_TEXTS)
+    return bert.read_encoder(config, offset=offset, classifier=classifier)
   # The head's activation is GELU, whatever the layers have.
-  return bert.read_encoder(
-    config, activation="gelu", offset=1 + config.index("pad_token_id", 1)
-  )
+  words = bert.read_words(config, activation="gelu")
+  return bert.read_encoder(config, offset=offset, **words)
 
 
 def write(transformer: Transformer) -> dict:
   """Returns the options that describe a Transformer."""
-  offset = transformer.encoder.position.offset
-  return {**bert.write_encoder(transformer), "pad_token_id": offset - 1}
+  pad = transformer.encoder.position.offset - 1
+  options = {**bert.write_encoder(transformer), "pad_token_id": pad}
+  of, classifier = MODEL_TYPES["roberta"], transformer.classifier
+  if transformer.head_transform is None:
+    of = _OF_TEXTS if classifier.pool else _OF_TOKENS
+    options |= bert.write_classes(classifier)
+  return {**options, "architectures": [of]}

@@ -1,0 +1,66 @@
+"""Scores keys by how far off they are, with weights of each layer's own."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from t5x_lite.nn.linear import Dense, FanIn, Init
+from t5x_lite.nn.positions import waves
+from t5x_lite.nn.visibility import Tokens
+
+
+class Distances(nn.Module):
+  """Adds to each product of query and key one of query and distance.
+
+    logit(t, s) = (q_t + u) k_s + (q_t + v) W r_(t - s)
+
+  r are the sinusoids of the distance; W, and u and v of each head, are learned.
+  Dai et al. 2019 (Transformer-XL), arXiv:1901.02860, section 3.3; so do Gopher
+  and Chinchilla.
+
+  Attributes:
+    base: of the geometric sequence of wavelengths.
+    kernel_init: how W starts; u and v start at zero.
+  """
+
+  base: float = 10_000.0
+  kernel_init: Init = FanIn()
+
+  @nn.compact
+  def __call__(
+    self, q_BNTH: jax.Array, query: Tokens, key: Tokens, width: int
+  ) -> tuple[jax.Array, jax.Array]:
+    """Returns what the keys are multiplied by, and what is added [B, N, T, S].
+
+    Args:
+      q_BNTH: queries.
+      query, key: where the tokens stand; indices below the number of keys.
+      width: D, of the sinusoids.
+    """
+    _, heads, _, head_dim = q_BNTH.shape
+    # All distances there can be: -(S - 1) to S - 1.
+    last = key.index.shape[1] - 1
+    far_Z = jnp.arange(-last, last + 1)
+    r_ZNH = Dense(
+      (width,), (heads, head_dim), ("embed", "heads", "head_dim"),
+      kernel_init=self.kernel_init, name="distance",
+    )(waves(far_Z, width, self.base).astype(q_BNTH.dtype))  # fmt: skip
+    u_N1H, v_N1H = (
+      self._vector(name, heads, head_dim).astype(q_BNTH.dtype)
+      for name in ("key_bias", "distance_bias")
+    )
+    logits_BNTZ = jnp.einsum(
+      "BNTH,ZNH->BNTZ", q_BNTH + v_N1H, r_ZNH,
+      preferred_element_type=jnp.float32,
+    )  # fmt: skip
+    far_BTS = query.index[:, :, None] - key.index[:, None, :]
+    logits_BNTS = jnp.take_along_axis(
+      logits_BNTZ, (far_BTS + last)[:, None], axis=-1
+    )
+    return q_BNTH + u_N1H, logits_BNTS
+
+  def _vector(self, name, heads, head_dim):
+    axes = ("heads", "head_dim")
+    init = nn.with_logical_partitioning(nn.initializers.zeros, axes)
+    vector_NH = self.param(name, init, (heads, head_dim), jnp.float32)
+    return vector_NH[:, None]

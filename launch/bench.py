@@ -24,12 +24,6 @@ def define(values):
   """Defines the command's flags."""
   options.gin_flags(values)
   describe.shape_flags(values)
-  flags.DEFINE_enum(
-    "optimizer", None, ["adafactor", "adamw"],
-    "Optimizer, where no gin file binds one; by default adafactor for an "
-    "encoder-decoder and adamw for others.",
-    flag_values=values,
-  )  # fmt: skip
   flags.DEFINE_integer(
     "steps", 5, "Steps to time, after one that is not.", lower_bound=1,
     flag_values=values,
@@ -56,24 +50,11 @@ def main(values, arguments):
   from t5x_lite import bench
 
   model, optimizer = given.pop("model"), given.pop("optimizer")
-  if optimizer is None or values.optimizer:
-    optimizer = _optimizer(values.optimizer, model.architecture)
   result = bench.bench(model, optimizer, steps=values.steps, **given)
   if values.pipeline:
     result |= _pipeline(given["lengths"])
   if jax.process_index() == 0:
     print(json.dumps(result) if values.json else _table(result))
-
-
-def _optimizer(name, architecture):
-  from t5x_lite import optimizers
-
-  if name is None:
-    encodes = architecture in ("encoder_decoder", "encoder")
-    name = "adafactor" if encodes else "adamw"
-  if name == "adamw":
-    return optimizers.AdamW(learning_rate=1e-3, weight_decay=0.1, clip_norm=1.0)
-  return optimizers.Adafactor(learning_rate=1e-3)
 
 
 def _pipeline(lengths):

@@ -53,6 +53,12 @@ def shape_flags(values):
     "For a model that takes its vocabulary's size from a tokenizer.",
     lower_bound=1, flag_values=values,
   )  # fmt: skip
+  flags.DEFINE_enum(
+    "optimizer", None, ["adafactor", "adamw"],
+    "Optimizer, where no gin file binds one; by default adafactor for an "
+    "architecture with an encoder and adamw for others.",
+    flag_values=values,
+  )  # fmt: skip
 
 
 def settings(values) -> dict:
@@ -78,15 +84,29 @@ def settings(values) -> dict:
   if values.vocab_size is not None:
     model = model.fit_vocabulary(values.vocab_size)
   lengths = options.parse_lengths(values.lengths)
+  optimizer = run.get("optimizer")
+  if optimizer is None or values.optimizer:
+    optimizer = _optimizer(values.optimizer, model.architecture)
   return {
     "model": model,
-    "optimizer": run.get("optimizer"),
+    "optimizer": optimizer,
     "microbatches": run.get("microbatches", 1),
     "batch_size": values.batch_size
     or (train.batch_size if train else _DEFAULT_BATCH_SIZE),
     "lengths": lengths
     or (dict(train.lengths) if train else _DEFAULT_LENGTHS[model.architecture]),
   }
+
+
+def _optimizer(name, architecture):
+  from t5x_lite import optimizers
+
+  if name is None:
+    encodes = architecture in ("encoder_decoder", "encoder")
+    name = "adafactor" if encodes else "adamw"
+  if name == "adamw":
+    return optimizers.AdamW(learning_rate=1e-3, weight_decay=0.1, clip_norm=1.0)
+  return optimizers.Adafactor(learning_rate=1e-3)
 
 
 def main(values, arguments):
@@ -123,7 +143,10 @@ def _table(account, model, given) -> str:
   ]
   width = max(len(name) for name, _, _ in rows)
   lines = [f"{n:<{width}}  {v:>15}  {s}".rstrip() for n, v, s in rows]
-  title = f"{model.architecture}, batch {given['batch_size']}, {lengths}"
+  optimizer = type(given["optimizer"]).__name__
+  title = (
+    f"{model.architecture}, batch {given['batch_size']}, {lengths}, {optimizer}"
+  )
   return "\n".join([title, *lines])
 
 

@@ -135,7 +135,8 @@ class RunDirectory:
     record = self.path / RECORD
     before = json.loads(record.read_text()) if record.exists() else {}
     if not before:
-      self._made += [self.path / f for f in (CONFIG, OPERATIVE, RECORD)]
+      names = (CONFIG, OPERATIVE, RECORD, "checkpoints")
+      self._made += [self.path / name for name in names]
     content = provenance(argv)
     content["configuration"] = flatten(run)
     content["starts"] = [
@@ -149,8 +150,9 @@ class RunDirectory:
   def undo(self):
     """Removes what this start made, where the run then refused to begin."""
     ours = {path.name for path in self._made}
-    if any(entry.name not in ours for entry in self.path.iterdir()):
-      return  # It did begin.
+    for entry in self.path.iterdir():
+      if entry.name not in ours or entry.is_dir() and any(entry.iterdir()):
+        return  # It did begin.
     for path in sorted(self._made, key=str, reverse=True):
       if path.is_file():
         path.unlink()

@@ -96,7 +96,7 @@ def read_params(model, layout, model_dir, step=None):
   from t5x_lite import checkpoint
 
   axes, abstract = model.logical_axes(), model.abstract()
-  layout = layout.fit(axes, abstract)
+  layout = _on_these_devices(layout).fit(axes, abstract)
   shardings = layout.tree_shardings(axes, abstract)
   abstract = jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(
@@ -108,3 +108,15 @@ def read_params(model, layout, model_dir, step=None):
   with checkpoint.Checkpoints(model_dir) as checkpoints:
     params = checkpoints.restore_params(abstract, step)
     return params, layout, checkpoints.restored_step
+
+
+def _on_these_devices(layout):
+  """Returns the layout, or data parallelism where it was made for others."""
+  import jax
+
+  try:
+    layout.mesh_shape(jax.device_count())
+  except ValueError as error:
+    rundir.say(f"{error}: rows are spread over the devices instead")
+    return dataclasses.replace(layout, data=-1, tensor=1, num_slices=None)
+  return layout

@@ -106,11 +106,8 @@ def _batch(model: Model, rows: int, lengths: Mapping[str, int]):
   """Draws full rows of random ids; every target bears loss."""
   rng = np.random.default_rng(0)
   vocab_size = model.transformer.vocab_size
-  inputs, targets = lengths.get("inputs", 0), lengths.get("targets", 0)
-  sides = {
-    "encoder": {"encoder": inputs},
-    "encoder_decoder": {"encoder": inputs, "decoder": targets},
-  }.get(model.architecture, {"decoder": inputs + targets})
+  inputs = lengths.get("inputs", 0)
+  sides = accounting.row_lengths(model.architecture, lengths)
   batch = {}
   for side, length in sides.items():
     if not length:

@@ -11,22 +11,18 @@ background. A failure there is raised by the next `save`, `wait` or `close`.
 """
 
 import contextlib
-import errno
 import math
-import os
-import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
-from t5x_lite import saved_step
+from t5x_lite import disk, saved_step
 from t5x_lite.digests import Damaged
 
 if TYPE_CHECKING:
@@ -34,12 +30,6 @@ if TYPE_CHECKING:
 
 Tree = Any
 Result = TypeVar("Result")
-
-# A full disk or a missing right is no bug: said in one line, not as a trace.
-_DISK_ERRORS = (
-  errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES,
-  errno.EPERM, errno.EIO,
-)  # fmt: skip
 
 
 class Checkpoints:
@@ -71,7 +61,7 @@ class Checkpoints:
     self._own_steps: set[int] = set()  # that this run wrote or started from
     self._saving: int | None = None
     if keep is not None:
-      _check_writable(self.directory)
+      disk.check_writable(self.directory)
 
   def __enter__(self) -> "Checkpoints":
     return self
@@ -119,7 +109,7 @@ class Checkpoints:
         self._retention = _Retention(self._keep, self.directory)
         self._manager = _manager(self.directory, self._retention)
       self._retention.add(step, metrics)
-      _check_room(self.directory, state)
+      disk.check_room(self.directory, state)
       args = saved_step.save_args(state, iterator, metrics)
       self._manager.save(step, args=args, force=True)
     self._saving = step
@@ -215,7 +205,7 @@ class Checkpoints:
         manager.close()
       if jax.process_index() == 0:
         _remove_unfinished(self.directory, step)
-      reason = _disk_reason(error)
+      reason = disk.reason(error)
       if reason is None:
         raise
       raise ValueError(
@@ -366,39 +356,6 @@ def _set_aside(path: epath.Path) -> epath.Path:
   return target
 
 
-def _check_writable(folder: epath.Path) -> None:
-  """Raises ValueError where the first checkpoint would fail, hours later."""
-  probe = folder / f".writable_{jax.process_index()}"
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    probe.write_text("written to see whether it can be")
-    probe.unlink()
-  except OSError as error:
-    reason = error.strerror or error
-    raise ValueError(
-      f"cannot write checkpoints to {folder}: {reason}; choose another"
-      " --model_dir"
-    ) from None
-
-
-def _check_room(folder: epath.Path, state: Tree) -> None:
-  """Raises OSError, before anything is written, where it cannot fit."""
-  try:
-    free = shutil.disk_usage(folder).free
-  except OSError:  # No local disk.
-    return
-  needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-  short = np.array(free < needed)
-  if jax.process_count() > 1:
-    short = multihost_utils.process_allgather(short)
-  if short.any():
-    raise OSError(
-      errno.ENOSPC,
-      f"{os.strerror(errno.ENOSPC)} ({needed / 1e6:,.0f} MB to write,"
-      f" {free / 1e6:,.0f} MB free)",
-    )
-
-
 def _remove_unfinished(folder: epath.Path, step: int) -> None:
   """Removes what a failed save has written, to give the room back."""
   # Orbax reports the first writer that fails; the others are still at work.
@@ -408,13 +365,3 @@ def _remove_unfinished(folder: epath.Path, step: int) -> None:
   for path in folder.glob(f"{step}.orbax-checkpoint-tmp*"):
     with contextlib.suppress(OSError):  # The next run tries again.
       path.rmtree()
-
-
-def _disk_reason(error: BaseException) -> str | None:
-  """Finds the disk's reason in what orbax, TensorStore or TensorFlow raise."""
-  if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-    return error.strerror
-  for reason in map(os.strerror, _DISK_ERRORS):
-    if reason in str(error):
-      return reason
-  return None

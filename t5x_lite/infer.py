@@ -66,7 +66,9 @@ def codec(
     # The prompt of a language model is the beginning of a text: no EOS.
     inputs=of.get("inputs", dataclasses.replace(targets, add_eos=False)),
     targets=targets,
-    lengths={name: lengths[name] for name in names},
+    lengths={
+      name: lengths[name] for name in (*names, "decoder") if name in lengths
+    },
     truncate=truncate,
   )
 

@@ -26,7 +26,8 @@ class Codec:
     inputs: `vocabulary` and `add_eos` of what is given, as a seqio.Feature.
     targets: the same of what is predicted.
     lengths: tokens that a row has room for. Without "inputs", what is given
-      and what is predicted share "targets" (language models of one text).
+      and what is predicted share "targets" (language models of one text); with
+      "decoder", they share that.
     truncate: cut longer texts (as training does: inputs and targets at their
       end; the prompt of a language model at its start) or refuse them.
   """
@@ -41,6 +42,19 @@ class Codec:
   def is_pair(self) -> bool:
     """Tells whether inputs have a length of their own."""
     return "inputs" in self.lengths
+
+  @property
+  def shared(self) -> int | None:
+    """Returns the tokens that inputs and targets have together, if bounded."""
+    name = "decoder" if self.is_pair else "targets"
+    return self.lengths.get(name)
+
+  def room_for_inputs(self, num_targets: int) -> int:
+    """Returns how many tokens inputs may have beside so many of targets."""
+    if self.shared is None:
+      return self.lengths["inputs"]
+    left = self.shared - num_targets
+    return min(left, self.lengths.get("inputs", left))
 
   def encode(
     self, name: str, content: str, place: str, limit: int, *, keep_end=False
@@ -80,8 +94,8 @@ class Generate:
   Attributes:
     model: as in decoding.generate.
     codec: texts to tokens and back.
-    max_new_tokens: None is as many as the task's targets have or, in a
-      language model of one text, half of its length.
+    max_new_tokens: None is as many as the task's targets have, but at most half
+      of a length that they share with the inputs.
     sampler: chooses tokens.
     seed: of the sampler.
   """
@@ -94,8 +108,9 @@ class Generate:
 
   def __post_init__(self):
     if self.max_new_tokens is None:
-      length = self.codec.lengths["targets"]
-      length = length if self.codec.is_pair else max(length // 2, 1)
+      length, shared = self.codec.lengths["targets"], self.codec.shared
+      if shared is not None:
+        length = min(length, max(shared // 2, 1))
       object.__setattr__(self, "max_new_tokens", length)
     if self.max_new_tokens < 1:
       raise ValueError(
@@ -104,16 +119,13 @@ class Generate:
     if self._prompt_length < 1:
       raise ValueError(
         f"max_new_tokens ({self.max_new_tokens}) leaves no room for a prompt: "
-        f"the length is {self.codec.lengths['targets']}"
+        f"the length is {self.codec.shared}"
       )
     _check_positions(self.model, self.codec, sum(self.lengths.values()))
 
   @property
   def _prompt_length(self):
-    lengths = self.codec.lengths
-    if self.codec.is_pair:
-      return lengths["inputs"]
-    return lengths["targets"] - self.max_new_tokens
+    return self.codec.room_for_inputs(self.max_new_tokens)
 
   @property
   def lengths(self) -> dict[str, int]:
@@ -179,12 +191,14 @@ class Score:
   per_token: bool = False
 
   def __post_init__(self):
-    length = self.codec.lengths["targets"] + self.codec.lengths.get("inputs", 0)
-    _check_positions(self.model, self.codec, length)
+    lengths = self.codec.lengths
+    together = lengths["targets"] + lengths.get("inputs", 0)
+    _check_positions(self.model, self.codec, self.codec.shared or together)
 
   @property
   def lengths(self) -> dict[str, int]:
-    return {"inputs": self.codec.lengths["targets"], **self.codec.lengths}
+    lengths = self.codec.lengths
+    return {"inputs": lengths["targets"], **lengths}
 
   def encode(self, record: Record) -> Mapping[str, np.ndarray]:
     codec, fields = self.codec, record.fields
@@ -197,7 +211,7 @@ class Score:
     ids = codec.encode("targets", targets, record.place, limit)
     if given is None:
       return {"inputs": np.zeros(0, np.int32), "targets": ids}
-    limit = codec.lengths["inputs"] if codec.is_pair else limit - len(ids)
+    limit = codec.room_for_inputs(len(ids))
     return {
       "inputs": codec.encode(
         "inputs", given, record.place, limit, keep_end=not codec.is_pair

@@ -81,6 +81,7 @@ def train(run: Run, *, model_dir: str) -> TrainState:
     train_step = _compile_step(
       run, model, optimizer, layout, abstract_state, batches
     )
+    batches.check_resumable()
     interval = records.Interval()
     position = _Position(batches, interval)
     if first_state is None:
@@ -101,6 +102,7 @@ def train(run: Run, *, model_dir: str) -> TrainState:
     )
     recorder.say(_describe(run, layout, description, model, first_step))
     stop = stack.enter_context(_Stop())
+    held_out = evaluate.held_out(run.eval, architecture, layout=layout)
 
     def due(every, number):
       last = number == run.total_steps
@@ -122,7 +124,7 @@ def train(run: Run, *, model_dir: str) -> TrainState:
       evaluation = None
       if due(run.eval_every, number) and run.eval:
         evaluation = evaluate.evaluate(
-          model, state.params, run.eval, layout=layout, metric_fns=False
+          model, state.params, held_out, layout=layout, metric_fns=False
         )
         recorder.evaluation(number, evaluation)
       if due(run.sample_every, number):

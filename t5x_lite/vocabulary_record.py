@@ -8,10 +8,14 @@ from etils import epath
 from t5x_lite import data
 
 _FILE = "vocabulary.json"
+_MODEL = "vocabulary.model"
 
 
 def write(task: str, model_dir: str) -> None:
-  """Writes the digest of a task's vocabularies into a run's directory."""
+  """Writes a task's vocabulary into a run's directory.
+
+  vocabulary.json has its digest, vocabulary.model the SentencePiece model.
+  """
   path = epath.Path(model_dir) / _FILE
   if jax.process_index() or path.exists():
     return
@@ -20,6 +24,9 @@ def write(task: str, model_dir: str) -> None:
     "size": data.required_vocab_size(task),
     "digest": data.vocabulary_digest(task),
   }
+  model = getattr(data.vocabularies(task)[1], "sp_model", None)
+  if model is not None:
+    path.with_name(_MODEL).write_bytes(model)
   path.write_text(json.dumps(content, indent=2) + "\n")
 
 
@@ -34,9 +41,11 @@ def check(task: str, model_dir: str) -> None:
     return
   there = json.loads(path.read_text())
   if there["digest"] != data.vocabulary_digest(task):
+    model = path.with_name(_MODEL)
+    own = f" ({model})" if model.exists() else ""
     raise ValueError(
       f"the run in {model_dir} was trained with the vocabulary of "
       f"{there['task']} ({there['size']} ids); {task} has another one "
       f"({data.required_vocab_size(task)} ids): its ids mean other tokens. "
-      "Use the run's own vocabulary, or start a new run"
+      f"Use the run's own vocabulary{own}, or start a new run"
     )

@@ -196,6 +196,23 @@ def test_a_language_models_prompt_and_prediction_share_its_length():
     dataclasses.replace(job, max_new_tokens=12)
 
 
+def test_pairs_may_share_a_row():
+  job = infer.Generate(
+    model=Markov(), codec=codec(inputs=10, targets=10, decoder=12)
+  )
+  assert job.lengths == {"inputs": 6, "targets": 6}
+  assert dataclasses.replace(job, max_new_tokens=1).lengths["inputs"] == 10
+  with pytest.raises(ValueError, match="no room for a prompt: .* is 12"):
+    dataclasses.replace(job, max_new_tokens=12)
+  score = infer.Score(model=Markov(), codec=job.codec)
+  # With the targets' EOS, 12 tokens.
+  pair = {"inputs": "a" * 7, "targets": "abcd"}
+  assert infer.run(score, noise(), [pair])[0]["num_tokens"] == 5
+  pair["inputs"] += "a"
+  with pytest.raises(ValueError, match="inputs has 8 tokens, more than the 7"):
+    infer.run(score, noise(), [pair])
+
+
 def test_cutting_keeps_the_end_of_a_prompt_and_the_start_of_inputs():
   def cut(content, **lengths):
     cutting = dataclasses.replace(codec(**lengths), truncate=True)
@@ -390,6 +407,8 @@ def test_a_tasks_codec_has_its_vocabularies_and_eos():
   try:
     made = infer.codec(name, "prefix", {"inputs": 5, "targets": 6, "other": 1})
     assert made.lengths == {"inputs": 5, "targets": 6}
+    row = {"inputs": 5, "targets": 6, "decoder": 8}
+    assert infer.codec(name, "prefix", row).shared == 8
     assert made.encode("inputs", "a", "", 5).tolist() == [100]
     assert made.encode("targets", "a", "", 5).tolist() == [100, 1]
     with pytest.raises(ValueError, match="encoder-only model has no decoder"):

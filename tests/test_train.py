@@ -190,6 +190,31 @@ def test_another_vocabulary_is_refused_before_anything_is_written(
   assert [p.name for p in tmp_path.iterdir()] == ["vocabulary.json"]
 
 
+def test_data_that_could_not_be_resumed_is_refused_at_once(tmp_path):
+  def read(x):
+    x["inputs"] = tf.ensure_shape(
+      tf.py_function(lambda ids: ids, [x["inputs"]], tf.int32), [None]
+    )
+    return x
+
+  task = seqio.get_mixture_or_task(TASK)
+  seqio.TaskRegistry.add(
+    "train_python", task.source, output_features=task.output_features,
+    preprocessors=[seqio.map_over_dataset(read)],
+  )  # fmt: skip
+  try:
+    run = make_run()
+    run = dataclasses.replace(
+      run, train=dataclasses.replace(run.train, task="train_python")
+    )
+    with pytest.raises(ValueError, match="PyFunc in it keeps no position"):
+      train.train(run, model_dir=str(tmp_path))
+  finally:
+    seqio.TaskRegistry.remove("train_python")
+  (checkpoints,) = tmp_path.iterdir()
+  assert not any(checkpoints.iterdir())
+
+
 def test_a_batch_that_devices_do_not_divide_is_refused(tmp_path):
   run = make_run(layout=Layout(data=8), microbatches=2)
   with pytest.raises(ValueError, match=r"batch_size \(8\).*16"):

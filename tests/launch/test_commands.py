@@ -1,5 +1,7 @@
 """What single commands print and read."""
 
+import json
+
 import pytest
 
 from launch import describe, infer, main, options, tasks
@@ -74,6 +76,18 @@ def test_numbers_have_prefixes():
   assert describe.quantity(1234567) == "1.23 M"
   assert describe.memory(1536) == "1.5 KiB"
   assert describe.memory(12) == "12 B"
+
+
+def test_a_model_alone_is_described_with_the_optimizer_of_its_kind(capsys):
+  def described(*flags):
+    flags = ["--gin_file=models/palm/8b.gin", "--json", *flags]
+    assert main.main(["describe", *flags]) == 0
+    return json.loads(capsys.readouterr().out)["bytes"]
+
+  usual, factored = described(), described("--optimizer=adafactor")
+  # Adam's two moments have the parameters' shapes.
+  assert 0 <= usual["optimizer"] - 2 * usual["parameters"] < 1000
+  assert factored["optimizer"] < 0.01 * usual["optimizer"]
 
 
 def test_tasks_are_listed_with_what_they_do(capsys):

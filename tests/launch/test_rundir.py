@@ -99,12 +99,19 @@ def test_a_run_that_never_began_leaves_nothing(tmp_path):
   directory = rundir.RunDirectory(tmp_path / "runs" / "a")
   directory.check(Run())
   directory.start(Run(), [])
+  (directory.path / "checkpoints").mkdir()
   directory.undo()
   assert not list(tmp_path.iterdir())
 
 
 def test_a_run_that_began_is_not_undone(started):
   (started.path / "metrics.jsonl").write_text("{}\n")
+  started.undo()
+  assert (started.path / "run.json").exists()
+
+
+def test_a_run_with_a_checkpoint_is_not_undone(started):
+  (started.path / "checkpoints" / "5").mkdir(parents=True)
   started.undo()
   assert (started.path / "run.json").exists()
 

@@ -9,7 +9,8 @@ import textwrap
 
 import pytest
 
-from launch import main
+from launch import main, session
+from t5x_lite.partitioning import Layout
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -147,6 +148,14 @@ def test_a_longer_run_goes_on_and_says_so(folder, trained, capsys):
   assert train(folder, trained, "--gin.run.Run.total_steps=3") == 0
   assert "going on with total_steps: 2 there, 3 here" in capsys.readouterr().err
   assert steps(trained) == [1, 2, 3]
+
+
+def test_parameters_of_many_devices_are_read_on_others(capsys):
+  layout = Layout(data=3, tensor=5)
+  assert session._on_these_devices(layout).mesh_shape(8) == (8, 1)
+  assert "data (3) x tensor (5) = 15" in capsys.readouterr().err
+  same = Layout(data=4, tensor=2)
+  assert session._on_these_devices(same) == same
 
 
 @pytest.mark.slow

@@ -11,4 +11,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 make_environment dev
 # Arguments are relative to the checkout, wherever this is called from.
 cd "$ROOT"
-exec "$VENV/bin/python" -m pytest "$@"
+# A process per core. A file's tests share what they compile: they stay together.
+exec "$VENV/bin/python" -m pytest \
+  --numprocesses=auto --maxprocesses=8 --dist=loadfile "$@"

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 
 import jax
 from absl import logging
+from jax.experimental import multihost_utils
 
 COORDINATOR = "T5X_LITE_COORDINATOR"
 NUM_PROCESSES = "T5X_LITE_NUM_PROCESSES"
@@ -237,3 +238,7 @@ def _join(cluster: Cluster):
   if cluster.all_local_devices:
     jax.config.update("jax_cuda_visible_devices", "all")
     jax.config.update("jax_rocm_visible_devices", "all")
+  if jax.default_backend() == "cpu":
+    # The first collective connects the processes, and gives up on one that is
+    # 30 s behind: later, one that reads more slowly might be.
+    multihost_utils.sync_global_devices("joined")

@@ -13,7 +13,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 RUN="$ROOT/runs/quickstart"
 # None of these is in the text that it is trained on.
 SENTENCES=(
-  "Return True if the two lengths ___ equal, and False otherwise."
+  "The drawer holds a list ___ keys and a lamp."
   "This counts the number ___ items in the drawer."
   "If that argument is not given, the default ___ used."
 )

@@ -1,4 +1,6 @@
-"""One file per Hugging Face family. Each of them has
+"""Holds the Hugging Face families, one file each: options and names.
+
+A file has
 
     MODEL_TYPES   {"llama": "LlamaForCausalLM"}: what config.json calls it
     TENSORS       a Table: the names of its parameters, theirs and ours

@@ -150,6 +150,9 @@ def _fit(run: Run, model_dir: str):
       )
     data.check(spec, run.model.architecture, process_count=jax.process_count())
   vocabulary_record.check(run.train.task, model_dir)
+  source = run.warm_start
+  if source is not None and source.strict and source.last_ids is None:
+    vocabulary_record.check(run.train.task, source.path)
   model = run.model.fit_vocabulary(data.required_vocab_size(run.train.task))
   return model, run.optimizer.fit_steps(run.total_steps)
 

@@ -109,7 +109,8 @@ class WarmStart:
       initialised.
     last_ids: where the vocabulary has grown: how many ids at its end, the
       sentinels, stay at its end. The new ids come before them, and begin as
-      the mean of all old ones. None refuses another size.
+      the mean of all old ones. Rows of the embedding beyond the ids, which
+      round its size up, do not count. None refuses another size.
   """
 
   path: str

@@ -220,7 +220,14 @@ def _first_state(run, draw) -> TrainState:
   """Draws the first state, or takes its parameters from another run."""
   state = draw(jax.random.key(run.seed))
   if run.warm_start is not None:
-    params = warm_start.warm_start(run.warm_start, state.params)
+    params = warm_start.warm_start(
+      run.warm_start,
+      state.params,
+      vocabularies=(
+        vocabulary_record.size(run.warm_start.path),
+        data.required_vocab_size(run.train.task),
+      ),
+    )
     state = dataclasses.replace(state, params=params)
   return state
 

@@ -4,14 +4,16 @@ from absl import flags
 
 from launch import options
 
-USAGE = "TASK --cache_dir=DIR [flags]"
+USAGE = "[TASK] --cache_dir=DIR [flags]"
 DETAILS = """
 Does once what a task does before its CacheDatasetPlaceholder, tokenization for
 example, and writes the result as seqio's cached tasks are: on this machine,
-without Apache Beam. Runs read it with run.Data.cache_dir.
+without Apache Beam. Windows and noise come after it, new in each epoch. Without
+a TASK, it is that of the gin files. Runs read it with run.Data.cache_dir.
 """
 EXAMPLE = """
 t5x_lite cache offline_sort --cache_dir=cache
+t5x_lite cache --gin_file=gin/objectives/ul2.gin --cache_dir=cache
 t5x_lite train ... --gin.run.Data.cache_dir='"cache"'
 """
 
@@ -29,17 +31,23 @@ def define(values):
 
 def main(values, arguments):
   """Writes the caches of the tasks, of a mixture's each."""
-  from launch import environment, session
+  from launch import config, environment, session
 
   options.require(values, "cache_dir")
   environment.load_tasks()
+  names = arguments
   if values.gin_file or values.gin_bindings:
     session.load(values)
-  if len(arguments) != 1:
-    raise ValueError(f"give one task or mixture, not {len(arguments)}")
+    from t5x_lite import run
+
+    names = arguments or [config.bound(run.Data).get("task")]
+  if len(names) != 1 or not names[0]:
+    raise ValueError(
+      f"give one task or mixture, or a gin file with one, not {len(arguments)}"
+    )
   import seqio
 
   from t5x_lite import data, task_cache
 
-  for task in seqio.get_subtasks(data.get_task(arguments[0])):
+  for task in seqio.get_subtasks(data.get_task(names[0])):
     task_cache.write(task, values.cache_dir, num_shards=values.num_shards)

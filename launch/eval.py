@@ -17,6 +17,7 @@ EXAMPLE = """
 t5x_lite eval --model_dir=runs/quickstart
 t5x_lite eval --model_dir=runs/quickstart --num_batches=20 \\
   --task=python_source_span_corruption
+t5x_lite eval --model_dir=runs/quickstart --gin_file=gin/runs/eval_offline.gin
 """
 
 
@@ -46,7 +47,7 @@ def define(values):
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_bool("json", False, "Print JSON.", flag_values=values)
-  options.gin_flags(values)
+  options.gin_flags(values, on_top=True)
   options.process_flags(values)
 
 
@@ -59,9 +60,11 @@ def main(values, arguments):
   restored = session.restore(values)
   import jax
 
-  from t5x_lite import evaluate
+  from t5x_lite import evaluate, vocabulary_record
 
   specs = _specs(restored.run, values)
+  for spec in specs:
+    vocabulary_record.check(spec.task, values.model_dir)
   metrics = evaluate.evaluate(
     restored.model,
     restored.params,

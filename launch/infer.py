@@ -53,7 +53,7 @@ def define(values):
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_integer("seed", 0, "Seed of sampling.", flag_values=values)
-  options.gin_flags(values)
+  options.gin_flags(values, on_top=True)
   options.process_flags(values)
 
 

@@ -47,7 +47,7 @@ def define(values):
     "output", None, "Directory for JSON and pictures.", flag_values=values
   )
   flags.DEFINE_bool("json", False, "Print JSON instead.", flag_values=values)
-  options.gin_flags(values)
+  options.gin_flags(values, on_top=True)
   options.process_flags(values)
 
 

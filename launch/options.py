@@ -13,13 +13,19 @@ from absl import flags
 _WIDTH = 78
 
 
-def gin_flags(values):
-  """Defines the flags that choose a configuration, as T5X has them."""
+def gin_flags(values, *, on_top=False):
+  """Defines the flags that choose a configuration, as T5X has them.
+
+  Args:
+    values: the command's flags.
+    on_top: whether they change the configuration of a run that is there.
+  """
   flags.DEFINE_multi_string(
     "gin_file",
     [],
     "Gin file; may be given several times, later ones win. Looked for from "
-    "the current directory, --gin_search_paths, and among the shipped files.",
+    "the current directory, --gin_search_paths, and among the shipped files."
+    + (" On top of the run's own configuration." if on_top else ""),
     flag_values=values,
   )
   flags.DEFINE_multi_string(

@@ -1,7 +1,8 @@
 """Measures how fast examples are made: `t5x_lite bench --pipeline`.
 
 Both pipelines read python_docs with one vocabulary, corrupt spans as T5 does,
-and pack rows of the same lengths; tokens are counted without padding.
+and pack rows of the same lengths, with as many threads; tokens are counted
+without padding.
 """
 
 import itertools
@@ -62,6 +63,8 @@ def _of_t5(task, lengths):
     return None
   import seqio
 
+  from t5x_lite import data
+
   features = task.output_features
   plain = seqio.Task(
     f"{TASK}_of_t5",
@@ -79,4 +82,5 @@ def _of_t5(task, lengths):
   )
   ds = plain.get_dataset(lengths, "train", seed=0, num_epochs=None)
   rows = seqio.EncDecFeatureConverter(pack=True)(ds, lengths)
-  return rows.batch(_BATCH_SIZE).prefetch(4).as_numpy_iterator()
+  batches = rows.batch(_BATCH_SIZE).prefetch(4)
+  return batches.with_options(data.options()).as_numpy_iterator()

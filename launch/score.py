@@ -32,7 +32,7 @@ def define(values):
     "per_token", False, "Also list the log-likelihood of each token.",
     flag_values=values,
   )  # fmt: skip
-  options.gin_flags(values)
+  options.gin_flags(values, on_top=True)
   options.process_flags(values)
 
 

@@ -14,15 +14,35 @@ def load(values):
   Without --gin_file, the one that --model_dir was trained with.
   """
   files = list(values.gin_file)
-  model_dir = values.model_dir if "model_dir" in values else None
-  if not files and model_dir:
-    saved = epath.Path(model_dir) / rundir.CONFIG
-    if not saved.exists():
+  if not files and "model_dir" in values and values.model_dir:
+    files = _saved(values.model_dir)
+    if not files:
       raise ValueError(
-        f"--model_dir={model_dir} holds no run (no {rundir.CONFIG} in it): "
-        "give --gin_file, or the directory of a run"
+        f"--model_dir={values.model_dir} holds no run (no {rundir.CONFIG} in "
+        "it): give --gin_file, or the directory of a run"
       )
-    files = [str(saved)]
+  _read(files, values)
+
+
+def load_on_top(values):
+  """Reads a run's configuration, and what the flags change of it.
+
+  Raises:
+    ValueError: --model_dir holds none, and no --gin_file stands in for it.
+  """
+  if saved := _saved(values.model_dir):
+    _read([*saved, *values.gin_file], values)
+  else:
+    load(values)
+
+
+def _saved(model_dir) -> list[str]:
+  """Returns the file with a run's configuration, if there is one."""
+  path = epath.Path(model_dir) / rundir.CONFIG
+  return [str(path)] if path.exists() else []
+
+
+def _read(files, values):
   with environment.importing():  # A file may import tasks.
     config.load(files, values.gin_bindings, values.gin_search_paths)
 
@@ -66,7 +86,7 @@ def restore(values) -> Restored:
   Raises:
     ValueError: there is no run, or no checkpoint that fits it.
   """
-  load(values)
+  load_on_top(values)
   start_processes(values)
   environment.load_tasks()
 

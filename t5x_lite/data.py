@@ -71,7 +71,7 @@ def batches(
     _check_shapes(spec, ds, stage, following)
     ds = ds.concatenate(following)
   ds = ds.prefetch(_PREFETCHED_BATCHES).with_options(
-    _options(warm_start=spec.then is None)
+    options(warm_start=spec.then is None)
   )
   stream = dataclasses.asdict(spec) | {"architecture": architecture}
   return batch_iterator.BatchIterator(
@@ -320,7 +320,8 @@ def _take_share(batch, batch_size: int, index: int, count: int):
   return rows
 
 
-def _options(*, warm_start: bool) -> tf.data.Options:
+def options(*, warm_start: bool = False) -> tf.data.Options:
+  """Returns how a stream is read: its threads, and that it can be resumed."""
   options = tf.data.Options()
   options.deterministic = True
   # Half of the cores: on a CPU the model computes on the same ones.

@@ -51,7 +51,7 @@ def evaluate(
 
   Returns:
     "TASK/METRIC" -> value: those of `teacher_forced`, "unigram_entropy" of the
-    same targets, and the task's own.
+    same targets, and the task's own, which win where both have a name.
 
   Raises:
     ValueError: for what cannot be read (see data.check), before any is.

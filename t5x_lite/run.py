@@ -104,11 +104,13 @@ class WarmStart:
     renames: pairs (regular expression, replacement), applied in order to the
       source's names, "encoder/layer_0/attention/query/kernel".
     step: of the source; None is its newest.
-    strict: whether missing or unexpected names are refused; otherwise they
-      are listed, and what is missing is initialised.
+    strict: whether missing or unexpected names are refused, and a vocabulary
+      other than the run's; otherwise names are listed, and what is missing is
+      initialised.
     last_ids: where the vocabulary has grown: how many ids at its end, the
       sentinels, stay at its end. The new ids come before them, and begin as
-      the mean of all old ones. None refuses another size.
+      the mean of all old ones. Rows of the embedding beyond the ids, which
+      round its size up, do not count. None refuses another size.
   """
 
   path: str

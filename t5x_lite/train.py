@@ -150,6 +150,9 @@ def _fit(run: Run, model_dir: str):
       )
     data.check(spec, run.model.architecture, process_count=jax.process_count())
   vocabulary_record.check(run.train.task, model_dir)
+  source = run.warm_start
+  if source is not None and source.strict and source.last_ids is None:
+    vocabulary_record.check(run.train.task, source.path)
   model = run.model.fit_vocabulary(data.required_vocab_size(run.train.task))
   return model, run.optimizer.fit_steps(run.total_steps)
 
@@ -217,7 +220,14 @@ def _first_state(run, draw) -> TrainState:
   """Draws the first state, or takes its parameters from another run."""
   state = draw(jax.random.key(run.seed))
   if run.warm_start is not None:
-    params = warm_start.warm_start(run.warm_start, state.params)
+    params = warm_start.warm_start(
+      run.warm_start,
+      state.params,
+      vocabularies=(
+        vocabulary_record.size(run.warm_start.path),
+        data.required_vocab_size(run.train.task),
+      ),
+    )
     state = dataclasses.replace(state, params=params)
   return state
 

@@ -30,13 +30,26 @@ def write(task: str, model_dir: str) -> None:
   path.write_text(json.dumps(content, indent=2) + "\n")
 
 
+def size(model_dir: str) -> int | None:
+  """Returns the number of ids of a run's vocabulary, if it is recorded."""
+  path = _find(model_dir)
+  return json.loads(path.read_text())["size"] if path.exists() else None
+
+
+def _find(model_dir: str) -> epath.Path:
+  """Returns the record's path, given a run or one of its checkpoint steps."""
+  path = epath.Path(model_dir).expanduser()
+  is_step = path.parent.name == "checkpoints"
+  return (path.parent.parent if is_step else path) / _FILE
+
+
 def check(task: str, model_dir: str) -> None:
   """Refuses a task whose ids mean other tokens than those of the run.
 
   Raises:
     ValueError: the run in `model_dir` was trained with another vocabulary.
   """
-  path = epath.Path(model_dir) / _FILE
+  path = _find(model_dir)
   if not path.exists():
     return
   there = json.loads(path.read_text())

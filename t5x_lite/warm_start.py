@@ -9,7 +9,7 @@ enc/layer_1/mlp/wi   ->   encoder/layer_1/mlp/wi  }     encoder/layers/mlp/wi
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,23 @@ Tree = Any
 _VOCABULARY_AXES = {"token_embedding": 0, "head": 1, "head_bias": 0}
 
 
+class _Growth(NamedTuple):
+  """How the ids along one axis of a leaf become more.
+
+  Attributes:
+    axis: which axis it is.
+    rows: of the new leaf, padding among them.
+    old, new: ids of the vocabularies; further rows are padding.
+    last: how many ids stay last.
+  """
+
+  axis: int
+  rows: int
+  old: int
+  new: int
+  last: int
+
+
 @dataclasses.dataclass(frozen=True)
 class _Source:
   """What one leaf is made from.
@@ -35,16 +52,21 @@ class _Source:
     names: in the source's checkpoint.
     layer: which layer to take out of one stacked leaf.
     stacked: whether the leaves are stacked on a first axis.
-    vocabulary: (axis, new size, ids that stay last), where one leaf grows.
+    growth: of its vocabulary, where that is another.
   """
 
   names: tuple[str, ...]
   layer: int | None = None
   stacked: bool = False
-  vocabulary: tuple[int, int, int] | None = None
+  growth: _Growth | None = None
 
 
-def warm_start(spec: "WarmStart", params: Tree) -> Tree:
+def warm_start(
+  spec: "WarmStart",
+  params: Tree,
+  *,
+  vocabularies: tuple[int | None, int | None] = (None, None),
+) -> Tree:
   """Takes parameters from another run's checkpoint.
 
   Each saved name, such as `decoder/layer_0/attention/query`, goes through all
@@ -56,6 +78,8 @@ def warm_start(spec: "WarmStart", params: Tree) -> Tree:
     spec: path (a run, or one of its checkpoint steps), step, renames, strict.
     params: the tree to fill, initialised or abstract; its leaves have shape,
       dtype and the sharding wanted. Floats are cast.
+    vocabularies: with `last_ids`, the number of ids of the source's vocabulary
+      and of the model's; None is all rows of the embedding.
 
   Returns:
     `params`, each leaf replaced that the source has. With `strict` that is
@@ -76,7 +100,7 @@ def warm_start(spec: "WarmStart", params: Tree) -> Tree:
     }
     sources, unused = _sources(_renamed(saved, spec.renames), saved, wanted)
     if spec.last_ids is not None:
-      sources = _grown(sources, saved, wanted, spec.last_ids)
+      sources = _grown(sources, saved, wanted, spec.last_ids, vocabularies)
     offered = {n: _made_from(source, saved) for n, source in sources.items()}
     offered |= {name: saved[old] for name, old in unused.items()}
     if spec.strict:
@@ -167,40 +191,45 @@ def _grown(
   saved: Mapping[str, Any],
   wanted: Mapping[str, Any],
   last_ids: int,
+  vocabularies: tuple[int | None, int | None],
 ) -> dict[str, _Source]:
   """Marks the sources of leaves whose vocabulary has grown."""
   grown = dict(sources)
   for name, axis in _VOCABULARY_AXES.items():
     if name not in sources:
       continue
-    old, new = saved[sources[name].names[0]]["shape"], wanted[name].shape
-    if not 0 <= last_ids <= old[axis] <= new[axis]:
+    old_rows = saved[sources[name].names[0]]["shape"][axis]
+    rows = wanted[name].shape[axis]
+    old, new = vocabularies
+    growth = _Growth(axis, rows, old or old_rows, new or rows, last_ids)
+    if not (
+      0 <= last_ids <= growth.old <= min(growth.new, old_rows)
+      and growth.new <= rows
+    ):
       raise ValueError(
         f"WarmStart.last_ids ({last_ids}) must be at most the source's ids "
-        f"({old[axis]}), and those at most the model's ({new[axis]}): a "
+        f"({growth.old}), and those at most the model's ({growth.new}): a "
         "vocabulary only grows"
       )
-    if new[axis] > old[axis]:
-      grown[name] = dataclasses.replace(
-        sources[name], vocabulary=(axis, new[axis], last_ids)
-      )
+    if growth.new > growth.old or rows != old_rows:
+      grown[name] = dataclasses.replace(sources[name], growth=growth)
   return grown
 
 
-def _with_new_ids(
-  leaf: jax.Array, axis: int, size: int, last_ids: int
-) -> jax.Array:
-  """Puts the mean of all ids before the last ones, until there are `size`.
+def _with_new_ids(leaf: jax.Array, growth: _Growth) -> jax.Array:
+  """Puts the mean of all ids before the last ones, and as padding.
 
-  [a b c y z], 2 last, 7 in all -> [a b c m m y z]
+  [a b c y z .], 5 ids, 2 last -> [a b c m m y z m], 7 ids
 
   Their mean is what a model is least surprised by (Hewitt 2021).
   """
-  first = leaf.shape[axis] - last_ids
-  head, tail = jnp.split(leaf, [first], axis=axis)
-  mean = jnp.mean(leaf, axis=axis, keepdims=True)
-  new = jnp.repeat(mean, size - leaf.shape[axis], axis=axis)
-  return jnp.concatenate([head, new, tail], axis=axis)
+  axis, rows, old, new, last = growth
+  head, tail, _ = jnp.split(leaf, [old - last, old], axis=axis)
+  ids = jnp.concatenate([head, tail], axis=axis)
+  mean = jnp.mean(ids, axis=axis, keepdims=True)
+  added = jnp.repeat(mean, new - old, axis=axis)
+  padding = jnp.repeat(mean, rows - new, axis=axis)
+  return jnp.concatenate([head, added, tail, padding], axis=axis)
 
 
 def _num_layers(shape: Sequence[int]) -> int:
@@ -215,9 +244,9 @@ def _made_from(source: _Source, saved: Mapping[str, Any]) -> dict[str, Any]:
     shape = shape[1:]
   elif source.stacked:
     shape = [len(shapes), *shape]
-  elif source.vocabulary:
-    axis, size, _ = source.vocabulary
-    shape = [*shape[:axis], size, *shape[axis + 1 :]]
+  elif source.growth:
+    axis, rows = source.growth.axis, source.growth.rows
+    shape = [*shape[:axis], rows, *shape[axis + 1 :]]
   return {"shape": shape, "dtype": saved[source.names[0]]["dtype"]}
 
 
@@ -243,8 +272,8 @@ def _read(
     parts = [read[f"params/{old}"] for old in source.names]
     if source.stacked:
       value = jnp.stack(parts)
-    elif source.vocabulary:
-      value = _with_new_ids(parts[0], *source.vocabulary)
+    elif source.growth:
+      value = _with_new_ids(parts[0], source.growth)
     else:
       value = parts[0] if source.layer is None else parts[0][source.layer]
     made[name] = jax.device_put(value, saved_step.sharding_of(wanted[name]))
@@ -260,7 +289,7 @@ def _source_sharding(source: _Source, leaf: Any) -> jax.sharding.Sharding:
     spec = jax.sharding.PartitionSpec(None, *sharding.spec)
   elif source.stacked:
     spec = jax.sharding.PartitionSpec(*sharding.spec[1:])
-  elif source.vocabulary:  # The old size may not divide as the new one does.
+  elif source.growth:  # The old size may not divide as the new one does.
     spec = jax.sharding.PartitionSpec()
   else:
     return sharding

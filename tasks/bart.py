@@ -70,7 +70,7 @@ class BART:
 
   def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
     return (
-      sentences.encode,
+      *windows.encoded(sentences.encode),
       _cut_to_window,
       functools.partial(windows.transform, function=self.corrupt),
     )

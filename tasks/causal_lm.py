@@ -10,7 +10,6 @@ them, and every token bears loss. There are no inputs: this is for decoders.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import seqio
@@ -33,7 +32,7 @@ class CausalLM:
 
   def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
     return (
-      functools.partial(windows.encode, append_eos=True),
+      *windows.encoded(append_eos=True),
       _cut_to_targets_length,
     )
 

@@ -59,7 +59,7 @@ class CM3:
 
   def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
     return (
-      functools.partial(windows.encode, append_eos=True),
+      *windows.encoded(append_eos=True),
       self._cut_to_window,
       functools.partial(windows.transform, function=self.corrupt),
     )

@@ -58,7 +58,7 @@ class FIM:
     return {"targets": seqio.Feature(vocabulary, add_eos=True)}
 
   def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
-    return (windows.encode, self._transform)
+    return (*windows.encoded(), self._transform)
 
   def _transform(
     self,

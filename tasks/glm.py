@@ -68,7 +68,7 @@ class GLM:
   def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
     by_sentence = self.mode == "sentence"
     return (
-      sentences.encode if by_sentence else windows.encode,
+      *windows.encoded(sentences.encode if by_sentence else windows.encode),
       self._corrupt_windows,
     )
 

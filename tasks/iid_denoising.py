@@ -54,7 +54,7 @@ class IIDDenoising:
 
   def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
     return (
-      windows.encode,
+      *windows.encoded(),
       _cut_to_window,
       functools.partial(windows.transform, function=self.corrupt),
     )

@@ -50,7 +50,7 @@ class MASS:
 
   def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
     return (
-      windows.encode,
+      *windows.encoded(),
       self._cut_to_window,
       functools.partial(windows.transform, function=self.corrupt),
     )

@@ -56,7 +56,7 @@ class MLM:
 
   def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
     return (
-      functools.partial(windows.encode, append_eos=True),
+      *windows.encoded(append_eos=True),
       cut_to_window,
       functools.partial(windows.transform, function=self.corrupt),
     )

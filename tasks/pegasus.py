@@ -55,7 +55,7 @@ class PEGASUS:
     return windows.pair(vocabulary)
 
   def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
-    return (sentences.encode, self._transform)
+    return (*windows.encoded(sentences.encode), self._transform)
 
   def _transform(
     self,

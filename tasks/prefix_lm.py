@@ -65,7 +65,7 @@ class PrefixLM:
 
   def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
     return (
-      functools.partial(windows.encode, append_eos=True),
+      *windows.encoded(append_eos=True),
       self._cut_to_window,
       *self._split,
     )

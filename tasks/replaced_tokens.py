@@ -47,7 +47,7 @@ class ReplacedTokens:
 
   def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
     return (
-      functools.partial(windows.encode, append_eos=True),
+      *windows.encoded(append_eos=True),
       functools.partial(mlm.cut_to_window, sentinels=2, what="replaced_tokens"),
       functools.partial(windows.transform, function=self.corrupt),
     )

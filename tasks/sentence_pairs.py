@@ -58,7 +58,7 @@ class SentencePairs:
     }
 
   def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
-    return (sentences.encode, self._pair)
+    return (*windows.encoded(sentences.encode), self._pair)
 
   def _pair(
     self,

@@ -72,7 +72,7 @@ class SpanCorruption:
 
   def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
     return (
-      functools.partial(windows.encode, append_eos=self.end_documents),
+      *windows.encoded(append_eos=self.end_documents),
       self._cut_to_window,
       functools.partial(windows.transform, function=self.corrupt),
     )

@@ -96,6 +96,12 @@ class Task(seqio.Task):
       _shard.reset(token)
 
   @tf.autograph.experimental.do_not_convert
+  def preprocess_precache(
+    self, dataset: tf.data.Dataset, seed: int | None = None
+  ) -> tf.data.Dataset:
+    return super().preprocess_precache(dataset, seed)
+
+  @tf.autograph.experimental.do_not_convert
   def preprocess_postcache(
     self,
     dataset: tf.data.Dataset,

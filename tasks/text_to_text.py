@@ -35,6 +35,8 @@ _FIELD = re.compile(r"\{([^{}]+)\}")
 class TextToText:
   """Fills two templates from each example; too long ones are cut before EOS.
 
+  Prompts with shots are cut at their beginning.
+
   Attributes:
     inputs: the template of the inputs, e.g. "translate to English: {de}", or
       its parts.
@@ -88,6 +90,7 @@ class TextToText:
         seqio.preprocessors.tokenize, copy_pretokenized=True, with_eos=False
       ),
       seqio.CacheDatasetPlaceholder(),
+      *([keep_end] if self.shots else []),
       seqio.preprocessors.append_eos_after_trim,
     )
 
@@ -141,6 +144,22 @@ def add_shots(
     return group | {"inputs": tf.strings.join([before, group["inputs"]])}
 
   return dataset.batch(shots + 1).map(add).unbatch()
+
+
+def keep_end(
+  dataset: tf.data.Dataset,
+  sequence_length: windows.Lengths,
+  output_features: windows.Features,
+) -> tf.data.Dataset:
+  """Cuts inputs that are too long at their beginning; the question stays."""
+  length = (sequence_length or {}).get("inputs")
+  if not length:
+    return dataset
+  room = length - output_features["inputs"].add_eos
+  return dataset.map(
+    lambda example: {**example, "inputs": example["inputs"][-room:]},
+    num_parallel_calls=windows.AUTOTUNE,
+  )
 
 
 def _fill(template: str, fields, labels) -> tuple[tf.Tensor, tf.Tensor]:

@@ -33,28 +33,43 @@ class SentencePiece(seqio.SentencePieceVocabulary):
   none; here it is read as training shows it: "un", sentinel, "able".
   """
 
-  def __init__(self, path: str, *, extra_ids: int = EXTRA_IDS):
+  def __init__(
+    self, path: str, *, extra_ids: int = EXTRA_IDS, pieces: Sequence[str] = ()
+  ):
+    """Names the file; reads it on the first use.
+
+    Args:
+      path: of the .model file.
+      extra_ids: the number of sentinels.
+      pieces: new tokens, which get ids after those of the file. A checkpoint
+        follows by WarmStart.last_ids = extra_ids.
+    """
     super().__init__(path, extra_ids=extra_ids)
+    self._pieces = tuple(pieces)
 
   def _model_context(self):
-    if self._model is None and not tf.io.gfile.exists(
-      self._sentencepiece_model_file
-    ):
+    path = self._sentencepiece_model_file
+    if self._model is None and not tf.io.gfile.exists(path):
       raise ValueError(
-        f"no SentencePiece model at {self._sentencepiece_model_file!r}; "
-        "`t5x_lite vocab` trains one"
+        f"no SentencePiece model at {path!r}; `t5x_lite vocab` trains one"
       )
+    if self._model is None and self._pieces:
+      grown = sentencepiece_training.with_pieces(path, self._pieces)
+      whole = seqio.SentencePieceVocabulary(grown, extra_ids=self.extra_ids)
+      self._model = whole._model_context()
     return super()._model_context()
 
   def _encode(self, s: str) -> Sequence[int]:
     return super()._encode(re.sub(r"(?<=[^ ])(?=<extra_id_\d+>)", " ", s))
 
   def __hash__(self) -> int:
-    return hash((self._sentencepiece_model_file, self.extra_ids))
+    path = self._sentencepiece_model_file
+    return hash((path, self.extra_ids, self._pieces))
 
   def __repr__(self) -> str:
     path = self._sentencepiece_model_file
-    return f"SentencePiece({path!r}, extra_ids={self.extra_ids})"
+    pieces = f", pieces={list(self._pieces)}" if self._pieces else ""
+    return f"SentencePiece({path!r}, extra_ids={self.extra_ids}{pieces})"
 
 
 class TextSource(Protocol):

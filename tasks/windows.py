@@ -12,7 +12,8 @@ checkpoint resumes exactly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 
 import seqio
 import tensorflow as tf
@@ -41,6 +42,19 @@ def encode(
   # seqio's `tokenize` runs 256 of these at once, all of which an iterator
   # checkpoint would have to hold.
   return dataset.map(encode_document, num_parallel_calls=AUTOTUNE)
+
+
+def encoded(
+  function: Callable[..., tf.data.Dataset] = encode,
+  *,
+  append_eos: bool = False,
+) -> Sequence[Callable[..., tf.data.Dataset]]:
+  """Returns the steps to tokens, which `t5x_lite cache` can do once for all.
+
+  What comes after them, windows and noise, is drawn anew in each epoch.
+  """
+  step = functools.partial(function, append_eos=append_eos)
+  return step, seqio.CacheDatasetPlaceholder()
 
 
 def cut(

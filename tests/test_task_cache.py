@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from t5x_lite import data, task_cache
 from t5x_lite.run import Data
+from tasks import mixtures
+from tests.tasks import streams
 
 BYTES = seqio.ByteVocabulary()
 LENGTHS = {"inputs": 8, "targets": 8}
@@ -116,3 +118,39 @@ def test_a_task_without_a_place_to_cache_is_refused(tmp_path):
   )
   with pytest.raises(ValueError, match="has no seqio.CacheDatasetPlaceholder"):
     task_cache.write(plain, str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["span_corruption", "bart", "fim"])
+def test_an_objective_is_cached_before_windows_and_noise(name, tmp_path):
+  assert all(
+    seqio.CacheDatasetPlaceholder in map(type, objective.preprocessors())
+    for objective in mixtures.OBJECTIVES.values()
+  )
+  documents = [f"Text {i}. It has two sentences, {2 * i}!" for i in range(40)]
+  to_cache = streams.task(
+    f"{name}_to_cache", mixtures.OBJECTIVES[name], documents
+  )
+  seqio.TaskRegistry.add_provider(to_cache.name, to_cache)
+  try:
+    folder = str(tmp_path)
+    task_cache.write(to_cache, folder, num_shards=1, report=lambda line: None)
+    names = data.feature_names(to_cache)
+    spec = Data(
+      task=to_cache.name, lengths=dict.fromkeys(names, 32), batch_size=1,
+      shuffle=False, num_epochs=2,
+    )  # fmt: skip
+    if name == "span_corruption":
+      spec.lengths["targets"] = 16
+    architecture = "encoder_decoder" if "inputs" in names else "causal"
+
+    def read(spec):
+      batches = data.batches(spec, architecture)
+      return [tuple(row["decoder_input_tokens"][0]) for row in batches]
+
+    cached = read(dataclasses.replace(spec, cache_dir=folder))
+    assert cached == read(spec)
+    # The second epoch has windows and noise of its own.
+    half = len(cached) // 2
+    assert half > 10 and cached[:half] != cached[half:]
+  finally:
+    seqio.TaskRegistry.remove(to_cache.name)

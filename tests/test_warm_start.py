@@ -226,3 +226,20 @@ def test_a_vocabulary_that_does_not_grow_so_is_refused(
       WarmStart(path=path, last_ids=last_ids),
       {"token_embedding": jnp.zeros((size, 4))},
     )
+
+
+def test_a_grown_vocabulary_moves_sentinels_not_the_rows_that_round_it_up(
+  tmp_path,
+):
+  # Five ids, of which two are last, and a row of padding; then six of each.
+  old = {"token_embedding": jnp.arange(12.0).reshape(6, 2)}
+  path = save(tmp_path / "run", old)
+  grown = warm_start(
+    WarmStart(path=path, last_ids=2),
+    {"token_embedding": jnp.zeros((6, 2))},
+    vocabularies=(5, 6),
+  )["token_embedding"]
+  rows = np.asarray(old["token_embedding"])
+  mean = rows[:5].mean(axis=0)
+  expected = [*rows[:3], mean, *rows[3:5]]
+  np.testing.assert_allclose(grown, expected)

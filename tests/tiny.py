@@ -159,6 +159,12 @@ def replace_stacks(model: Model, **settings) -> Model:
   return dataclasses.replace(model, transformer=transformer)
 
 
+def with_vocab(model: Model, size: int) -> Model:
+  """Returns the model with a vocabulary of this size."""
+  transformer = model.transformer.clone(vocab_size=size)
+  return dataclasses.replace(model, transformer=transformer)
+
+
 def batch(
   model: Model,
   *,

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tasks import windows
 from tasks.evaluation import metrics
-from tasks.text_to_text import TextToText, fill_templates
+from tasks.text_to_text import TextToText, fill_templates, keep_end
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,19 +55,6 @@ class Benchmark:
       *([keep_end] if self.continues else []),
       seqio.preprocessors.append_eos_after_trim,
     )
-
-
-def keep_end(
-  dataset: tf.data.Dataset, sequence_length: windows.Lengths
-) -> tf.data.Dataset:
-  """Cuts inputs that are too long at their beginning."""
-  length = (sequence_length or {}).get("inputs")
-  if not length:
-    return dataset
-  return dataset.map(
-    lambda example: {**example, "inputs": example["inputs"][-length:]},
-    num_parallel_calls=windows.AUTOTUNE,
-  )
 
 
 def per_example(function: Callable[[Mapping], Mapping]) -> Callable:

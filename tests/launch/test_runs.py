@@ -8,11 +8,13 @@ import sys
 import textwrap
 
 import pytest
+import seqio
 
 from launch import main, session
 from t5x_lite.partitioning import Layout
 
 ROOT = pathlib.Path(__file__).parents[2]
+REGISTRIES = (seqio.MixtureRegistry, seqio.TaskRegistry)
 
 RUN = """
 include "models/t5_1_1/tiny.gin"
@@ -113,6 +115,58 @@ def test_evaluation_prints_and_writes_the_same_numbers(trained, capsys):
   (written,) = trained.glob("eval-*.json")
   assert json.loads(written.read_text()).items() >= printed.items()
   assert any(name.endswith("/unigram_entropy") for name in printed)
+
+
+def test_a_gin_file_comes_on_top_of_the_runs_own(folder, trained, capsys):
+  other = folder / "other.gin"
+  other.write_text(
+    "from __gin__ import dynamic_registration\n"
+    "from t5x_lite import run\n"
+    'validation/run.Data.split = "train"\n'
+    "validation/run.Data.num_batches = 1\n"
+  )
+  arguments = [f"--model_dir={trained}", f"--gin_file={other}", "--json"]
+  assert main.main(["eval", *arguments]) == 0
+  metrics = json.loads(capsys.readouterr().out.splitlines()[-1])
+  (tokens,) = (v for k, v in metrics.items() if k.endswith("/tokens"))
+  assert 0 < tokens <= 8 * 32
+  assert main.main(["infer", "--text=Line ___ says", *arguments]) == 0
+
+
+def test_another_vocabulary_is_refused(trained, capsys):
+  arguments = [f"--model_dir={trained}", "--gin_file=runs/eval_offline.gin"]
+  assert main.main(["eval", *arguments]) == 2
+  assert "offline has another one (1024 ids)" in capsys.readouterr().err
+
+
+@pytest.fixture
+def sst2(tmp_path):
+  """A folder with a task of GLUE; registered tasks go with the test."""
+  names = [set(registry.names()) for registry in REGISTRIES]
+  path = tmp_path / "glue_sst2"
+  path.mkdir()
+  for split, count in (("train", 40), ("validation", 6)):
+    rows = [{"sentence": f"{i} is fine", "label": i % 2} for i in range(count)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (path / f"{split}.jsonl").write_text(lines)
+  yield tmp_path
+  for registry, before in zip(REGISTRIES, names, strict=True):
+    for name in set(registry.names()) - before:
+      registry.remove(name)
+
+
+def test_a_run_is_fine_tuned_on_a_benchmark(trained, sst2):
+  model_dir = sst2 / "tuned"
+  arguments = [
+    f"--model_dir={model_dir}", f"--gin_file={trained}/config.gin",
+    "--gin_file=runs/finetune.gin", f"--gin.FROM={trained}",
+    "--gin.SUITE=glue", f"--gin.FILES={sst2}", "--gin.VOCABULARY=bytes",
+    '--gin.suites.suite.only=["glue_sst2"]', "--gin.INPUTS=64",
+    "--gin.BATCH_SIZE=8", "--gin.run.Run.total_steps=1",
+  ]  # fmt: skip
+  assert main.main(["train", *arguments]) == 0
+  metrics = (model_dir / "metrics.jsonl").read_text()
+  assert "glue_sst2/accuracy" in metrics
 
 
 def test_blanks_are_filled_in(trained, capsys):

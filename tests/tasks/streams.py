@@ -13,11 +13,12 @@ def examples(objective, lengths, *texts, vocabulary=BYTES, seed=0):
   """Returns the examples that an objective makes of documents."""
   task = seqio.Task(
     "under_test",
-    source=None,
+    source=sources.MemorySource("memory", {"train": {"text": list(texts)}}),
     output_features=objective.output_features(vocabulary),
     preprocessors=list(objective.preprocessors()),
   )
   dataset = tf.data.Dataset.from_tensor_slices({"text": list(texts)})
+  dataset = task.preprocess_precache(dataset)
   dataset = task.preprocess_postcache(dataset, lengths, seed=seed)
   return list(dataset.as_numpy_iterator())
 

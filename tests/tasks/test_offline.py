@@ -1,13 +1,15 @@
 """The suite without download: right answers, fixed examples, apart splits."""
 
+import numpy as np
 import pytest
 import seqio
 
 import tasks  # noqa: F401 - registers.
-from t5x_lite import data
+from t5x_lite import data, evaluate, infer
 from t5x_lite.run import Data
 from tasks import text
 from tasks.evaluation import offline
+from tests import tiny
 
 LENGTHS = {"inputs": 128, "targets": 64}
 NAMES = [task.name for task in seqio.MixtureRegistry.get("offline").tasks]
@@ -90,3 +92,37 @@ def test_one_mixture_of_all_is_read_by_decoders_and_encoder_decoders():
   for architecture in ("encoder_decoder", "causal"):
     batch = next(data.batches(spec, architecture))
     assert batch["decoder_loss_weights"].any(axis=1).all()
+
+
+def test_a_model_is_measured_on_all_as_it_would_be_asked():
+  model = tiny.prefix_lm(num_layers=1)
+  model = tiny.with_vocab(model, text.python_vocabulary().vocab_size)
+  params = tiny.random_params(model)
+  spec = Data(
+    task="offline", lengths=LENGTHS, batch_size=8, split="validation",
+    shuffle=False, num_batches=3,
+  )  # fmt: skip
+  found = evaluate.evaluate(model, params, [spec], max_new_tokens=4)
+  names = {"loss", "perplexity", "accuracy", "tokens", "unigram_entropy"}
+  for name in NAMES:
+    own = {key for key in found if key.startswith(f"{name}/")}
+    assert own > {f"{name}/{metric}" for metric in names - {"accuracy"}}
+    assert all(np.isfinite(found[key]) for key in own)
+
+  # The choices of six questions, scored as texts of a user.
+  rows = rows_of("offline_continuation")[:6]
+  codec = infer.codec("offline_continuation", "prefix", LENGTHS)
+  scored = infer.run(
+    infer.Score(model=model, codec=codec),
+    params,
+    [
+      {"inputs": row["passage"], "targets": choice}
+      for row in rows
+      for choice in row["choices"]
+    ],
+  )
+  scores = np.array([row["log_likelihood"] for row in scored]).reshape(6, 4)
+  right = scores.argmax(axis=1) == [row["answer"] for row in rows]
+  assert found["offline_continuation/accuracy"] == pytest.approx(
+    100 * right.mean()
+  )

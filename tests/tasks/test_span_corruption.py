@@ -5,7 +5,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from tasks import span_corruption, vocabularies, windows
+from tasks import sources, span_corruption, vocabularies, windows
 from tasks.span_corruption import SpanCorruption
 from tests.tasks import t5_reference
 
@@ -125,11 +125,12 @@ def stream(objective, lengths, text, vocabulary=BYTES):
   features = objective.output_features(vocabulary)
   task = seqio.Task(
     "span_corruption_under_test",
-    source=None,
+    source=sources.MemorySource("memory", {"train": {"text": [text]}}),
     output_features=features,
     preprocessors=list(objective.preprocessors()),
   )
   dataset = tf.data.Dataset.from_tensors({"text": text})
+  dataset = task.preprocess_precache(dataset)
   return list(
     task.preprocess_postcache(
       dataset, sequence_length=lengths, seed=0

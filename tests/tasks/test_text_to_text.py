@@ -2,11 +2,19 @@
 
 import itertools
 
+import jax
 import pytest
+import seqio
 import tensorflow as tf
 
-from tasks import text_to_text
+from t5x_lite import data, evaluate, infer, step
+from t5x_lite.optimizers import AdamW
+from t5x_lite.run import Data
+from tasks import sources, text_to_text
+from tasks.task import add_task
 from tasks.text_to_text import TextToText
+from tests import tiny
+from tests.tasks.streams import BYTES
 
 INSTRUCTION = TextToText(
   inputs=("Task: {instruction}", "Input: {input}", "Answer:"),
@@ -42,6 +50,7 @@ def sums(*pairs):
 
 
 SUM = {"inputs": "{a}+{b}=", "targets": "{sum}"}
+FOUR = sums((1, 1), (2, 5), (3, 1), (4, 4))
 
 
 def test_each_example_has_the_others_of_its_group_as_shots():
@@ -80,3 +89,53 @@ def test_settings_without_sense_are_refused(settings, message):
 def test_a_field_that_examples_lack_is_named():
   with pytest.raises(ValueError, match="names 'c', which examples lack: .* a,"):
     filled(TextToText(inputs=("{a}", "{c}"), targets="{b}"), *sums((1, 2)))
+
+
+@pytest.fixture
+def prompts():
+  """Sums, each after another that is solved; registered for one test."""
+  columns = {key: [row[key] for row in FOUR] for key in FOUR[0]}
+  source = sources.MemorySource(
+    "sums", dict.fromkeys(("train", "test"), columns)
+  )
+  objective = TextToText(**SUM, shots=1)
+  yield add_task(
+    "sums_after_one", source=source, objective=objective, vocabulary=BYTES
+  )
+  seqio.TaskRegistry.remove("sums_after_one")
+
+
+def test_long_prompts_lose_the_beginning_of_the_shots(prompts):
+  task = seqio.TaskRegistry.get(prompts)
+  rows = task.get_dataset({"inputs": 7, "targets": 3}, "test", shuffle=False)
+  (row,) = rows.take(1)
+  assert BYTES.decode(row["inputs"].numpy()[:-1]) == "\n\n1+1="
+  assert row["inputs"].numpy()[-1] == BYTES.eos_id
+
+
+def test_a_model_learns_prompts_and_is_measured_on_them(prompts):
+  model = tiny.with_vocab(tiny.palm(num_layers=1), BYTES.vocab_size)
+  lengths = {"inputs": 16, "targets": 3}
+  spec = Data(task=prompts, lengths=lengths, batch_size=4, shuffle=False)
+  optimizer = AdamW(learning_rate=1e-2).build(model.logical_axes())
+  state = step.init_state(model, optimizer, jax.random.key(0))
+  learn = step.train_step(model, optimizer, dropout_key=jax.random.key(1))
+  batch = next(data.batches(spec, "causal"))
+  state = tiny.jit(
+    lambda state: jax.lax.fori_loop(
+      0, 40, lambda _, state: learn(state, batch)[0], state
+    )
+  )(state)
+
+  spec = Data(task=prompts, lengths=lengths, batch_size=4, split="test")
+  metrics = evaluate.evaluate(model, state.params, [spec])
+  # As a user would ask, with the prompts written out.
+  job = infer.Generate(
+    model=model, codec=infer.codec(prompts, "causal", lengths)
+  )
+  asked, truths = zip(*filled(TextToText(**SUM, shots=1), *FOUR), strict=True)
+  said = infer.run(job, state.params, [{"inputs": text} for text in asked])
+  pairs = zip(said, truths, strict=True)
+  right = [row["prediction"] == truth for row, truth in pairs]
+  assert sum(right) >= 3
+  assert metrics[f"{prompts}/sequence_accuracy"] == 25 * sum(right)

@@ -6,11 +6,13 @@ import scipy.stats
 import seqio
 import tensorflow as tf
 
+from t5x_lite import data, token_counts
+from t5x_lite.run import Data
 from tasks import ul2, vocabularies, windows
 from tasks.prefix_lm import PrefixLM
 from tasks.span_corruption import SpanCorruption
 from tasks.ul2 import UL2, Denoiser
-from tests.tasks.streams import BYTES, examples
+from tests.tasks.streams import BYTES, examples, task
 
 EOS = 1
 MODES = {"R": 99, "S": 98, "X": 97}
@@ -29,6 +31,23 @@ def test_the_window_fits_every_denoiser_and_leaves_room_for_the_mode():
   # makes 114 noise tokens, 38 sentinels and EOS of 228.
   plan = SpanCorruption(noise_density=0.5)._plan(UL2().window_length(512, 153))
   assert plan.targets <= 153 < plan.targets + 2
+
+
+def test_shorter_windows_fill_packed_rows():
+  lengths = {"inputs": 512, "targets": 288}
+
+  def padding(objective, *, pack):
+    made = task("ul2_to_pack", objective, [TEXT] * 4, vocabulary=VOCABULARY)
+    seqio.TaskRegistry.add_provider(made.name, made)
+    try:
+      spec = Data(task=made.name, lengths=lengths, batch_size=32, pack=pack)
+      batch = next(data.batches(spec, "encoder_decoder"))
+    finally:
+      seqio.TaskRegistry.remove(made.name)
+    return token_counts.padding_fraction(batch)
+
+  assert padding(UL2(mode_tokens=MODES), pack=False) > 0.3
+  assert padding(UL2(mode_tokens=MODES, window=128), pack=True) < 0.21
 
 
 def drawn(rows):
@@ -141,6 +160,7 @@ def test_arms_of_other_rates_see_the_same_text():
       {"inputs": 700, "targets": 700},
       r"windows of 77\d tokens needs 1\d\d sentinels, more than .* 100",
     ),
+    (UL2(window=400), LENGTHS, r"window \(400\) does not fit 128 inputs and 1"),
     (UL2(), {"inputs": 2, "targets": 3}, "no window that fits 2 inputs and 3"),
   ],
 )

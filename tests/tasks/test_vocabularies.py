@@ -194,3 +194,23 @@ def test_the_shared_vocabulary_has_1024_ids_and_suits_both_corpora():
   held_out = corpora.python_docs.made.columns["validation"]["text"]
   text = "".join(held_out)
   assert len(text) / len(vocabulary.encode(text)) > 2.0
+
+
+def test_new_pieces_keep_all_other_ids_of_text(trained):
+  path = trained.sentencepiece_model_file
+  old = SentencePiece(path, extra_ids=5)
+  new = SentencePiece(path, extra_ids=5, pieces=["qwerty", "as df"])
+  assert new.vocab_size == old.vocab_size + 2
+  assert new.encode("def function") == old.encode("def function")
+  first = old.vocab_size - 5
+  assert new.encode("xqwerty")[-1] == first
+  assert first + 1 in new.encode("x as df")
+  assert new.encode_tf("xqwerty").numpy()[-1] == first
+  text = "argument qwerty<extra_id_0>as df 1"
+  assert new.decode(new.encode(text)).replace(" <", "<") == text
+  assert new.encode("x <extra_id_0>")[-1] == new.vocab_size - 1
+  assert old != new and hash(old) != hash(new)
+  assert new == SentencePiece(path, extra_ids=5, pieces=["qwerty", "as df"])
+  for pieces in (["\n"], ["new", "new"], [""]):
+    with pytest.raises(ValueError, match="must be new and differ"):
+      SentencePiece(path, pieces=pieces).encode("x")

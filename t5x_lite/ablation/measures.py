@@ -21,14 +21,14 @@ the left side alone: it is all that they can be shown.
 import dataclasses
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import seqio
 
 from t5x_lite import data
-from t5x_lite.ablation import scoring
+from t5x_lite.ablation import downstream, scoring
 
 KINDS = ("continuation", "infilling")
 
@@ -38,7 +38,8 @@ class Measures:
   """Says what is measured, on how much text.
 
   Attributes:
-    documents: held-out documents to score; fewer where there are fewer.
+    documents: held-out documents to score; fewer where there are fewer. 0 for
+      tasks without documents, of which suites alone are measured.
     excerpts: of each document, spread evenly over it.
     excerpt_bytes: the length of an excerpt.
     infill: the share of an excerpt that infilling takes from its middle.
@@ -46,6 +47,8 @@ class Measures:
     modes: numbers N of the <extra_id_N> that stand for modes (UL2), to try.
     batch_size: rows at a time.
     samples: excerpts to continue and fill in for the report.
+    suites: name -> tasks to ask by their own metrics. (An encoder generates
+      nothing, and is not asked.)
   """
 
   documents: int = 64
@@ -56,9 +59,14 @@ class Measures:
   modes: Sequence[int] = ()
   batch_size: int = 32
   samples: int = 3
+  suites: Mapping[str, downstream.Suite] = dataclasses.field(
+    default_factory=dict
+  )
 
   def __post_init__(self):
-    for name in ("documents", "excerpts", "selection", "batch_size"):
+    if self.documents < 0:
+      raise ValueError(f"Measures.documents ({self.documents}) must be 0+")
+    for name in ("excerpts", "selection", "batch_size"):
       if getattr(self, name) < 1:
         raise ValueError(f"Measures.{name} ({getattr(self, name)}) must be 1+")
     if self.excerpt_bytes < 16:
@@ -91,17 +99,31 @@ class Question:
 def measure(
   measures: Measures, model: Any, params: Any, run: Any, *, layout: Any = None
 ) -> dict[str, Any]:
-  """Measures a model on its run's held-out documents.
+  """Measures a model on its run's held-out documents, and on suites.
 
   Returns:
     {"documents_sha256": of the texts, "continuation": ..., "infilling": ...},
     each of these {"format": its name, "bits_per_byte": over all documents,
     "bits": [per document], "bytes": [per document]}, and "samples": excerpts
-    with what the model makes of them.
+    with what the model makes of them; and "suites": name -> what
+    `downstream.measure` finds.
 
   Raises:
-    ValueError: the run's task has no held-out document that is long enough.
+    ValueError: the run's task has no held-out document that is long enough, or
+      a suite that cannot be asked.
   """
+  found = {"samples": [], "suites": {}}
+  if measures.documents:
+    found |= _of_documents(measures, model, params, run, layout)
+  if model.architecture != "encoder":
+    found["suites"] = {
+      name: downstream.measure(suite, model, params, layout=layout)
+      for name, suite in measures.suites.items()
+    }
+  return found
+
+
+def _of_documents(measures, model, params, run, layout) -> dict[str, Any]:
   vocabulary = data.vocabularies(run.train.task)[1]
   chosen, scored = _divide(measures, excerpts(measures, run.train.task))
   score = scoring.Scorer(

@@ -68,7 +68,7 @@ def account(run: Run) -> Account:
     "tokens_per_step": counts["tokens"],
     "loss_tokens_per_step": counts["loss_tokens"],
     "source_tokens_per_step": counts["examples"]
-    * _source_tokens_per_example(run, model.architecture),
+    * _source_tokens_per_example(run, model.architecture, counts),
     "padding_fraction": 1 - counts["tokens"] / counts["positions"],
     "loss_fraction": counts["loss_tokens"] / counts["tokens"],
   }
@@ -161,6 +161,10 @@ def documents_sha256(run: Run) -> str:
   return digest.hexdigest()
 
 
+def _fields(task, spec):
+  return task_examples.documents(task, spec).element_spec
+
+
 def _model(run):
   return run.model.fit_vocabulary(data.required_vocab_size(run.train.task))
 
@@ -175,17 +179,21 @@ def _token_counts(run, architecture) -> dict[str, float]:
   }
 
 
-def _source_tokens_per_example(run, architecture) -> float:
+def _source_tokens_per_example(run, architecture, counts) -> float:
   """Returns how many tokens of documents make one example.
 
-  Exact for any objective: documents in, examples out.
+  Exact for any objective: documents in, examples out. Where examples are made
+  of no document (questions and answers), they are themselves the source.
   """
   provider = data.get_task(run.train.task)
+  parts = seqio.get_subtasks(provider)
+  if any("text" not in _fields(task, run.train) for task in parts):
+    return counts["tokens"] / counts["examples"]
   spec = dataclasses.replace(run.train, shuffle=False)
   lengths = data.feature_lengths(spec, architecture)
   lengths = {k: v for k, v in lengths.items() if k != "decoder"}
   total, rates = 0.0, 0.0
-  for task in seqio.get_subtasks(provider):
+  for task in parts:
     rate = 1.0 if provider is task else provider.get_rate(task)
     vocabulary = task.output_features["targets"].vocabulary
     ds = task_examples.documents(task, spec).take(_DOCUMENTS)

@@ -114,7 +114,7 @@ def test_formats_follow_the_task(run):
 @pytest.mark.parametrize(
   ["settings", "message"],
   [
-    ({"documents": 0}, "documents"),
+    ({"documents": -1}, "documents"),
     ({"excerpt_bytes": 3}, r"excerpt_bytes \(3\) must be at least 16"),
     ({"infill": 0.7}, r"infill \(0.7\) must be between 0 and 0.5"),
   ],

@@ -76,11 +76,11 @@ def test_the_page_is_self_contained(folder):
 def test_the_table_of_runs_has_one_row_each(folder):
   lines = (folder / "results.csv").read_text().splitlines()
   rows = list(csv.DictReader(lines))
-  assert len(rows) == 6 * 3 * 2
+  assert len(rows) == 6 * 3 * 3
   found = json.loads((folder / "results.json").read_text())
   cell = found["cells"]["causal-prefix_lm"]["measures"]["infilling"]
   values = [
-    float(row["bits_per_byte"])
+    float(row["value"])
     for row in rows
     if row["architecture"] == "causal" and row["objective"] == "prefix_lm"
     and row["measure"] == "infilling"
@@ -135,10 +135,40 @@ def test_the_reading_names_the_best_and_what_it_beats(folder):
   assert "encoder_decoder-span_corruption has the lowest mean" in text
   assert "is ahead of prefix-prefix_lm by 0.3" in text
   assert "power of 80%" in text
+  # Percent are better high: the best is the one with fewest bits again.
+  best = "Quiz after tuned: encoder_decoder-span_corruption has the highest"
+  assert best in text
+  assert "Quiz after tuned: encoder_decoder-span_corruption is ahead of" in text
+  assert "span_corruption is behind" not in text
+
+
+def test_the_paper_stands_beside_ours_in_its_layout(folder):
+  page = (folder / "report.html").read_text()
+  assert "the &lt;best&gt;" in page and "in italics, a paper" in page
+  assert "cells/causal-prefix_lm/measures/quiz after tuned/mean" in page
+
+
+def test_a_stage_that_a_cell_lacks_is_not_compared(tmp_path):
+  plan = fake.study(tmp_path)
+  for arm in plan["arms"]:
+    if arm["cell"] == "causal-prefix_lm":
+      del arm["runs"][1]
+  found = results.gather(tmp_path, plan)
+  pairs = {(o["a"], o["b"]) for o in found["comparisons"]["quiz after tuned"]}
+  assert len(pairs) == 10 and not any("causal-prefix_lm" in p for p in pairs)
+  assert len(found["comparisons"]["infilling"]) == 15
+  report.write(found, tmp_path)
+
+
+def test_losses_of_a_mixture_stand_apart(folder):
+  found = json.loads((folder / "results.json").read_text())
+  losses = found["cells"]["causal-prefix_lm"]["own_loss"]
+  gap = losses["code"]["mean"] - losses["docs"]["mean"]
+  assert set(losses) == {"docs", "code"} and gap == pytest.approx(1)
 
 
 def test_pairs_are_proved_by_the_digests(tmp_path):
   plan = fake.study(tmp_path, seeds=(0,))
   assert results.gather(tmp_path, plan)["pairing"]["0"]["same"]
-  plan["arms"][0]["documents_sha256"] = "f" * 64
+  plan["arms"][0]["runs"][0]["documents_sha256"] = "f" * 64
   assert not results.gather(tmp_path, plan)["pairing"]["0"]["same"]

@@ -62,5 +62,7 @@ def main(values, arguments):
       for kind in measures.KINDS
       if kind in found
     }
+    if "probe" in found:
+      shown["linear probe"] = sum(found["probe"]) / len(found["probe"])
     shown |= {name: one["score"] for name, one in found["suites"].items()}
     print(json.dumps({"step": restored.step, **shown}, indent=2))

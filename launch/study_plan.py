@@ -5,6 +5,7 @@ DIR/study.json holds the plan: cells, what each costs, arms and their runs.
 
 import hashlib
 import json
+from typing import NamedTuple
 
 from launch import config, describe
 
@@ -26,7 +27,7 @@ def make(study, text, search_paths=()) -> dict:
   from t5x_lite.ablation import plan as planning
   from t5x_lite.ablation import study as study_lib
 
-  skipped, cells, rates = {}, {}, {}
+  skipped, cells, known = {}, {}, _Known({}, {})
   for cell in study.cells():
     if cell.skipped is not None:
       skipped[cell.name] = cell.skipped
@@ -45,7 +46,7 @@ def make(study, text, search_paths=()) -> dict:
         skipped[name] = reason
         continue
       budget = study.stages[stage].budget if stage else study.budget
-      account = _account(name, run, rates)
+      account = _account(name, run, known)
       runs[stage] = {
         "settings": settings,
         "after": after,
@@ -109,19 +110,35 @@ def make(study, text, search_paths=()) -> dict:
   }
 
 
-def _account(name, run, rates) -> dict:
+class _Known(NamedTuple):
+  """What was found out of earlier cells.
+
+  Attributes:
+    accounts: of runs, by what they are made of.
+    rates: FLOP/s of this device, by architecture.
+  """
+
+  accounts: dict
+  rates: dict
+
+
+def _account(name, run, known) -> dict:
   """Accounts for a run, with the time of a step on this device."""
   from t5x_lite.ablation import plan as planning
 
-  try:
-    account = planning.account(run)
-  except ValueError as error:
-    raise ValueError(f"cell {name}: {error}") from None
-  architecture = account["architecture"]
-  if architecture not in rates:
-    rates[architecture] = planning.calibrate(run)
-  account["step_seconds"] = account["flops_per_step"] / rates[architecture]
-  return account
+  made_of = repr((run.model, run.train, run.optimizer, run.microbatches))
+  if made_of not in known.accounts:
+    try:
+      account = planning.account(run)
+    except ValueError as error:
+      raise ValueError(f"cell {name}: {error}") from None
+    architecture = account["architecture"]
+    if architecture not in known.rates:
+      known.rates[architecture] = planning.calibrate(run)
+    rate = known.rates[architecture]
+    account["step_seconds"] = account["flops_per_step"] / rate
+    known.accounts[made_of] = account
+  return known.accounts[made_of]
 
 
 def _planned(stage, run, seed, search_paths) -> dict:

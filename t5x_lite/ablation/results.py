@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from t5x_lite.ablation import reading, statistics
+from t5x_lite.ablation import reading, statistics, targets
 from t5x_lite.ablation.measures import KINDS
 
 _LOG_LINES = 12
@@ -38,6 +38,7 @@ def gather(folder: Any, plan: dict) -> dict[str, Any]:
     for name, cell in plan["cells"].items()
     if name in done
   }
+  _add_targets(cells, done)
   measures = {
     name: one.meaning
     for of_cell in done.values()
@@ -111,6 +112,11 @@ def _measures(found, stage) -> dict[str, _Measure]:
     for kind in KINDS
     if kind in found
   }
+  if "probe" in found:
+    sizes = [1.0] * len(found["probe"])
+    measures[f"linear probe{after}"] = _Measure(
+      _PERCENT, f"{len(sizes)} documents", found["probe"], sizes
+    )
   for name, suite in found["suites"].items():
     tasks = suite["tasks"]
     measures[f"{name}{after}"] = _Measure(
@@ -197,13 +203,49 @@ def _own_loss(arms) -> dict[str, dict[str, Any]]:
   last = collections.defaultdict(list)
   for arm in arms:
     evaluations = arm.records("eval")
-    for name, value in (evaluations[-1] if evaluations else {}).items():
-      task, _, metric = name.rpartition("/")
-      if metric == "loss":
-        last[task].append(value)
+    for task, value in _losses(evaluations[-1] if evaluations else {}).items():
+      last[task].append(value)
   return {
     task: {"mean": float(np.mean(values)), "by_seed": values}
     for task, values in last.items()
+  }
+
+
+def _add_targets(cells, done) -> None:
+  """Adds what each cell needed to come to a loss that others of its kind reach.
+
+  Cells of the same held-out tasks compare; one alone has none. Means over seeds
+  and tasks.
+  """
+  groups = collections.defaultdict(dict)
+  for name, arms in done.items():
+    cells[name]["to_target"] = None
+    losses = collections.defaultdict(list)
+    for arm in arms.values():
+      for record in arm.records("eval"):
+        losses[record["step"]] += _losses(record).values()
+    if losses:
+      curve = [(step, float(np.mean(x))) for step, x in sorted(losses.items())]
+      groups[tuple(cells[name]["own_loss"])][name] = curve
+  for curves in groups.values():
+    if len(curves) > 1:
+      loss, steps = targets.steps_to_target(curves)
+      for name, count in steps.items():
+        account = cells[name]["account"]
+        cells[name]["to_target"] = {
+          "loss": loss,
+          "steps": count,
+          "flops": count * account["flops_per_step"],
+          "tokens": count * account["tokens_per_step"],
+        }
+
+
+def _losses(record) -> dict[str, float]:
+  """Returns task -> held-out loss of an evaluation's record."""
+  return {
+    name.removesuffix("/loss"): value
+    for name, value in record.items()
+    if name.endswith("/loss")
   }
 
 

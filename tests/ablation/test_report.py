@@ -8,7 +8,7 @@ import pathlib
 
 import pytest
 
-from t5x_lite.ablation import report, results
+from t5x_lite.ablation import report, results, targets
 
 _PATH = pathlib.Path(__file__).with_name("fake.py")
 _SPEC = importlib.util.spec_from_file_location("fake", _PATH)
@@ -158,6 +158,27 @@ def test_a_stage_that_a_cell_lacks_is_not_compared(tmp_path):
   assert len(pairs) == 10 and not any("causal-prefix_lm" in p for p in pairs)
   assert len(found["comparisons"]["infilling"]) == 15
   report.write(found, tmp_path)
+
+
+def test_what_it_took_to_reach_a_loss_that_all_reach():
+  curves = {
+    "slow": [(100, 4.0), (200, 3.0), (300, 2.5)],
+    "fast": [(100, 3.5), (200, 2.0), (300, 1.5)],
+    "early": [(100, 2.5), (200, 2.4), (300, 2.3)],
+  }
+  target, steps = targets.steps_to_target(curves)
+  assert target == 2.5
+  assert steps == {
+    "slow": 300, "fast": pytest.approx(100 + 100 * 2 / 3), "early": 100,
+  }  # fmt: skip
+
+
+def test_a_target_is_reached_by_all_cells_of_an_objective(folder):
+  found = json.loads((folder / "results.json").read_text())
+  for cell in found["cells"].values():
+    losses = [one["mean"] for one in cell["own_loss"].values()]
+    assert sum(losses) / 2 <= cell["to_target"]["loss"] + 1e-9
+    assert cell["to_target"]["flops"] <= cell["totals"]["flops"]
 
 
 def test_losses_of_a_mixture_stand_apart(folder):

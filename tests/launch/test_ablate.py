@@ -14,14 +14,17 @@ from launch import arms, config, main, study_plan
 from t5x_lite.ablation import study as study_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
-STUDIES = sorted((ROOT / "gin" / "ablations").glob("*.gin"))
+FOLDER = ROOT / "gin" / "ablations"
+STUDIES = sorted(FOLDER.glob("**/*.gin"))
 
 
 def test_there_are_studies():
-  assert len(STUDIES) >= 7
+  assert len(STUDIES) >= 13
 
 
-@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+  "path", STUDIES, ids=lambda p: str(p.relative_to(FOLDER))
+)
 def test_every_cell_of_the_shipped_studies_builds(path):
   config.load([str(path)])
   study = config.build(study_lib.Study)

@@ -13,8 +13,9 @@ A study (t5x_lite/ablation/study.py) is a grid of models, objectives and other
 settings, run with several seeds under one budget. Each arm is a run of its own
 in DIR/arms, trained by `t5x_lite train` and measured by `t5x_lite measure`, and
 so are the stages that follow on it (adaptation, fine-tuning). The same command
-again goes on where it stopped and leaves finished arms alone. At
-the end DIR/report.html says what came out.
+again goes on where it stopped and leaves finished arms alone. At the end
+DIR/report.html says what came out, and `tensorboard --logdir=DIR/arms` groups
+the runs by what was chosen for them.
 """
 EXAMPLE = """
 t5x_lite ablate --gin_file=gin/ablations/denoising_vs_clm.gin --dry_run
@@ -80,8 +81,9 @@ def main(values, arguments):
 
 
 def _report(folder, plan, failed, say) -> int:
-  from t5x_lite.ablation import report, results
+  from t5x_lite.ablation import board, report, results
 
+  board.label(folder, plan)
   found = results.gather(folder, plan)
   (folder / "results.json").write_text(json.dumps(found, indent=1) + "\n")
   report.write(found, folder)

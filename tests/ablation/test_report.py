@@ -7,8 +7,10 @@ import json
 import pathlib
 
 import pytest
+import tensorflow as tf
+from tensorboard.plugins.hparams import plugin_data_pb2
 
-from t5x_lite.ablation import report, results, targets
+from t5x_lite.ablation import board, report, results, targets
 
 _PATH = pathlib.Path(__file__).with_name("fake.py")
 _SPEC = importlib.util.spec_from_file_location("fake", _PATH)
@@ -186,6 +188,31 @@ def test_losses_of_a_mixture_stand_apart(folder):
   losses = found["cells"]["causal-prefix_lm"]["own_loss"]
   gap = losses["code"]["mean"] - losses["docs"]["mean"]
   assert set(losses) == {"docs", "code"} and gap == pytest.approx(1)
+
+
+def test_tensorboard_groups_runs_by_their_choices(tmp_path):
+  plan = fake.study(tmp_path, seeds=(0, 1))
+  for _ in range(2):
+    board.label(tmp_path, plan)
+  runs = [
+    arm / stage
+    for arm in (tmp_path / "arms").iterdir()
+    for stage in ("", "tuned")
+  ]
+  groups = {}
+  for run in runs:
+    (path,) = run.glob("events*")
+    for event in tf.compat.v1.train.summary_iterator(str(path)):
+      for value in event.summary.value:
+        data = plugin_data_pb2.HParamsPluginData.FromString(
+          value.metadata.plugin_data.content
+        ).session_start_info
+        if data.group_name:
+          groups.setdefault(data.group_name, []).append(dict(data.hparams))
+  assert len(groups) == 6 * 2 and {len(g) for g in groups.values()} == {2}
+  first, second = groups["causal-prefix_lm, tuned"]
+  assert first["objective"].string_value == "prefix_lm"
+  assert {first["seed"].number_value, second["seed"].number_value} == {0, 1}
 
 
 def test_pairs_are_proved_by_the_digests(tmp_path):

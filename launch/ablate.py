@@ -11,9 +11,11 @@ USAGE = "--gin_file=STUDY --output=DIR [flags]"
 DETAILS = """
 A study (t5x_lite/ablation/study.py) is a grid of models, objectives and other
 settings, run with several seeds under one budget. Each arm is a run of its own
-in DIR/arms, trained by `t5x_lite train` and measured by `t5x_lite measure`; the
-same command again goes on where it stopped and leaves finished arms alone. At
-the end DIR/report.html says what came out.
+in DIR/arms, trained by `t5x_lite train` and measured by `t5x_lite measure`, and
+so are the stages that follow on it (adaptation, fine-tuning). The same command
+again goes on where it stopped and leaves finished arms alone. At the end
+DIR/report.html says what came out, and `tensorboard --logdir=DIR/arms` groups
+the runs by what was chosen for them.
 """
 EXAMPLE = """
 t5x_lite ablate --gin_file=gin/ablations/denoising_vs_clm.gin --dry_run
@@ -52,7 +54,7 @@ def main(values, arguments):
     options.require(values, "output")
   if not values.gin_file:
     raise ValueError("give --gin_file, a study such as gin/ablations/smoke.gin")
-  from launch import arms, config, environment, rundir, session
+  from launch import arms, config, environment, rundir, session, study_plan
 
   session.load(values)
   from t5x_lite.ablation import study as study_lib
@@ -61,26 +63,27 @@ def main(values, arguments):
   text = config.text()
   environment.load_tasks()
   folder = pathlib.Path(values.output) if values.output else None
-  plan = arms.find_plan(folder, text) if folder else None
+  plan = study_plan.find(folder, text) if folder else None
   if plan is None:
-    plan = arms.make_plan(study, text, values.gin_search_paths)
+    plan = study_plan.make(study, text, values.gin_search_paths)
     if folder and not values.dry_run:
-      arms.write_plan(folder, plan)
+      study_plan.write(folder, plan)
   if values.dry_run:
-    print(arms.table(plan))
+    print(study_plan.table(plan))
     return 0
-  jobs = [arms.Arm(folder, plan, entry) for entry in plan["arms"]]
+  jobs = [arms.Arm(folder, entry) for entry in plan["arms"]]
   if values.commands:
     print("\n".join(arm.shell_line() for arm in jobs))
     return 0
-  rundir.say(arms.table(plan))
+  rundir.say(study_plan.table(plan))
   failed = arms.run_all(jobs, values.jobs, rundir.say)
   return _report(folder, plan, failed, rundir.say)
 
 
 def _report(folder, plan, failed, say) -> int:
-  from t5x_lite.ablation import report, results
+  from t5x_lite.ablation import board, report, results
 
+  board.label(folder, plan)
   found = results.gather(folder, plan)
   (folder / "results.json").write_text(json.dumps(found, indent=1) + "\n")
   report.write(found, folder)

@@ -10,8 +10,9 @@ USAGE = "--model_dir=RUN [flags]"
 DETAILS = """
 Bits per byte of the second half of held-out excerpts given the first, and of
 what is cut from their middle: units in which models of any objective and
-tokenizer compare. Each is asked in the format that it knows best. Writes
-RUN/measures.json; measures.Measures in gin says how much text.
+tokenizer compare. Each is asked in the format that it knows best. Suites of
+tasks (downstream.Suite) are measured by their own metrics. Writes
+RUN/measures.json; measures.Measures in gin says how much text, which suites.
 """
 EXAMPLE = """
 t5x_lite measure --model_dir=runs/quickstart
@@ -33,7 +34,7 @@ def define(values):
 
 
 def main(values, arguments):
-  """Measures, prints the two numbers, and writes them per document."""
+  """Measures, prints the numbers, and writes them per document and task."""
   options.no_arguments("measure", arguments)
   options.require(values, "model_dir")
   from launch import config, session
@@ -59,5 +60,9 @@ def main(values, arguments):
     shown = {
       kind: {k: found[kind][k] for k in ("bits_per_byte", "format")}
       for kind in measures.KINDS
+      if kind in found
     }
+    if "probe" in found:
+      shown["linear probe"] = sum(found["probe"]) / len(found["probe"])
+    shown |= {name: one["score"] for name, one in found["suites"].items()}
     print(json.dumps({"step": restored.step, **shown}, indent=2))

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 _MARKS = "osD^vPX*"
 _DASHES = ("-", "--", ":", "-.")
+_PANELS = 2  # side by side
 # Stands for the page's own text colour, light or dark.
 _INK = "#010203"
 _STYLE = {
@@ -69,22 +70,28 @@ def _look(number: int) -> dict[str, Any]:
 
 
 def _dots(found) -> Figure:
-  """Draws means with their intervals, one panel a measure."""
-  cells, kinds = found["cells"], list(found["comparisons"])
-  height = 1.1 + 0.3 * len(cells)
-  figure = Figure(figsize=(8, height), layout="constrained")
-  axes = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
-  for ax, kind in zip(axes, kinds, strict=True):
+  """Draws means with their intervals, one panel a measure, two in a row."""
+  cells, measures = found["cells"], found["measures"]
+  rows = -(-len(measures) // _PANELS)
+  figure = Figure(
+    figsize=(8, rows * (1.1 + 0.3 * len(cells))), layout="constrained"
+  )
+  panels = figure.subplots(rows, _PANELS, sharey=True, squeeze=False).ravel()
+  for ax in panels[len(measures) :]:
+    ax.set_visible(False)
+  for ax, (kind, meaning) in zip(panels, measures.items(), strict=False):
     for row, cell in enumerate(cells.values()):
-      one = cell["measures"][kind]
-      look = _look(row)
-      ax.plot(one["interval"], [row, row], color=look["color"], linewidth=2)
-      ax.plot(one["mean"], row, look["marker"], color=look["color"])
-    ax.set_title(kind, loc="left")
-    ax.set_xlabel("bits per byte, with 95% interval")
+      if kind in cell["measures"]:
+        one, look = cell["measures"][kind], _look(row)
+        ax.plot(one["interval"], [row, row], color=look["color"], linewidth=2)
+        ax.plot(one["mean"], row, look["marker"], color=look["color"])
+    ax.set_title(kind.replace("_", " "), loc="left")
+    ax.set_xlabel(
+      f"{meaning['unit']} ({meaning['better']} is better), with 95% interval"
+    )
     ax.grid(axis="x", alpha=0.25)
-  axes[0].set_yticks(range(len(cells)), cells)
-  axes[0].invert_yaxis()
+  panels[0].set_yticks(range(len(cells)), cells)
+  panels[0].invert_yaxis()
   return figure
 
 
@@ -113,10 +120,15 @@ def _curves(found) -> Figure:
 def _heat_maps(found) -> Figure:
   """Draws the first two axes against each other, means over the others."""
   (down, rows), (across, columns), *_ = found["axes"].items()
-  kinds = list(found["comparisons"])
-  figure = Figure(figsize=(8, 1.4 + 0.45 * len(rows)), layout="constrained")
-  axes = figure.subplots(1, len(kinds), squeeze=False)[0]
-  for place, (ax, kind) in enumerate(zip(axes, kinds, strict=True)):
+  measures = found["measures"]
+  count = -(-len(measures) // _PANELS)
+  figure = Figure(
+    figsize=(8, count * (1.4 + 0.45 * len(rows))), layout="constrained"
+  )
+  panels = figure.subplots(count, _PANELS, squeeze=False).ravel()
+  for ax in panels[len(measures) :]:
+    ax.set_visible(False)
+  for place, (kind, meaning) in enumerate(measures.items()):
     grid = np.full((len(rows), len(columns)), np.nan)
     for i, row in enumerate(rows):
       for j, column in enumerate(columns):
@@ -124,23 +136,27 @@ def _heat_maps(found) -> Figure:
           cell["measures"][kind]["mean"]
           for cell in found["cells"].values()
           if cell["choices"][down] == row and cell["choices"][across] == column
-        ]
+          and kind in cell["measures"]
+        ]  # fmt: skip
         if values:
           grid[i, j] = np.mean(values)
-    _heat_map(ax, grid, rows if place == 0 else None, columns)
-    ax.set_title(f"{kind}, bits per byte (darker is better)", loc="left",
-                 fontsize=8)  # fmt: skip
+    lower = meaning["better"] == "lower"
+    ax = panels[place]
+    _heat_map(ax, grid, rows if place % _PANELS == 0 else None, columns, lower)
+    ax.set_title(f"{kind.replace('_', ' ')}, {meaning['unit']} (darker is "
+                 "better)", loc="left", fontsize=8)  # fmt: skip
   return figure
 
 
-def _heat_map(ax, grid, rows, columns):
-  ax.imshow(grid, cmap="cividis", aspect="auto")
+def _heat_map(ax, grid, rows, columns, lower):
+  ax.imshow(grid, cmap="cividis" if lower else "cividis_r", aspect="auto")
   low, high = np.nanmin(grid), np.nanmax(grid)
   for (i, j), value in np.ndenumerate(grid):
     shade = (value - low) / max(high - low, 1e-9)
+    is_dark = shade < 0.5 if lower else shade > 0.5
     text = "" if np.isnan(value) else f"{value:.3f}"
     ax.text(j, i, text, ha="center", va="center",
-            color="white" if shade < 0.5 else "black")  # fmt: skip
+            color="white" if is_dark else "black")  # fmt: skip
   ax.set_xticks(range(len(columns)), [c.replace("_", "\n") for c in columns],
                 fontsize=7)  # fmt: skip
   ax.set_yticks(range(grid.shape[0]), rows or [""] * grid.shape[0])

@@ -21,16 +21,18 @@ the left side alone: it is all that they can be shown.
 import dataclasses
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import seqio
 
 from t5x_lite import data
-from t5x_lite.ablation import scoring
+from t5x_lite.ablation import downstream, linear_probe, scoring
 
 KINDS = ("continuation", "infilling")
+# Of each document that the probe tells from others.
+_PASSAGES = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,8 @@ class Measures:
   """Says what is measured, on how much text.
 
   Attributes:
-    documents: held-out documents to score; fewer where there are fewer.
+    documents: held-out documents to score; fewer where there are fewer. 0 for
+      tasks without documents, of which suites alone are measured.
     excerpts: of each document, spread evenly over it.
     excerpt_bytes: the length of an excerpt.
     infill: the share of an excerpt that infilling takes from its middle.
@@ -46,6 +49,10 @@ class Measures:
     modes: numbers N of the <extra_id_N> that stand for modes (UL2), to try.
     batch_size: rows at a time.
     samples: excerpts to continue and fill in for the report.
+    probe_documents: how many documents a linear probe tells apart by the
+      model's features; 0 for no probe.
+    suites: name -> tasks to ask by their own metrics. (An encoder generates
+      nothing, and is not asked.)
   """
 
   documents: int = 64
@@ -56,9 +63,16 @@ class Measures:
   modes: Sequence[int] = ()
   batch_size: int = 32
   samples: int = 3
+  probe_documents: int = 0
+  suites: Mapping[str, downstream.Suite] = dataclasses.field(
+    default_factory=dict
+  )
 
   def __post_init__(self):
-    for name in ("documents", "excerpts", "selection", "batch_size"):
+    for name in ("documents", "probe_documents"):
+      if getattr(self, name) < 0:
+        raise ValueError(f"Measures.{name} ({getattr(self, name)}) must be 0+")
+    for name in ("excerpts", "selection", "batch_size"):
       if getattr(self, name) < 1:
         raise ValueError(f"Measures.{name} ({getattr(self, name)}) must be 1+")
     if self.excerpt_bytes < 16:
@@ -91,17 +105,37 @@ class Question:
 def measure(
   measures: Measures, model: Any, params: Any, run: Any, *, layout: Any = None
 ) -> dict[str, Any]:
-  """Measures a model on its run's held-out documents.
+  """Measures a model on its run's held-out documents, and on suites.
 
   Returns:
     {"documents_sha256": of the texts, "continuation": ..., "infilling": ...},
     each of these {"format": its name, "bits_per_byte": over all documents,
     "bits": [per document], "bytes": [per document]}, and "samples": excerpts
-    with what the model makes of them.
+    with what the model makes of them; "probe": the percentage of passages that
+    a linear probe recognises, per document; and "suites": name -> what
+    `downstream.measure` finds.
 
   Raises:
-    ValueError: the run's task has no held-out document that is long enough.
+    ValueError: the run's task has no held-out document that is long enough, or
+      a suite that cannot be asked.
   """
+  found = {"samples": [], "suites": {}}
+  if measures.documents:
+    found |= _of_documents(measures, model, params, run, layout)
+  if measures.probe_documents:
+    found["probe"] = linear_probe.accuracies(
+      model, params, run.train.task, passages(measures, run.train.task),
+      batch_size=measures.batch_size,
+    )  # fmt: skip
+  if model.architecture != "encoder":
+    found["suites"] = {
+      name: downstream.measure(suite, model, params, layout=layout)
+      for name, suite in measures.suites.items()
+    }
+  return found
+
+
+def _of_documents(measures, model, params, run, layout) -> dict[str, Any]:
   vocabulary = data.vocabularies(run.train.task)[1]
   chosen, scored = _divide(measures, excerpts(measures, run.train.task))
   score = scoring.Scorer(
@@ -133,6 +167,20 @@ def excerpts(measures: Measures, task: str) -> list[list[str]]:
   All tasks over one source give the same: the order is that of a hash.
   """
   size = measures.excerpt_bytes
+  texts = _held_out(task, size)
+  wanted = texts[: measures.documents + measures.selection]
+  return [_spread(text, measures.excerpts, size) for text in wanted]
+
+
+def passages(measures: Measures, task: str) -> list[list[str]]:
+  """Returns passages of held-out documents, as many of each, for the probe."""
+  size = measures.excerpt_bytes
+  texts = _held_out(task, _PASSAGES * size)[: measures.probe_documents]
+  return [_spread(text, _PASSAGES, size) for text in texts]
+
+
+def _held_out(task, size) -> list[bytes]:
+  """Returns the held-out documents of that many bytes, in a fixed order."""
   texts = set()
   for part in seqio.get_subtasks(data.get_task(task)):
     if "validation" not in part.splits:
@@ -145,11 +193,10 @@ def excerpts(measures: Measures, task: str) -> list[list[str]]:
   )
   if len(long_enough) < 2:
     raise ValueError(
-      f"task {task} has {len(long_enough)} held-out documents of "
-      f"Measures.excerpt_bytes ({size}): lower it, or hold more text out"
+      f"task {task} has {len(long_enough)} held-out documents of {size} bytes: "
+      "lower Measures.excerpt_bytes, or hold more text out"
     )
-  wanted = long_enough[: measures.documents + measures.selection]
-  return [_spread(text, measures.excerpts, size) for text in wanted]
+  return long_enough
 
 
 def _spread(text: bytes, count: int, size: int) -> list[str]:

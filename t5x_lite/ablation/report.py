@@ -69,8 +69,9 @@ def _write_csv(found, path) -> None:
   """Writes one row per cell, seed and measure."""
   with path.open("w", newline="") as file:
     rows = csv.writer(file)
-    rows.writerow([*found["axes"], "seed", "measure", "bits_per_byte"])
+    rows.writerow([*found["axes"], "seed", "measure", "unit", "value"])
     for cell in found["cells"].values():
       for kind, one in cell["measures"].items():
         for seed, value in zip(cell["seeds_done"], one["by_seed"], strict=True):
-          rows.writerow([*cell["choices"].values(), seed, kind, value])
+          unit = found["measures"][kind]["unit"]
+          rows.writerow([*cell["choices"].values(), seed, kind, unit, value])

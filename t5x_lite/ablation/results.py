@@ -1,18 +1,22 @@
 """Gathers what the arms of a study left in their directories."""
 
 import collections
+import dataclasses
 import itertools
 import json
 import pathlib
 import statistics as plain
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from t5x_lite.ablation import reading, statistics
+from t5x_lite.ablation import reading, statistics, targets
+from t5x_lite.ablation.measures import KINDS
 
-KINDS = ("continuation", "infilling")
 _LOG_LINES = 12
+_BITS = {"unit": "bits per byte", "better": "lower"}
+_PERCENT = {"unit": "percent", "better": "higher"}
 
 
 def gather(folder: Any, plan: dict) -> dict[str, Any]:
@@ -27,39 +31,98 @@ def gather(folder: Any, plan: dict) -> dict[str, Any]:
   arms = [_Arm(pathlib.Path(folder) / "arms", entry) for entry in plan["arms"]]
   done = collections.defaultdict(dict)
   for arm in arms:
-    if arm.measures is not None:
+    if arm.done:
       done[arm.cell][arm.seed] = arm
   cells = {
     name: {**cell, **_outcome(done[name], cell)}
     for name, cell in plan["cells"].items()
     if name in done
   }
-  scores = {kind: _scores(done, kind) for kind in KINDS}
+  _add_targets(cells, done)
+  measures = {
+    name: one.meaning
+    for of_cell in done.values()
+    for arm in of_cell.values()
+    for name, one in arm.measures.items()
+  }
+  scores = {name: _scores(done, name) for name in measures}
   found = {
     "question": plan["question"],
     "budget": plan["budget"],
+    "stages": plan["stages"],
     "axes": plan["axes"],
     "seeds": plan["seeds"],
     "baseline": plan["baseline"],
     "skipped": plan["skipped"],
     "paper": plan["paper"],
     "arms_total": len(arms),
-    "arms_done": sum(arm.measures is not None for arm in arms),
-    "missing": [arm.trouble() for arm in arms if arm.measures is None],
+    "arms_done": sum(arm.done for arm in arms),
+    "missing": [arm.trouble() for arm in arms if not arm.done],
     "pairing": _pairing(arms),
+    "measures": measures,
     "cells": cells,
     "comparisons": {
-      kind: statistics.compare(scores[kind], _baseline(plan, scores[kind]))
-      for kind in KINDS
+      name: statistics.compare(scores[name], _baseline(plan, scores[name]))
+      for name in measures
     },
     "smallest_visible": {
-      kind: statistics.smallest_visible(scores[kind]) for kind in KINDS
+      name: statistics.smallest_visible(scores[name]) for name in measures
     },
-    "scaling": {kind: _scaling(plan, cells, kind) for kind in KINDS},
+    "scaling": {
+      name: _scaling(plan, cells, name)
+      for name, meaning in measures.items()
+      if meaning == _BITS
+    },
     "provenance": _provenance(done),
   }
   found["reading"] = reading.sentences(found)
   return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Measure:
+  """What an arm has of one measure: a ratio of sums over documents or tasks.
+
+  Attributes:
+    meaning: its "unit", and which way is "better".
+    of: what is measured; arms are compared on the same.
+    values: sums, per document or task.
+    sizes: what they are divided by.
+    form: the format in which the model was asked, if there is a choice.
+  """
+
+  meaning: Mapping[str, str]
+  of: str
+  values: Sequence[float]
+  sizes: Sequence[float]
+  form: str | None = None
+
+
+def _measures(found, stage) -> dict[str, _Measure]:
+  """Reads a measures.json: "continuation", or "continuation after STAGE"."""
+  after = f" after {stage}" if stage else ""
+  measures = {
+    f"{kind}{after}": _Measure(
+      _BITS,
+      found["documents_sha256"],
+      found[kind]["bits"],
+      found[kind]["bytes"],
+      found[kind]["format"],
+    )
+    for kind in KINDS
+    if kind in found
+  }
+  if "probe" in found:
+    sizes = [1.0] * len(found["probe"])
+    measures[f"linear probe{after}"] = _Measure(
+      _PERCENT, f"{len(sizes)} documents", found["probe"], sizes
+    )
+  for name, suite in found["suites"].items():
+    tasks = suite["tasks"]
+    measures[f"{name}{after}"] = _Measure(
+      _PERCENT, " ".join(tasks), list(tasks.values()), [1.0] * len(tasks)
+    )
+  return measures
 
 
 class _Arm:
@@ -69,13 +132,19 @@ class _Arm:
     self.name, self.cell, self.seed = (
       entry[key] for key in ("name", "cell", "seed")
     )
-    self.documents_sha256 = entry["documents_sha256"]
+    self.documents = {
+      run["stage"]: run["documents_sha256"] for run in entry["runs"]
+    }
     self.path = folder / self.name
-    self.measures = None
-    path = self.path / "measures.json"
-    if path.exists():
-      found = json.loads(path.read_text())
-      self.measures = found if found["step"] == entry["steps"] else None
+    self.done, self.measures, self.samples = True, {}, []
+    for run in entry["runs"]:
+      path = self.path / run["stage"] / "measures.json"
+      found = json.loads(path.read_text()) if path.exists() else {"step": None}
+      if found["step"] != run["steps"]:
+        self.done = False
+        return
+      self.measures |= _measures(found, run["stage"])
+      self.samples += found["samples"]
 
   def records(self, kind) -> list[dict]:
     lines = (self.path / "metrics.jsonl").read_text().splitlines()
@@ -104,11 +173,11 @@ def _outcome(arms, cell) -> dict[str, Any]:
   return {
     "seeds_done": sorted(arms),
     "measures": {
-      kind: {
-        "format": first.measures[kind]["format"],
-        **statistics.summary(_of(arms.values(), kind)),
+      name: {
+        "format": one.form,
+        **statistics.summary(_of(arms.values(), name)),
       }
-      for kind in KINDS
+      for name, one in first.measures.items()
     },
     "own_loss": _own_loss(arms.values()),
     "curve": [
@@ -120,51 +189,90 @@ def _outcome(arms, cell) -> dict[str, Any]:
       }
       for step, losses in sorted(curves.items())
     ],
-    "samples": first.measures["samples"],
+    "samples": first.samples,
     "operative_gin": (first.path / "operative_config.gin").read_text(),
     "timing": {"step_seconds": plain.median(seconds)},
   }
 
 
-def _own_loss(arms) -> dict[str, Any] | None:
-  """Returns the held-out loss of the objective itself, nats per token."""
-  last = []
+def _own_loss(arms) -> dict[str, dict[str, Any]]:
+  """Returns the held-out loss of the objective itself, nats per token.
+
+  Of each task apart, where the objective is a mixture.
+  """
+  last = collections.defaultdict(list)
   for arm in arms:
     evaluations = arm.records("eval")
-    losses = [
-      value
-      for name, value in (evaluations[-1] if evaluations else {}).items()
-      if name.endswith("/loss")
-    ]
-    last += losses[:1]
-  if not last:
-    return None
-  return {"mean": float(np.mean(last)), "by_seed": last}
+    for task, value in _losses(evaluations[-1] if evaluations else {}).items():
+      last[task].append(value)
+  return {
+    task: {"mean": float(np.mean(values)), "by_seed": values}
+    for task, values in last.items()
+  }
 
 
-def _of(arms, kind) -> statistics.Scores:
-  found = [arm.measures[kind] for arm in arms]
+def _add_targets(cells, done) -> None:
+  """Adds what each cell needed to come to a loss that others of its kind reach.
+
+  Cells of the same held-out tasks compare; one alone has none. Means over seeds
+  and tasks.
+  """
+  groups = collections.defaultdict(dict)
+  for name, arms in done.items():
+    cells[name]["to_target"] = None
+    losses = collections.defaultdict(list)
+    for arm in arms.values():
+      for record in arm.records("eval"):
+        losses[record["step"]] += _losses(record).values()
+    if losses:
+      curve = [(step, float(np.mean(x))) for step, x in sorted(losses.items())]
+      groups[tuple(cells[name]["own_loss"])][name] = curve
+  for curves in groups.values():
+    if len(curves) > 1:
+      loss, steps = targets.steps_to_target(curves)
+      for name, count in steps.items():
+        account = cells[name]["account"]
+        cells[name]["to_target"] = {
+          "loss": loss,
+          "steps": count,
+          "flops": count * account["flops_per_step"],
+          "tokens": count * account["tokens_per_step"],
+        }
+
+
+def _losses(record) -> dict[str, float]:
+  """Returns task -> held-out loss of an evaluation's record."""
+  return {
+    name.removesuffix("/loss"): value
+    for name, value in record.items()
+    if name.endswith("/loss")
+  }
+
+
+def _of(arms, name) -> statistics.Scores:
+  found = [arm.measures[name] for arm in arms]
   return statistics.Scores(
-    np.array([one["bits"] for one in found], float),
-    np.array([one["bytes"] for one in found], float),
+    np.array([one.values for one in found], float),
+    np.array([one.sizes for one in found], float),
   )
 
 
-def _scores(done, kind) -> dict[str, statistics.Scores]:
-  """Returns what can be compared: the same seeds on the same held-out texts."""
-  done = {name: arms for name, arms in done.items() if arms}
-  if not done:
+def _scores(done, name) -> dict[str, statistics.Scores]:
+  """Returns what can be compared: the same seeds, asked the same."""
+  having = {
+    cell: arms
+    for cell, arms in done.items()
+    if arms and all(name in arm.measures for arm in arms.values())
+  }
+  if not having:
     return {}
-  seeds = sorted(set.intersection(*(set(arms) for arms in done.values())))
-  texts = next(iter(next(iter(done.values())).values()))
-  digest = texts.measures["documents_sha256"]
+  seeds = sorted(set.intersection(*(set(arms) for arms in having.values())))
+  asked = next(iter(next(iter(having.values())).values())).measures[name].of
   return {
-    name: _of([arms[seed] for seed in seeds], kind)
-    for name, arms in done.items()
-    if seeds and all(
-      arms[seed].measures["documents_sha256"] == digest for seed in seeds
-    )
-  }  # fmt: skip
+    cell: _of([arms[seed] for seed in seeds], name)
+    for cell, arms in having.items()
+    if seeds and all(arms[seed].measures[name].of == asked for seed in seeds)
+  }
 
 
 def _baseline(plan, scores) -> str | None:
@@ -172,10 +280,11 @@ def _baseline(plan, scores) -> str | None:
 
 
 def _pairing(arms) -> dict[str, Any]:
-  """Says of each seed whether its arms read the same documents in order."""
+  """Says of each seed, and stage, whether its arms read the same in order."""
   digests = collections.defaultdict(set)
   for arm in arms:
-    digests[str(arm.seed)].add(arm.documents_sha256)
+    for stage, digest in arm.documents.items():
+      digests[f"{arm.seed}, {stage}" if stage else str(arm.seed)].add(digest)
   return {
     seed: {"same": len(found) == 1, "sha256": sorted(found)}
     for seed, found in digests.items()

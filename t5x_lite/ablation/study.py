@@ -22,6 +22,8 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 BUDGETS = ("flops", "source_tokens", "loss_tokens", "steps", "seconds")
+# What stands for a stage's name where there is none: the first run.
+FIRST = ""
 _SEPARATOR = "-"
 
 
@@ -82,6 +84,23 @@ class Cell:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+  """A run that goes on from the last parameters of another, as fine-tuning.
+
+  Attributes:
+    budget: what is made equal among the arms.
+    settings: what changes; they win over those of the run before.
+    after: the stage that it goes on from; None is the cell's first run.
+    only: axis -> option of the cells that have it; empty for all.
+  """
+
+  budget: Budget
+  settings: Sequence[str] = ()
+  after: str | None = None
+  only: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Study:
   """A grid of arms under one budget.
 
@@ -97,8 +116,11 @@ class Study:
       pairs.
     size_axis: the axis whose options are sizes: a scaling law is fitted along
       it, where it has 3 or more.
-    paper: what a paper reports, cell -> value, to stand beside ours.
-    paper_title: of the column, such as "EleutherAI harness, percent".
+    stages: name -> what follows on the first run, each a run of its own that is
+      measured too.
+    paper: what a paper reports, measure -> cell -> words or number, to stand
+      beside ours.
+    paper_title: which paper, and what it measures.
   """
 
   question: str
@@ -109,7 +131,10 @@ class Study:
   skip: Sequence[tuple[Mapping[str, str], str]] = ()
   baseline: str | None = None
   size_axis: str | None = None
-  paper: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  stages: Mapping[str, Stage] = dataclasses.field(default_factory=dict)
+  paper: Mapping[str, Mapping[str, str]] = dataclasses.field(
+    default_factory=dict
+  )
   paper_title: str = "paper"
 
   def __post_init__(self):
@@ -117,17 +142,16 @@ class Study:
       raise ValueError(f"Study.grid ({dict(self.grid)}) has an empty axis")
     for axis, options in self.grid.items():
       for option in options:
-        if not str(option).replace("_", "").replace(".", "").isalnum():
-          raise ValueError(
-            f"Study.grid option {option!r} of {axis!r} names a directory: use "
-            "letters, digits, '_' and '.' alone"
-          )
+        _check_name(option, f"Study.grid option {option!r} of {axis!r}")
     if not self.seeds or len(set(self.seeds)) < len(self.seeds):
       raise ValueError(f"Study.seeds ({self.seeds}) must differ, one at least")
     for where, _ in self.skip:
-      self._check_choices(where)
+      self._check_choices(where, "Study.skip")
+    self._check_stages()
     names = [cell.name for cell in self.cells()]
-    for name in filter(None, [self.baseline, *self.paper]):
+    for name in filter(
+      None, [self.baseline, *itertools.chain(*self.paper.values())]
+    ):
       if name not in names:
         raise ValueError(
           f"Study has no cell {name!r}: its cells are {', '.join(names)}"
@@ -138,12 +162,24 @@ class Study:
         f"{', '.join(self.grid)}"
       )
 
-  def _check_choices(self, where):
+  def _check_choices(self, where, what):
     for axis, option in where.items():
       if option not in self.grid.get(axis, ()):
         raise ValueError(
-          f"Study.skip names {axis}={option}, which the grid has not"
+          f"{what} names {axis}={option}, which the grid has not"
         )
+
+  def _check_stages(self):
+    earlier = []
+    for name, stage in self.stages.items():
+      _check_name(name, f"Study.stages has {name!r}, which")
+      self._check_choices(stage.only, f"stage {name}")
+      if stage.after is not None and stage.after not in earlier:
+        raise ValueError(
+          f"stage {name} comes after {stage.after!r}, which is no earlier "
+          f"stage: those are {', '.join(earlier) or 'none'}"
+        )
+      earlier.append(name)
 
   def cells(self) -> Iterator[Cell]:
     """Yields the points of the grid, the last axis fastest."""
@@ -159,6 +195,21 @@ class Study:
         skipped=self._reason(choices),
       )
 
+  def runs(self, cell: Cell) -> dict[str, Cell]:
+    """Returns what an arm runs: stage -> the cell with the settings so far.
+
+    The first is FIRST, the cell as it is. Where a stage is left out, those
+    after it are.
+    """
+    runs = {FIRST: cell}
+    for name, stage in self.stages.items():
+      before = runs.get(stage.after or FIRST)
+      if before and stage.only.items() <= cell.choices.items():
+        runs[name] = dataclasses.replace(
+          before, settings=(*before.settings, *stage.settings)
+        )
+    return runs
+
   def _reason(self, choices) -> str | None:
     for where, reason in self.skip:
       if where.items() <= choices.items():
@@ -169,6 +220,13 @@ class Study:
 def arm_name(cell: str, seed: int) -> str:
   """Returns the name of an arm's directory."""
   return f"{cell}{_SEPARATOR}seed{seed}"
+
+
+def _check_name(name, what):
+  if not str(name).replace("_", "").replace(".", "").isalnum():
+    raise ValueError(
+      f"{what} names a directory: use letters, digits, '_' and '.' alone"
+    )
 
 
 def _is_binding(setting: str) -> bool:

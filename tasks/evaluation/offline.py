@@ -10,11 +10,16 @@
 
 A continuation is chosen by rank scoring, from it and those of three other
 passages. The prose is that of corpora.py, each part with its own passages. No
-example is random: all runs get the same. The mixture "offline" has all tasks.
+example is random: all runs get the same. The mixture "offline" has all tasks;
+"offline_train" has them to learn from, without the continuations that are
+wrong; "offline_few_shot" has the exercises after three that are solved,
+
+  offline_sort_few_shot "sort: d b b d\\n\\n ... sort: d a c"     "a c d"
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
 import re
@@ -29,10 +34,12 @@ from tasks.evaluation.choices import multiple_choice
 from tasks.evaluation.generation import LAMBADA
 from tasks.mixtures import add_mixture
 from tasks.task import add_task
+from tasks.text_to_text import add_shots
 
 _SIZES = {"train": 4096, "validation": 256}
 _PASSAGE_WORDS = 32
 _CHOICE_WORDS = 8
+_SHOTS = 3
 _BLANKS = (5, 13, 21, 29)
 
 
@@ -157,9 +164,23 @@ def _as_is(example: Mapping) -> Mapping:
   return example
 
 
+def _after_solved(dataset: tf.data.Dataset) -> tf.data.Dataset:
+  return add_shots(dataset, shots=_SHOTS, between="\n\n")
+
+
 _EXACT = Benchmark(
   examples=per_example(_as_is), metric_fns=(metrics.sequence_accuracy,)
 )
+_FEW_SHOT = dataclasses.replace(_EXACT, examples=_after_solved)
+_EXERCISES = {
+  f"offline_{name}": Sums(f"offline_{name}", draw)
+  for name, draw in {
+    "copy": letters("copy", list),
+    "reverse": letters("reverse", lambda drawn: drawn[::-1]),
+    "sort": letters("sort", sorted),
+    "addition": addition,
+  }.items()
+}
 _TASKS: Mapping[str, tuple[sources.LazySource, Benchmark]] = {
   "offline_cloze": (Passages("offline_cloze", cloze), LAMBADA),
   "offline_continuation": (
@@ -174,25 +195,37 @@ _TASKS: Mapping[str, tuple[sources.LazySource, Benchmark]] = {
       postprocess_fn=metrics.spans,
     ),
   ),
+  **{name: (source, _EXACT) for name, source in _EXERCISES.items()},
+}
+_RIGHT = "offline_right_continuation"
+_MORE: Mapping[str, tuple[sources.LazySource, Benchmark]] = {
+  _RIGHT: (
+    _TASKS["offline_continuation"][0],
+    multiple_choice(_ask, only_correct=True),
+  ),
   **{
-    f"offline_{name}": (Sums(f"offline_{name}", draw), _EXACT)
-    for name, draw in {
-      "copy": letters("copy", list),
-      "reverse": letters("reverse", lambda drawn: drawn[::-1]),
-      "sort": letters("sort", sorted),
-      "addition": addition,
-    }.items()
+    f"{name}_few_shot": (source, _FEW_SHOT)
+    for name, source in _EXERCISES.items()
   },
 }
 
 
 def register() -> None:
-  """Adds the tasks, with the vocabulary of python_docs, and the mixture."""
-  for name, (source, benchmark) in _TASKS.items():
+  """Adds the tasks, with the vocabulary of python_docs, and the mixtures."""
+  for name, (source, benchmark) in {**_TASKS, **_MORE}.items():
     add_task(
       name,
       source=source,
       objective=benchmark,
       vocabulary=text.python_vocabulary(),
     )
-  add_mixture("offline", dict.fromkeys(_TASKS, 1.0))
+  learnt = [
+    _RIGHT if name == "offline_continuation" else name for name in _TASKS
+  ]
+  few_shot = [f"{name}_few_shot" for name in _EXERCISES]
+  for name, tasks in (
+    ("offline", _TASKS),
+    ("offline_train", learnt),
+    ("offline_few_shot", few_shot),
+  ):
+    add_mixture(name, dict.fromkeys(tasks, 1.0))

@@ -35,7 +35,13 @@ def study(folder, *, seeds=(0, 1, 2), effects=None, sizes=False, noise=0.01):
     "seeds": list(seeds),
     "baseline": None,
     "size_axis": "objective" if sizes else None,
-    "paper": {"title": "paper", "values": {}},
+    "stages": {
+      "tuned": {"after": None, "budget": {"equal": "steps", "amount": 50}},
+    },
+    "paper": {
+      "title": "a paper",
+      "values": {"quiz after tuned": {"causal-prefix_lm": "the <best>"}},
+    },
     "skipped": {"encoder-causal_lm": "it has no decoder"},
     "cells": {
       name: _cell(dict(zip(axes, name.split("-"), strict=True)), number)
@@ -46,8 +52,10 @@ def study(folder, *, seeds=(0, 1, 2), effects=None, sizes=False, noise=0.01):
         "name": f"{name}-seed{seed}",
         "cell": name,
         "seed": seed,
-        "steps": 100,
-        "documents_sha256": f"{seed}" * 64,
+        "runs": [
+          {"stage": stage, "steps": 100, "documents_sha256": f"{seed}" * 64}
+          for stage in ("", "tuned")
+        ],
       }
       for seed in seeds
       for name in effects
@@ -73,14 +81,15 @@ def _cell(choices, number):
     "steps": 100, "flops": 1e12 * (number + 1), "source_tokens": 5e5,
     "loss_tokens": 7e4, "tokens": 4e5, "seconds": 10.0,
   }  # fmt: skip
-  return {"choices": choices, "account": account, "totals": totals}
+  one = {"account": account, "totals": totals}
+  return {"choices": choices, **one, "stages": {"tuned": one}}
 
 
 def _arm(path, effect, noise, rng):
   path.mkdir(parents=True)
   size = rng.integers(300, 600, DOCUMENTS)
   of_seed = effect + noise * rng.normal()
-  measures = {"step": 100, "documents_sha256": "ab"}
+  measures = {"step": 100, "documents_sha256": "ab", "suites": {}}
   for kind in ("continuation", "infilling"):
     bits = size * (of_seed + 0.2 * np.sin(np.arange(DOCUMENTS)))
     measures[kind] = {
@@ -99,11 +108,16 @@ def _arm(path, effect, noise, rng):
     }
   ]
   (path / "measures.json").write_text(json.dumps(measures))
+  (path / "tuned").mkdir()
+  quiz = {"tasks": {"sums": 50 - 10 * of_seed, "words": 90 - 10 * of_seed}}
+  tuned = {"step": 100, "suites": {"quiz": quiz}, "samples": []}
+  (path / "tuned" / "measures.json").write_text(json.dumps(tuned))
   records = [
     {"step": s, "kind": "train", "loss": effect + 5 / s, "step_seconds": 0.1}
     for s in range(10, 101, 10)
   ]
-  records.append({"step": 100, "kind": "eval", "docs/loss": effect})
+  records.append({"step": 100, "kind": "eval", "docs/loss": effect,
+                  "code/loss": effect + 1})  # fmt: skip
   lines = "".join(json.dumps(record) + "\n" for record in records)
   (path / "metrics.jsonl").write_text(lines)
   (path / "operative_config.gin").write_text("run.Run.total_steps = 100\n")

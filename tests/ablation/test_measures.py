@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import seqio
 
-from t5x_lite.ablation import measures, scoring
+from t5x_lite.ablation import linear_probe, measures, scoring
 from t5x_lite.ablation.measures import Measures, Question
 from t5x_lite.ablation.scoring import Format
 from t5x_lite.run import Data
@@ -114,7 +114,7 @@ def test_formats_follow_the_task(run):
 @pytest.mark.parametrize(
   ["settings", "message"],
   [
-    ({"documents": 0}, "documents"),
+    ({"documents": -1}, "documents"),
     ({"excerpt_bytes": 3}, r"excerpt_bytes \(3\) must be at least 16"),
     ({"infill": 0.7}, r"infill \(0.7\) must be between 0 and 0.5"),
   ],
@@ -128,3 +128,28 @@ def test_first_spans_are_what_stands_in_the_first_blank():
   assert scoring._first_span("<extra_id_0> a b<extra_id_1> c") == "a b"
   assert scoring._first_span("plain words") == "plain words"
   assert scoring._first_span("") == ""
+
+
+@pytest.mark.parametrize("name", ["palm", "t5", "encoder"])
+def test_a_probe_tells_documents_apart_by_the_words_that_they_have(name, run):
+  objective, lengths, _ = CASES[name]
+  task = run(objective, **lengths).train.task
+  model = _with_vocabulary(tiny.ALL[name](), 384)
+  params = model.init(jax.random.key(0))
+  pieces = ["aaaa", "bbbb", "cc dd"]
+  apart = [[piece * n for n in range(2, 10)] for piece in pieces]
+  settings = {"batch_size": 8}
+  found = linear_probe.accuracies(model, params, task, apart, **settings)
+  assert len(found) == 3 and min(found) > 80
+  alike = [["xyz" * n for n in range(2, 10)] for _ in pieces]
+  found = linear_probe.accuracies(model, params, task, alike, **settings)
+  assert np.mean(found) < 60
+
+
+def test_the_state_of_a_text_is_that_of_its_own_tokens():
+  model = tiny.palm()
+  params = model.init(jax.random.key(0))
+  texts = [[5, 6, 7], [5, 6, 7, 8, 9, 10], [11, 12]]
+  alone = [linear_probe.pooled(model, params, [t], 1)[0] for t in texts]
+  together = linear_probe.pooled(model, params, texts, 2)
+  np.testing.assert_allclose(together, alone, atol=1e-5)

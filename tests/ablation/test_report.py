@@ -7,8 +7,10 @@ import json
 import pathlib
 
 import pytest
+import tensorflow as tf
+from tensorboard.plugins.hparams import plugin_data_pb2
 
-from t5x_lite.ablation import report, results
+from t5x_lite.ablation import board, report, results, targets
 
 _PATH = pathlib.Path(__file__).with_name("fake.py")
 _SPEC = importlib.util.spec_from_file_location("fake", _PATH)
@@ -76,11 +78,11 @@ def test_the_page_is_self_contained(folder):
 def test_the_table_of_runs_has_one_row_each(folder):
   lines = (folder / "results.csv").read_text().splitlines()
   rows = list(csv.DictReader(lines))
-  assert len(rows) == 6 * 3 * 2
+  assert len(rows) == 6 * 3 * 3
   found = json.loads((folder / "results.json").read_text())
   cell = found["cells"]["causal-prefix_lm"]["measures"]["infilling"]
   values = [
-    float(row["bits_per_byte"])
+    float(row["value"])
     for row in rows
     if row["architecture"] == "causal" and row["objective"] == "prefix_lm"
     and row["measure"] == "infilling"
@@ -135,10 +137,86 @@ def test_the_reading_names_the_best_and_what_it_beats(folder):
   assert "encoder_decoder-span_corruption has the lowest mean" in text
   assert "is ahead of prefix-prefix_lm by 0.3" in text
   assert "power of 80%" in text
+  # Percent are better high: the best is the one with fewest bits again.
+  best = "Quiz after tuned: encoder_decoder-span_corruption has the highest"
+  assert best in text
+  assert "Quiz after tuned: encoder_decoder-span_corruption is ahead of" in text
+  assert "span_corruption is behind" not in text
+
+
+def test_the_paper_stands_beside_ours_in_its_layout(folder):
+  page = (folder / "report.html").read_text()
+  assert "the &lt;best&gt;" in page and "in italics, a paper" in page
+  assert "cells/causal-prefix_lm/measures/quiz after tuned/mean" in page
+
+
+def test_a_stage_that_a_cell_lacks_is_not_compared(tmp_path):
+  plan = fake.study(tmp_path)
+  for arm in plan["arms"]:
+    if arm["cell"] == "causal-prefix_lm":
+      del arm["runs"][1]
+  found = results.gather(tmp_path, plan)
+  pairs = {(o["a"], o["b"]) for o in found["comparisons"]["quiz after tuned"]}
+  assert len(pairs) == 10 and not any("causal-prefix_lm" in p for p in pairs)
+  assert len(found["comparisons"]["infilling"]) == 15
+  report.write(found, tmp_path)
+
+
+def test_what_it_took_to_reach_a_loss_that_all_reach():
+  curves = {
+    "slow": [(100, 4.0), (200, 3.0), (300, 2.5)],
+    "fast": [(100, 3.5), (200, 2.0), (300, 1.5)],
+    "early": [(100, 2.5), (200, 2.4), (300, 2.3)],
+  }
+  target, steps = targets.steps_to_target(curves)
+  assert target == 2.5
+  assert steps == {
+    "slow": 300, "fast": pytest.approx(100 + 100 * 2 / 3), "early": 100,
+  }  # fmt: skip
+
+
+def test_a_target_is_reached_by_all_cells_of_an_objective(folder):
+  found = json.loads((folder / "results.json").read_text())
+  for cell in found["cells"].values():
+    losses = [one["mean"] for one in cell["own_loss"].values()]
+    assert sum(losses) / 2 <= cell["to_target"]["loss"] + 1e-9
+    assert cell["to_target"]["flops"] <= cell["totals"]["flops"]
+
+
+def test_losses_of_a_mixture_stand_apart(folder):
+  found = json.loads((folder / "results.json").read_text())
+  losses = found["cells"]["causal-prefix_lm"]["own_loss"]
+  gap = losses["code"]["mean"] - losses["docs"]["mean"]
+  assert set(losses) == {"docs", "code"} and gap == pytest.approx(1)
+
+
+def test_tensorboard_groups_runs_by_their_choices(tmp_path):
+  plan = fake.study(tmp_path, seeds=(0, 1))
+  for _ in range(2):
+    board.label(tmp_path, plan)
+  runs = [
+    arm / stage
+    for arm in (tmp_path / "arms").iterdir()
+    for stage in ("", "tuned")
+  ]
+  groups = {}
+  for run in runs:
+    (path,) = run.glob("events*")
+    for event in tf.compat.v1.train.summary_iterator(str(path)):
+      for value in event.summary.value:
+        data = plugin_data_pb2.HParamsPluginData.FromString(
+          value.metadata.plugin_data.content
+        ).session_start_info
+        if data.group_name:
+          groups.setdefault(data.group_name, []).append(dict(data.hparams))
+  assert len(groups) == 6 * 2 and {len(g) for g in groups.values()} == {2}
+  first, second = groups["causal-prefix_lm, tuned"]
+  assert first["objective"].string_value == "prefix_lm"
+  assert {first["seed"].number_value, second["seed"].number_value} == {0, 1}
 
 
 def test_pairs_are_proved_by_the_digests(tmp_path):
   plan = fake.study(tmp_path, seeds=(0,))
   assert results.gather(tmp_path, plan)["pairing"]["0"]["same"]
-  plan["arms"][0]["documents_sha256"] = "f" * 64
+  plan["arms"][0]["runs"][0]["documents_sha256"] = "f" * 64
   assert not results.gather(tmp_path, plan)["pairing"]["0"]["same"]

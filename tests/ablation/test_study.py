@@ -6,7 +6,7 @@ import re
 import pytest
 
 from t5x_lite.ablation import plan
-from t5x_lite.ablation.study import Budget, Study
+from t5x_lite.ablation.study import Budget, Stage, Study
 
 GRID = {
   "architecture": {
@@ -39,9 +39,39 @@ def test_a_skip_leaves_out_what_it_names_with_the_reason():
   assert [n for n, reason in reasons.items() if reason] == ["encdec-clm"]
 
 
+def stage(*settings, **other):
+  return Stage(budget=Budget(amount=5, equal="steps"), settings=settings,
+               **other)  # fmt: skip
+
+
+def test_stages_add_their_settings_to_those_of_what_they_go_on_from():
+  stages = {
+    "adapted": stage("T=9", only={"architecture": "causal"}),
+    "tuned": stage("quiz.gin"),
+    "adapted_tuned": stage("quiz.gin", after="adapted"),
+  }
+  of = study(stages=stages)
+  runs = {cell.name: of.runs(cell) for cell in of.cells()}
+  assert list(runs["encdec-clm"]) == ["", "tuned"]
+  runs = runs["causal-clm"]
+  assert list(runs) == ["", "adapted", "tuned", "adapted_tuned"]
+  assert runs["tuned"].bindings == ["X=1", "T=2"]
+  assert runs["adapted_tuned"].bindings == ["X=1", "T=2", "T=9"]
+  assert runs["adapted_tuned"].files[-1] == "quiz.gin"
+
+
 @pytest.mark.parametrize(
   ["settings", "message"],
   [
+    ({"stages": {"a/b": stage()}}, "'a/b', which names a directory"),
+    (
+      {"stages": {"b": stage(after="c"), "c": stage()}},
+      "stage b comes after 'c', which is no earlier stage; those are none",
+    ),
+    (
+      {"stages": {"b": stage(only={"depth": "2"})}},
+      "stage b names depth=2, which the grid has not",
+    ),
     ({"grid": {"a": {}}}, "has an empty axis"),
     ({"grid": {"a": {"b/c": []}}}, "option 'b/c' of 'a' names a directory"),
     ({"seeds": (1, 1)}, "seeds ((1, 1)) must differ"),

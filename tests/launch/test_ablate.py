@@ -10,25 +10,29 @@ import time
 
 import pytest
 
-from launch import arms, config, main
+from launch import arms, config, main, study_plan
 from t5x_lite.ablation import study as study_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
-STUDIES = sorted((ROOT / "gin" / "ablations").glob("*.gin"))
+FOLDER = ROOT / "gin" / "ablations"
+STUDIES = sorted(FOLDER.glob("**/*.gin"))
 
 
 def test_there_are_studies():
-  assert len(STUDIES) >= 7
+  assert len(STUDIES) >= 13
 
 
-@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+  "path", STUDIES, ids=lambda p: str(p.relative_to(FOLDER))
+)
 def test_every_cell_of_the_shipped_studies_builds(path):
   config.load([str(path)])
   study = config.build(study_lib.Study)
   cells = [cell for cell in study.cells() if cell.skipped is None]
   for cell in cells:
-    run = arms._build(cell, seed=1, search_paths=())
-    assert run.seed == run.train.seed == 1 and run.train.order == "study"
+    for settings in study.runs(cell).values():
+      run = study_plan.build(settings, seed=1)
+      assert run.seed == run.train.seed == 1 and run.train.order == "study"
 
 
 def test_mistakes_are_one_line(capsys):
@@ -44,29 +48,48 @@ def test_mistakes_are_one_line(capsys):
 
 
 def test_another_study_is_refused(tmp_path):
-  arms.write_plan(tmp_path, {"digest": arms._digest("one")})
-  assert arms.find_plan(tmp_path, "one") == {"digest": arms._digest("one")}
+  plan = {"digest": study_plan.digest("one")}
+  study_plan.write(tmp_path, plan)
+  assert study_plan.find(tmp_path, "one") == plan
   with pytest.raises(ValueError, match="holds another study"):
-    arms.find_plan(tmp_path, "two")
-  assert arms.find_plan(tmp_path / "none", "one") is None
+    study_plan.find(tmp_path, "two")
+  assert study_plan.find(tmp_path / "none", "one") is None
 
 
-def entry(name="arm", steps=3):
-  return {"name": name, "steps": steps, "files": ["a.gin"],
-          "bindings": ["X='a b'"], "search_paths": []}  # fmt: skip
+def entry(name="arm", stages=()):
+  run = {"steps": 3, "files": ["a.gin"], "bindings": ["X='a b'"], "after": ""}
+  runs = [{**run, "stage": stage} for stage in ("", *stages)]
+  return {"name": name, "runs": runs, "search_paths": []}
 
 
-def arm(folder, script, **settings):
+def arm(folder, script, name="arm"):
   """An arm whose commands are replaced by a script."""
-  made = arms.Arm(folder, {}, entry(**settings))
-  made._commands = [["sh", "-c", script]]
+  made = arms.Arm(folder, entry(name))
+  made._runs[0].commands = [["sh", "-c", script]]
   return made
 
 
 def test_commands_are_lines_of_shell(tmp_path):
-  line = arms.Arm(tmp_path, {}, entry()).shell_line()
+  line = arms.Arm(tmp_path, entry()).shell_line()
   assert "train" in line and "&&" in line and "measure" in line
   assert """'--gin.X='"'"'a b'"'"''""" in line
+
+
+def test_stages_run_after_what_they_go_on_from_and_once(tmp_path):
+  made = arms.Arm(tmp_path, entry(stages=["tuned"]))
+  first, then = made._runs
+  assert not any("warm_start" in word for word in first.commands[0])
+  assert f"--model_dir={made.path}/tuned" in then.commands[0]
+  assert f"--gin.run.WarmStart.path='{made.path}'" in then.commands[0]
+  for run, path in ((first, made.path), (then, made.path / "tuned")):
+    script = f"mkdir -p {path}; echo x >> {path}/ran; echo '{{\"step\": 3}}'"
+    run.commands = [["sh", "-c", f"{script} > {path}/measures.json"]]
+  assert arms.run_all([made], 1, print) == []
+  # What is there is left alone.
+  (made.path / "tuned" / "measures.json").unlink()
+  assert not made.done and arms.run_all([made], 1, print) == []
+  assert (made.path / "ran").read_text() == "x\n"
+  assert (made.path / "tuned" / "ran").read_text() == "x\nx\n"
 
 
 def test_an_arm_is_run_once_and_a_failure_stops_no_other(tmp_path):

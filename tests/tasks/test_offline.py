@@ -126,3 +126,41 @@ def test_a_model_is_measured_on_all_as_it_would_be_asked():
   assert found["offline_continuation/accuracy"] == pytest.approx(
     100 * right.mean()
   )
+
+
+def test_of_continuations_the_right_ones_alone_are_learnt():
+  names = [t.name for t in seqio.MixtureRegistry.get("offline_train").tasks]
+  assert len(names) == 7 and "offline_continuation" not in names
+  learnt, asked = (
+    list(
+      seqio.TaskRegistry.get(name)
+      .get_dataset(LENGTHS, "validation", shuffle=False)
+      .take(count)
+      .as_numpy_iterator()
+    )
+    for name, count in (
+      ("offline_right_continuation", 5),
+      ("offline_continuation", 20),
+    )
+  )
+  right = [x["targets_pretokenized"] for x in asked if x["is_correct"]]
+  assert [x["targets_pretokenized"] for x in learnt] == right
+
+
+def test_few_shot_exercises_stand_after_three_that_are_solved():
+  lengths = {"inputs": 256, "targets": 32}
+  mixture = seqio.MixtureRegistry.get("offline_few_shot")
+  assert len(mixture.tasks) == 4
+  for task in mixture.tasks:
+    solve = SOLVE[task.name.removesuffix("_few_shot")]
+    dataset = task.get_dataset(lengths, "validation", shuffle=False)
+    for row in dataset.take(8).as_numpy_iterator():
+      assert len(row["inputs"]) < 256
+      *shots, asked = row["inputs_pretokenized"].decode().split("\n\n")
+      assert len(set(shots)) == 3
+      shots.append(f"{asked} {row['targets_pretokenized'].decode()}")
+      for shot in shots:
+        words = shot.partition(": ")[2].split()
+        question = words[:3] if "+" in words else words[: len(words) // 2]
+        answer = " ".join(words[len(question) :])
+        assert solve(" ".join(question)) == answer

@@ -1,0 +1,295 @@
+"""Accounts for the arms of a study and shares its budgets out.
+
+DIR/study.json holds the plan: cells, what each costs, arms and their runs.
+"""
+
+import hashlib
+import json
+from typing import NamedTuple
+
+from launch import config, describe
+
+PLAN = "study.json"
+
+
+def make(study, text, search_paths=()) -> dict:
+  """Returns the plan of a study.
+
+  Args:
+    study: a study.Study.
+    text: the gin configuration that it was built from.
+    search_paths: further folders with gin files.
+
+  Raises:
+    ValueError: a cell that cannot be, for another reason than that its
+      architecture and objective do not go together.
+  """
+  from t5x_lite.ablation import plan as planning
+  from t5x_lite.ablation import study as study_lib
+
+  skipped, cells, known = {}, {}, _Known({}, {})
+  for cell in study.cells():
+    if cell.skipped is not None:
+      skipped[cell.name] = cell.skipped
+      continue
+    runs = {}
+    for stage, settings in study.runs(cell).items():
+      after = study_lib.FIRST
+      if stage != study_lib.FIRST:
+        after = study.stages[stage].after or after
+      if stage and after not in runs:
+        continue  # What it goes on from is left out.
+      run = build(settings, study.seeds[0], search_paths)
+      name = f"{cell.name}, {stage}" if stage else cell.name
+      reason = _mismatch(run)
+      if reason is not None:
+        skipped[name] = reason
+        continue
+      budget = study.stages[stage].budget if stage else study.budget
+      account = _account(name, run, known)
+      runs[stage] = {
+        "settings": settings,
+        "after": after,
+        "account": account,
+        "totals": planning.totals(account, planning.steps(account, budget)),
+      }
+    if runs:
+      cells[cell.name] = runs
+  if not cells:
+    raise ValueError(f"every cell of the study is left out: {skipped}")
+  firsts = {name: runs[study_lib.FIRST] for name, runs in cells.items()}
+  planning.check_parameters(
+    {name: first["account"] for name, first in firsts.items()}, study.budget
+  )
+  return {
+    "digest": digest(text),
+    "gin": text,
+    "question": study.question,
+    "budget": _as_dict(study.budget),
+    "stages": {
+      name: {"after": stage.after, "budget": _as_dict(stage.budget)}
+      for name, stage in study.stages.items()
+    },
+    "axes": {axis: list(options) for axis, options in study.grid.items()},
+    "seeds": list(study.seeds),
+    "baseline": study.baseline,
+    "size_axis": study.size_axis,
+    "paper": {
+      "title": study.paper_title,
+      "values": {kind: dict(values) for kind, values in study.paper.items()},
+    },
+    "skipped": skipped,
+    "cells": {
+      name: {
+        "choices": dict(runs[study_lib.FIRST]["settings"].choices),
+        "account": runs[study_lib.FIRST]["account"],
+        "totals": runs[study_lib.FIRST]["totals"],
+        "stages": {
+          stage: {key: run[key] for key in ("account", "totals")}
+          for stage, run in runs.items()
+          if stage
+        },
+      }
+      for name, runs in cells.items()
+    },
+    "arms": [
+      {
+        "name": study_lib.arm_name(name, seed),
+        "cell": name,
+        "seed": seed,
+        "search_paths": list(search_paths),
+        "runs": [
+          _planned(stage, run, seed, search_paths)
+          for stage, run in runs.items()
+        ],
+      }
+      # Seed by seed, so that a study that is cut short has whole repeats.
+      for seed in study.seeds
+      for name, runs in cells.items()
+    ],
+  }
+
+
+class _Known(NamedTuple):
+  """What was found out of earlier cells.
+
+  Attributes:
+    accounts: of runs, by what they are made of.
+    rates: FLOP/s of this device, by architecture.
+  """
+
+  accounts: dict
+  rates: dict
+
+
+def _account(name, run, known) -> dict:
+  """Accounts for a run, with the time of a step on this device."""
+  from t5x_lite.ablation import plan as planning
+
+  made_of = repr((run.model, run.train, run.optimizer, run.microbatches))
+  if made_of not in known.accounts:
+    try:
+      account = planning.account(run)
+    except ValueError as error:
+      raise ValueError(f"cell {name}: {error}") from None
+    architecture = account["architecture"]
+    if architecture not in known.rates:
+      known.rates[architecture] = planning.calibrate(run)
+    rate = known.rates[architecture]
+    account["step_seconds"] = account["flops_per_step"] / rate
+    known.accounts[made_of] = account
+  return known.accounts[made_of]
+
+
+def _planned(stage, run, seed, search_paths) -> dict:
+  """Returns one run of an arm."""
+  from t5x_lite.ablation import plan as planning
+
+  settings, steps = run["settings"], run["totals"]["steps"]
+  return {
+    "stage": stage,
+    "after": run["after"],
+    "steps": steps,
+    "files": settings.files,
+    "bindings": [
+      *settings.bindings,
+      f"run.Run.total_steps={steps}",
+      *_seed_bindings(seed),
+    ],
+    "documents_sha256": planning.documents_sha256(
+      build(settings, seed, search_paths)
+    ),
+  }
+
+
+def _as_dict(budget) -> dict:
+  names = ("equal", "amount", "embeddings", "parameters_within")
+  return {name: getattr(budget, name) for name in names}
+
+
+def _seed_bindings(seed) -> list[str]:
+  """Returns what pairs arms: one seed, one order of the documents."""
+  return [
+    f"run.Run.seed={seed}", f"run.Data.seed={seed}", "run.Data.order='study'",
+  ]  # fmt: skip
+
+
+def build(cell, seed, search_paths=()):
+  """Builds the run of a cell."""
+  from t5x_lite import run as run_lib
+
+  bindings = [*cell.bindings, *_seed_bindings(seed)]
+  if not any(b.startswith("run.Run.total_steps") for b in bindings):
+    bindings.append("run.Run.total_steps=1")
+  try:
+    config.load(cell.files, bindings, search_paths)
+    return config.build(run_lib.Run)
+  except ValueError as error:
+    raise ValueError(f"cell {cell.name}: {error}") from None
+
+
+def _mismatch(run) -> str | None:
+  """Says why a run's task and architecture do not go together, or None."""
+  from t5x_lite import data, features
+
+  names = data.feature_names(data.get_task(run.train.task))
+  try:
+    features.check(names, run.model.architecture)
+  except ValueError as error:
+    return str(error)
+  return None
+
+
+def digest(text) -> str:
+  """Names a study's configuration."""
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write(folder, plan):
+  """Writes a plan where `find` finds it."""
+  folder.mkdir(parents=True, exist_ok=True)
+  partial = folder / f"{PLAN}.partial"
+  partial.write_text(json.dumps(plan, indent=1) + "\n")
+  partial.rename(folder / PLAN)
+
+
+def find(folder, text) -> dict | None:
+  """Returns the plan of a directory, or None where there is none.
+
+  Raises:
+    ValueError: it is of another study.
+  """
+  path = folder / PLAN
+  if not path.exists():
+    return None
+  plan = json.loads(path.read_text())
+  if plan["digest"] != digest(text):
+    raise ValueError(
+      f"--output={folder} holds another study, or an earlier form of this one: "
+      "give another --output, or delete that one"
+    )
+  return plan
+
+
+def table(plan) -> str:
+  """Returns what the cells cost, side by side."""
+  heads = ["cell", "parameters", "FLOPs", "source tokens", "loss tokens",
+           "padding", "loss on", "steps", "memory", "time"]  # fmt: skip
+  rows, seconds = [heads], 0.0
+  for name, cell in plan["cells"].items():
+    for stage, run in {"": cell, **cell["stages"]}.items():
+      of, total = run["account"], run["totals"]
+      seconds += total["seconds"] * len(plan["seeds"])
+      rows.append([
+        f"  {stage}" if stage else name,
+        f"{of['parameters']:,}",
+        describe.quantity(total["flops"]),
+        describe.quantity(total["source_tokens"]),
+        describe.quantity(total["loss_tokens"]),
+        f"{of['padding_fraction']:.0%}",
+        f"{of['loss_fraction']:.0%}",
+        f"{total['steps']:,}",
+        describe.memory(of["memory_bytes"]),
+        f"{total['seconds'] / 60:.1f} min",
+      ])  # fmt: skip
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  lines = [
+    "  ".join(
+      value.ljust(width) if i == 0 else value.rjust(width)
+      for i, (value, width) in enumerate(zip(row, widths, strict=True))
+    )
+    for row in rows
+  ]
+  budget = plan["budget"]
+  return "\n".join([
+    plan["question"],
+    f"equal {budget['equal']}: {budget['amount']:g}; seeds "
+    f"{', '.join(map(str, plan['seeds']))}; {len(plan['arms'])} arms, about "
+    f"{seconds / 60:.0f} minutes of training on this device",
+    *lines,
+    *pairs(plan),
+    *(f"left out: {n}: {reason}" for n, reason in plan["skipped"].items()),
+  ])  # fmt: skip
+
+
+def pairs(plan) -> list[str]:
+  """Checks that an encoder-decoder of 2N costs what a decoder of N does."""
+  lines, by_architecture = [], {}
+  for cell in plan["cells"].values():
+    by_architecture.setdefault(cell["account"]["architecture"], cell["account"])
+  both = by_architecture.get("encoder_decoder")
+  for name in ("causal", "prefix"):
+    one = by_architecture.get(name)
+    if both and one:
+      size = (
+        both["parameters_without_embeddings"]
+        / one["parameters_without_embeddings"]
+      )
+      cost = (both["flops_per_step"] / both["positions_per_step"]) / (
+        one["flops_per_step"] / one["positions_per_step"]
+      )
+      lines.append(
+        f"encoder_decoder against {name}: {size:.2f} times the parameters "
+        f"without embeddings, {cost:.2f} times the FLOPs of a token"
+      )
+  return lines

@@ -1,0 +1,37 @@
+"""Lets TensorBoard group a study's runs by their choices: its HPARAMS tab.
+
+tensorboard --logdir=STUDY/arms
+"""
+
+import pathlib
+from typing import Any
+
+import tensorflow as tf
+from tensorboard.plugins.hparams import api
+
+_SUFFIX = ".hparams"
+
+
+def label(folder: Any, plan: dict) -> None:
+  """Writes beside each run's events what was chosen for it; once.
+
+  Runs that differ by their seed alone are one group.
+
+  Args:
+    folder: the study's directory.
+    plan: of `t5x_lite ablate`.
+  """
+  for arm in plan["arms"]:
+    choices = plan["cells"][arm["cell"]]["choices"]
+    for run in arm["runs"]:
+      path = pathlib.Path(folder) / "arms" / arm["name"] / run["stage"]
+      if not path.exists() or list(path.glob(f"events*{_SUFFIX}")):
+        continue
+      stage = run["stage"] or "first run"
+      writer = tf.summary.create_file_writer(str(path), filename_suffix=_SUFFIX)
+      with writer.as_default():
+        api.hparams(
+          {**choices, "stage": stage, "seed": arm["seed"]},
+          trial_id=f"{arm['cell']}, {stage}",
+        )
+      writer.close()

@@ -1,0 +1,85 @@
+"""Suite: seqio tasks that a model is asked, by their own metrics.
+
+Zero-shot, few-shot or after fine-tuning is a matter of the tasks and of when
+they are asked: the offline suite (tasks/evaluation/offline.py), or any
+evaluation mixture whose data is there.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import seqio
+
+from t5x_lite import data, evaluate
+from t5x_lite.run import Data
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Suite:
+  """Says which tasks are asked, and how much of them.
+
+  Attributes:
+    tasks: names of tasks and of mixtures, with metric functions in percent.
+    lengths: of their features; longer inputs are cut.
+    examples: of each task at most, the first of the split.
+    split: of the tasks.
+    batch_size: rows at a time.
+  """
+
+  tasks: Sequence[str]
+  lengths: Mapping[str, int]
+  examples: int = 128
+  split: str = "validation"
+  batch_size: int = 32
+
+  def __post_init__(self):
+    if not self.tasks:
+      raise ValueError("Suite.tasks is empty: name a task or a mixture")
+    if self.examples < self.batch_size or self.examples % self.batch_size:
+      raise ValueError(
+        f"Suite.examples ({self.examples}) must be a multiple of "
+        f"Suite.batch_size ({self.batch_size})"
+      )
+
+
+def measure(
+  suite: Suite, model: Any, params: Any, *, layout: Any = None
+) -> dict[str, Any]:
+  """Asks a model the tasks of a suite, in the format that these have.
+
+  Returns:
+    {"score": the mean over tasks, "tasks": task -> the mean of its metrics, as
+    GLUE has it, "metrics": task -> metric -> value}; all in percent.
+
+  Raises:
+    ValueError: a task that the model cannot be asked, or without metrics.
+  """
+  found = {}
+  for task in _tasks(suite):
+    spec = Data(
+      task=task,
+      lengths=suite.lengths,
+      batch_size=suite.batch_size,
+      split=suite.split,
+      shuffle=False,
+      num_epochs=1,
+      num_batches=suite.examples // suite.batch_size,
+    )
+    data.check(spec, model.architecture)
+    found[task] = evaluate.task_metrics(model, params, spec, layout=layout)
+    if not found[task]:
+      raise ValueError(f"Suite.tasks: {task} has no metric to measure by")
+  scores = {task: _mean(metrics.values()) for task, metrics in found.items()}
+  return {"score": _mean(scores.values()), "tasks": scores, "metrics": found}
+
+
+def _tasks(suite) -> list[str]:
+  """Returns the names of the tasks, those of mixtures one by one."""
+  parts = [seqio.get_subtasks(data.get_task(name)) for name in suite.tasks]
+  return list(dict.fromkeys(task.name for tasks in parts for task in tasks))
+
+
+def _mean(values) -> float:
+  values = list(values)
+  return sum(values) / len(values)

@@ -18,9 +18,11 @@ config.json, a Megatron split split.json. Nothing is rounded: there and back
 gives the same values, though a run reads half precision as float32.
 
 A run that is written holds step 0, for others to start from (run.WarmStart).
-With a SentencePiece model or ByT5's bytes beside the weights, infer and score
-take text, and eval measures span corruption of CPython's documentation, or
-what --gin_file and --gin flags say. Without, it holds the model alone.
+With its tokenizer beside the weights (of a T5: spiece.model or ByT5's bytes; of
+a language model: tokenizer.json or tokenizer.model, and tokenizer_config.json),
+infer and score take text, and eval measures span corruption or causal LM of
+CPython's documentation, or what --gin_file and --gin flags say. Without, or
+where the tokenizer's id 0 is text, the run holds the model alone.
 """
 EXAMPLE = """
 t5x_lite convert --input=t5-v1_1-small --to=run --output=runs/t5
@@ -190,8 +192,8 @@ def _write_run(source, output, values):
   _copy(source.companions, output)
   if not new_run.write(source.model, source.params, output, values):
     rundir.say(
-      "the run holds model and weights alone: no vocabulary of T5's kind"
-      " (spiece.model, ByT5) lies beside the weights"
+      "the run holds model and weights alone: no tokenizer that it could use"
+      " lies beside the weights (see t5x_lite convert --help)"
     )
 
 

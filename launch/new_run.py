@@ -7,12 +7,21 @@ import tempfile
 
 from launch import config, environment, gin_writer, rundir
 
-# What a converted T5 may be asked for and evaluated on, by default.
-_FILES = (
-  "objectives/span_corruption.gin", "optim/adafactor_t5.gin",
-  "runs/pretrain.gin",
-)  # fmt: skip
-_LENGTHS = "INPUTS = 512\nTARGETS = 114\n"
+# What a converted T5, or language model, may be asked for and evaluated on, by
+# default.
+_FILES = {
+  "encoder_decoder": (
+    "objectives/span_corruption.gin", "optim/adafactor_t5.gin",
+    "runs/pretrain.gin",
+  ),
+  "causal": (
+    "objectives/causal_lm.gin", "optim/adamw.gin", "runs/pretrain.gin",
+  ),
+}  # fmt: skip
+_LENGTHS = {
+  "encoder_decoder": "INPUTS = 512\nTARGETS = 114\n",
+  "causal": "TARGETS = 512\n",
+}
 
 
 def write(model, params, output: pathlib.Path, values) -> bool:
@@ -32,12 +41,11 @@ def write(model, params, output: pathlib.Path, values) -> bool:
     ValueError: the gin files change the model, or the tokenizer is too large.
   """
   files, own = list(values.gin_file), gin_writer.text(model)
-  vocabulary = None
-  if model.architecture == "encoder_decoder":
-    vocabulary = _vocabulary(output)
+  find = {"encoder_decoder": _t5_vocabulary, "causal": _causal_vocabulary}
+  vocabulary = find.get(model.architecture, lambda folder: None)(output)
   if vocabulary is not None:
-    own += vocabulary + ("" if files else _LENGTHS)
-    files = files or list(_FILES)
+    own += vocabulary + ("" if files else _LENGTHS[model.architecture])
+    files = files or list(_FILES[model.architecture])
   with tempfile.NamedTemporaryFile("w", suffix=".gin") as file:
     file.write(own)
     file.flush()
@@ -59,15 +67,13 @@ def write(model, params, output: pathlib.Path, values) -> bool:
   return vocabulary is not None
 
 
-def _vocabulary(folder: pathlib.Path) -> str | None:
+def _t5_vocabulary(folder: pathlib.Path) -> str | None:
   """Returns bindings of the vocabulary whose files are in a folder, or None.
 
-  Only T5's kinds: their decoders start with id 0 and their texts end with 1, as
-  ours do.
+  Of an encoder-decoder, only T5's kinds: their decoders start with id 0 and
+  their texts end with 1, as ours do.
   """
-  settings = {}
-  if (folder / "tokenizer_config.json").exists():
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
+  settings = _settings(folder)
   model = folder / "spiece.model"
   if model.exists():
     # mT5's model holds its sentinels itself, and says 0.
@@ -81,9 +87,57 @@ def _vocabulary(folder: pathlib.Path) -> str | None:
     lines, value = [], "'bytes'"
   else:
     return None
+  return _bindings("vocabularies", lines, value)
+
+
+def _causal_vocabulary(folder: pathlib.Path) -> str | None:
+  """Returns bindings of a language model's vocabulary, or None.
+
+  Its texts begin with the token that the tokenizer puts there or, where it puts
+  none, with the one that ends the text before. A tokenizer whose id 0 is text
+  has other ids here than the weights have rows.
+  """
+  settings = _settings(folder)
+  eos = _token(settings.get("eos_token"))
+  start = _token(settings.get("bos_token")) or eos
+  if eos is None:
+    return None
+  path = folder / "tokenizer.json"
+  if path.exists():
+    from tasks import hf_vocabulary
+
+    found = hf_vocabulary.HuggingFaceTokenizer(str(path), extra_ids=0, eos=eos)
+    if found.offset:
+      return None
+    module, name = "hf_vocabulary", "HuggingFaceTokenizer"
+    lines = [f"{module}.{name}.eos = {eos!r}"]
+  elif (folder / "tokenizer.model").exists():
+    path, lines = folder / "tokenizer.model", []
+    module, name = "vocabularies", "SentencePiece"
+  else:
+    return None
+  lines += [
+    f"{module}.{name}.path = {str(path.absolute())!r}",
+    f"{module}.{name}.extra_ids = 0",
+    f"{module}.{name}.start = {start!r}",
+  ]
+  return _bindings(module, lines, f"@{module}.{name}()")
+
+
+def _settings(folder) -> dict:
+  path = folder / "tokenizer_config.json"
+  return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _token(value) -> str | None:
+  """Reads a token, which may be an object with its settings."""
+  return value["content"] if isinstance(value, dict) else value
+
+
+def _bindings(module, lines, value) -> str:
   lines = [
     "from tasks import text",
-    "from tasks import vocabularies",
+    f"from tasks import {module}",
     *lines,
     f"text.corpus_task.vocabulary = {value}",
     f"text.text_task.vocabulary = {value}",

@@ -92,7 +92,10 @@ def _stage(spec: Spec, architecture: str, shard) -> tf.data.Dataset:
   tf.random.set_seed(task_examples.seed(spec, "operations"))
   endless = spec.num_epochs is None
   convert = features.converter(
-    architecture, pack=spec.pack, loss_on_inputs=spec.loss_on_inputs
+    architecture,
+    pack=spec.pack,
+    loss_on_inputs=spec.loss_on_inputs,
+    start_id=start_id(spec.task),
   )
   rows = convert(
     examples(spec, architecture, shard=shard if endless else (0, 1)),
@@ -250,6 +253,11 @@ def required_vocab_size(task: str) -> int:
   return vocabularies(task)[1].vocab_size
 
 
+def start_id(task: str) -> int:
+  """Returns the token that decoders start from: the vocabulary's, or 0."""
+  return getattr(vocabularies(task)[1], "start_id", 0)
+
+
 def vocabulary_digest(task: str) -> str:
   """Returns a digest of all that turns text into a task's ids and back.
 
@@ -257,9 +265,8 @@ def vocabulary_digest(task: str) -> str:
   """
   vocabulary = vocabularies(task)[1]
   names = "vocab_size", "extra_ids", "eos_id", "unk_id"
-  digest = hashlib.sha256(
-    json.dumps([getattr(vocabulary, name) for name in names]).encode()
-  )
+  ids = [getattr(vocabulary, name) for name in names]
+  digest = hashlib.sha256(json.dumps([*ids, start_id(task)]).encode())
   model = getattr(vocabulary, "sp_model", None)
   if model is None:
     # Without a file to hash: what every id stands for.

@@ -168,7 +168,7 @@ def task_metrics(
   with _quiet():
     evaluator = seqio.Evaluator(
       spec.task,
-      _UnpackedConverter(model.architecture),
+      _UnpackedConverter(model.architecture, data.start_id(spec.task)),
       eval_split=spec.split,
       sequence_length=lengths,
       num_examples=spec.num_batches and spec.num_batches * spec.batch_size,
@@ -252,9 +252,15 @@ def _scores(model, params, batch):
 
 
 def _prompts(batch, *, architecture):
-  """Keeps what is given: the encoder's tokens, or the decoder's prompt."""
+  """Keeps what is given: the encoder's tokens and where the decoder starts.
+
+  Or the decoder's prompt.
+  """
   if architecture == "encoder_decoder":
-    return {k: v for k, v in batch.items() if k.startswith("encoder_")}
+    given = {k: v for k, v in batch.items() if k.startswith("encoder_")}
+    return given | {
+      "decoder_input_tokens": batch["decoder_input_tokens"][:, :1]
+    }
   prompt = batch["decoder_causal_attention"]
   return {
     name: batch[name] * prompt
@@ -293,8 +299,10 @@ class _UnpackedConverter:
 
   pack = False
 
-  def __init__(self, architecture: str):
-    self._convert = features.converter(architecture, pack=False)
+  def __init__(self, architecture: str, start_id: int):
+    self._convert = features.converter(
+      architecture, pack=False, start_id=start_id
+    )
     self.TASK_FEATURES = self._convert.TASK_FEATURES
 
   def __call__(self, ds, lengths):

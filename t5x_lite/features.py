@@ -17,7 +17,8 @@ with room for 10 inputs and 7 targets are, packed into one row, for
     encoder_input_tokens      7 8 5 1 8 4 9 3 1 0
     encoder_segment_ids       1 1 1 1 2 2 2 2 2 0
     encoder_positions         0 1 2 3 0 1 2 3 4 0
-    decoder_input_tokens      0 3 9 0 4 0 0           shifted right from 0
+    decoder_input_tokens      0 3 9 0 4 0 0           shifted right; the start
+                                                      token is `start_id`, 0
     decoder_target_tokens     3 9 1 4 1 0 0
     decoder_loss_weights      1 1 1 1 1 0 0
     decoder_segment_ids       1 1 1 2 2 0 0
@@ -142,7 +143,11 @@ def check(task_features: Iterable[str], architecture: str) -> None:
 
 
 def converter(
-  architecture: str, *, pack: bool, loss_on_inputs: bool = False
+  architecture: str,
+  *,
+  pack: bool,
+  loss_on_inputs: bool = False,
+  start_id: int = 0,
 ) -> seqio.FeatureConverter:
   """Returns the converter of an architecture.
 
@@ -156,6 +161,7 @@ def converter(
     pack: whether rows hold as many examples as fit, in their order, rather
       than one each.
     loss_on_inputs: whether inputs bear loss too; causal and prefix only.
+    start_id: the token before the first one that a decoder predicts.
 
   Raises:
     ValueError: for an unknown architecture, or `loss_on_inputs` where the
@@ -176,7 +182,7 @@ def converter(
       f"loss_on_inputs needs architecture causal or prefix, not {architecture}"
     )
   return kinds[architecture](
-    architecture, pack=pack, loss_on_inputs=loss_on_inputs
+    architecture, pack=pack, loss_on_inputs=loss_on_inputs, start_id=start_id
   )
 
 
@@ -193,10 +199,18 @@ class Converter(seqio.FeatureConverter):
   # Segment ids and positions are there without packing as well.
   PACKING_FEATURE_DTYPES: Mapping = {}
 
-  def __init__(self, architecture: str, *, pack: bool, loss_on_inputs: bool):
+  def __init__(
+    self,
+    architecture: str,
+    *,
+    pack: bool,
+    loss_on_inputs: bool,
+    start_id: int,
+  ):
     super().__init__(pack=pack, apply_length_check=False)
     self.architecture = architecture
     self._loss_on_inputs = loss_on_inputs
+    self._start_id = start_id
 
   def __call__(
     self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
@@ -212,6 +226,10 @@ class Converter(seqio.FeatureConverter):
       if spec is None or spec.dtype != tf.int32 or spec.shape.rank != 1:
         raise ValueError(f"feature {name} must be an int32 vector, not {spec}")
     return self._convert_features(ds, task_feature_lengths)
+
+  def _shift_right(self, tokens: tf.Tensor) -> tf.Tensor:
+    """Returns the start token, and all tokens but the last."""
+    return tf.concat([[self._start_id], tokens[:-1]], axis=0)
 
   @abc.abstractmethod
   def row_lengths(self, lengths: Mapping[str, int]) -> dict[str, int]:
@@ -267,7 +285,7 @@ class EncoderDecoder(Converter):
     targets = _at_least_one(example["targets"])
     return {
       "encoder_input_tokens": _at_least_one(example["inputs"]),
-      "decoder_input_tokens": _shift_right(targets),
+      "decoder_input_tokens": self._shift_right(targets),
       "decoder_target_tokens": targets,
       "decoder_loss_weights": _at_least_one(tf.ones_like(example["targets"])),
     }
@@ -299,7 +317,7 @@ class Decoder(Converter):
 
   def arrange(self, example):
     if "positions" in example:
-      return _arrange_blanks(**example)
+      return self._arrange_blanks(**example)
     targets = example["targets"]
     inputs = example.get("inputs", targets[:0])
     weights = example.get("weights")
@@ -311,7 +329,7 @@ class Decoder(Converter):
     tokens = tf.concat([inputs, _at_least_one(targets)], axis=0)
     visible = tf.range(tf.size(tokens)) <= tf.size(inputs)
     return {
-      "decoder_input_tokens": _shift_right(tokens),
+      "decoder_input_tokens": self._shift_right(tokens),
       "decoder_target_tokens": tokens,
       "decoder_loss_weights": tf.concat(
         [input_weights, _at_least_one(weights)], axis=0
@@ -319,27 +337,29 @@ class Decoder(Converter):
       "decoder_causal_attention": tf.cast(visible, tf.int32),
     }
 
-
-def _arrange_blanks(inputs, targets, positions) -> dict[str, tf.Tensor]:
-  """Lays out blanks and the spans that fill them; see the module's text."""
-  aligned = {"targets": targets, "positions": positions}
-  _check_aligned(aligned, *aligned)
-  # No two spans that follow one another fill the same blank.
-  is_first = tf.concat([[True], positions[1:] != positions[:-1]], axis=0)
-  is_first = is_first[: tf.size(positions)]
-  index = tf.range(tf.size(targets))
-  first = tf.boolean_mask(index, is_first)
-  owner = tf.cumsum(tf.cast(is_first, tf.int32)) - 1
-  sides = (  # of the inputs and of the targets
-    ("input_tokens", inputs, tf.where(is_first, 0, _shift_right(targets))),
-    ("target_tokens", inputs, targets),
-    ("loss_weights", tf.zeros_like(inputs), tf.ones_like(targets)),
-    ("causal_attention", tf.ones_like(inputs), tf.zeros_like(targets)),
-    ("positions", tf.range(tf.size(inputs)), positions),
-    ("block_positions", tf.zeros_like(inputs),
-     index - tf.gather(first, owner) + 1),
-  )  # fmt: skip
-  return {f"decoder_{name}": tf.concat(parts, axis=0) for name, *parts in sides}
+  def _arrange_blanks(self, inputs, targets, positions) -> dict[str, tf.Tensor]:
+    """Lays out blanks and the spans that fill them; see the module's text."""
+    aligned = {"targets": targets, "positions": positions}
+    _check_aligned(aligned, *aligned)
+    # No two spans that follow one another fill the same blank.
+    is_first = tf.concat([[True], positions[1:] != positions[:-1]], axis=0)
+    is_first = is_first[: tf.size(positions)]
+    index = tf.range(tf.size(targets))
+    first = tf.boolean_mask(index, is_first)
+    owner = tf.cumsum(tf.cast(is_first, tf.int32)) - 1
+    sides = (  # of the inputs and of the targets
+      ("input_tokens", inputs,
+       tf.where(is_first, self._start_id, self._shift_right(targets))),
+      ("target_tokens", inputs, targets),
+      ("loss_weights", tf.zeros_like(inputs), tf.ones_like(targets)),
+      ("causal_attention", tf.ones_like(inputs), tf.zeros_like(targets)),
+      ("positions", tf.range(tf.size(inputs)), positions),
+      ("block_positions", tf.zeros_like(inputs),
+       index - tf.gather(first, owner) + 1),
+    )  # fmt: skip
+    return {
+      f"decoder_{name}": tf.concat(parts, axis=0) for name, *parts in sides
+    }
 
 
 class Encoder(Converter):
@@ -401,11 +421,6 @@ def _check_aligned(example, first: str, second: str) -> None:
 def _at_least_one(tokens: tf.Tensor) -> tf.Tensor:
   """Returns the tokens, or [0] for none."""
   return tf.pad(tokens, [[0, tf.cast(tf.size(tokens) == 0, tf.int32)]])
-
-
-def _shift_right(tokens: tf.Tensor) -> tf.Tensor:
-  """Returns 0, the start token, and all tokens but the last."""
-  return tf.pad(tokens[:-1], [[1, 0]])
 
 
 # Tracing is several times faster without AutoGraph's conversion.

@@ -197,7 +197,12 @@ def _batches(job, read, first_id, batch_size):
     lambda: map(job.encode, read()),
     output_signature={"inputs": spec, "targets": spec},
   )
-  ds = features.converter(job.codec.architecture, pack=False)(ds, job.lengths)
+  convert = features.converter(
+    job.codec.architecture,
+    pack=False,
+    start_id=getattr(job.codec.targets.vocabulary, "start_id", 0),
+  )
+  ds = convert(ds, job.lengths)
   for batch in ds.batch(batch_size).prefetch(2).as_numpy_iterator():
     next_id = first_id + len(next(iter(batch.values())))
     yield np.arange(first_id, next_id, dtype=np.int32), batch

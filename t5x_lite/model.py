@@ -233,7 +233,8 @@ class Model:
 
     The inputs are the encoder's tokens or, in a decoder-only model, the tokens
     that `decoder_causal_attention` marks: start token and prompt. Rows are not
-    packed, and prompts may differ in length.
+    packed, and prompts may differ in length. The decoder of an encoder starts
+    from the first of its input tokens, or from 0.
 
     Returns:
       float32 logits [B, V] of the first new token, and the state.
@@ -338,7 +339,9 @@ def _prefill_decoder_of_encoder(transformer, batch, max_new_tokens):
     rows, max_new_tokens, source_length=length, dtype=transformer.dtype
   )
   start_B = jnp.zeros(rows, jnp.int32)
-  first = _standing(start_B, start_B, None)
+  if "decoder_input_tokens" in batch:
+    start_B = batch["decoder_input_tokens"][:, 0]
+  first = _standing(jnp.zeros_like(start_B), jnp.zeros_like(start_B), None)
   state = DecodeState(cache, jnp.int32(0), first, source)
   return _step(transformer, state, start_B, source_BSD=encoded_BSD)
 

@@ -37,6 +37,7 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
     *,
     extra_ids: int = 100,
     eos: str | None = None,
+    start: str | None = None,
     pieces: Sequence[str] = (),
   ):
     """Names the file; reads it on the first use.
@@ -45,10 +46,12 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
       path: of tokenizer.json.
       extra_ids: the number of sentinels, where the file has none.
       eos: the token at the end of sequences; None finds it by its name.
+      start: the token that decoders start from, "<s>" say; None is id 0.
       pieces: new tokens, which get ids after those of the file.
     """
     self._path = str(path)
     self._eos = eos
+    self._start = start
     self._pieces = tuple(pieces)
     self._given_extra_ids = extra_ids
     super().__init__(extra_ids=0)
@@ -87,8 +90,16 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
 
   @functools.cached_property
   def offset(self) -> int:
-    """Returns how much more our ids are than the file's: 0 or 1."""
-    return 0 if self.tokenizer.id_to_token(0) in _PAD else 1
+    """Returns how much more our ids are than the file's: 0 or 1.
+
+    0 where id 0 is no token of text, even if it is not for padding (OPT's
+    "<s>"): what it is called makes no difference.
+    """
+    first = self.tokenizer.id_to_token(0)
+    special = self.tokenizer.get_added_tokens_decoder().get(0)
+    is_text = special is None or not special.special
+    ends = (self._eos,) if self._eos else _EOS
+    return int(first not in _PAD and (is_text or first in ends))
 
   @property
   def extra_ids(self) -> int:
@@ -115,6 +126,18 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
       raise ValueError(
         f"{self._path} has no token {' or '.join(names)}: name its end of "
         "sequence (eos=...)"
+      )
+    return found
+
+  @functools.cached_property
+  def start_id(self) -> int:
+    """Returns the token before the first one that a decoder predicts."""
+    if self._start is None:
+      return 0
+    found = self._first((self._start,))
+    if found is None:
+      raise ValueError(
+        f"{self._path} has no token {self._start!r} to start from (start=...)"
       )
     return found
 
@@ -146,7 +169,7 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
 
   def _decode(self, ids) -> str:
     parts, run = [], []
-    for i in [*map(int, ids), self.vocab_size - 1]:
+    for i in [*map(int, ids), self.vocab_size]:
       if i < self._base_vocab_size:
         run.append(i - self.offset)
       else:
@@ -185,7 +208,9 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
     return tf.ensure_shape(text, [])
 
   def _recipe(self) -> tuple:
-    return self._path, self._given_extra_ids, self._eos, self._pieces
+    return (
+      self._path, self._given_extra_ids, self._eos, self._start, self._pieces,
+    )  # fmt: skip
 
   def __eq__(self, other) -> bool:
     if not isinstance(other, HuggingFaceTokenizer):
@@ -196,8 +221,9 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
     return hash(self._recipe())
 
   def __str__(self) -> str:
-    path, extra_ids, _, pieces = self._recipe()
-    added = f", {len(pieces)} pieces" if pieces else ""
+    path, extra_ids, _, start, pieces = self._recipe()
+    added = f", start={start!r}" if start else ""
+    added += f", {len(pieces)} pieces" if pieces else ""
     return f"HuggingFaceTokenizer({path!r}, extra_ids={extra_ids}{added})"
 
   __repr__ = __str__

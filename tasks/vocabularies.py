@@ -34,7 +34,12 @@ class SentencePiece(seqio.SentencePieceVocabulary):
   """
 
   def __init__(
-    self, path: str, *, extra_ids: int = EXTRA_IDS, pieces: Sequence[str] = ()
+    self,
+    path: str,
+    *,
+    extra_ids: int = EXTRA_IDS,
+    pieces: Sequence[str] = (),
+    start: str | None = None,
   ):
     """Names the file; reads it on the first use.
 
@@ -43,9 +48,29 @@ class SentencePiece(seqio.SentencePieceVocabulary):
       extra_ids: the number of sentinels.
       pieces: new tokens, which get ids after those of the file. A checkpoint
         follows by WarmStart.last_ids = extra_ids.
+      start: the piece that decoders start from, LLaMA's "<s>" say; None is id
+        0, as T5 has it.
     """
     super().__init__(path, extra_ids=extra_ids)
     self._pieces = tuple(pieces)
+    self._start = start
+
+  @property
+  def start_id(self) -> int:
+    """Returns the token before the first one that a decoder predicts."""
+    if self._start is None:
+      return 0
+    found = self.tokenizer.PieceToId(self._start)
+    if self.tokenizer.IdToPiece(found) != self._start:
+      raise ValueError(
+        f"{self._sentencepiece_model_file} has no piece {self._start!r} to "
+        "start from (start=...)"
+      )
+    return found
+
+  def __eq__(self, other) -> bool:
+    same = super().__eq__(other)
+    return same and self._start == getattr(other, "_start", None)
 
   def _model_context(self):
     path = self._sentencepiece_model_file
@@ -64,12 +89,13 @@ class SentencePiece(seqio.SentencePieceVocabulary):
 
   def __hash__(self) -> int:
     path = self._sentencepiece_model_file
-    return hash((path, self.extra_ids, self._pieces))
+    return hash((path, self.extra_ids, self._pieces, self._start))
 
   def __repr__(self) -> str:
     path = self._sentencepiece_model_file
     pieces = f", pieces={list(self._pieces)}" if self._pieces else ""
-    return f"SentencePiece({path!r}, extra_ids={self.extra_ids}{pieces})"
+    start = f", start={self._start!r}" if self._start else ""
+    return f"SentencePiece({path!r}, extra_ids={self.extra_ids}{pieces}{start})"
 
 
 class TextSource(Protocol):
@@ -180,7 +206,7 @@ class Bytes(seqio.ByteVocabulary):
     if self.eos_id in ids:
       ids = ids[: ids.index(self.eos_id)]
     parts, first = [], 0
-    for i, token in enumerate([*ids, self.vocab_size - 1]):
+    for i, token in enumerate([*ids, self.vocab_size]):
       if token >= self._base_vocab_size:
         parts.append(self._decode(ids[first:i]))
         parts.append(f"<extra_id_{self.vocab_size - 1 - token}>")

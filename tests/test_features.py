@@ -54,6 +54,21 @@ def test_encoder_decoder_packed():
   )
 
 
+@pytest.mark.parametrize("architecture", ["encoder_decoder", "causal"])
+def test_rows_may_start_from_another_token(architecture):
+  lengths = {"inputs": 10, "targets": 7}
+  (zero,) = rows(architecture, PAIRS, lengths, pack=True)
+  (row,) = rows(architecture, PAIRS, lengths, pack=True, start_id=6)
+  starts = (zero["decoder_positions"] == 0) & (zero["decoder_segment_ids"] > 0)
+  assert starts.sum() == 2
+  np.testing.assert_array_equal(
+    row.pop("decoder_input_tokens"),
+    np.where(starts, 6, zero.pop("decoder_input_tokens")),
+  )
+  for name, values in zero.items():
+    np.testing.assert_array_equal(row[name], values)
+
+
 def test_encoder_decoder_unpacked():
   _, row = rows(
     "encoder_decoder", PAIRS, {"inputs": 6, "targets": 3}, pack=False

@@ -45,6 +45,50 @@ def run(byt5):
   return byt5.parent / "run"
 
 
+def test_a_language_model_goes_on_as_transformers_does(tmp_path, capsys):
+  import tokenizers
+  import torch
+  import transformers
+
+  words = [f"w{i}" for i in range(40)]
+  pieces = {w: i for i, w in enumerate(["<unk>", "<s>", "</s>", *words])}
+  tokenizer = tokenizers.Tokenizer(
+    tokenizers.models.WordLevel(pieces, unk_token="<unk>")
+  )
+  tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+  tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
+  theirs = transformers.LlamaForCausalLM(
+    transformers.LlamaConfig(
+      hidden_size=32, intermediate_size=48, num_attention_heads=4,
+      num_hidden_layers=2, vocab_size=len(pieces), bos_token_id=1,
+      eos_token_id=2,
+    )
+  ).eval()  # fmt: skip
+  torch.manual_seed(1)
+  with torch.no_grad():
+    for p in theirs.parameters():
+      p.add_(0.3 * torch.randn_like(p))
+  source, run = tmp_path / "hf", tmp_path / "run"
+  theirs.save_pretrained(source)
+  tokenizer.save(str(source / "tokenizer.json"))
+  (source / "tokenizer_config.json").write_text(
+    json.dumps({"bos_token": "<s>", "eos_token": {"content": "</s>"}})
+  )
+  assert convert(source, "run", run) == 0
+  capsys.readouterr()
+  text = "w3 w14 w15 w9"
+  infer = ["infer", f"--model_dir={run}", f"--text={text}", "--json"]
+  assert main.main([*infer, "--max_new_tokens=8"]) == 0
+  ours = json.loads(capsys.readouterr().out)
+  ids = torch.tensor([[1, *(pieces[word] for word in text.split())]])
+  whole = theirs.generate(ids, max_new_tokens=8, do_sample=False)
+  out = whole[0, ids.shape[1] :]
+  assert ours["prediction"] == tokenizer.decode(out.tolist())
+  log_probs = theirs(whole).logits[0].log_softmax(-1)
+  chosen = log_probs[ids.shape[1] - 1 : -1].gather(1, out[:, None])
+  assert ours["log_likelihood"] == pytest.approx(chosen.sum().item(), abs=1e-3)
+
+
 @pytest.mark.parametrize("name", tiny.ALL)
 def test_a_model_written_as_gin_is_built_again(tmp_path, name):
   model = tiny.ALL[name]()

@@ -17,13 +17,15 @@ TEXT = ["the cat sat on the mat", "the dog and the cat ran"] * 9
 LENGTHS = {"inputs": 24, "targets": 10}
 
 
-def bpe(path, specials=("<|endoftext|>",)):
+def bpe(path, specials=("<|endoftext|>",), first=()):
   """Trains a byte-level BPE whose id 0 is text, as GPT-2's."""
   tokenizer = tokenizers.Tokenizer(models.BPE())
   tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
   tokenizer.decoder = decoders.ByteLevel()
   alphabet = pre_tokenizers.ByteLevel.alphabet()
-  trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet)
+  trainer = trainers.BpeTrainer(
+    vocab_size=300, initial_alphabet=alphabet, special_tokens=list(first)
+  )
   tokenizer.train_from_iterator(TEXT, trainer)
   tokenizer.add_special_tokens(list(specials))
   tokenizer.save(str(path))
@@ -77,6 +79,32 @@ def test_text_comes_back_with_sentinels_and_ends_at_eos(path):
   assert text.replace(" ", "") == "the<extra_id_0>cat<extra_id_1>"
   assert vocabulary.decode_tf(tf.constant(ids)).numpy().decode() == text
   assert vocabularies.num_sentinels(vocabulary) == 5
+
+
+def test_text_comes_back_without_sentinels_too(path):
+  vocabulary = HuggingFaceTokenizer(path, extra_ids=0)
+  text = vocabulary.decode(vocabulary.encode("the cat"))
+  assert text.split() == ["the", "cat"]
+
+
+def test_decoders_start_from_the_token_that_is_named(path):
+  assert HuggingFaceTokenizer(path).start_id == 0
+  name = tokenizers.Tokenizer.from_file(path).id_to_token(7)
+  vocabulary = HuggingFaceTokenizer(path, start=name)
+  assert vocabulary.start_id == 7 + vocabulary.offset
+  assert vocabulary != HuggingFaceTokenizer(path)
+  with pytest.raises(ValueError, match="no token '<start>' to start from"):
+    _ = HuggingFaceTokenizer(path, start="<start>").start_id
+
+
+def test_what_is_no_text_may_have_the_id_of_padding(tmp_path):
+  path = bpe(tmp_path / "t.json", first=["<s>", "</s>"])
+  theirs = tokenizers.Tokenizer.from_file(path)
+  assert theirs.token_to_id("<s>") == 0
+  assert HuggingFaceTokenizer(path).offset == 0
+  # But where texts end must not look like padding.
+  path = bpe(tmp_path / "t.json", first=["<|endoftext|>"])
+  assert HuggingFaceTokenizer(path).offset == 1
 
 
 def test_random_tokens_are_text(path):

@@ -68,6 +68,21 @@ def test_sentinels_may_stand_anywhere(vocabulary, text):
   assert decoded == text.replace(" ", "")
 
 
+def test_bytes_without_sentinels_come_back():
+  vocabulary = Bytes(extra_ids=0)
+  assert vocabulary.decode(vocabulary.encode("abc")) == "abc"
+
+
+def test_decoders_start_from_the_piece_that_is_named(trained):
+  path = trained.sentencepiece_model_file
+  assert SentencePiece(path).start_id == 0
+  started = SentencePiece(path, start="</s>")
+  assert started.start_id == started.eos_id == 1
+  assert started != SentencePiece(path)
+  with pytest.raises(ValueError, match="no piece '<s>' to start from"):
+    _ = SentencePiece(path, start="<s>").start_id
+
+
 def test_decoding_stops_at_the_first_end(vocabulary):
   ids = [*vocabulary.encode("ab"), vocabulary.eos_id, *vocabulary.encode("c")]
   assert vocabulary.decode(ids) == "ab"

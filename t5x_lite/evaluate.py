@@ -258,9 +258,8 @@ def _prompts(batch, *, architecture):
   """
   if architecture == "encoder_decoder":
     given = {k: v for k, v in batch.items() if k.startswith("encoder_")}
-    return given | {
-      "decoder_input_tokens": batch["decoder_input_tokens"][:, :1]
-    }
+    start = ("decoder_input_tokens", "decoder_segment_ids")
+    return given | {name: batch[name][:, :1] for name in start}
   prompt = batch["decoder_causal_attention"]
   return {
     name: batch[name] * prompt

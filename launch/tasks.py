@@ -1,6 +1,7 @@
 """Lists tasks, and shows what an objective does to text: `t5x_lite tasks`."""
 
 import itertools
+import re
 import sys
 import textwrap
 
@@ -29,6 +30,8 @@ _INPUTS = 128
 _RAW_CHARACTERS = 400
 _MEASURED_BATCHES = 16
 _BATCH_SIZE = 8
+_MUCH_PADDING = 0.1
+_REPEATED = re.compile(r"(<extra_id_\d+>)(?: ?\1){2,}")
 
 
 def define(values):
@@ -132,6 +135,8 @@ def _show(name, lengths, values):
   data.check(spec, architecture)
   print(f"{name}: {_describe(provider)}")
   print(f"splits: {', '.join(sorted(provider.splits))}")
+  if metrics := _metrics(provider):
+    print(f"metrics: {', '.join(metrics)}")
 
   for example in _raw(provider, values):
     print("\n" + _heading("raw example"))
@@ -161,8 +166,22 @@ def _show(name, lengths, values):
   print(
     f"\nlengths {', '.join(f'{k}={v}' for k, v in lengths.items())}; over "
     f"{_MEASURED_BATCHES * _BATCH_SIZE} rows: padding {padding:.1%} of "
-    f"positions, loss on {loss:.1%} of tokens"
+    f"positions, loss on {loss:.1%} of tokens, marked {' '.join(_style())}"
   )
+  if padding > _MUCH_PADDING and not values.pack:
+    print("--pack lets several examples share a row")
+
+
+def _metrics(provider) -> list[str]:
+  """Returns the names of the metric functions of a task, or of a mixture's."""
+  import seqio
+
+  names = {
+    getattr(metric, "__name__", str(metric))
+    for task in seqio.get_subtasks(provider)
+    for metric in task.metric_fns
+  }
+  return sorted(names)
 
 
 def _default_lengths(provider) -> dict[str, int]:
@@ -247,10 +266,23 @@ def _row_lines(row, vocabulary):
         mine = segment_ids == segment
         marks = weights[mine] > 0 if feature.endswith("target_tokens") else None
         text = mark_text(vocabulary, row[feature][mine], marks)
+        text = _REPEATED.sub(_counted, text)
         yield textwrap.indent(text, "  ", lambda line: True)
     prompt = row.get(f"{side}_causal_attention")
     if prompt is not None and prompt.any():
-      yield f"{side}_causal_attention: {int(prompt.sum())} positions"
+      count = int(prompt.sum())
+      unit = "position" if count == 1 else "positions"
+      yield f"{side}_causal_attention: {count} {unit}"
+
+
+def _counted(match) -> str:
+  """Shortens "<extra_id_0> <extra_id_0> <extra_id_0>" to "<extra_id_0> x3"."""
+  return f"{match[1]} x{match[0].count(match[1])}"
+
+
+def _style() -> tuple[str, str]:
+  """Returns what stands before and after what bears loss."""
+  return ("\033[7m", "\033[0m") if sys.stdout.isatty() else ("[[", "]]")
 
 
 def mark_text(vocabulary, ids, marks=None, *, style=None) -> str:
@@ -265,9 +297,7 @@ def mark_text(vocabulary, ids, marks=None, *, style=None) -> str:
     style: what stands before and after a marked stretch; by default reverse
       video on a terminal and [[ ]] elsewhere.
   """
-  if style is None:
-    on_terminal = sys.stdout.isatty()
-    style = ("\033[7m", "\033[0m") if on_terminal else ("[[", "]]")
+  style = style or _style()
   ids = [int(i) for i in ids]
   marks = [False] * len(ids) if marks is None else [bool(m) for m in marks]
   pieces = _pieces(vocabulary, ids)

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from launch import describe, infer, main, options, tasks
@@ -104,7 +105,21 @@ def test_a_task_shows_raw_text_rows_and_shares(capsys):
   assert shown.count("-- raw example") == 2
   assert shown.count("-- row for encoder_decoder") == 2
   assert "[[<extra_id_0>" in shown
+  assert "metrics: infilling\n" in shown
   assert "padding 0.0% of positions, loss on 18.5% of tokens" in shown
+  assert "--pack" not in shown
+
+
+def test_labels_and_masks_that_repeat_are_counted(vocabulary):
+  sentinel = vocabulary.vocab_size - 1
+  row = {
+    "encoder_input_tokens": np.array([*vocabulary.encode("abcd"), 0]),
+    "encoder_target_tokens": np.array([sentinel] * 4 + [0]),
+    "encoder_loss_weights": np.array([1, 1, 1, 1, 0]),
+    "encoder_segment_ids": np.array([1, 1, 1, 1, 0]),
+  }
+  *_, last = tasks._row_lines(row, vocabulary)
+  assert last == "  [[<extra_id_0> x4]]"
 
 
 @pytest.mark.parametrize(

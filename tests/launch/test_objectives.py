@@ -58,3 +58,16 @@ def test_stages_are_one_file():
     (second.task, "validation", None),
   ]
   data.check(first, "encoder_decoder")
+
+
+def test_causal_then_non_causal_is_one_file():
+  load("runs/causal_then_prefix.gin")
+  built = config.build(run.Run)
+  assert built.model.architecture == "prefix"
+  first, second = built.train, built.train.then
+  names = [data.feature_names(data.get_task(x.task)) for x in (first, second)]
+  assert names == [("targets",), ("inputs", "targets")]
+  rows = [sum(spec.lengths.values()) for spec in (first, second, *built.eval)]
+  assert rows == [256] * 4
+  for spec in (first, *built.eval):
+    data.check(spec, "prefix")

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from launch import arms, config, main, study_plan
+from t5x_lite.ablation import measures
 from t5x_lite.ablation import study as study_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -33,6 +34,9 @@ def test_every_cell_of_the_shipped_studies_builds(path):
     for settings in study.runs(cell).values():
       run = study_plan.build(settings, seed=1)
       assert run.seed == run.train.seed == 1 and run.train.order == "study"
+      if config.is_bound(measures.Measures):
+        suites = config.build(measures.Measures).suites
+        assert all(suite.tasks for suite in suites.values())
 
 
 def test_mistakes_are_one_line(capsys):

@@ -32,27 +32,7 @@ def make(study, text, search_paths=()) -> dict:
     if cell.skipped is not None:
       skipped[cell.name] = cell.skipped
       continue
-    runs = {}
-    for stage, settings in study.runs(cell).items():
-      after = study_lib.FIRST
-      if stage != study_lib.FIRST:
-        after = study.stages[stage].after or after
-      if stage and after not in runs:
-        continue  # What it goes on from is left out.
-      run = build(settings, study.seeds[0], search_paths)
-      name = f"{cell.name}, {stage}" if stage else cell.name
-      reason = _mismatch(run)
-      if reason is not None:
-        skipped[name] = reason
-        continue
-      budget = study.stages[stage].budget if stage else study.budget
-      account = _account(name, run, known)
-      runs[stage] = {
-        "settings": settings,
-        "after": after,
-        "account": account,
-        "totals": planning.totals(account, planning.steps(account, budget)),
-      }
+    runs = _runs(study, cell, known, skipped, search_paths)
     if runs:
       cells[cell.name] = runs
   if not cells:
@@ -108,6 +88,39 @@ def make(study, text, search_paths=()) -> dict:
       for name, runs in cells.items()
     ],
   }
+
+
+def _runs(study, cell, known, skipped, search_paths) -> dict:
+  """Returns stage -> its settings and what it costs, of one cell.
+
+  Where a task and the architecture do not go together, notes why, and leaves
+  out what would go on from there.
+  """
+  from t5x_lite.ablation import plan as planning
+  from t5x_lite.ablation.study import FIRST
+
+  runs = {}
+  for stage, settings in study.runs(cell).items():
+    name, after, budget = cell.name, FIRST, study.budget
+    if stage != FIRST:
+      name = f"{cell.name}, {stage}"
+      after = study.stages[stage].after or FIRST
+      budget = study.stages[stage].budget
+      if after not in runs:
+        continue
+    run = build(settings, study.seeds[0], search_paths)
+    reason = _mismatch(run)
+    if reason is not None:
+      skipped[name] = reason
+      continue
+    account = _account(name, run, known)
+    runs[stage] = {
+      "settings": settings,
+      "after": after,
+      "account": account,
+      "totals": planning.totals(account, planning.steps(account, budget)),
+    }
+  return runs
 
 
 class _Known(NamedTuple):

@@ -69,9 +69,19 @@ def _look(number: int) -> dict[str, Any]:
   }
 
 
+def _compared(found) -> dict[str, dict]:
+  """Returns the measures that more than one cell has, or all of a lone cell."""
+  fewest = min(2, len(found["cells"]))
+  return {
+    kind: meaning
+    for kind, meaning in found["measures"].items()
+    if sum(kind in c["measures"] for c in found["cells"].values()) >= fewest
+  }
+
+
 def _dots(found) -> Figure:
   """Draws means with their intervals, one panel a measure, two in a row."""
-  cells, measures = found["cells"], found["measures"]
+  cells, measures = found["cells"], _compared(found)
   rows = -(-len(measures) // _PANELS)
   figure = Figure(
     figsize=(8, rows * (1.1 + 0.3 * len(cells))), layout="constrained"
@@ -86,9 +96,7 @@ def _dots(found) -> Figure:
         ax.plot(one["interval"], [row, row], color=look["color"], linewidth=2)
         ax.plot(one["mean"], row, look["marker"], color=look["color"])
     ax.set_title(kind.replace("_", " "), loc="left")
-    ax.set_xlabel(
-      f"{meaning['unit']} ({meaning['better']} is better), with 95% interval"
-    )
+    ax.set_xlabel(f"{meaning['unit']}, {meaning['better']} is better")
     ax.grid(axis="x", alpha=0.25)
   panels[0].set_yticks(range(len(cells)), cells)
   panels[0].invert_yaxis()
@@ -120,7 +128,7 @@ def _curves(found) -> Figure:
 def _heat_maps(found) -> Figure:
   """Draws the first two axes against each other, means over the others."""
   (down, rows), (across, columns), *_ = found["axes"].items()
-  measures = found["measures"]
+  measures = _compared(found)
   count = -(-len(measures) // _PANELS)
   figure = Figure(
     figsize=(8, count * (1.4 + 0.45 * len(rows))), layout="constrained"

@@ -31,6 +31,8 @@ def _of_measure(kind, means, comparisons, found) -> list[str]:
   baseline = found.get("baseline")
   best = baseline if baseline in means else first
   title = kind[0].upper() + kind[1:].replace("_", " ")
+  if len(means) > 1 and len(set(means.values())) == 1:
+    return [f"{title}: all {len(means)} cells have {means[first]:.3f} {unit}."]
   lines = [
     f"{title}: {first} has the {most} mean, {means[first]:.3f} {unit}, of "
     f"{len(means)} cells."

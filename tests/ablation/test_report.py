@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from t5x_lite.ablation import board, report, results, targets
+from t5x_lite.ablation import board, reading, report, results, targets
 
 _PATH = pathlib.Path(__file__).with_name("fake.py")
 _SPEC = importlib.util.spec_from_file_location("fake", _PATH)
@@ -142,6 +142,17 @@ def test_the_reading_names_the_best_and_what_it_beats(folder):
   assert best in text
   assert "Quiz after tuned: encoder_decoder-span_corruption is ahead of" in text
   assert "span_corruption is behind" not in text
+
+
+def test_where_all_cells_are_equal_none_is_called_the_best(tmp_path):
+  effects = {"causal-clm": 2.0, "causal-spans": 2.0}
+  found = results.gather(
+    tmp_path, fake.study(tmp_path, effects=effects, noise=0)
+  )
+  for cell in found["cells"].values():
+    cell["measures"]["quiz after tuned"]["mean"] = 0.0
+  text = " ".join(reading.sentences(found))
+  assert "Quiz after tuned: all 2 cells have 0.000 percent." in text
 
 
 def test_the_paper_stands_beside_ours_in_its_layout(folder):

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from launch import arms, config, main, study_plan
+from t5x_lite.ablation import measures
 from t5x_lite.ablation import study as study_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -33,6 +34,9 @@ def test_every_cell_of_the_shipped_studies_builds(path):
     for settings in study.runs(cell).values():
       run = study_plan.build(settings, seed=1)
       assert run.seed == run.train.seed == 1 and run.train.order == "study"
+      if config.is_bound(measures.Measures):
+        suites = config.build(measures.Measures).suites
+        assert all(suite.tasks for suite in suites.values())
 
 
 def test_mistakes_are_one_line(capsys):
@@ -140,8 +144,9 @@ def figures(found):
   """Returns results without what depends on the machine's mood."""
   found = json.loads(json.dumps(found))
   for cell in found["cells"].values():
-    del cell["timing"], cell["totals"]["seconds"]
-    del cell["account"]["step_seconds"]
+    del cell["timing"]
+    for run in (cell, *cell["stages"].values()):
+      del run["totals"]["seconds"], run["account"]["step_seconds"]
   del found["provenance"]
   return found
 
@@ -153,5 +158,5 @@ def test_killing_a_study_twice_changes_no_figure(tmp_path):
   assert all(one["same"] for one in whole["pairing"].values())
   cut = tmp_path / "cut"
   run_study(cut, kill_when="arms/*/checkpoints/20")
-  run_study(cut, kill_when="arms/*/measures.json")
+  run_study(cut, kill_when="arms/*/fine_tuning/metrics.jsonl")
   assert figures(run_study(cut)) == figures(whole)

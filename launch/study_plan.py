@@ -203,11 +203,11 @@ def build(cell, seed, search_paths=()):
 
 def _mismatch(run) -> str | None:
   """Says why a run's task and architecture do not go together, or None."""
-  from t5x_lite import data, features
+  from t5x_lite import architectures, data
 
   names = data.feature_names(data.get_task(run.train.task))
   try:
-    features.check(names, run.model.architecture)
+    architectures.check(names, run.model.architecture)
   except ValueError as error:
     return str(error)
   return None

@@ -8,6 +8,7 @@ import textwrap
 from absl import flags
 
 from launch import options
+from t5x_lite import architectures
 
 USAGE = "[NAME] [flags]"
 DETAILS = """
@@ -25,7 +26,6 @@ t5x_lite tasks python_docs_prefix_lm --architecture=prefix \\
   --lengths=inputs=64,targets=64
 """
 
-_ARCHITECTURES = ("encoder_decoder", "causal", "prefix", "encoder")
 _INPUTS = 128
 _RAW_CHARACTERS = 400
 _MEASURED_BATCHES = 16
@@ -38,7 +38,7 @@ def define(values):
   """Defines the command's flags."""
   options.gin_flags(values)  # A gin file may register tasks of its own.
   flags.DEFINE_enum(
-    "architecture", None, _ARCHITECTURES,
+    "architecture", None, architectures.NAMES,
     "Whose rows to show; by default the first that can take the task.",
     flag_values=values,
   )  # fmt: skip
@@ -204,15 +204,13 @@ def _first_fit(names) -> str:
 
   A task of one text or of texts with weights has one that is made for it.
   """
-  from t5x_lite import features
-
-  order = _ARCHITECTURES
+  order = architectures.NAMES
   if "weights" in names:
     order = ("encoder", *order)
   reasons = []
   for architecture in order:
     try:
-      features.check(names, architecture)
+      architectures.check(names, architecture)
     except ValueError as error:
       reasons.append(str(error))
     else:

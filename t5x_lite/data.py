@@ -17,7 +17,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from t5x_lite import batch_iterator, features, task_examples
+from t5x_lite import architectures, batch_iterator, features, task_examples
 
 Provider = seqio.Task | seqio.Mixture
 # A `run.Data`: any dataclass with its fields will do.
@@ -51,7 +51,7 @@ def batches(
 
   Args:
     spec: what to read.
-    architecture: one of `features.ARCHITECTURES`.
+    architecture: one of `architectures.NAMES`.
     process_index: which share of each batch to give.
     process_count: the number of shares.
 
@@ -152,7 +152,7 @@ def _check_stage(spec: Spec, architecture: str, process_count: int) -> None:
     )
   names = feature_names(provider)
   try:
-    features.check(names, architecture)
+    architectures.check(names, architecture)
   except ValueError as error:
     raise ValueError(f"task {spec.task}: {error}") from None
   feature_lengths(spec, architecture)
@@ -283,7 +283,7 @@ def examples(
 
   Args:
     spec: what to read.
-    architecture: one of `features.ARCHITECTURES`.
+    architecture: one of `architectures.NAMES`.
     shard: (index, count) of the part to read.
 
   Returns:

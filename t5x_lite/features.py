@@ -60,86 +60,19 @@ where the segment id is 0, and nothing here or later looks for a token id 0.
 
 import abc
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import seqio
 import tensorflow as tf
 
-from t5x_lite import packing
+from t5x_lite import architectures, packing
 
 # The accelerators are JAX's; TensorFlow would take a GPU's whole memory. Once
 # TensorFlow runs (a notebook), its devices are its user's business.
 with contextlib.suppress(RuntimeError):
   tf.config.set_visible_devices([], "GPU")
 
-ARCHITECTURES = ("encoder_decoder", "causal", "prefix", "encoder")
-
-_TEXT, _PAIR = {"targets"}, {"inputs", "targets"}
-_ALIGNED = {"inputs", "targets", "weights"}
-_KINDS = (
-  _TEXT,
-  _TEXT | {"weights"},
-  _PAIR,
-  _PAIR | {"positions"},
-  _ALIGNED,
-  _ALIGNED | {"token_types", "next_sentence"},
-)
-
 _INT32 = seqio.FeatureConverter.FeatureSpec(dtype=tf.int32)
-
-
-def check(task_features: Iterable[str], architecture: str) -> None:
-  """Refuses pairs of task and architecture that make no sense.
-
-  Args:
-    task_features: the names of the task's features.
-    architecture: one of `ARCHITECTURES`.
-
-  Raises:
-    ValueError: with the reason, in one line.
-  """
-  if architecture not in ARCHITECTURES:
-    raise ValueError(
-      f"architecture {architecture!r} must be one of {', '.join(ARCHITECTURES)}"
-    )
-  names = set(task_features)
-  if names not in _KINDS:
-    kinds = (" and ".join(sorted(kind)) for kind in _KINDS)
-    raise ValueError(
-      f"features must be {'; or '.join(kinds)}, not "
-      f"{', '.join(sorted(names)) or 'none'}"
-    )
-  has_inputs, aligned = "inputs" in names, {"inputs", "weights"} <= names
-  reason = None
-  if "positions" in names:
-    if architecture != "prefix":
-      reason = (
-        "its blanks (GLM) are seen whole and filled from left to right by one "
-        "stack; use architecture prefix, or a span_corruption task"
-      )
-  elif architecture == "encoder":
-    if not has_inputs:
-      reason = "the task has no inputs to read; use an mlm task"
-    elif not aligned:
-      reason = (
-        "it predicts in place, and inputs and targets without weights (span "
-        "corruption, prefix LM) are not aligned; use an mlm task"
-      )
-  elif aligned:
-    reason = (
-      "inputs, targets and weights are aligned (mlm) and a decoder would copy; "
-      "use architecture encoder, or a span_corruption or prefix_lm task"
-    )
-  elif architecture == "encoder_decoder" and not has_inputs:
-    reason = (
-      "the task has no inputs to encode (causal LM); use a prefix_lm or "
-      "span_corruption task, or architecture causal"
-    )
-  if reason:
-    raise ValueError(
-      f"architecture {architecture} cannot take features "
-      f"{', '.join(sorted(names))}: {reason}"
-    )
 
 
 def converter(
@@ -157,7 +90,7 @@ def converter(
   lengths["decoder"] tokens if that is given.
 
   Args:
-    architecture: one of `ARCHITECTURES`.
+    architecture: one of `architectures.NAMES`.
     pack: whether rows hold as many examples as fit, in their order, rather
       than one each.
     loss_on_inputs: whether inputs bear loss too; causal and prefix only.
@@ -175,7 +108,8 @@ def converter(
   }
   if architecture not in kinds:
     raise ValueError(
-      f"architecture {architecture!r} must be one of {', '.join(ARCHITECTURES)}"
+      f"architecture {architecture!r} must be one of "
+      f"{', '.join(architectures.NAMES)}"
     )
   if loss_on_inputs and kinds[architecture] is not Decoder:
     raise ValueError(
@@ -194,7 +128,7 @@ class Converter(seqio.FeatureConverter):
   """
 
   TASK_FEATURES: Mapping = {
-    name: _INT32 for name in sorted(set().union(*_KINDS))
+    name: _INT32 for name in sorted(set().union(*architectures.KINDS))
   }
   # Segment ids and positions are there without packing as well.
   PACKING_FEATURE_DTYPES: Mapping = {}
@@ -220,7 +154,7 @@ class Converter(seqio.FeatureConverter):
     The base class does not let a language model go without inputs.
     """
     names = task_feature_lengths.keys() - {"decoder"}
-    check(names, self.architecture)
+    architectures.check(names, self.architecture)
     for name in sorted(names):
       spec = ds.element_spec.get(name)
       if spec is None or spec.dtype != tf.int32 or spec.shape.rank != 1:

@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 from jax.experimental import multihost_utils
 
-from t5x_lite import batched, data, features, jsonl
+from t5x_lite import architectures, batched, data, features, jsonl
 from t5x_lite.jobs import Codec, Generate, Score
 from t5x_lite.jsonl import Record
 from t5x_lite.progress import Progress
@@ -54,7 +54,9 @@ def codec(
       "have: generate and score by a prefix_lm or span_corruption task"
     )
   # A task may have other features, for its metrics.
-  features.check({"inputs", "targets", "weights"} & of.keys(), architecture)
+  architectures.check(
+    {"inputs", "targets", "weights"} & of.keys(), architecture
+  )
   names = [name for name in ("inputs", "targets") if name in of]
   if missing := set(names) - lengths.keys():
     raise ValueError(

@@ -5,7 +5,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from t5x_lite import features, token_counts
+from t5x_lite import architectures, features, token_counts
 
 PAIRS = [
   {"inputs": [7, 8, 5, 1], "targets": [3, 9, 1]},
@@ -397,12 +397,12 @@ def test_features_of_another_type_are_refused():
   ],
 )
 def test_only_pairs_that_make_sense_are_taken(names, architectures):
-  for architecture in features.ARCHITECTURES:
+  for architecture in architectures.NAMES:
     if architecture in architectures:
-      features.check(names, architecture)
+      architectures.check(names, architecture)
     else:
       with pytest.raises(ValueError, match=f"{architecture} cannot take"):
-        features.check(names, architecture)
+        architectures.check(names, architecture)
 
 
 @pytest.mark.parametrize(
@@ -421,7 +421,7 @@ def test_only_pairs_that_make_sense_are_taken(names, architectures):
 )
 def test_refusals_say_why_in_one_line(names, architecture, reason):
   with pytest.raises(ValueError, match=reason) as error:
-    features.check(names, architecture)
+    architectures.check(names, architecture)
   assert "\n" not in str(error.value)
 
 

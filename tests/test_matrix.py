@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from t5x_lite import features, step
+from t5x_lite import architectures, features, step
 from t5x_lite.nn.heads import Classifier
 from t5x_lite.optimizers import AdamW
 from tasks import mixtures
@@ -52,10 +52,10 @@ def test_every_objective_has_its_cells():
 def test_cells_without_sense_are_refused_with_a_reason(name, architecture):
   names = mixtures.OBJECTIVES[name].output_features(BYTES)
   if name in SENSE[architecture]:
-    features.check(names, architecture)
+    architectures.check(names, architecture)
     return
   with pytest.raises(ValueError, match="cannot take features .*: .* use ") as e:
-    features.check(names, architecture)
+    architectures.check(names, architecture)
   assert "\n" not in str(e.value)
 
 

@@ -1,6 +1,7 @@
 """Sets the process up before JAX loads: 8 emulated CPU devices, quiet logs."""
 
 import os
+import pathlib
 
 _DEVICES = "--xla_force_host_platform_device_count"
 
@@ -11,6 +12,10 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 # Emulated devices share the cores: two programs under way at once may each hold
 # some of the threads that the other's collectives wait for.
 os.environ.setdefault("JAX_CPU_ENABLE_ASYNC_DISPATCH", "false")
+# Many tests compile the same few programs, here and in commands that they run.
+_PROGRAMS = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "programs"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_PROGRAMS))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
   os.environ["XLA_FLAGS"] = (
     f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()

@@ -5,7 +5,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from t5x_lite import architectures, features, token_counts
+from t5x_lite import features, token_counts
 
 PAIRS = [
   {"inputs": [7, 8, 5, 1], "targets": [3, 9, 1]},
@@ -380,49 +380,6 @@ def test_features_of_another_type_are_refused():
   ds = tf.data.Dataset.from_tensors({"targets": tf.constant([1.0])})
   with pytest.raises(ValueError, match="targets must be an int32 vector"):
     features.converter("causal", pack=False)(ds, {"targets": 3})
-
-
-@pytest.mark.parametrize(
-  ("names", "architectures"),
-  [
-    (("inputs", "targets"), ("encoder_decoder", "causal", "prefix")),
-    (("targets",), ("causal", "prefix")),
-    (("targets", "weights"), ("causal", "prefix")),
-    (("inputs", "targets", "weights"), ("encoder",)),
-    (("inputs", "targets", "positions"), ("prefix",)),
-    (
-      ("inputs", "targets", "weights", "token_types", "next_sentence"),
-      ("encoder",),
-    ),
-  ],
-)
-def test_only_pairs_that_make_sense_are_taken(names, architectures):
-  for architecture in architectures.NAMES:
-    if architecture in architectures:
-      architectures.check(names, architecture)
-    else:
-      with pytest.raises(ValueError, match=f"{architecture} cannot take"):
-        architectures.check(names, architecture)
-
-
-@pytest.mark.parametrize(
-  ("names", "architecture", "reason"),
-  [
-    (("targets",), "encoder_decoder", "no inputs to encode.*use a prefix_lm"),
-    (("targets",), "encoder", "no inputs to read; use an mlm task"),
-    (("inputs", "targets"), "encoder", "not aligned; use an mlm task"),
-    (("inputs", "targets", "weights"), "causal", "a decoder would copy"),
-    (("inputs",), "causal", "features must be targets; or .*, not inputs$"),
-    (("targets", "label"), "causal", "not label, targets"),
-    (("inputs", "targets", "positions"), "causal", "its blanks .GLM. are seen"),
-    (("inputs", "targets", "positions"), "encoder", "use architecture prefix"),
-    (("targets",), "decoder", "architecture 'decoder' must be one of"),
-  ],
-)
-def test_refusals_say_why_in_one_line(names, architecture, reason):
-  with pytest.raises(ValueError, match=reason) as error:
-    architectures.check(names, architecture)
-  assert "\n" not in str(error.value)
 
 
 def test_converter_refuses_loss_on_inputs_that_are_not_predicted():

@@ -93,8 +93,8 @@ def _t5_vocabulary(folder: pathlib.Path) -> str | None:
 def _causal_vocabulary(folder: pathlib.Path) -> str | None:
   """Returns bindings of a language model's vocabulary, or None.
 
-  Its texts begin with the token that the tokenizer puts there or, where it puts
-  none, with the one that ends the text before. A tokenizer whose id 0 is text
+  Its texts begin with the tokenizer's bos_token or, where it names none, with
+  the one that ends the text before. A tokenizer whose id 0 is text
   has other ids here than the weights have rows.
   """
   settings = _settings(folder)

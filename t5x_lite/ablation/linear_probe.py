@@ -48,18 +48,25 @@ def accuracies(
   )
   folds = model_selection.StratifiedKFold(_FOLDS, shuffle=True, random_state=0)
   found = model_selection.cross_val_predict(
-    classifier, pooled(model, params, ids, batch_size), labels, cv=folds
+    classifier,
+    pooled(model, params, ids, batch_size, data.start_id(task)),
+    labels,
+    cv=folds,
   )
   right = (found == labels).reshape(len(documents), -1)
   return [100 * float(share) for share in right.mean(axis=1)]
 
 
 def pooled(
-  model: Any, params: Any, ids: Sequence[Sequence[int]], batch_size: int
+  model: Any,
+  params: Any,
+  ids: Sequence[Sequence[int]],
+  batch_size: int,
+  start_id: int = 0,
 ) -> np.ndarray:
   """Returns the mean state of each text, [texts, width]."""
   found = []
-  for batch in _batches(ids, model.architecture, batch_size):
+  for batch in _batches(ids, model.architecture, batch_size, start_id):
     traces = probe.probe(model, params, batch)
     side = "encoder" if "encoder" in traces else "decoder"
     weights_BT = np.float32(batch[f"{side}_segment_ids"] > 0)
@@ -69,7 +76,9 @@ def pooled(
   return np.concatenate(found)[: len(ids)]
 
 
-def _batches(ids, architecture, batch_size) -> Iterator[dict[str, np.ndarray]]:
+def _batches(
+  ids, architecture, batch_size, start_id
+) -> Iterator[dict[str, np.ndarray]]:
   """Lays texts out as inputs, without anything to predict; all batches full."""
   ids = [*ids, *ids[: -len(ids) % batch_size]]
 
@@ -89,5 +98,6 @@ def _batches(ids, architecture, batch_size) -> Iterator[dict[str, np.ndarray]]:
   lengths = dict.fromkeys(names, max(map(len, ids)))
   if architecture != "encoder":
     lengths["targets"] = 1
-  rows = features.converter(architecture, pack=False)(ds, lengths)
+  convert = features.converter(architecture, pack=False, start_id=start_id)
+  rows = convert(ds, lengths)
   return rows.batch(batch_size).as_numpy_iterator()

@@ -4,7 +4,10 @@ import dataclasses
 import json
 import shutil
 
+import jax
+import numpy as np
 import pytest
+import sentencepiece
 
 from launch import config, gin_writer, main
 from t5x_lite import interop
@@ -87,6 +90,37 @@ def test_a_language_model_goes_on_as_transformers_does(tmp_path, capsys):
   log_probs = theirs(whole).logits[0].log_softmax(-1)
   chosen = log_probs[ids.shape[1] - 1 : -1].gather(1, out[:, None])
   assert ours["log_likelihood"] == pytest.approx(chosen.sum().item(), abs=1e-3)
+
+
+def test_a_language_model_may_come_with_sentencepiece(tmp_path, capsys):
+  source, run = tmp_path / "hf", tmp_path / "run"
+  model = tiny.with_vocab(tiny.llama(), 64)
+  interop.save_hf(model, tiny.random_params(model), source)
+  # With SentencePiece's own special ids: unk 0, bos 1, eos 2.
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(["a text of words", "and words of a text"] * 9),
+    model_prefix=str(source / "tokenizer"), vocab_size=18, minloglevel=2,
+  )  # fmt: skip
+  (source / "tokenizer_config.json").write_text(
+    json.dumps({"bos_token": "<s>", "eos_token": "</s>"})
+  )
+  assert convert(source, "run", run) == 0
+  capsys.readouterr()
+  infer = ["infer", f"--model_dir={run}", "--text=a text of", "--json"]
+  assert main.main([*infer, "--max_new_tokens=1"]) == 0
+  result = json.loads(capsys.readouterr().out)
+
+  pieces = sentencepiece.SentencePieceProcessor(
+    model_file=str(source / "tokenizer.model")
+  )
+  ids = np.array([[1, *pieces.encode("a text of")]], np.int32)
+  logits = interop.load_hf(source).logits({
+    "decoder_input_tokens": ids,
+    "decoder_segment_ids": np.ones_like(ids),
+    "decoder_positions": np.arange(ids.size, dtype=np.int32)[None],
+  })  # fmt: skip
+  expected = jax.nn.log_softmax(logits[0, -1]).max()
+  assert result["log_likelihood"] == pytest.approx(float(expected), abs=1e-4)
 
 
 @pytest.mark.parametrize("name", tiny.ALL)

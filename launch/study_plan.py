@@ -54,6 +54,10 @@ def make(study, text, search_paths=()) -> dict:
     "seeds": list(study.seeds),
     "baseline": study.baseline,
     "size_axis": study.size_axis,
+    "contrasts": {
+      title: [list(side) for side in two]
+      for title, two in study.contrasts.items()
+    },
     "paper": {
       "title": study.paper_title,
       "values": {kind: dict(values) for kind, values in study.paper.items()},

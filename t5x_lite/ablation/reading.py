@@ -6,80 +6,123 @@ from typing import Any
 Found = Mapping[str, Any]
 
 
-def sentences(found: Found) -> list[str]:
+def paragraphs(found: Found) -> list[dict[str, Any]]:
   """Returns what may be said of each measure.
 
-  The best cell, how far the others are behind it, and what the study could not
-  tell; all pairs stand in the report's table.
+  The best cell, or the baseline, against the others; the options of each axis
+  against each other; and what the study could not tell. All pairs stand in the
+  report's tables.
+
+  Returns:
+    [{"about": a measure, "sentences": [...]}], with 95% intervals in brackets;
+    last, the pairs that the study chose beforehand.
   """
-  lines = []
-  for kind, comparisons in found["comparisons"].items():
+  made = []
+  for kind in found["measures"]:
     means = {
       name: cell["measures"][kind]["mean"]
       for name, cell in found["cells"].items()
       if kind in cell["measures"]
     }
-    if means:
-      lines += _of_measure(kind, means, comparisons, found)
-  return lines
+    made.append({"about": kind, "sentences": _of_measure(kind, means, found)})
+  if found["contrasts"]:
+    sentences = [_of_contrast(one) for one in found["contrasts"]]
+    made.append({"about": "chosen beforehand", "sentences": sentences})
+  return made
 
 
-def _of_measure(kind, means, comparisons, found) -> list[str]:
-  unit, better = (found["measures"][kind][key] for key in ("unit", "better"))
-  extreme, most = (min, "lowest") if better == "lower" else (max, "highest")
-  first = extreme(means, key=means.get)
-  baseline = found.get("baseline")
-  best = baseline if baseline in means else first
-  title = kind[0].upper() + kind[1:].replace("_", " ")
-  if len(means) > 1 and len(set(means.values())) == 1:
-    return [f"{title}: all {len(means)} cells have {means[first]:.3f} {unit}."]
-  lines = [
-    f"{title}: {first} has the {most} mean, {means[first]:.3f} {unit}, of "
-    f"{len(means)} cells."
-  ]
-  ahead = [_against(one, best) for one in comparisons if _involves(one, best)]
-  seen = sorted((one for one in ahead if one[3]), key=lambda one: one[1])
-  for other, difference, interval, _ in seen:
-    side = "ahead of" if (difference < 0) == (better == "lower") else "behind"
-    low, high = interval if difference > 0 else [-x for x in reversed(interval)]
-    lines.append(
-      f"{title}: {best} is {side} {other} by {abs(difference):.3f} {unit} "
-      f"(95% interval {low:.3f} to {high:.3f})."
-    )
-  unseen = [other for other, *_, is_seen in ahead if not is_seen]
-  if unseen:
-    lines.append(
-      f"{title}: no difference seen between {best} and {_listed(unseen)}."
-    )
-  if comparisons:
-    lines.append(f"{title}: {_power(kind, unit, comparisons, found)}")
-  return lines
-
-
-def _involves(one, name) -> bool:
-  return name in (one["a"], one["b"])
-
-
-def _against(one, name) -> tuple[str, float, list[float], bool]:
-  """Returns the other cell, and how much higher (above 0) `name` is."""
-  if one["a"] == name:
-    return one["b"], one["difference"], one["interval"], one["seen"]
-  interval = [-x for x in reversed(one["interval"])]
-  return one["a"], -one["difference"], interval, one["seen"]
-
-
-def _power(kind, unit, comparisons, found) -> str:
-  visible = found["smallest_visible"][kind]
-  if visible is None:
-    return "with one seed there is no telling."
-  count = sum(one["seen"] for one in comparisons)
+def _of_contrast(one) -> str:
+  low, high = one["interval"]
   return (
-    f"{count} of {len(comparisons)} comparisons show a difference at 5% after "
-    f"Holm's correction. With {len(found['seeds'])} seeds a single test sees "
-    f"{visible:.3f} {unit} with a power of 80%; less may go unseen."
+    f"{one['title']}: {one['a']} less {one['b']} is {one['difference']:+.3f} "
+    f"({low:.3f} to {high:.3f}), "
+    f"{'a difference' if one['seen'] else 'no difference seen'}."
   )
 
 
-def _listed(names: Sequence[str]) -> str:
-  *most, last = names
-  return f"{', '.join(most)} and {last}" if most else last
+def _of_measure(kind, means, found) -> list[str]:
+  unit, better = (found["measures"][kind][key] for key in ("unit", "better"))
+  extreme, most = (min, "lowest") if better == "lower" else (max, "highest")
+  first = extreme(means, key=means.get)
+  if len(means) > 1 and len(set(means.values())) == 1:
+    return [f"All {len(means)} cells have {means[first]:.3f} {unit}."]
+  lines = [
+    f"{first} has the {most} mean, {means[first]:.3f} {unit}, of {len(means)} "
+    "cells."
+  ]
+  pairs = found["comparisons"][kind]
+  best = found["baseline"] if found["baseline"] in means else first
+  lines += _of_cell(best, [one for one in pairs if _has(one, best)], better)
+  for axis, of_axis in found["options"][kind].items():
+    title = f"By {axis.replace('_', ' ')}, all else equal:"
+    words = _of_options(of_axis, better)
+    lines += [f"{title} {words}."] if words else []
+  if pairs:
+    lines.append(_power(kind, unit, pairs, found))
+  return lines
+
+
+def _of_cell(name, pairs, better) -> list[str]:
+  """Says what a cell is ahead of, what is ahead of it, and what is neither."""
+  lines = [f"{words}." for words in _leads(name, pairs, better)]
+  for one in pairs:
+    lines += [f"{words}." for words in _leads(_other(one, name), [one], better)]
+  unseen = [_other(one, name) for one in pairs if not one["seen"]]
+  if unseen:
+    lines.append(f"No difference seen between {name} and {_listed(unseen)}.")
+  return lines
+
+
+def _of_options(pairs, better) -> str:
+  names = dict.fromkeys(name for one in pairs for name in (one["a"], one["b"]))
+  words = [
+    lead
+    for name in names
+    for lead in _leads(name, [o for o in pairs if _has(o, name)], better)
+  ]
+  unseen = [f"{o['a']} and {o['b']}" for o in pairs if not o["seen"]]
+  if unseen:
+    words.append(f"no difference seen between {_listed(unseen, 'or')}")
+  return "; ".join(words)
+
+
+def _leads(name, pairs, better) -> list[str]:
+  """Says of what a cell is ahead, and by how much, the closest first."""
+  parts = []
+  for one in sorted(pairs, key=lambda one: abs(one["difference"])):
+    sign = 1 if one["a"] == name else -1
+    lead, *ends = (
+      (-sign if better == "lower" else sign) * value
+      for value in (one["difference"], *one["interval"])
+    )
+    if one["seen"] and lead > 0:
+      low, high = sorted(ends)
+      parts.append(
+        f"{_other(one, name)} by {lead:.3f} ({low:.3f} to {high:.3f})"
+      )
+  return [f"{name} is ahead of {_listed(parts)}"] if parts else []
+
+
+def _has(one, name) -> bool:
+  return name in (one["a"], one["b"])
+
+
+def _other(one, name) -> str:
+  return one["b"] if one["a"] == name else one["a"]
+
+
+def _power(kind, unit, pairs, found) -> str:
+  visible = found["smallest_visible"][kind]
+  if visible is None:
+    return "With one seed there is no telling."
+  count = sum(one["seen"] for one in pairs)
+  return (
+    f"{count} of {len(pairs)} comparisons of cells show a difference at 5% "
+    f"after Holm's correction. With {len(found['seeds'])} seeds a single test "
+    f"sees {visible:.3f} {unit} with a power of 80%; less may go unseen."
+  )
+
+
+def _listed(names: Sequence[str], last: str = "and") -> str:
+  *most, end = names
+  return f"{', '.join(most)} {last} {end}" if most else end

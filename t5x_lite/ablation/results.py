@@ -39,13 +39,17 @@ def gather(folder: Any, plan: dict) -> dict[str, Any]:
     if name in done
   }
   _add_targets(cells, done)
+  _add_step_ratios(cells, plan["baseline"])
   measures = {
     name: one.meaning
     for of_cell in done.values()
     for arm in of_cell.values()
     for name, one in arm.measures.items()
   }
-  scores = {name: _scores(done, name) for name in measures}
+  scores = {
+    name: _alike({cell: (name, cell) for cell in done}, done)
+    for name in measures
+  }
   found = {
     "question": plan["question"],
     "budget": plan["budget"],
@@ -65,6 +69,10 @@ def gather(folder: Any, plan: dict) -> dict[str, Any]:
       name: statistics.compare(scores[name], _baseline(plan, scores[name]))
       for name in measures
     },
+    "options": {
+      name: _options_compared(plan, scores[name]) for name in measures
+    },
+    "contrasts": statistics.contrast(_contrasts(plan, done)),
     "smallest_visible": {
       name: statistics.smallest_visible(scores[name]) for name in measures
     },
@@ -75,7 +83,7 @@ def gather(folder: Any, plan: dict) -> dict[str, Any]:
     },
     "provenance": _provenance(done),
   }
-  found["reading"] = reading.sentences(found)
+  found["reading"] = reading.paragraphs(found)
   return found
 
 
@@ -167,9 +175,6 @@ def _outcome(arms, cell) -> dict[str, Any]:
   for arm in arms.values():
     for record in arm.records("train"):
       curves[record["step"]].append(record["loss"])
-  seconds = [
-    r["step_seconds"] for a in arms.values() for r in a.records("train")
-  ]
   return {
     "seeds_done": sorted(arms),
     "measures": {
@@ -191,8 +196,37 @@ def _outcome(arms, cell) -> dict[str, Any]:
     ],
     "samples": first.samples,
     "operative_gin": (first.path / "operative_config.gin").read_text(),
-    "timing": {"step_seconds": plain.median(seconds)},
+    "timing": _timing(arms),
   }
+
+
+def _timing(arms) -> dict[str, Any]:
+  """Returns the median time of a step, over all arms of a cell and of each."""
+  by_seed = {
+    str(seed): [record["step_seconds"] for record in arm.records("train")]
+    for seed, arm in sorted(arms.items())
+  }
+  return {
+    "step_seconds": plain.median(itertools.chain(*by_seed.values())),
+    "by_seed": {seed: plain.median(times) for seed, times in by_seed.items()},
+  }
+
+
+def _add_step_ratios(cells, baseline) -> None:
+  """Adds how long a step takes, as a multiple of the baseline's.
+
+  Arms of one seed run one after another, so that a machine whose speed changes
+  over an hour changes a seed's ratio little.
+  """
+  for name, cell in cells.items():
+    of, one = (
+      cells.get(key, {"timing": {"by_seed": {}}})["timing"]["by_seed"]
+      for key in (name, baseline)
+    )
+    ratios = [of[seed] / one[seed] for seed in of if seed in one]
+    known = bool(ratios) and name != baseline
+    cell["timing"]["ratio"] = float(np.mean(ratios)) if known else None
+    cell["timing"]["range"] = [min(ratios), max(ratios)] if known else None
 
 
 def _own_loss(arms) -> dict[str, dict[str, Any]]:
@@ -257,26 +291,55 @@ def _of(arms, name) -> statistics.Scores:
   )
 
 
-def _scores(done, name) -> dict[str, statistics.Scores]:
-  """Returns what can be compared: the same seeds, asked the same."""
+def _alike(sides, done) -> dict[str, statistics.Scores]:
+  """Returns the scores that can be compared: of the same seeds, asked the same.
+
+  Args:
+    sides: name -> (measure, cell); those without results are left out.
+    done: cell -> seed -> arm.
+  """
+  arms = {name: done.get(cell, {}) for name, (_, cell) in sides.items()}
   having = {
-    cell: arms
-    for cell, arms in done.items()
-    if arms and all(name in arm.measures for arm in arms.values())
+    name: (arms[name], measure)
+    for name, (measure, _) in sides.items()
+    if arms[name] and all(measure in a.measures for a in arms[name].values())
   }
   if not having:
     return {}
-  seeds = sorted(set.intersection(*(set(arms) for arms in having.values())))
-  asked = next(iter(next(iter(having.values())).values())).measures[name].of
+  seeds = sorted(set.intersection(*(set(of) for of, _ in having.values())))
+  first, measure = next(iter(having.values()))
+  asked = next(iter(first.values())).measures[measure].of
   return {
-    cell: _of([arms[seed] for seed in seeds], name)
-    for cell, arms in having.items()
-    if seeds and all(arms[seed].measures[name].of == asked for seed in seeds)
+    name: _of([of[seed] for seed in seeds], measure)
+    for name, (of, measure) in having.items()
+    if seeds and all(of[seed].measures[measure].of == asked for seed in seeds)
   }
+
+
+def _contrasts(plan, done) -> dict[str, dict[str, statistics.Scores]]:
+  """Returns the pairs that a study asks for, of which both are there."""
+  pairs = {}
+  for title, sides in plan["contrasts"].items():
+    named = {f"{cell}, {measure}": (measure, cell) for measure, cell in sides}
+    scores = _alike(named, done)
+    if len(scores) == 2:
+      pairs[title] = scores
+  return pairs
 
 
 def _baseline(plan, scores) -> str | None:
   return plan["baseline"] if plan["baseline"] in scores else None
+
+
+def _options_compared(plan, scores) -> dict[str, list[dict[str, Any]]]:
+  """Compares the options of each axis of a grid that has several."""
+  if len(plan["axes"]) == 1:
+    return {}
+  choices = {name: cell["choices"] for name, cell in plan["cells"].items()}
+  return {
+    axis: statistics.compare_options(scores, choices, axis)
+    for axis in plan["axes"]
+  }
 
 
 def _pairing(arms) -> dict[str, Any]:

@@ -42,14 +42,18 @@ class Scores:
     return self.bits.sum(axis=1) / self.size.sum(axis=1)
 
 
-def interval(scores: Scores, other: Scores | None = None) -> list[float]:
+def interval(cells: Sequence[Scores], others: Sequence[Scores] = ()) -> list:
   """Returns a 95% bootstrap interval of a mean, or of a paired difference.
 
   Seeds and documents are drawn anew, each with replacement and independently
-  of the other; both cells see the same draws. Percentiles of the pigeonhole
+  of the other; all cells see the same draws. Percentiles of the pigeonhole
   bootstrap of Owen 2007, arXiv:0711.2670; scipy's draws along one axis alone.
+
+  Args:
+    cells: over whose means the mean is taken.
+    others: what is subtracted, likewise; none for the mean itself.
   """
-  num_seeds, num_documents = scores.bits.shape
+  num_seeds, num_documents = cells[0].bits.shape
   rng = np.random.default_rng(0)
   seeds_RS, documents_RD = (
     rng.multinomial(count, np.full(count, 1 / count), _RESAMPLES)
@@ -60,7 +64,9 @@ def interval(scores: Scores, other: Scores | None = None) -> list[float]:
     values_SR = (cell.bits @ documents_RD.T) / (cell.size @ documents_RD.T)
     return np.sum(seeds_RS * values_SR.T, axis=1) / num_seeds
 
-  draws = means(scores) if other is None else means(scores) - means(other)
+  draws = np.mean([means(cell) for cell in cells], axis=0)
+  if others:
+    draws -= np.mean([means(cell) for cell in others], axis=0)
   tail = 100 * (1 - CONFIDENCE) / 2
   return [float(x) for x in np.percentile(draws, [tail, 100 - tail])]
 
@@ -70,7 +76,7 @@ def summary(scores: Scores) -> dict[str, Any]:
   by_seed = scores.by_seed
   return {
     "mean": float(by_seed.mean()),
-    "interval": interval(scores),
+    "interval": interval([scores]),
     "by_seed": [float(x) for x in by_seed],
     "seed_sd": float(by_seed.std(ddof=1)) if len(by_seed) > 1 else None,
   }
@@ -93,7 +99,76 @@ def compare(
   pairs = list(itertools.combinations(cells, 2))
   if baseline is not None:
     pairs = [(name, baseline) for name in cells if name != baseline]
-  found = [_difference(cells, a, b) for a, b in pairs]
+  return _corrected(
+    [_difference(a, b, [cells[a]], [cells[b]]) for a, b in pairs]
+  )
+
+
+def compare_options(
+  cells: Mapping[str, Scores],
+  choices: Mapping[str, Mapping[str, str]],
+  axis: str,
+) -> list[dict[str, Any]]:
+  """Compares the options of an axis, whatever stands on the others.
+
+  Each pair over the cells that both have, which differ in nothing else: the
+  means over these are paired by the seed, as in `compare`. A grid has far fewer
+  pairs of options than of cells, and a mean varies less than a cell.
+
+  Args:
+    cells: name -> scores, over the same seeds and documents.
+    choices: name of a cell -> axis -> option.
+    axis: whose options.
+
+  Returns:
+    What `compare` does, and "cells", over how many of each option.
+  """
+  by_option = {}
+  for name, scores in cells.items():
+    rest = tuple(v for k, v in choices[name].items() if k != axis)
+    by_option.setdefault(choices[name][axis], {})[rest] = scores
+  found = []
+  for a, b in itertools.combinations(by_option, 2):
+    both = [rest for rest in by_option[a] if rest in by_option[b]]
+    if both:
+      sides = [[by_option[name][rest] for rest in both] for name in (a, b)]
+      found.append(_difference(a, b, *sides) | {"cells": len(both)})
+  return _corrected(found)
+
+
+def contrast(
+  pairs: Mapping[str, Mapping[str, Scores]],
+) -> list[dict[str, Any]]:
+  """Compares pairs that were chosen beforehand; returns what `compare` does.
+
+  Args:
+    pairs: title -> two names -> scores over the same seeds and documents; each
+      result has its "title".
+  """
+  return _corrected([
+    _difference(a, b, [two[a]], [two[b]]) | {"title": title}
+    for title, two in pairs.items()
+    for a, b in [two]
+  ])  # fmt: skip
+
+
+def _difference(a, b, cells, others) -> dict[str, Any]:
+  ours, theirs = (
+    np.mean([cell.by_seed for cell in side], axis=0) for side in (cells, others)
+  )
+  return {
+    "a": a,
+    "b": b,
+    "difference": float((ours - theirs).mean()),
+    "interval": interval(cells, others),
+    "p": _paired_p(ours, theirs),
+    "p_holm": None,
+    "seen": False,
+  }
+
+
+def _corrected(found) -> list[dict[str, Any]]:
+  """Corrects the tests for their number: Holm 1979."""
   tested = [one for one in found if one["p"] is not None]
   if tested:
     seen, corrected, *_ = multitest.multipletests(
@@ -102,19 +177,6 @@ def compare(
     for one, is_seen, p in zip(tested, seen, corrected, strict=True):
       one |= {"p_holm": float(p), "seen": bool(is_seen)}
   return found
-
-
-def _difference(cells, a, b) -> dict[str, Any]:
-  differences = cells[a].by_seed - cells[b].by_seed
-  return {
-    "a": a,
-    "b": b,
-    "difference": float(differences.mean()),
-    "interval": interval(cells[a], cells[b]),
-    "p": _paired_p(cells[a].by_seed, cells[b].by_seed),
-    "p_holm": None,
-    "seen": False,
-  }
 
 
 def _paired_p(a, b) -> float | None:

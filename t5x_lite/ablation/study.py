@@ -118,6 +118,8 @@ class Study:
       it, where it has 3 or more.
     stages: name -> what follows on the first run, each a run of its own that is
       measured too.
+    contrasts: title -> two of (measure, cell), to test beside the pairs of
+      cells of one measure: a cell after a stage against another after another.
     paper: what a paper reports, measure -> cell -> words or number, to stand
       beside ours.
     paper_title: which paper, and what it measures.
@@ -132,6 +134,9 @@ class Study:
   baseline: str | None = None
   size_axis: str | None = None
   stages: Mapping[str, Stage] = dataclasses.field(default_factory=dict)
+  contrasts: Mapping[str, Sequence[tuple[str, str]]] = dataclasses.field(
+    default_factory=dict
+  )
   paper: Mapping[str, Mapping[str, str]] = dataclasses.field(
     default_factory=dict
   )
@@ -149,8 +154,10 @@ class Study:
       self._check_choices(where, "Study.skip")
     self._check_stages()
     names = [cell.name for cell in self.cells()]
+    contrasted = self._check_contrasts()
     for name in filter(
-      None, [self.baseline, *itertools.chain(*self.paper.values())]
+      None,
+      [self.baseline, *contrasted, *itertools.chain(*self.paper.values())],
     ):
       if name not in names:
         raise ValueError(
@@ -180,6 +187,25 @@ class Study:
           f"stage: those are {', '.join(earlier) or 'none'}"
         )
       earlier.append(name)
+
+  def _check_contrasts(self) -> list[str]:
+    """Returns the cells that are named."""
+    cells = []
+    for title, sides in self.contrasts.items():
+      if len(sides) != 2:
+        raise ValueError(
+          f"Study.contrasts {title!r} has {len(sides)} sides: give two of "
+          "(measure, cell)"
+        )
+      for measure, cell in sides:
+        stage = measure.partition(" after ")[2]
+        if stage and stage not in self.stages:
+          raise ValueError(
+            f"Study.contrasts {title!r} names the stage {stage!r}: those are "
+            f"{', '.join(self.stages) or 'none'}"
+          )
+        cells.append(cell)
+    return cells
 
   def cells(self) -> Iterator[Cell]:
     """Yields the points of the grid, the last axis fastest."""

@@ -35,6 +35,7 @@ def study(folder, *, seeds=(0, 1, 2), effects=None, sizes=False, noise=0.01):
     "seeds": list(seeds),
     "baseline": None,
     "size_axis": "objective" if sizes else None,
+    "contrasts": {},
     "stages": {
       "tuned": {"after": None, "budget": {"equal": "steps", "amount": 50}},
     },

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import pathlib
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from tensorboard.plugins.hparams import plugin_data_pb2
@@ -131,17 +132,72 @@ def test_sizes_get_a_law(tmp_path):
   assert (tmp_path / "figures" / "scaling.png").exists()
 
 
+def words(found, measure):
+  (one,) = (o for o in found["reading"] if o["about"] == measure)
+  return " ".join(one["sentences"])
+
+
 def test_the_reading_names_the_best_and_what_it_beats(folder):
   found = json.loads((folder / "results.json").read_text())
-  text = " ".join(found["reading"])
+  text = words(found, "infilling")
   assert "encoder_decoder-span_corruption has the lowest mean" in text
-  assert "is ahead of prefix-prefix_lm by 0.3" in text
+  ahead = text.partition("encoder_decoder-span_corruption is ahead of ")[2]
+  assert ahead.startswith("causal-span_corruption by 0.088")
+  assert "prefix-prefix_lm by 0.3" in ahead
+  assert "By objective, all else equal: span_corruption is ahead of" in text
   assert "power of 80%" in text
   # Percent are better high: the best is the one with fewest bits again.
-  best = "Quiz after tuned: encoder_decoder-span_corruption has the highest"
-  assert best in text
-  assert "Quiz after tuned: encoder_decoder-span_corruption is ahead of" in text
-  assert "span_corruption is behind" not in text
+  text = words(found, "quiz after tuned")
+  assert "encoder_decoder-span_corruption has the highest" in text
+  assert "encoder_decoder-span_corruption is ahead of" in text
+  assert "prefix_lm is ahead of span_corruption" not in text
+
+
+def test_a_baseline_is_said_to_be_behind_what_beats_it(tmp_path):
+  effects = {"serial": 2.0, "parallel": 1.5, "other": 2.5, "same": 2.0}
+  plan = fake.study(tmp_path, effects=effects, noise=0.002)
+  found = results.gather(tmp_path, plan | {"baseline": "serial"})
+  text = words(found, "infilling")
+  assert "parallel has the lowest mean" in text
+  assert "parallel is ahead of serial by 0.5" in text
+  assert "serial is ahead of other by 0.5" in text
+  assert "No difference seen between serial and same." in text
+
+
+def test_steps_are_timed_against_the_baselines_of_the_same_seed(tmp_path):
+  effects = {"serial": 2.0, "parallel": 1.5}
+  plan = fake.study(tmp_path, effects=effects) | {"baseline": "serial"}
+  for arm in plan["arms"]:
+    path = tmp_path / "arms" / arm["name"] / "metrics.jsonl"
+    seconds = (1 + arm["seed"]) * (0.8 if arm["cell"] == "parallel" else 1)
+    path.write_text(path.read_text().replace("0.1}", f"{seconds}}}"))
+  found = results.gather(tmp_path, plan)
+  timing = found["cells"]["parallel"]["timing"]
+  assert timing["ratio"] == pytest.approx(0.8)
+  assert timing["range"] == pytest.approx([0.8, 0.8])
+  assert found["cells"]["serial"]["timing"]["ratio"] is None
+  page = report.html(found, {})
+  assert "of the time of serial" in page
+
+
+def test_a_cell_after_a_stage_is_tested_against_another_before(tmp_path):
+  effects = {"causal": 2.0, "masked": 1.5}
+  plan = fake.study(tmp_path, effects=effects)
+  plan["contrasts"] = {
+    "All <in> all": [["infilling", "causal"], ["continuation", "masked"]],
+    "Other tasks": [["infilling", "causal"], ["quiz after tuned", "causal"]],
+    "Not there": [["infilling", "causal"], ["quiz after nothing", "causal"]],
+  }
+  found = results.gather(tmp_path, plan)
+  (one,) = found["contrasts"]
+  a, b = (found["cells"][name]["measures"] for name in ("causal", "masked"))
+  difference = np.subtract(
+    a["infilling"]["by_seed"], b["continuation"]["by_seed"]
+  ).mean()
+  assert one["difference"] == pytest.approx(difference) and one["seen"]
+  text = words(found, "chosen beforehand")
+  assert text.startswith("All <in> all: causal, infilling less masked, cont")
+  assert "All &lt;in&gt; all" in report.html(found, {})
 
 
 def test_where_all_cells_are_equal_none_is_called_the_best(tmp_path):
@@ -151,8 +207,8 @@ def test_where_all_cells_are_equal_none_is_called_the_best(tmp_path):
   )
   for cell in found["cells"].values():
     cell["measures"]["quiz after tuned"]["mean"] = 0.0
-  text = " ".join(reading.sentences(found))
-  assert "Quiz after tuned: all 2 cells have 0.000 percent." in text
+  text = words({"reading": reading.paragraphs(found)}, "quiz after tuned")
+  assert text == "All 2 cells have 0.000 percent."
 
 
 def test_the_paper_stands_beside_ours_in_its_layout(folder):

@@ -49,6 +49,36 @@ def test_a_baseline_is_compared_with_each_other():
   assert pairs == [("a", "b"), ("c", "b")]
 
 
+def test_options_are_compared_where_all_else_is_equal():
+  seeds = {
+    "small-clm": [1.0, 1.2, 1.5],
+    "small-spans": [1.3, 1.4, 1.9],
+    "large-clm": [0.8, 0.7, 1.0],
+    "large-spans": [0.9, 1.1, 1.3],
+    "huge-spans": [9.0, 9.0, 9.0],  # has no counterpart
+  }
+  cells = {name: scores(values) for name, values in seeds.items()}
+  choices = {
+    name: dict(zip(("size", "objective"), name.split("-"), strict=True))
+    for name in cells
+  }
+  (one,) = statistics.compare_options(cells, choices, "objective")
+  clm, spans = (
+    (np.array(seeds[f"small-{o}"]) + seeds[f"large-{o}"]) / 2
+    for o in ("clm", "spans")
+  )
+  assert (one["a"], one["b"], one["cells"]) == ("clm", "spans", 2)
+  assert one["difference"] == pytest.approx((clm - spans).mean())
+  assert one["p"] == pytest.approx(stats.ttest_rel(clm, spans).pvalue)
+  low, high = one["interval"]
+  assert low < one["difference"] < high < 0
+  sizes = statistics.compare_options(cells, choices, "size")
+  pairs = {(o["a"], o["b"]): o["cells"] for o in sizes}
+  assert pairs == {
+    ("small", "large"): 2, ("small", "huge"): 1, ("large", "huge"): 1,
+  }  # fmt: skip
+
+
 def test_the_same_runs_do_not_differ():
   same = scores([1.0, 1.1, 1.3])
   (one,) = statistics.compare({"a": same, "b": same})
@@ -84,11 +114,11 @@ def test_intervals_cover_documents_and_seeds():
   rng = np.random.default_rng(1)
   size = np.full((5, 40), 100.0)
   bits = size * (2 + rng.normal(0, 0.3, 40) + rng.normal(0, 0.1, (5, 1)))
-  low, high = statistics.interval(Scores(bits, size))
+  low, high = statistics.interval([Scores(bits, size)])
   spread = math.hypot(0.3 / math.sqrt(40), 0.1 / math.sqrt(5))
   assert low < 2 < high
   assert 0.6 * 3.92 * spread < high - low < 1.5 * 3.92 * spread
-  paired = statistics.interval(Scores(bits, size), Scores(bits + 10, size))
+  paired = statistics.interval([Scores(bits, size)], [Scores(bits + 10, size)])
   assert paired == pytest.approx([-0.1, -0.1])
 
 
@@ -97,7 +127,7 @@ def test_an_interval_over_seeds_alone_is_scipys():
   found = stats.bootstrap(
     (by_seed,), np.mean, method="percentile", rng=np.random.default_rng(0)
   ).confidence_interval
-  interval = statistics.interval(scores(by_seed, documents=1))
+  interval = statistics.interval([scores(by_seed, documents=1)])
   assert interval == pytest.approx([found.low, found.high], abs=0.005)
 
 

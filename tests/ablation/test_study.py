@@ -80,6 +80,18 @@ def test_stages_add_their_settings_to_those_of_what_they_go_on_from():
       "no cell 'nonesuch'; its cells are encdec-spans",
     ),
     ({"skip": [({"depth": "2"}, "")]}, "names depth=2, which the grid has not"),
+    (
+      {"contrasts": {"one": [("quiz", "causal-clm")]}},
+      "Study.contrasts 'one' has 1 sides",
+    ),
+    (
+      {"contrasts": {"x": [("quiz after a", "causal-clm"), ("quiz", "b")]}},
+      "Study.contrasts 'x' names the stage 'a'; those are none",
+    ),
+    (
+      {"contrasts": {"x": [("quiz", "causal-clm"), ("quiz", "b")]}},
+      "no cell 'b'; its cells are",
+    ),
     ({"size_axis": "depth"}, "must be one of architecture, objective"),
   ],
 )

@@ -69,7 +69,8 @@ def _of_cell(name, pairs, better) -> list[str]:
     lines += [f"{words}." for words in _leads(_other(one, name), [one], better)]
   unseen = [_other(one, name) for one in pairs if not one["seen"]]
   if unseen:
-    lines.append(f"No difference seen between {name} and {_listed(unseen)}.")
+    others = _listed(unseen) if len(unseen) < len(pairs) else "any other cell"
+    lines.append(f"No difference seen between {name} and {others}.")
   return lines
 
 
@@ -82,7 +83,8 @@ def _of_options(pairs, better) -> str:
   ]
   unseen = [f"{o['a']} and {o['b']}" for o in pairs if not o["seen"]]
   if unseen:
-    words.append(f"no difference seen between {_listed(unseen, 'or')}")
+    which = _listed(unseen, "or") if words else "any two of them"
+    words.append(f"no difference seen between {which}")
   return "; ".join(words)
 
 

@@ -99,7 +99,7 @@ def _dots(found) -> Figure:
     ax.set_xlabel(f"{meaning['unit']}, {meaning['better']} is better")
     ax.grid(axis="x", alpha=0.25)
   panels[0].set_yticks(range(len(cells)), cells)
-  panels[0].invert_yaxis()
+  panels[0].set_ylim(len(cells) - 0.5, -0.5)
   return figure
 
 

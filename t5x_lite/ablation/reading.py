@@ -9,8 +9,8 @@ Found = Mapping[str, Any]
 def paragraphs(found: Found) -> list[dict[str, Any]]:
   """Returns what may be said of each measure.
 
-  The best cell, or the baseline, against the others; the options of each axis
-  against each other; and what the study could not tell. All pairs stand in the
+  The options of each axis against each other; the best cell, or the baseline,
+  against the others; and what the study could not tell. All pairs stand in the
   report's tables.
 
   Returns:
@@ -52,11 +52,11 @@ def _of_measure(kind, means, found) -> list[str]:
   ]
   pairs = found["comparisons"][kind]
   best = found["baseline"] if found["baseline"] in means else first
-  lines += _of_cell(best, [one for one in pairs if _has(one, best)], better)
   for axis, of_axis in found["options"][kind].items():
     title = f"By {axis.replace('_', ' ')}, all else equal:"
     words = _of_options(of_axis, better)
     lines += [f"{title} {words}."] if words else []
+  lines += _of_cell(best, [one for one in pairs if _has(one, best)], better)
   if pairs:
     lines.append(_power(kind, unit, pairs, found))
   return lines
@@ -69,7 +69,8 @@ def _of_cell(name, pairs, better) -> list[str]:
     lines += [f"{words}." for words in _leads(_other(one, name), [one], better)]
   unseen = [_other(one, name) for one in pairs if not one["seen"]]
   if unseen:
-    others = _listed(unseen) if len(unseen) < len(pairs) else "any other cell"
+    everyone = len(unseen) == len(pairs) > 2
+    others = "any other cell" if everyone else _listed(unseen, "or")
     lines.append(f"No difference seen between {name} and {others}.")
   return lines
 

@@ -17,14 +17,21 @@ def paragraphs(found: Found) -> list[dict[str, Any]]:
     [{"about": a measure, "sentences": [...]}], with 95% intervals in brackets;
     last, the pairs that the study chose beforehand.
   """
-  made = []
+  made, alone = [], []
   for kind in found["measures"]:
     means = {
       name: cell["measures"][kind]["mean"]
       for name, cell in found["cells"].items()
       if kind in cell["measures"]
     }
-    made.append({"about": kind, "sentences": _of_measure(kind, means, found)})
+    if len(means) > 1:
+      made.append({"about": kind, "sentences": _of_measure(kind, means, found)})
+    else:
+      unit = found["measures"][kind]["unit"]
+      ((name, mean),) = means.items()
+      alone.append(f"{name}, {kind}: {mean:.3f} {unit}.")
+  if alone:
+    made.append({"about": "asked of one cell alone", "sentences": alone})
   if found["contrasts"]:
     sentences = [_of_contrast(one) for one in found["contrasts"]]
     made.append({"about": "chosen beforehand", "sentences": sentences})
@@ -44,7 +51,7 @@ def _of_measure(kind, means, found) -> list[str]:
   unit, better = (found["measures"][kind][key] for key in ("unit", "better"))
   extreme, most = (min, "lowest") if better == "lower" else (max, "highest")
   first = extreme(means, key=means.get)
-  if len(means) > 1 and len(set(means.values())) == 1:
+  if len(set(means.values())) == 1:
     return [f"All {len(means)} cells have {means[first]:.3f} {unit}."]
   lines = [
     f"{first} has the {most} mean, {means[first]:.3f} {unit}, of {len(means)} "

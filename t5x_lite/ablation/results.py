@@ -320,7 +320,7 @@ def _contrasts(plan, done) -> dict[str, dict[str, statistics.Scores]]:
   """Returns the pairs that a study asks for, of which both are there."""
   pairs = {}
   for title, sides in plan["contrasts"].items():
-    named = {f"{cell}, {measure}": (measure, cell) for measure, cell in sides}
+    named = {f"{cell} ({measure})": (measure, cell) for measure, cell in sides}
     scores = _alike(named, done)
     if len(scores) == 2:
       pairs[title] = scores

@@ -196,7 +196,7 @@ def test_a_cell_after_a_stage_is_tested_against_another_before(tmp_path):
   ).mean()
   assert one["difference"] == pytest.approx(difference) and one["seen"]
   text = words(found, "chosen beforehand")
-  assert text.startswith("All <in> all: causal, infilling less masked, cont")
+  assert text.startswith("All <in> all: causal (infilling) less masked (")
   assert "All &lt;in&gt; all" in report.html(found, {})
 
 
@@ -226,7 +226,17 @@ def test_a_stage_that_a_cell_lacks_is_not_compared(tmp_path):
   pairs = {(o["a"], o["b"]) for o in found["comparisons"]["quiz after tuned"]}
   assert len(pairs) == 10 and not any("causal-prefix_lm" in p for p in pairs)
   assert len(found["comparisons"]["infilling"]) == 15
+  assert "asked of one cell alone" not in [o["about"] for o in found["reading"]]
   report.write(found, tmp_path)
+
+
+def test_what_one_cell_alone_was_asked_stands_together(tmp_path):
+  plan = fake.study(tmp_path, effects={"one": 2.0, "other": 2.0})
+  for arm in plan["arms"]:
+    if arm["cell"] == "other":
+      del arm["runs"][1]
+  text = words(results.gather(tmp_path, plan), "asked of one cell alone")
+  assert text.startswith("one, quiz after tuned: ") and "percent." in text
 
 
 def test_what_it_took_to_reach_a_loss_that_all_reach():

@@ -6,17 +6,25 @@ import importlib.util
 import json
 import pathlib
 
+import markupsafe
 import numpy as np
 import pytest
 import tensorflow as tf
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from t5x_lite.ablation import board, reading, report, results, targets
+from launch import config
+from t5x_lite.ablation import board, reading, report, results, study, targets
 
 _PATH = pathlib.Path(__file__).with_name("fake.py")
 _SPEC = importlib.util.spec_from_file_location("fake", _PATH)
 fake = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(fake)
+_ROOT = pathlib.Path(__file__).parents[2]
+_SHIPPED = [
+  path
+  for path in sorted((_ROOT / "gin" / "ablations").glob("*.gin"))
+  if path.stem != "smoke"
+]
 
 
 @pytest.fixture(scope="module")
@@ -297,3 +305,28 @@ def test_pairs_are_proved_by_the_digests(tmp_path):
   assert results.gather(tmp_path, plan)["pairing"]["0"]["same"]
   plan["arms"][0]["runs"][0]["documents_sha256"] = "f" * 64
   assert not results.gather(tmp_path, plan)["pairing"]["0"]["same"]
+
+
+@pytest.mark.parametrize("path", _SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_study_was_run_whole_and_its_report_says_so(path):
+  folder = _ROOT / "docs" / "studies" / path.stem
+  found = json.loads((folder / "results.json").read_text())
+  config.load([str(path)])
+  asked = config.build(study.Study)
+  assert found["question"] == asked.question
+  assert found["seeds"] == list(asked.seeds) and len(asked.seeds) >= 3
+  assert found["budget"]["equal"] == asked.budget.equal
+  assert found["budget"]["amount"] == asked.budget.amount
+  cells = {cell.name for cell in asked.cells()} - found["skipped"].keys()
+  assert found["cells"].keys() == cells
+  assert found["arms_done"] == found["arms_total"] == 3 * len(cells)
+  assert all(one["same"] for one in found["pairing"].values())
+  page = (folder / "report.html").read_text()
+  numbers = Numbers(page).found
+  assert len(numbers) > 50 and Numbers(page).links == []
+  for at, form, text in numbers:
+    assert text == report.shown(report.look_up(found, at), form), at
+  assert reading.paragraphs(found) == found["reading"]
+  for one in found["reading"]:
+    for sentence in one["sentences"]:
+      assert str(markupsafe.escape(sentence)) in page

@@ -53,6 +53,7 @@ def make(study, text, search_paths=()) -> dict:
     "axes": {axis: list(options) for axis, options in study.grid.items()},
     "seeds": list(study.seeds),
     "baseline": study.baseline,
+    "step_ratios": _step_ratios(study, firsts, search_paths),
     "size_axis": study.size_axis,
     "contrasts": {
       title: [list(side) for side in two]
@@ -156,6 +157,19 @@ def _account(name, run, known) -> dict:
     account["step_seconds"] = account["flops_per_step"] / rate
     known.accounts[made_of] = account
   return known.accounts[made_of]
+
+
+def _step_ratios(study, firsts, search_paths) -> dict:
+  """Times the cells in turns, where there is one to compare them with."""
+  from t5x_lite.ablation import plan as planning
+
+  if study.baseline not in firsts:
+    return {}
+  runs = {
+    name: build(first["settings"], study.seeds[0], search_paths)
+    for name, first in firsts.items()
+  }
+  return planning.step_ratios(runs, study.baseline)
 
 
 def _planned(stage, run, seed, search_paths) -> dict:
@@ -285,6 +299,11 @@ def table(plan) -> str:
     f"{seconds / 60:.0f} minutes of training on this device",
     *lines,
     *pairs(plan),
+    *(
+      f"a step of {name} takes {one['ratio']:.2f} of the time of "
+      f"{plan['baseline']}"
+      for name, one in plan["step_ratios"].items()
+    ),
     *(f"left out: {n}: {reason}" for n, reason in plan["skipped"].items()),
   ])  # fmt: skip
 

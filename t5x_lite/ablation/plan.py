@@ -7,6 +7,7 @@ batches that the cell will read, and on the first documents of its source.
 import dataclasses
 import hashlib
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -22,6 +23,8 @@ _DOCUMENTS = 64
 # Enough for some epochs of a corpus as small as python_docs.
 _HASHED_DOCUMENTS = 2000
 _CALIBRATION_STEPS = 3
+# The speed of a machine drifts: a ratio is of runs that follow each other.
+_ROUNDS, _STEPS_OF_A_ROUND = 3, 15
 
 Account = dict[str, Any]
 
@@ -130,15 +133,50 @@ def check_parameters(accounts: dict[str, Account], budget: Budget) -> None:
 
 def calibrate(run: Run) -> float:
   """Times a few training steps on this device; returns FLOP/s of the model."""
-  result = bench.bench(
+  return _bench(run, _CALIBRATION_STEPS)["flops_per_s"]
+
+
+def step_ratios(
+  runs: Mapping[str, Run], baseline: str
+) -> dict[str, dict[str, Any]]:
+  """Times a training step of each cell, as a multiple of the baseline's.
+
+  Args:
+    runs: cell -> its run.
+    baseline: one of the cells.
+
+  Returns:
+    Cell -> "ratio", of steps of synthetic tokens timed in turns on this device,
+    the mean of 3 rounds, and "range", of the rounds; for all but the baseline.
+  """
+  rounds = [
+    {
+      name: _bench(run, _STEPS_OF_A_ROUND)["step_ms_median"]
+      for name, run in runs.items()
+    }
+    for _ in range(_ROUNDS)
+  ]
+  ratios = {
+    name: [times[name] / times[baseline] for times in rounds]
+    for name in runs
+    if name != baseline
+  }
+  return {
+    name: {"ratio": float(np.mean(of)), "range": [min(of), max(of)]}
+    for name, of in ratios.items()
+  }
+
+
+def _bench(run, steps) -> dict[str, Any]:
+  return bench.bench(
     _model(run),
     run.optimizer,
     batch_size=run.train.batch_size,
     lengths=run.train.lengths,
     microbatches=run.microbatches,
-    steps=_CALIBRATION_STEPS,
+    steps=steps,
+    layout=run.layout,
   )
-  return result["flops_per_s"]
 
 
 def documents_sha256(run: Run) -> str:

@@ -22,7 +22,8 @@ _PERCENT = {"unit": "percent", "better": "higher"}
 def gather(folder: Any, plan: dict) -> dict[str, Any]:
   """Returns all that a report says, as a dict that JSON can hold.
 
-  Only "timing", in each cell, depends on more than the study and its seeds.
+  Only "step_ratios" and each cell's "timing" depend on more than the study and
+  its seeds.
 
   Args:
     folder: the study's directory.
@@ -39,7 +40,6 @@ def gather(folder: Any, plan: dict) -> dict[str, Any]:
     if name in done
   }
   _add_targets(cells, done)
-  _add_step_ratios(cells, plan["baseline"])
   measures = {
     name: one.meaning
     for of_cell in done.values()
@@ -57,6 +57,7 @@ def gather(folder: Any, plan: dict) -> dict[str, Any]:
     "axes": plan["axes"],
     "seeds": plan["seeds"],
     "baseline": plan["baseline"],
+    "step_ratios": plan["step_ratios"],
     "skipped": plan["skipped"],
     "paper": plan["paper"],
     "arms_total": len(arms),
@@ -175,6 +176,9 @@ def _outcome(arms, cell) -> dict[str, Any]:
   for arm in arms.values():
     for record in arm.records("train"):
       curves[record["step"]].append(record["loss"])
+  seconds = [
+    r["step_seconds"] for a in arms.values() for r in a.records("train")
+  ]
   return {
     "seeds_done": sorted(arms),
     "measures": {
@@ -196,37 +200,8 @@ def _outcome(arms, cell) -> dict[str, Any]:
     ],
     "samples": first.samples,
     "operative_gin": (first.path / "operative_config.gin").read_text(),
-    "timing": _timing(arms),
+    "timing": {"step_seconds": plain.median(seconds)},
   }
-
-
-def _timing(arms) -> dict[str, Any]:
-  """Returns the median time of a step, over all arms of a cell and of each."""
-  by_seed = {
-    str(seed): [record["step_seconds"] for record in arm.records("train")]
-    for seed, arm in sorted(arms.items())
-  }
-  return {
-    "step_seconds": plain.median(itertools.chain(*by_seed.values())),
-    "by_seed": {seed: plain.median(times) for seed, times in by_seed.items()},
-  }
-
-
-def _add_step_ratios(cells, baseline) -> None:
-  """Adds how long a step takes, as a multiple of the baseline's.
-
-  Arms of one seed run one after another, so that a machine whose speed changes
-  over an hour changes a seed's ratio little.
-  """
-  for name, cell in cells.items():
-    of, one = (
-      cells.get(key, {"timing": {"by_seed": {}}})["timing"]["by_seed"]
-      for key in (name, baseline)
-    )
-    ratios = [of[seed] / one[seed] for seed in of if seed in one]
-    known = bool(ratios) and name != baseline
-    cell["timing"]["ratio"] = float(np.mean(ratios)) if known else None
-    cell["timing"]["range"] = [min(ratios), max(ratios)] if known else None
 
 
 def _own_loss(arms) -> dict[str, dict[str, Any]]:

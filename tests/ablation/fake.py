@@ -36,6 +36,7 @@ def study(folder, *, seeds=(0, 1, 2), effects=None, sizes=False, noise=0.01):
     "baseline": None,
     "size_axis": "objective" if sizes else None,
     "contrasts": {},
+    "step_ratios": {},
     "stages": {
       "tuned": {"after": None, "budget": {"equal": "steps", "amount": 50}},
     },

@@ -65,3 +65,30 @@ def test_arms_of_one_seed_read_the_same_documents(runs):
     for run in runs
   ]
   assert len(set(map(plan.documents_sha256, apart))) == 2
+
+
+def test_steps_are_timed_in_turns(runs, monkeypatch):
+  wide, narrow = runs
+  timed, speed = [], iter([1, 2, 4])
+
+  def timing(run, steps):
+    assert steps > 10
+    timed.append(run)
+    if run is wide:
+      timing.slow = next(speed)  # The machine slows down.
+    return {"step_ms_median": timing.slow * (3 if run is narrow else 2)}
+
+  monkeypatch.setattr(plan, "_bench", timing)
+  found = plan.step_ratios({"wide": wide, "narrow": narrow}, "wide")
+  assert found == {"narrow": {"ratio": 1.5, "range": [1.5, 1.5]}}
+  assert timed == [wide, narrow] * 3
+
+
+def test_a_step_is_timed_against_anothers(runs):
+  first, second = (
+    dataclasses.replace(run, train=dataclasses.replace(run.train, batch_size=8))
+    for run in runs
+  )
+  found = plan.step_ratios({"causal": first, "spans": second}, "causal")
+  low, high = found["spans"]["range"]
+  assert 0 < low <= found["spans"]["ratio"] <= high

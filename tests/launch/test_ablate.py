@@ -147,7 +147,7 @@ def figures(found):
     del cell["timing"]
     for run in (cell, *cell["stages"].values()):
       del run["totals"]["seconds"], run["account"]["step_seconds"]
-  del found["provenance"]
+  del found["provenance"], found["step_ratios"]
   return found
 
 

@@ -10,6 +10,8 @@ from typing import NamedTuple
 from launch import config, describe
 
 PLAN = "study.json"
+# Of what the file holds; raise it with that.
+_FORM = 2
 
 
 def make(study, text, search_paths=()) -> dict:
@@ -232,8 +234,8 @@ def _mismatch(run) -> str | None:
 
 
 def digest(text) -> str:
-  """Names a study's configuration."""
-  return hashlib.sha256(text.encode()).hexdigest()
+  """Names a study's configuration, and the form of its plan."""
+  return hashlib.sha256(f"{_FORM}\n{text}".encode()).hexdigest()
 
 
 def write(folder, plan):
@@ -248,7 +250,7 @@ def find(folder, text) -> dict | None:
   """Returns the plan of a directory, or None where there is none.
 
   Raises:
-    ValueError: it is of another study.
+    ValueError: it is of another study, or of a version with other plans.
   """
   path = folder / PLAN
   if not path.exists():
@@ -256,8 +258,9 @@ def find(folder, text) -> dict | None:
   plan = json.loads(path.read_text())
   if plan["digest"] != digest(text):
     raise ValueError(
-      f"--output={folder} holds another study, or an earlier form of this one: "
-      "give another --output, or delete that one"
+      f"--output={folder} holds another study, an earlier form of this one, or "
+      "one of another version of t5x_lite: give another --output, or delete "
+      "that one"
     )
   return plan
 

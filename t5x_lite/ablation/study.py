@@ -197,6 +197,11 @@ class Study:
           f"Study.contrasts {title!r} has {len(sides)} sides: give two of "
           "(measure, cell)"
         )
+      if tuple(sides[0]) == tuple(sides[1]):
+        raise ValueError(
+          f"Study.contrasts {title!r} sets {tuple(sides[0])} against itself: "
+          "name two that differ"
+        )
       for measure, cell in sides:
         stage = measure.partition(" after ")[2]
         if stage and stage not in self.stages:

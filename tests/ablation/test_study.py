@@ -85,6 +85,10 @@ def test_stages_add_their_settings_to_those_of_what_they_go_on_from():
       "Study.contrasts 'one' has 1 sides",
     ),
     (
+      {"contrasts": {"x": [("quiz", "b"), ("quiz", "b")]}},
+      "Study.contrasts 'x' sets ('quiz', 'b') against itself",
+    ),
+    (
       {"contrasts": {"x": [("quiz after a", "causal-clm"), ("quiz", "b")]}},
       "Study.contrasts 'x' names the stage 'a'; those are none",
     ),

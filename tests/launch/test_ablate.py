@@ -41,8 +41,7 @@ def test_every_cell_of_the_shipped_studies_builds(path):
 
 def test_mistakes_are_one_line(capsys):
   for arguments, message in [
-    (["ablate"], "give --output"),
-    (["ablate", "--dry_run"], "give --gin_file, a study"),
+    (["ablate"], "give --gin_file, a study"),
     (["measure"], "give --model_dir"),
     (["measure", "--model_dir=/nonesuch"], "holds no run"),
   ]:
@@ -58,6 +57,23 @@ def test_another_study_is_refused(tmp_path):
   with pytest.raises(ValueError, match="holds another study"):
     study_plan.find(tmp_path, "two")
   assert study_plan.find(tmp_path / "none", "one") is None
+
+
+def test_a_study_that_is_there_is_gone_on_with_only_if_it_may(
+  tmp_path, capsys, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  smoke = FOLDER / "smoke.gin"
+  config.load([str(smoke)])
+  for text, flags, message in [
+    (config.text(), ["--noresume"], "--output=studies/smoke holds this study"),
+    ("another", ["--resume"], "--output=studies/smoke holds another study"),
+  ]:
+    folder = tmp_path / "studies" / "smoke"
+    study_plan.write(folder, {"digest": study_plan.digest(text)})
+    assert main.main(["ablate", f"--gin_file={smoke}", *flags]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed and printed.count("\n") == 1
 
 
 def entry(name="arm", stages=()):

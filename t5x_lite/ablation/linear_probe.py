@@ -33,7 +33,7 @@ def accuracies(
     model: a Model.
     params: its parameters.
     task: whose vocabulary the model knows.
-    documents: the passages of each, as many of one as of another.
+    documents: lists of passages, as many of one as of another.
     batch_size: passages at a time.
   """
   # It takes a second, which only those who probe wait for.

@@ -20,9 +20,10 @@ the left side alone: it is all that they can be shown.
 
 import dataclasses
 import hashlib
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import seqio
@@ -85,6 +86,18 @@ class Measures:
       )
 
 
+class Document(NamedTuple):
+  """What is taken of a held-out document.
+
+  Attributes:
+    source: the name of the corpus that it is from.
+    pieces: texts of one size.
+  """
+
+  source: str
+  pieces: Sequence[str]
+
+
 @dataclasses.dataclass(frozen=True)
 class Question:
   """An excerpt's tokens: what is scored, and what stands around it.
@@ -108,12 +121,12 @@ def measure(
   """Measures a model on its run's held-out documents, and on suites.
 
   Returns:
-    {"documents_sha256": of the texts, "continuation": ..., "infilling": ...},
-    each of these {"format": its name, "bits_per_byte": over all documents,
-    "bits": [per document], "bytes": [per document]}, and "samples": excerpts
-    with what the model makes of them; "probe": the percentage of passages that
-    a linear probe recognises, per document; and "suites": name -> what
-    `downstream.measure` finds.
+    {"documents_sha256": of the texts, "sources": [per document],
+    "continuation": ..., "infilling": ...}, each of these {"format": its name,
+    "bits_per_byte": over all documents, "bits": [per document], "bytes": [per
+    document]}, and "samples": excerpts with what the model makes of them;
+    "probe": the percentage of passages that a linear probe recognises, per
+    document; and "suites": name -> what `downstream.measure` finds.
 
   Raises:
     ValueError: the run's task has no held-out document that is long enough, or
@@ -124,9 +137,12 @@ def measure(
     found |= _of_documents(measures, model, params, run, layout)
   if measures.probe_documents:
     found["probe"] = linear_probe.accuracies(
-      model, params, run.train.task, passages(measures, run.train.task),
+      model,
+      params,
+      run.train.task,
+      [document.pieces for document in passages(measures, run.train.task)],
       batch_size=measures.batch_size,
-    )  # fmt: skip
+    )
   if model.architecture != "encoder":
     found["suites"] = {
       name: downstream.measure(suite, model, params, layout=layout)
@@ -137,20 +153,27 @@ def measure(
 
 def _of_documents(measures, model, params, run, layout) -> dict[str, Any]:
   vocabulary = data.vocabularies(run.train.task)[1]
-  chosen, scored = _divide(measures, excerpts(measures, run.train.task))
+  documents = excerpts(measures, run.train.task)
+  # Aside for the choice of a format: not more than half.
+  aside = min(measures.selection, len(documents) // 2)
+  chosen, scored = documents[:aside], documents[aside:]
   score = scoring.Scorer(
     model, params, run, batch_size=measures.batch_size, layout=layout
   )
-  digest = hashlib.sha256("\0".join(sum(scored, [])).encode())
-  result = {"documents_sha256": digest.hexdigest(), "samples": []}
+  pieces = [piece for document in scored for piece in document.pieces]
+  result = {
+    "documents_sha256": hashlib.sha256("\0".join(pieces).encode()).hexdigest(),
+    "sources": [document.source for document in scored],
+    "samples": [],
+  }
   for kind in KINDS:
-    aside, asked = (
+    tried, asked = (
       list(questions(vocabulary, part, kind, measures.infill))
       for part in (chosen, scored)
     )
     best, *others = scoring.formats(run, model.architecture, measures.modes)
     if others:
-      losses = {form: score(aside, form).sum() for form in (best, *others)}
+      losses = {form: score(tried, form).sum() for form in (best, *others)}
       best = min(losses, key=losses.get)
     nats = score(asked, best)
     result[kind] = {"format": best.name, **_by_document(asked, nats)}
@@ -161,42 +184,70 @@ def _of_documents(measures, model, params, run, layout) -> dict[str, Any]:
   return result
 
 
-def excerpts(measures: Measures, task: str) -> list[list[str]]:
+def excerpts(measures: Measures, task: str) -> list[Document]:
   """Returns the excerpts of each held-out document that is long enough.
 
-  All tasks over one source give the same: the order is that of a hash.
+  All tasks over the same sources give the same, in turns from each source; the
+  order is that of a hash.
   """
-  size = measures.excerpt_bytes
-  texts = _held_out(task, size)
-  wanted = texts[: measures.documents + measures.selection]
-  return [_spread(text, measures.excerpts, size) for text in wanted]
+  wanted = measures.documents + measures.selection
+  return _pieces(task, wanted, measures.excerpts, measures.excerpt_bytes)
 
 
-def passages(measures: Measures, task: str) -> list[list[str]]:
+def passages(measures: Measures, task: str) -> list[Document]:
   """Returns passages of held-out documents, as many of each, for the probe."""
-  size = measures.excerpt_bytes
-  texts = _held_out(task, _PASSAGES * size)[: measures.probe_documents]
-  return [_spread(text, _PASSAGES, size) for text in texts]
+  wanted, size = measures.probe_documents, measures.excerpt_bytes
+  return _pieces(task, wanted, _PASSAGES, size, at_least=_PASSAGES * size)
 
 
-def _held_out(task, size) -> list[bytes]:
-  """Returns the held-out documents of that many bytes, in a fixed order."""
-  texts = set()
+def _pieces(task, wanted, count, size, at_least=None) -> list[Document]:
+  """Cuts up to `count` pieces from each document, `wanted` documents at most.
+
+  Raises:
+    ValueError: fewer than two have so many bytes.
+  """
+  at_least = at_least or size
+  sources = [
+    [(source, text) for text in texts if len(text) >= at_least]
+    for source, texts in _held_out(task).items()
+  ]
+  # By what they hold: their names may be those of tasks, which differ by
+  # objective.
+  sources = sorted(filter(None, sources), key=lambda of: _digest(of[0][1]))
+  found = [
+    Document(source, _spread(text, count, size))
+    for turn in itertools.zip_longest(*sources)
+    for source, text in filter(None, turn)
+  ]
+  if len(found) < 2:
+    raise ValueError(
+      f"task {task} has {len(found)} held-out documents of {at_least} bytes: "
+      "lower Measures.excerpt_bytes, or hold more text out"
+    )
+  return found[:wanted]
+
+
+def _held_out(task) -> dict[str, list[bytes]]:
+  """Returns source -> its held-out documents, in the order of a hash."""
+  found, known = {}, set()
   for part in seqio.get_subtasks(data.get_task(task)):
     if "validation" not in part.splits:
       raise ValueError(f"task {part.name} has no validation split to measure")
     ds = part.source.get_dataset(split="validation", shuffle=False)
-    texts |= {row["text"] for row in ds.as_numpy_iterator()}
-  long_enough = sorted(
-    (text for text in texts if len(text) >= size),
-    key=lambda text: hashlib.sha256(text).digest(),
-  )
-  if len(long_enough) < 2:
-    raise ValueError(
-      f"task {task} has {len(long_enough)} held-out documents of {size} bytes: "
-      "lower Measures.excerpt_bytes, or hold more text out"
-    )
-  return long_enough
+    texts = {row["text"] for row in ds.as_numpy_iterator()} - known
+    known |= texts
+    found.setdefault(_source_name(part), []).extend(texts)
+  return {name: sorted(texts, key=_digest) for name, texts in found.items()}
+
+
+def _digest(text: bytes) -> bytes:
+  return hashlib.sha256(text).digest()
+
+
+def _source_name(task) -> str:
+  """Returns what all tasks over a source call it, if it has a name."""
+  named = getattr(task.source, "tfds_dataset", task.source)
+  return getattr(named, "name", task.name)
 
 
 def _spread(text: bytes, count: int, size: int) -> list[str]:
@@ -207,18 +258,12 @@ def _spread(text: bytes, count: int, size: int) -> list[str]:
   return [text[s : s + size].decode(errors="ignore") for s in starts]
 
 
-def _divide(measures, texts) -> tuple[list, list]:
-  """Puts documents aside for the choice of a format: not more than half."""
-  aside = min(measures.selection, len(texts) // 2)
-  return texts[:aside], texts[aside:]
-
-
 def questions(
-  vocabulary: Any, documents: Sequence[Sequence[str]], kind: str, infill: float
+  vocabulary: Any, documents: Sequence[Document], kind: str, infill: float
 ) -> Iterator[Question]:
   """Yields what is asked about each excerpt of each document."""
   for number, document in enumerate(documents):
-    for excerpt in document:
+    for excerpt in document.pieces:
       ids = list(vocabulary.encode(excerpt))
       start, stop = len(ids) // 2, len(ids)
       if kind == "infilling":

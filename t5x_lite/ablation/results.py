@@ -108,19 +108,22 @@ class _Measure:
 
 
 def _measures(found, stage) -> dict[str, _Measure]:
-  """Reads a measures.json: "continuation", or "continuation after STAGE"."""
+  """Reads a measures.json: "continuation", or "continuation after STAGE".
+
+  And of each source apart, where there are several: "continuation of SOURCE".
+  """
   after = f" after {stage}" if stage else ""
+  kinds = [kind for kind in KINDS if kind in found]
+  sources = sorted(set(found["sources"])) if kinds else []
   measures = {
-    f"{kind}{after}": _Measure(
-      _BITS,
-      found["documents_sha256"],
-      found[kind]["bits"],
-      found[kind]["bytes"],
-      found[kind]["format"],
-    )
-    for kind in KINDS
-    if kind in found
+    f"{kind}{after}": _in_bits(found, kind, sources) for kind in kinds
   }
+  if len(sources) > 1:
+    measures |= {
+      f"{kind} of {source}{after}": _in_bits(found, kind, [source])
+      for kind in kinds
+      for source in sources
+    }
   if "probe" in found:
     sizes = [1.0] * len(found["probe"])
     measures[f"linear probe{after}"] = _Measure(
@@ -132,6 +135,18 @@ def _measures(found, stage) -> dict[str, _Measure]:
       _PERCENT, " ".join(tasks), list(tasks.values()), [1.0] * len(tasks)
     )
   return measures
+
+
+def _in_bits(found, kind, sources) -> _Measure:
+  """Returns the bits per byte of the documents of these sources."""
+  documents = np.isin(found["sources"], sources)
+  return _Measure(
+    _BITS,
+    found["documents_sha256"],
+    np.array(found[kind]["bits"])[documents],
+    np.array(found[kind]["bytes"])[documents],
+    found[kind]["format"],
+  )
 
 
 class _Arm:

@@ -9,10 +9,10 @@ import pytest
 import seqio
 
 from t5x_lite.ablation import linear_probe, measures, scoring
-from t5x_lite.ablation.measures import Measures, Question
+from t5x_lite.ablation.measures import Document, Measures, Question
 from t5x_lite.ablation.scoring import Format
 from t5x_lite.run import Data
-from tasks import text
+from tasks import mixtures, text
 from tasks.causal_lm import CausalLM
 from tasks.mlm import MLM
 from tasks.span_corruption import SpanCorruption
@@ -57,10 +57,11 @@ def test_formats_by_hand():
 
 
 def test_questions_part_an_excerpt_and_count_its_bytes():
-  (one,) = measures.questions(BYTES, [["abcdefgh"]], "continuation", 0.25)
+  document = Document("novels", ["abcdefgh"])
+  (one,) = measures.questions(BYTES, [document], "continuation", 0.25)
   assert BYTES.decode(list(one.left)) == "abcd" and one.right == []
   assert BYTES.decode(list(one.scored)) == "efgh" and one.num_bytes == 4
-  (one,) = measures.questions(BYTES, [["abcdefgh"]], "infilling", 0.25)
+  (one,) = measures.questions(BYTES, [document], "infilling", 0.25)
   parts = (one.left, one.scored, one.right)
   assert [BYTES.decode(list(p)) for p in parts] == ["abc", "de", "fgh"]
 
@@ -69,10 +70,36 @@ def test_all_tasks_over_one_source_are_asked_the_same(run):
   settings = Measures(documents=5, excerpt_bytes=20, excerpts=2, selection=2)
   first = run(CausalLM(), targets=16)
   second = run(SpanCorruption(), inputs=16, targets=8)
-  texts = measures.excerpts(settings, first.train.task)
-  assert texts == measures.excerpts(settings, second.train.task)
+  found = measures.excerpts(settings, first.train.task)
+  assert found == measures.excerpts(settings, second.train.task)
+  texts = [document.pieces for document in found]
   assert len(texts) == 7 and {len(t) for t in texts} == {2}
   assert all(len(piece.encode()) <= 20 for t in texts for piece in t)
+
+
+def test_of_several_sources_documents_are_taken_in_turns(tmp_path):
+  settings = Measures(documents=5, excerpt_bytes=16, excerpts=1, selection=2)
+  found = []
+  for objective in (CausalLM(), SpanCorruption()):
+    tasks = []
+    for name, count in (("many", 30), ("few", 4)):
+      path = tmp_path / f"{name}.txt"
+      lines = [f"{name}: line {i} of some" for i in range(count)]
+      path.write_text("\n".join(lines))
+      tasks.append(
+        text.text_task(
+          files=str(path), objective=objective, vocabulary="bytes",
+          documents="line", validation=0.5,
+        )
+      )  # fmt: skip
+    mixture = mixtures.mix(tasks=tasks, rates=[3, 1])
+    found.append(measures.excerpts(settings, mixture))
+  assert found[0] == found[1]
+  names = [document.source.rpartition("/")[2] for document in found[0]]
+  assert len(names) == 7 and 1 <= names.count("few.txt") < 4
+  assert len(set(names[:2])) == 2
+  for name, document in zip(names, found[0], strict=True):
+    assert document.pieces[0].startswith(name.removesuffix(".txt"))
 
 
 CASES = {

@@ -87,7 +87,7 @@ def test_the_page_is_self_contained(folder):
 def test_the_table_of_runs_has_one_row_each(folder):
   lines = (folder / "results.csv").read_text().splitlines()
   rows = list(csv.DictReader(lines))
-  assert len(rows) == 6 * 3 * 3
+  assert len(rows) == 6 * 3 * 7
   found = json.loads((folder / "results.json").read_text())
   cell = found["cells"]["causal-prefix_lm"]["measures"]["infilling"]
   values = [
@@ -268,6 +268,23 @@ def test_losses_of_a_mixture_stand_apart(folder):
   losses = found["cells"]["causal-prefix_lm"]["own_loss"]
   gap = losses["code"]["mean"] - losses["docs"]["mean"]
   assert set(losses) == {"docs", "code"} and gap == pytest.approx(1)
+
+
+def test_documents_of_each_source_are_a_measure_of_their_own(folder):
+  found = json.loads((folder / "results.json").read_text())
+  arms = [
+    json.loads(path.read_text())["infilling"]
+    for path in sorted(folder.glob("arms/causal-prefix_lm-*/measures.json"))
+  ]
+  for offset, source in enumerate(["docs", "code"]):
+    by_seed = [
+      sum(one["bits"][offset::2]) / sum(one["bytes"][offset::2]) for one in arms
+    ]
+    of_cell = found["cells"]["causal-prefix_lm"]["measures"]
+    assert of_cell[f"infilling of {source}"]["by_seed"] == pytest.approx(
+      by_seed
+    )
+    assert len(found["comparisons"][f"infilling of {source}"]) == 15
 
 
 def test_tensorboard_groups_runs_by_their_choices(tmp_path):

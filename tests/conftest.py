@@ -1,7 +1,10 @@
 """Sets the process up before JAX loads: 8 emulated CPU devices, quiet logs."""
 
+import logging
 import os
 import pathlib
+
+import pytest
 
 _DEVICES = "--xla_force_host_platform_device_count"
 
@@ -20,3 +23,39 @@ if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
   os.environ["XLA_FLAGS"] = (
     f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()
   )
+
+
+@pytest.fixture
+def warnings(caplog):
+  """Returns the lines logged so far as warnings."""
+  caplog.set_level(logging.WARNING)
+  return lambda: caplog.messages
+
+
+@pytest.fixture
+def register():
+  """Registers tasks until the test ends."""
+  # Not before the environment above.
+  import seqio
+
+  from tests import streams
+
+  names = []
+
+  def register_task(name, dataset_fn, *preprocessors, **options):
+    outputs = options.pop("features", ("inputs", "targets"))
+    task = seqio.TaskRegistry.add(
+      name,
+      source=seqio.FunctionDataSource(dataset_fn, splits=["train"]),
+      preprocessors=list(preprocessors),
+      output_features={
+        feature: options.get(feature, seqio.Feature(streams.VOCABULARY))
+        for feature in outputs
+      },
+    )
+    names.append(name)
+    return task.name
+
+  yield register_task
+  for name in names:
+    seqio.TaskRegistry.remove(name)

@@ -1,7 +1,6 @@
-"""Streams of batches: what they hold, and that they resume exactly."""
+"""Streams of batches: what they hold, and in which order."""
 
 import dataclasses
-import itertools
 import os
 import shutil
 
@@ -13,82 +12,16 @@ import tensorflow as tf
 
 from t5x_lite import data, token_counts
 from t5x_lite.run import Data
-
-VOCABULARY = seqio.PassThroughVocabulary(size=1000)
-LENGTHS = {"inputs": 8, "targets": 4}
-
-
-@pytest.fixture
-def register():
-  """Registers tasks and mixtures until the test ends."""
-  names = []
-
-  def register_task(name, dataset_fn, *preprocessors, **options):
-    outputs = options.pop("features", ("inputs", "targets"))
-    task = seqio.TaskRegistry.add(
-      name,
-      source=seqio.FunctionDataSource(dataset_fn, splits=["train"]),
-      preprocessors=list(preprocessors),
-      output_features={
-        feature: options.get(feature, seqio.Feature(VOCABULARY))
-        for feature in outputs
-      },
-    )
-    names.append(name)
-    return task.name
-
-  yield register_task
-  for name in names:
-    seqio.TaskRegistry.remove(name)
-
-
-def pairs(count, *, start=10):
-  """Gives pairs whose tokens all say which they are: start, start + 1, ..."""
-
-  def dataset_fn(split, shuffle_files, seed=None):
-    @tf.autograph.experimental.do_not_convert  # Half of the time of a test.
-    def make(i):
-      return {
-        "inputs": tf.fill([1 + i % 5], i + start),
-        "targets": tf.fill([1 + i % 3], i + start),
-      }
-
-    return tf.data.Dataset.range(count, output_type=tf.int32).map(make)
-
-  return dataset_fn
-
-
-@seqio.map_over_dataset(num_seeds=1)
-@tf.autograph.experimental.do_not_convert
-def add_noise(example, seed):
-  """Replaces a random half of the inputs."""
-  inputs = example["inputs"]
-  noisy = tf.random.stateless_uniform(tf.shape(inputs), seed) < 0.5
-  return {**example, "inputs": tf.where(noisy, 999, inputs)}
-
-
-def take(iterator, count):
-  return list(itertools.islice(iterator, count))
-
-
-def which(batches):
-  """Lists the examples in batches, from their targets."""
-  found = []
-  for batch in batches:
-    for tokens, segments in zip(
-      batch["decoder_target_tokens"], batch["decoder_segment_ids"], strict=True
-    ):
-      starts = np.flatnonzero(np.diff(segments, prepend=0) > 0)
-      found += tokens[starts].tolist()
-  return found
-
-
-def assert_equal_batches(actual, expected):
-  assert len(actual) == len(expected)
-  for a, b in zip(actual, expected, strict=True):
-    assert a.keys() == b.keys()
-    for name in a:
-      np.testing.assert_array_equal(a[name], b[name], name)
+from tests.streams import (
+  LENGTHS,
+  VOCABULARY,
+  add_noise,
+  assert_equal_batches,
+  long_pair,
+  pairs,
+  take,
+  which,
+)
 
 
 def test_batches_are_dicts_of_int32_arrays_of_fixed_shape(register):
@@ -103,99 +36,6 @@ def test_batches_are_dicts_of_int32_arrays_of_fixed_shape(register):
   assert stream.shapes["decoder_loss_weights"] == (4, 4)
 
 
-@pytest.mark.parametrize("pack", [True, False])
-def test_a_restored_stream_goes_on_to_the_last_bit(register, pack, tmp_path):
-  register("noisy", pairs(30), add_noise)
-  spec = Data(task="noisy", lengths=LENGTHS, batch_size=4, pack=pack, seed=3)
-  # 60 batches are several epochs; each save is in another state of the buffers.
-  expected = take(data.batches(spec, "encoder_decoder"), 60)
-  stream = data.batches(spec, "encoder_decoder")
-  stream.check_resumable()
-  position = 0
-  for step in (0, 1, 7, 40):
-    take(stream, step - position)
-    position = step
-    os.mkdir(tmp_path / str(step))
-    stream.save(tmp_path / str(step))
-  assert_equal_batches(take(stream, 20), expected[40:])
-  resumed = data.batches(spec, "encoder_decoder")
-  for step in (7, 40, 0, 1):  # Any order: a restore forgets what was before.
-    resumed.restore(tmp_path / str(step))
-    assert_equal_batches(take(resumed, 20), expected[step : step + 20])
-
-
-def test_a_restored_mixture_goes_on_to_the_last_bit(register, tmp_path):
-  register("a", pairs(20), add_noise)
-  register("b", pairs(9, start=100), add_noise)
-  seqio.MixtureRegistry.add("a_and_b", [("a", 3), ("b", 1)])
-  try:
-    spec = Data(task="a_and_b", lengths=LENGTHS, batch_size=4, pack=True)
-    stream = data.batches(spec, "prefix")
-    take(stream, 11)
-    stream.save(tmp_path)
-    expected = take(stream, 20)
-    resumed = data.batches(spec, "prefix")
-    resumed.restore(tmp_path)
-    assert_equal_batches(take(resumed, 20), expected)
-  finally:
-    seqio.MixtureRegistry.remove("a_and_b")
-
-
-@pytest.fixture
-def stages(register):
-  """Three batches of one task, then five of another, then the first again."""
-  register("first", pairs(20), add_noise)
-  register("second", pairs(30, start=100), add_noise)
-  common = {"lengths": LENGTHS, "batch_size": 4, "pack": True}
-  return Data(
-    task="first", num_batches=3, **common,
-    then=Data(
-      task="second", num_batches=5, **common,
-      then=Data(task="first", seed=1, **common),
-    ),
-  )  # fmt: skip
-
-
-def test_stages_follow_one_another_and_resume_to_the_last_bit(stages, tmp_path):
-  stream, expected = data.batches(stages, "encoder_decoder"), []
-  for step in (2, 3, 9, 14):  # Within a stage, at its end, in the last.
-    expected += take(stream, step - len(expected))
-    os.mkdir(tmp_path / str(step))
-    stream.save(tmp_path / str(step))
-  is_second = [min(which([batch])) >= 100 for batch in expected]
-  assert is_second == [False] * 3 + [True] * 5 + [False] * 6
-  # Each is the stream that it is alone.
-  second = dataclasses.replace(stages.then, then=None)
-  assert_equal_batches(
-    list(data.batches(second, "encoder_decoder")), expected[3:8]
-  )
-  resumed = data.batches(stages, "encoder_decoder")
-  for step in (9, 2, 3):
-    resumed.restore(tmp_path / str(step))
-    assert_equal_batches(take(resumed, 14 - step), expected[step:])
-
-
-def test_stages_of_other_shapes_are_refused_with_both(stages):
-  longer = dataclasses.replace(stages.then, lengths={"inputs": 9, "targets": 4})
-  with pytest.raises(
-    ValueError, match=r"task first has \(4, 12\) and task second \(4, 13\): set"
-  ):
-    data.batches(dataclasses.replace(stages, then=longer), "causal")
-
-
-def test_stages_of_other_vocabularies_are_refused(stages, register):
-  other = seqio.Feature(seqio.PassThroughVocabulary(size=77))
-  register("other", pairs(3), inputs=other, targets=other)
-  then = dataclasses.replace(stages.then, task="other")
-  with pytest.raises(ValueError, match="one vocabulary, but task first has"):
-    data.check(dataclasses.replace(stages, then=then), "causal")
-
-
-def test_a_stage_without_an_end_is_refused(stages):
-  with pytest.raises(ValueError, match="goes on with second, but num_batches"):
-    dataclasses.replace(stages, num_batches=None)
-
-
 def test_complementary_examples_stay_side_by_side_and_fill_rows():
   import tasks  # noqa: F401 - registers.
 
@@ -207,45 +47,6 @@ def test_complementary_examples_stay_side_by_side_and_fill_rows():
     batches = take(data.batches(spec, architecture), 20)
     assert {token_counts.padding_fraction(batch) for batch in batches} == {0}
     assert max(b["decoder_segment_ids"].max() for b in batches) == 2
-
-
-def test_a_position_is_only_restored_to_its_own_stream(register, tmp_path):
-  register("pairs", pairs(7))
-  spec = Data(task="pairs", lengths=LENGTHS, batch_size=4)
-  data.batches(spec, "encoder_decoder").save(tmp_path)
-  other = dataclasses.replace(spec, batch_size=8, seed=1)
-  with pytest.raises(
-    ValueError, match=r"batch_size was 4, is 8; seed was 0, is 1$"
-  ):
-    data.batches(other, "encoder_decoder").restore(tmp_path)
-  with pytest.raises(ValueError, match="another number of processes"):
-    data.batches(spec, "encoder_decoder", process_count=2).restore(tmp_path)
-
-
-def test_what_keeps_no_position_is_refused(register, tmp_path):
-  def unseeded(dataset):
-    return dataset.map(
-      lambda ex: {**ex, "inputs": tf.random.uniform([2], 0, 9, tf.int32)}
-    )
-
-  def python(split, shuffle_files, seed=None):
-    spec = tf.TensorSpec([3], tf.int32)
-    return tf.data.Dataset.from_generator(
-      lambda: iter([{"inputs": [1, 2, 3], "targets": [1, 2, 3]}]),
-      output_signature={"inputs": spec, "targets": spec},
-    )
-
-  register("unseeded", pairs(7), unseeded)
-  register("python", python)
-  for task, operation in (
-    ("unseeded", "RandomUniformInt"),
-    ("python", "PyFunc"),
-  ):
-    spec = Data(task=task, lengths=LENGTHS, batch_size=4)
-    stream = data.batches(spec, "encoder_decoder")
-    with pytest.raises(ValueError, match=f"task {task} .* {operation} in it"):
-      stream.check_resumable()
-    next(stream)  # It can be read all the same.
 
 
 def test_the_stream_depends_on_nothing_but_its_description(register):
@@ -433,11 +234,6 @@ def test_mixtures_of_mixtures_keep_rates_that_are_functions(register):
   assert scipy.stats.chisquare(counts, expected).pvalue > 1e-3
 
 
-def long_pair(split, shuffle_files, seed=None):
-  pair = {"inputs": tf.range(10, 30), "targets": tf.range(50, 60)}
-  return tf.data.Dataset.from_tensors(pair)
-
-
 def test_natural_text_loses_its_end(register):
   register("long", long_pair)
   spec = Data(
@@ -452,24 +248,6 @@ def test_natural_text_loses_its_end(register):
   )
   (batch,) = data.batches(spec, "prefix")
   assert batch["decoder_target_tokens"].tolist() == [[10, 11, 50, 51, 52]]
-
-
-def test_a_plan_that_does_not_fit_is_refused_with_the_numbers(register):
-  def plan(dataset, sequence_length):
-    return dataset
-
-  register("planned", long_pair, plan)
-  spec = Data(
-    task="planned", lengths={"inputs": 20, "targets": 9}, batch_size=1
-  )
-  with pytest.raises(
-    ValueError, match=r"^task planned: targets have 10 tokens, .* is 9$"
-  ):
-    next(data.batches(spec, "encoder_decoder"))
-  lengths = {"inputs": 20, "targets": 10, "decoder": 29}
-  spec = dataclasses.replace(spec, lengths=lengths)
-  with pytest.raises(ValueError, match="inputs and targets have 30 .* 29"):
-    next(data.batches(spec, "causal"))
 
 
 def test_aligned_features_take_one_length(register):
@@ -487,60 +265,6 @@ def test_aligned_features_take_one_length(register):
     )
   with pytest.raises(ValueError, match="task mlm: .*a decoder would copy"):
     data.check(spec, "causal")
-
-
-@pytest.mark.parametrize(
-  ("changes", "message"),
-  [
-    ({"task": "peirs"}, "unknown task 'peirs': did you mean pairs?"),
-    ({"task": "xyzzy"}, "unknown task 'xyzzy': there are .*pairs"),
-    ({"split": "test"}, "task pairs has no split 'test'; it has train"),
-    ({"lengths": {"targets": 4}}, "must name inputs, targets .* not targets"),
-    ({"lengths": {"inputs": 4, "targets": 1}}, r"targets \(1\) .* at least 2"),
-    ({"lengths": LENGTHS | {"decoder": 9}}, "not decoder, inputs, targets"),
-    ({"batch_size": 3}, r"batch_size \(3\) must be divisible .* \(2\)"),
-  ],
-)
-def test_mistakes_are_refused_in_one_line(register, changes, message):
-  register("pairs", pairs(3))
-  spec = Data(task="pairs", lengths=LENGTHS, batch_size=4)
-  data.check(spec, "encoder_decoder", process_count=2)
-  spec = dataclasses.replace(spec, **changes)
-  with pytest.raises(ValueError, match=message) as error:
-    data.check(spec, "encoder_decoder", process_count=2)
-  assert "\n" not in str(error.value)
-
-
-def test_decoder_row_must_have_room_for_the_targets(register):
-  register("pairs", pairs(3))
-  lengths = {"inputs": 8, "targets": 4, "decoder": 3}
-  spec = Data(task="pairs", lengths=lengths, batch_size=4)
-  with pytest.raises(ValueError, match=r"decoder \(3\) .* targets \(4\)"):
-    data.check(spec, "causal")
-
-
-@pytest.mark.parametrize("num_epochs", [None, 1])
-def test_a_task_that_gives_nothing_is_refused_not_waited_for(
-  register, num_epochs
-):
-  register("none", pairs(8), lambda ds: ds.filter(lambda _: False))
-  spec = Data(task="none", lengths=LENGTHS, batch_size=2, num_epochs=num_epochs)
-  with pytest.raises(ValueError, match="task none, .* gives no example"):
-    next(data.batches(spec, "encoder_decoder"))
-
-
-def test_a_process_without_examples_is_refused(register):
-  register("pairs", pairs(3))
-  spec = Data(task="pairs", lengths=LENGTHS, batch_size=4)
-  with pytest.raises(ValueError, match=r"\(shard 3 of 4\) gives no example"):
-    data.batches(spec, "encoder_decoder", process_index=3, process_count=4)
-
-
-def test_a_task_without_a_promised_feature_is_refused(register):
-  register("half", pairs(3), lambda ds: ds.map(lambda ex: {"inputs": ex}))
-  spec = Data(task="half", lengths=LENGTHS, batch_size=2)
-  with pytest.raises(ValueError, match="promises feature targets, .* inputs"):
-    data.batches(spec, "encoder_decoder")
 
 
 def test_vocabularies_must_be_one(register):

@@ -70,12 +70,16 @@ def _look(number: int) -> dict[str, Any]:
 
 
 def _compared(found) -> dict[str, dict]:
-  """Returns the measures that more than one cell has, or all of a lone cell."""
+  """Returns the measures that more than one cell has, or all of a lone cell.
+
+  Those of each source apart stand in the tables.
+  """
   fewest = min(2, len(found["cells"]))
   return {
     kind: meaning
     for kind, meaning in found["measures"].items()
-    if sum(kind in c["measures"] for c in found["cells"].values()) >= fewest
+    if "whole" not in meaning
+    and sum(kind in c["measures"] for c in found["cells"].values()) >= fewest
   }
 
 

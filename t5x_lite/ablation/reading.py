@@ -15,21 +15,26 @@ def paragraphs(found: Found) -> list[dict[str, Any]]:
 
   Returns:
     [{"about": a measure, "sentences": [...]}], with 95% intervals in brackets;
-    last, the pairs that the study chose beforehand.
+    then the measures of each source, and last the pairs that the study chose
+    beforehand.
   """
-  made, alone = [], []
-  for kind in found["measures"]:
+  made, parts, alone = [], [], []
+  for kind, meaning in found["measures"].items():
     means = {
       name: cell["measures"][kind]["mean"]
       for name, cell in found["cells"].items()
       if kind in cell["measures"]
     }
-    if len(means) > 1:
-      made.append({"about": kind, "sentences": _of_measure(kind, means, found)})
-    else:
-      unit = found["measures"][kind]["unit"]
+    if len(means) == 1:
       ((name, mean),) = means.items()
-      alone.append(f"{name}, {kind}: {mean:.3f} {unit}.")
+      alone.append(f"{name}, {kind}: {mean:.3f} {meaning['unit']}.")
+    elif "whole" in meaning:
+      words = " ".join(_of_best_and_options(kind, means, found))
+      parts.append(f"{kind[0].upper()}{kind[1:]}: {words}")
+    else:
+      made.append({"about": kind, "sentences": _of_measure(kind, means, found)})
+  if parts:
+    made.append({"about": "each source apart", "sentences": parts})
   if alone:
     made.append({"about": "asked of one cell alone", "sentences": alone})
   if found["contrasts"]:
@@ -48,25 +53,44 @@ def _of_contrast(one) -> str:
 
 
 def _of_measure(kind, means, found) -> list[str]:
-  unit, better = (found["measures"][kind][key] for key in ("unit", "better"))
-  extreme, most = (min, "lowest") if better == "lower" else (max, "highest")
-  first = extreme(means, key=means.get)
+  unit, better = _meaning(kind, found)
+  lines = _of_best_and_options(kind, means, found)
+  if len(set(means.values())) == 1:
+    return lines
+  pairs = found["comparisons"][kind]
+  first = found["baseline"]
+  if first not in means:
+    first = _best(means, better)
+  lines += _of_cell(first, [one for one in pairs if _has(one, first)], better)
+  if pairs:
+    lines.append(_power(kind, unit, pairs, found))
+  return lines
+
+
+def _of_best_and_options(kind, means, found) -> list[str]:
+  unit, better = _meaning(kind, found)
+  first = _best(means, better)
   if len(set(means.values())) == 1:
     return [f"All {len(means)} cells have {means[first]:.3f} {unit}."]
+  most = "lowest" if better == "lower" else "highest"
   lines = [
     f"{first} has the {most} mean, {means[first]:.3f} {unit}, of {len(means)} "
     "cells."
   ]
-  pairs = found["comparisons"][kind]
-  best = found["baseline"] if found["baseline"] in means else first
   for axis, of_axis in found["options"][kind].items():
     title = f"By {axis.replace('_', ' ')}, all else equal:"
     words = _of_options(of_axis, better)
     lines += [f"{title} {words}."] if words else []
-  lines += _of_cell(best, [one for one in pairs if _has(one, best)], better)
-  if pairs:
-    lines.append(_power(kind, unit, pairs, found))
   return lines
+
+
+def _meaning(kind, found) -> tuple[str, str]:
+  meaning = found["measures"][kind]
+  return meaning["unit"], meaning["better"]
+
+
+def _best(means, better) -> str:
+  return (min if better == "lower" else max)(means, key=means.get)
 
 
 def _of_cell(name, pairs, better) -> list[str]:

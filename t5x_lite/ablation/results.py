@@ -93,7 +93,8 @@ class _Measure:
   """What an arm has of one measure: a ratio of sums over documents or tasks.
 
   Attributes:
-    meaning: its "unit", and which way is "better".
+    meaning: its "unit", which way is "better", and for one source alone the
+      "whole", the measure of them all.
     of: what is measured; arms are compared on the same.
     values: sums, per document or task.
     sizes: what they are divided by.
@@ -118,12 +119,6 @@ def _measures(found, stage) -> dict[str, _Measure]:
   measures = {
     f"{kind}{after}": _in_bits(found, kind, sources) for kind in kinds
   }
-  if len(sources) > 1:
-    measures |= {
-      f"{kind} of {source}{after}": _in_bits(found, kind, [source])
-      for kind in kinds
-      for source in sources
-    }
   if "probe" in found:
     sizes = [1.0] * len(found["probe"])
     measures[f"linear probe{after}"] = _Measure(
@@ -134,14 +129,22 @@ def _measures(found, stage) -> dict[str, _Measure]:
     measures[f"{name}{after}"] = _Measure(
       _PERCENT, " ".join(tasks), list(tasks.values()), [1.0] * len(tasks)
     )
+  if len(sources) > 1:
+    measures |= {
+      f"{kind} of {source}{after}": _in_bits(
+        found, kind, [source], whole=f"{kind}{after}"
+      )
+      for kind in kinds
+      for source in sources
+    }
   return measures
 
 
-def _in_bits(found, kind, sources) -> _Measure:
+def _in_bits(found, kind, sources, **meaning) -> _Measure:
   """Returns the bits per byte of the documents of these sources."""
   documents = np.isin(found["sources"], sources)
   return _Measure(
-    _BITS,
+    _BITS | meaning,
     found["documents_sha256"],
     np.array(found[kind]["bits"])[documents],
     np.array(found[kind]["bytes"])[documents],

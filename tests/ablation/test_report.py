@@ -285,6 +285,8 @@ def test_documents_of_each_source_are_a_measure_of_their_own(folder):
       by_seed
     )
     assert len(found["comparisons"][f"infilling of {source}"]) == 15
+  text = words(found, "each source apart")
+  assert "Infilling of docs: encoder_decoder-span_corruption has" in text
 
 
 def test_tensorboard_groups_runs_by_their_choices(tmp_path):

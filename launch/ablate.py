@@ -43,13 +43,15 @@ def define(values):
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_integer(
-    "jobs", 1, "Arms at a time.", lower_bound=1, flag_values=values
-  )
-  flags.DEFINE_bool(
-    "commands", False,
-    "Print what runs each arm, one line each, for a cluster's scheduler: "
-    "launch/arms.sbatch (SLURM), launch/arms_gke.yaml (Kubernetes). The same "
-    "command without this flag then gathers them.",
+    "jobs", 1,
+    "Arms at a time; 0 runs none, and reports what is there.", lower_bound=0,
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_integer(
+    "arm", None,
+    "Run this arm alone, the first is 1: a job of a cluster for each. Plan the "
+    "study before, and gather them afterwards, with --jobs=0. "
+    "launch/slurm.sbatch and launch/arms_gke.yaml say how.", lower_bound=1,
     flag_values=values,
   )  # fmt: skip
 
@@ -80,15 +82,20 @@ def main(values, arguments):
       f"--output={folder} holds this study already: leave --noresume out, or "
       "give another --output"
     )
+  if plan is None and values.arm:
+    raise ValueError(
+      f"--output={folder} holds no study yet: plan it before with --jobs=0"
+    )
   if plan is None:
     plan = study_plan.make(study, text, values.gin_search_paths)
     study_plan.write(folder, plan)
   jobs = [arms.Arm(folder, entry) for entry in plan["arms"]]
-  if values.commands:
-    print("\n".join(arm.shell_line() for arm in jobs))
-    return 0
+  if values.arm:
+    if values.arm > len(jobs):
+      raise ValueError(f"--arm ({values.arm}) must be 1 to {len(jobs)}")
+    return int(bool(arms.run_all([jobs[values.arm - 1]], 1, rundir.say)))
   rundir.say(study_plan.table(plan))
-  failed = arms.run_all(jobs, values.jobs, rundir.say)
+  failed = arms.run_all(jobs, values.jobs, rundir.say) if values.jobs else []
   return _report(folder, plan, failed, rundir.say)
 
 

@@ -10,7 +10,6 @@ import fcntl
 import json
 import os
 import pathlib
-import shlex
 import signal
 import subprocess
 import sys
@@ -39,11 +38,6 @@ class Arm:
   def log(self) -> pathlib.Path:
     """Returns the file of what its commands print."""
     return self.path / "arm.log"
-
-  def shell_line(self) -> str:
-    """Returns the commands as one line of shell."""
-    commands = [words for run in self._runs for words in run.commands]
-    return " && ".join(map(shlex.join, commands))
 
   def start(self):
     """Starts training; `poll` starts measuring after it.

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from launch import config, describe
 
 PLAN = "study.json"
-# Of what the file holds; raise it with that.
-_FORM = 2
+# Of what it holds, and what the arms leave behind; raise it with those.
+_FORM = 3
 
 
 def make(study, text, search_paths=()) -> dict:
@@ -259,8 +259,7 @@ def find(folder, text) -> dict | None:
   if plan["digest"] != digest(text):
     raise ValueError(
       f"--output={folder} holds another study, an earlier form of this one, or "
-      "one of another version of t5x_lite: give another --output, or delete "
-      "that one"
+      "one of another version of t5x_lite: give another --output"
     )
   return plan
 

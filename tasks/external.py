@@ -158,7 +158,8 @@ class HuggingFaceText(sources.LazySource):
     self._data_files = data_files
     self._revision = revision
     self._text = text
-    super().__init__(path, tuple(self._splits_map))
+    name = f"{path}/{config}" if config else path
+    super().__init__(name, tuple(self._splits_map))
 
   def recipe(self) -> tuple:
     return (

@@ -176,7 +176,8 @@ def _of_documents(measures, model, params, run, layout) -> dict[str, Any]:
       losses = {form: score(tried, form).sum() for form in (best, *others)}
       best = min(losses, key=losses.get)
     nats = score(asked, best)
-    result[kind] = {"format": best.name, **_by_document(asked, nats)}
+    of_documents = _by_document(asked, nats, len(scored))
+    result[kind] = {"format": best.name, **of_documents}
     if best.kind != "pseudo":
       result["samples"] += _samples(
         measures, model, params, run, vocabulary, asked, best, layout
@@ -230,7 +231,9 @@ def _pieces(task, wanted, count, size, at_least=None) -> list[Document]:
 def _held_out(task) -> dict[str, list[bytes]]:
   """Returns source -> its held-out documents, in the order of a hash."""
   found, known = {}, set()
-  for part in seqio.get_subtasks(data.get_task(task)):
+  # What two sources share is the first's, whatever the tasks are called.
+  parts = sorted(seqio.get_subtasks(data.get_task(task)), key=_source_name)
+  for part in parts:
     if "validation" not in part.splits:
       raise ValueError(f"task {part.name} has no validation split to measure")
     ds = part.source.get_dataset(split="validation", shuffle=False)
@@ -276,8 +279,7 @@ def questions(
         )
 
 
-def _by_document(asked, nats) -> dict[str, Any]:
-  count = max(question.document for question in asked) + 1
+def _by_document(asked, nats, count) -> dict[str, Any]:
   documents = [question.document for question in asked]
   bits = np.bincount(documents, weights=nats / math.log(2), minlength=count)
   size = np.bincount(

@@ -38,17 +38,23 @@ def html(found: Mapping[str, Any], drawn: figures.Figures) -> str:
     undefined=jinja2.StrictUndefined,
   )
   environment.globals["look_up"] = lambda path: look_up(found, path)
-  environment.filters["shown"] = shown
+  environment.filters |= {"shown": shown, "key": key}
   return environment.get_template(_TEMPLATE).render(
     found=found,
     figures={name: figures.svg(figure) for name, figure in drawn.items()},
   )
 
 
+def key(name: str) -> str:
+  """Returns a name as it stands in a path, as in JSON Pointer (RFC 6901)."""
+  return name.replace("~", "~0").replace("/", "~1")
+
+
 def look_up(found: Any, path: str) -> Any:
   """Returns what stands at a path such as "cells/causal/totals/flops"."""
-  for key in path.split("/"):
-    found = found[int(key)] if isinstance(found, list) else found[key]
+  for part in path.split("/"):
+    name = part.replace("~1", "/").replace("~0", "~")
+    found = found[int(name)] if isinstance(found, list) else found[name]
   return found
 
 

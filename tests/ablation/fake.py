@@ -92,7 +92,7 @@ def _arm(path, effect, noise, rng):
   size = rng.integers(300, 600, DOCUMENTS)
   of_seed = effect + noise * rng.normal()
   measures = {"step": 100, "documents_sha256": "ab", "suites": {}}
-  measures["sources"] = ["docs", "code"] * (DOCUMENTS // 2)
+  measures["sources"] = ["books/docs", "code"] * (DOCUMENTS // 2)
   for kind in ("continuation", "infilling"):
     bits = size * (of_seed + 0.2 * np.sin(np.arange(DOCUMENTS)))
     measures[kind] = {

@@ -85,6 +85,7 @@ def test_of_several_sources_documents_are_taken_in_turns(tmp_path):
     for name, count in (("many", 30), ("few", 4)):
       path = tmp_path / f"{name}.txt"
       lines = [f"{name}: line {i} of some" for i in range(count)]
+      lines += [f"both: line {i} of some" for i in range(10)]
       path.write_text("\n".join(lines))
       tasks.append(
         text.text_task(
@@ -96,10 +97,12 @@ def test_of_several_sources_documents_are_taken_in_turns(tmp_path):
     found.append(measures.excerpts(settings, mixture))
   assert found[0] == found[1]
   names = [document.source.rpartition("/")[2] for document in found[0]]
-  assert len(names) == 7 and 1 <= names.count("few.txt") < 4
-  assert len(set(names[:2])) == 2
-  for name, document in zip(names, found[0], strict=True):
-    assert document.pieces[0].startswith(name.removesuffix(".txt"))
+  assert len(names) == 7 and len(set(names[:2])) == 2
+  texts = [document.pieces[0].partition(":")[0] for document in found[0]]
+  # What both have is of the first by name.
+  assert {*zip(names, texts, strict=True)} <= {
+    ("few.txt", "few"), ("few.txt", "both"), ("many.txt", "many"),
+  }  # fmt: skip
 
 
 CASES = {

@@ -276,7 +276,7 @@ def test_documents_of_each_source_are_a_measure_of_their_own(folder):
     json.loads(path.read_text())["infilling"]
     for path in sorted(folder.glob("arms/causal-prefix_lm-*/measures.json"))
   ]
-  for offset, source in enumerate(["docs", "code"]):
+  for offset, source in enumerate(["books/docs", "code"]):
     by_seed = [
       sum(one["bits"][offset::2]) / sum(one["bytes"][offset::2]) for one in arms
     ]
@@ -286,7 +286,7 @@ def test_documents_of_each_source_are_a_measure_of_their_own(folder):
     )
     assert len(found["comparisons"][f"infilling of {source}"]) == 15
   text = words(found, "each source apart")
-  assert "Infilling of docs: encoder_decoder-span_corruption has" in text
+  assert "Infilling of books/docs: encoder_decoder-span_corruption has" in text
 
 
 def test_tensorboard_groups_runs_by_their_choices(tmp_path):

@@ -76,6 +76,24 @@ def test_a_study_that_is_there_is_gone_on_with_only_if_it_may(
     assert message in printed and printed.count("\n") == 1
 
 
+def test_a_cluster_runs_arms_by_their_number(tmp_path, capsys):
+  smoke = FOLDER / "smoke.gin"
+  command = ["ablate", f"--gin_file={smoke}", f"--output={tmp_path}"]
+  assert main.main([*command, "--arm=1"]) == 2
+  assert "plan it before with --jobs=0" in capsys.readouterr().err
+  config.load([str(smoke)])
+  plan = {"digest": study_plan.digest(config.text())}
+  plan["arms"] = [entry("one"), entry("two")]
+  study_plan.write(tmp_path, plan)
+  assert main.main([*command, "--arm=3"]) == 2
+  assert "--arm (3) must be 1 to 2" in capsys.readouterr().err
+  # The second, whose gin file is not there, alone.
+  assert main.main([*command, "--arm=2"]) == 1
+  assert [path.name for path in (tmp_path / "arms").iterdir()] == ["two"]
+  log = (tmp_path / "arms" / "two" / "arm.log").read_text()
+  assert "a.gin" in log and log in capsys.readouterr().err
+
+
 def entry(name="arm", stages=()):
   run = {"steps": 3, "files": ["a.gin"], "bindings": ["X='a b'"], "after": ""}
   runs = [{**run, "stage": stage} for stage in ("", *stages)]
@@ -89,10 +107,10 @@ def arm(folder, script, name="arm"):
   return made
 
 
-def test_commands_are_lines_of_shell(tmp_path):
-  line = arms.Arm(tmp_path, entry()).shell_line()
-  assert "train" in line and "&&" in line and "measure" in line
-  assert """'--gin.X='"'"'a b'"'"''""" in line
+def test_an_arm_is_given_its_gin_files_and_bindings(tmp_path):
+  train, measure = arms.Arm(tmp_path, entry())._runs[0].commands
+  assert "train" in train and "measure" in measure
+  assert "--gin_file=a.gin" in train and "--gin.X='a b'" in train
 
 
 def test_stages_run_after_what_they_go_on_from_and_once(tmp_path):

@@ -7,13 +7,13 @@ from absl import flags
 
 from launch import options
 
-USAGE = "--gin_file=STUDY [flags]"
+USAGE = "--gin_file=NAME.gin [flags]"
 DETAILS = """
 A study (t5x_lite/ablation/study.py) is a grid of models, objectives and other
 settings, run with several seeds under one budget. Each arm is a run of its own
 in DIR/arms, trained by `t5x_lite train` and measured by `t5x_lite measure`, and
 so are the stages that follow on it (adaptation, fine-tuning). DIR is --output,
-or studies/STUDY. The same command again goes on where it stopped and leaves
+or studies/NAME. The same command again goes on where it stopped and leaves
 finished arms alone. At the end DIR/report.html says what came out, and
 `tensorboard --logdir=DIR/arms` groups the runs by what was chosen for them.
 """
@@ -28,13 +28,14 @@ def define(values):
   options.gin_flags(values)
   flags.DEFINE_string(
     "output", None,
-    "Directory of the study; made if need be. By default studies/STUDY, the "
-    "name of the gin file.",
+    "Directory of the study; made if need be. By default studies/NAME, that of "
+    "the first gin file.",
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_bool(
     "dry_run", False,
-    "Print the arms, what each costs, and how long it will take; run none.",
+    "Print the arms, what each costs, and how long it will take; write and run "
+    "nothing.",
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_bool(
@@ -76,6 +77,22 @@ def main(values, arguments):
   folder = pathlib.Path(
     values.output or f"studies/{pathlib.Path(values.gin_file[0]).stem}"
   )
+  plan = _plan(folder, study, text, values)
+  jobs = [arms.Arm(folder, entry) for entry in plan["arms"]]
+  if values.arm:
+    if values.arm > len(jobs):
+      raise ValueError(f"--arm ({values.arm}) must be 1 to {len(jobs)}")
+    failed = arms.run_all([jobs[values.arm - 1]], 1, rundir.say)
+    return 1 if failed else 0
+  rundir.say(study_plan.table(plan))
+  failed = arms.run_all(jobs, values.jobs, rundir.say) if values.jobs else []
+  return _report(folder, plan, failed, rundir.say)
+
+
+def _plan(folder, study, text, values) -> dict:
+  """Returns the plan that a directory holds; if it has none, plans first."""
+  from launch import study_plan
+
   plan = study_plan.find(folder, text)
   if plan is not None and not values.resume:
     raise ValueError(
@@ -89,14 +106,7 @@ def main(values, arguments):
   if plan is None:
     plan = study_plan.make(study, text, values.gin_search_paths)
     study_plan.write(folder, plan)
-  jobs = [arms.Arm(folder, entry) for entry in plan["arms"]]
-  if values.arm:
-    if values.arm > len(jobs):
-      raise ValueError(f"--arm ({values.arm}) must be 1 to {len(jobs)}")
-    return int(bool(arms.run_all([jobs[values.arm - 1]], 1, rundir.say)))
-  rundir.say(study_plan.table(plan))
-  failed = arms.run_all(jobs, values.jobs, rundir.say) if values.jobs else []
-  return _report(folder, plan, failed, rundir.say)
+  return plan
 
 
 def _report(folder, plan, failed, say) -> int:

@@ -36,13 +36,7 @@ KILLED = """
     import jax.numpy as jnp
     from t5x_lite.checkpoint import Checkpoints
     from t5x_lite.run import Keep
-
-    class Counter:
-      position = 0
-      def save(self, directory):
-        (directory / "position").write_text(str(self.position))
-      def restore(self, directory):
-        self.position = int((directory / "position").read_text())
+    from tests.checkpoints import Counter
 
     def train(run, saved):
       state = {"params": {f"w{i}": jnp.zeros((64, 64)) for i in range(4)}}
@@ -100,13 +94,7 @@ PROCESSES = """
     from jax.sharding import AxisType, NamedSharding, PartitionSpec
     from t5x_lite.checkpoint import Checkpoints
     from t5x_lite.run import Keep
-
-    class Counter:
-      position = 0
-      def save(self, directory):
-        (directory / "position").write_text(str(self.position))
-      def restore(self, directory):
-        self.position = int((directory / "position").read_text())
+    from tests.checkpoints import Counter
 
     def put(values, *spec, names=("data", "tensor"), shape=(2, 2)):
       mesh = jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * 2)

@@ -198,16 +198,16 @@ def excerpts(measures: Measures, task: str) -> list[Document]:
 def passages(measures: Measures, task: str) -> list[Document]:
   """Returns passages of held-out documents, as many of each, for the probe."""
   wanted, size = measures.probe_documents, measures.excerpt_bytes
-  return _pieces(task, wanted, _PASSAGES, size, at_least=_PASSAGES * size)
+  return _pieces(task, wanted, _PASSAGES, size, fewest=_PASSAGES)
 
 
-def _pieces(task, wanted, count, size, at_least=None) -> list[Document]:
+def _pieces(task, wanted, count, size, fewest=1) -> list[Document]:
   """Cuts up to `count` pieces from each document, `wanted` documents at most.
 
   Raises:
-    ValueError: fewer than two have so many bytes.
+    ValueError: fewer than two documents are long enough for the `fewest`.
   """
-  at_least = at_least or size
+  at_least = fewest * size
   sources = [
     [(source, text) for text in texts if len(text) >= at_least]
     for source, texts in _held_out(task).items()

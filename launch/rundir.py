@@ -20,6 +20,7 @@ from etils import epath
 
 import t5x_lite
 from launch import config
+from t5x_lite import disk
 
 CONFIG = "config.gin"
 OPERATIVE = "operative_config.gin"
@@ -77,11 +78,16 @@ def differences(old: Mapping, new: Mapping) -> dict[str, str]:
 
 
 class RunDirectory:
-  """One run's directory, seen by the process that starts the run."""
+  """One run's directory, as each process of the run sees it.
+
+  Made before the processes join: what is missing then, the run makes, whichever
+  of its processes comes first.
+  """
 
   def __init__(self, path):
     self.path = epath.Path(path)
-    self._made = []
+    folders = (self.path, *self.path.parents)
+    self._made = [folder for folder in folders if not folder.exists()]
 
   def check(self, run) -> list[str]:
     """Checks that a run may start, or go on, in this directory.
@@ -111,27 +117,16 @@ class RunDirectory:
           f"{'; '.join(refused[:4])}{tail}; give another --model_dir, or "
           "delete that one"
         )
-    self._try_writing()
-    return changed
-
-  def _try_writing(self):
-    probe = self.path / ".probe"
     try:
-      self._make_directory()
-      probe.write_bytes(bytes(1 << 20))
-      probe.unlink()
+      disk.try_writing(self.path)
     except OSError as error:
       raise ValueError(
         f"--model_dir={self.path} cannot be written to: {error.strerror}"
       ) from None
-
-  def _make_directory(self):
-    missing = [p for p in (self.path, *self.path.parents) if not p.exists()]
-    self.path.mkdir(parents=True, exist_ok=True)
-    self._made += missing
+    return changed
 
   def start(self, run, argv):
-    """Writes the three files, as the run starts."""
+    """Writes the three files, as the run starts; one process does."""
     record = self.path / RECORD
     before = json.loads(record.read_text()) if record.exists() else {}
     if not before:
@@ -143,9 +138,10 @@ class RunDirectory:
       *before.get("starts", ()),
       {key: content[key] for key in ("time", "argv", "commit")},
     ]
-    (self.path / CONFIG).write_text(config.text())
-    (self.path / OPERATIVE).write_text(config.operative_text())
-    record.write_text(json.dumps(content, indent=2) + "\n")
+    # Whole or not at all: the other processes may be reading the record.
+    disk.write_text(self.path / CONFIG, config.text())
+    disk.write_text(self.path / OPERATIVE, config.operative_text())
+    disk.write_text(record, json.dumps(content, indent=2) + "\n")
 
   def undo(self):
     """Removes what this start made, where the run then refused to begin."""

@@ -32,6 +32,7 @@ def main(values, arguments):
   from launch import config, environment, rundir, session
 
   session.load(values)
+  directory = rundir.RunDirectory(values.model_dir)
   session.start_processes(values)
   environment.load_tasks()
 
@@ -41,7 +42,6 @@ def main(values, arguments):
   from t5x_lite import train
 
   run = config.build(run_lib.Run)
-  directory = rundir.RunDirectory(values.model_dir)
   changed = directory.check(run)
   first = jax.process_index() == 0
   if first:

@@ -1,8 +1,11 @@
 """Foresees what a disk refuses, and says why it did."""
 
+import contextlib
 import errno
 import os
 import shutil
+import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -17,13 +20,48 @@ _ERRORS = (
 )  # fmt: skip
 
 
+@contextlib.contextmanager
+def partial(path: epath.Path) -> Iterator[epath.Path]:
+  """Yields a path to write to, which becomes `path` once the block succeeds.
+
+  Other processes see the old file or the whole new one, however many of them,
+  on whatever machines, write the same at the same time. A block that raises
+  leaves nothing behind.
+  """
+  # Process ids are not enough: those of two machines, or containers, are alike.
+  temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+  try:
+    yield temporary
+    temporary.replace(path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def write_text(path: epath.Path, text: str) -> None:
+  """Writes a file that other processes see whole or not at all."""
+  with partial(path) as temporary:
+    temporary.write_text(text)
+
+
+def try_writing(folder: epath.Path) -> None:
+  """Writes a megabyte into a folder, and removes it again.
+
+  Raises:
+    OSError: it cannot be written.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  # A name of its own: the other processes of a run try at the same time.
+  probe = folder / f".probe-{uuid.uuid4().hex}"
+  try:
+    probe.write_bytes(bytes(1 << 20))
+  finally:
+    probe.unlink(missing_ok=True)
+
+
 def check_writable(folder: epath.Path) -> None:
   """Raises ValueError where the first checkpoint would fail, hours later."""
-  probe = folder / f".writable_{jax.process_index()}"
   try:
-    folder.mkdir(parents=True, exist_ok=True)
-    probe.write_text("written to see whether it can be")
-    probe.unlink()
+    try_writing(folder)
   except OSError as error:
     reason = error.strerror or error
     raise ValueError(

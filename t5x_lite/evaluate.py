@@ -13,7 +13,7 @@ import seqio
 from absl import logging
 from etils import epath
 
-from t5x_lite import batched, data, decoding, features
+from t5x_lite import batched, data, decoding, disk, features
 from t5x_lite.held_out import HeldOut, held_out, unigram_entropy
 
 __all__ = [
@@ -238,10 +238,9 @@ def write(metrics: Metrics, path: str) -> None:
   if jax.process_index() != 0:
     return
   path = epath.Path(path)
-  partial = path.with_name(f"{path.name}.partial")
   try:
-    partial.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
-    partial.replace(path)
+    text = json.dumps(metrics, indent=2, sort_keys=True) + "\n"
+    disk.write_text(path, text)
   except OSError as e:
     raise ValueError(f"cannot write {path}: {e.strerror or e}") from None
 

@@ -5,7 +5,7 @@ import json
 import jax
 from etils import epath
 
-from t5x_lite import data
+from t5x_lite import data, disk
 
 _FILE = "vocabulary.json"
 _MODEL = "vocabulary.model"
@@ -26,8 +26,10 @@ def write(task: str, model_dir: str) -> None:
   }
   model = getattr(data.vocabularies(task)[1], "sp_model", None)
   if model is not None:
-    path.with_name(_MODEL).write_bytes(model)
-  path.write_text(json.dumps(content, indent=2) + "\n")
+    with disk.partial(path.with_name(_MODEL)) as temporary:
+      temporary.write_bytes(model)
+  # The other processes may be reading it already.
+  disk.write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def size(model_dir: str) -> int | None:

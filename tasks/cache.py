@@ -6,6 +6,7 @@ import hashlib
 import os
 import pathlib
 import tempfile
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -41,6 +42,15 @@ def unit_interval(text: str | bytes) -> float:
   return int(digest([text]), 16) / 2**64
 
 
+def temporary_name(path: pathlib.Path) -> pathlib.Path:
+  """Returns a name beside a path that no other writer of it takes.
+
+  Process ids would not do: those of two machines, or containers, are alike.
+  Unlike mkstemp, it leaves the permissions to the user's umask.
+  """
+  return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+
+
 @contextmanager
 def write_atomic(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   """Yields a temporary path that becomes `path` once the block succeeds.
@@ -49,8 +59,7 @@ def write_atomic(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   that raises leaves nothing behind.
   """
   path = pathlib.Path(path)
-  # Unlike mkstemp's, this name leaves the permissions to the user's umask.
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  temporary = temporary_name(path)
   try:
     yield temporary
     os.replace(temporary, path)

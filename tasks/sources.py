@@ -229,7 +229,7 @@ def write_records(
   folder = cache.directory() / f"records-{key}"
   if folder.exists():
     return RecordSource(name, folder)
-  temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+  temporary = cache.temporary_name(folder)
   temporary.mkdir()
   try:
     sizes: dict[str, list[int]] = {}

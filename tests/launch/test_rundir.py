@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import jax.numpy as jnp
 import pytest
 
 from launch import rundir
+from t5x_lite import disk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,8 +133,56 @@ def test_a_file_in_the_way_is_refused(tmp_path):
     rundir.RunDirectory(tmp_path / "a" / "b").check(Run())
 
 
-def test_a_full_disk_is_refused(tmp_path):
+def test_a_full_disk_is_refused(tmp_path, monkeypatch):
   # Linux's device that is always full, where the first bytes would go.
-  (tmp_path / ".probe").symlink_to("/dev/full")
+  full = tmp_path / "full"
+  full.symlink_to("/dev/full")
+  monkeypatch.setattr(disk, "try_writing", lambda path: full.write_bytes(b" "))
   with pytest.raises(ValueError, match="cannot be written to: No space left"):
     rundir.RunDirectory(tmp_path).check(Run())
+
+
+def test_two_processes_start_one_run_forty_times(tmp_path):
+  script = """
+import multiprocessing, sys
+from launch import rundir
+from tests.launch.test_rundir import Run
+
+rundir.provenance = lambda argv: dict.fromkeys(("time", "argv", "commit"), "")
+
+def start(number, barrier):
+  for i in range(40):
+    directory = rundir.RunDirectory(f"{sys.argv[1]}/runs/{i}")
+    barrier.wait()
+    directory.check(Run())
+    if number == 0:
+      directory.start(Run(), [])
+
+context = multiprocessing.get_context("fork")
+barrier = context.Barrier(2, timeout=20)
+starts = [context.Process(target=start, args=(i, barrier)) for i in range(2)]
+for process in starts:
+  process.start()
+for process in starts:
+  process.join()
+sys.exit(max(process.exitcode for process in starts))
+"""
+  done = subprocess.run(
+    [sys.executable, "-c", script, tmp_path], capture_output=True, text=True
+  )
+  assert not done.returncode, done.stderr[-2000:]
+  runs = list((tmp_path / "runs").iterdir())
+  assert len(runs) == 40
+  files = {"config.gin", "operative_config.gin", "run.json"}
+  assert all({file.name for file in run.iterdir()} == files for run in runs)
+
+
+def test_what_another_process_made_first_is_undone_too(tmp_path):
+  first, second = (
+    rundir.RunDirectory(tmp_path / "runs" / "a") for _ in range(2)
+  )
+  second.check(Run())
+  first.check(Run())
+  first.start(Run(), [])
+  first.undo()
+  assert not list(tmp_path.iterdir())

@@ -92,6 +92,15 @@ def test_an_interrupted_write_leaves_nothing(tmp_path):
   assert list(tmp_path.iterdir()) == [path]
 
 
+def test_two_containers_with_equal_process_ids_write_one_file(tmp_path):
+  path = tmp_path / "file"
+  with cache.write_atomic(path) as one, cache.write_atomic(path) as other:
+    one.write_text("one")
+    other.write_text("other")
+  assert path.read_text() == "one"
+  assert list(tmp_path.iterdir()) == [path]
+
+
 def test_without_a_writable_cache_a_temporary_folder_serves(
   tmp_path, monkeypatch
 ):

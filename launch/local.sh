@@ -10,7 +10,8 @@
 #   --dry_run       prints the commands and does nothing
 #
 # Shows the first process's output. If one fails, the others are ended and the
-# failing log is shown. Signals go to all.
+# failing log is shown. Signals go to all, but for one that was ignored when
+# this script started, as SIGHUP is under nohup, and SIGINT in a script's `... &`.
 set -euo pipefail
 
 usage() {

@@ -271,9 +271,12 @@ class _Stop:
   def __enter__(self) -> "_Stop":
     # Among several processes, JAX's own SIGTERM handler agrees on a step.
     self._several = jax.process_count() > 1
-    caught = (
+    signals = (
       (signal.SIGINT,) if self._several else (signal.SIGINT, signal.SIGTERM)
     )
+    # A job in the background starts with SIGINT ignored: Ctrl-C is then meant
+    # for another program in the foreground.
+    caught = (s for s in signals if signal.getsignal(s) is not signal.SIG_IGN)
     self._previous = {s: signal.signal(s, self._note) for s in caught}
     return self
 

@@ -105,6 +105,19 @@ def test_the_same_run_again_gives_the_same_bits(unbroken, tmp_path):
   assert losses == [r["loss"] for r in records(tmp_path)]
 
 
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_signal_that_was_ignored_at_the_start_stays_ignored(ignored):
+  before = signal.getsignal(signal.SIGINT)
+  try:
+    if ignored:
+      signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with train._Stop() as stop:
+      os.kill(os.getpid(), signal.SIGINT)
+      assert stop.requested(1) == (not ignored)
+  finally:
+    signal.signal(signal.SIGINT, before)
+
+
 def test_a_signal_saves_leaves_and_resumes_to_the_same_bits(
   unbroken, tmp_path, monkeypatch
 ):

@@ -5,13 +5,17 @@ import pathlib
 import shutil
 import signal
 import subprocess
+import sysconfig
 import time
 
 import pytest
 import yaml
 
 LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
-SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")])
+SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch"),
+                  LAUNCH.parent / ".ci" / "run"])  # fmt: skip
+# Where the extra test puts its tools; on the PATH only of who activated it.
+TOOLS = pathlib.Path(sysconfig.get_path("scripts"))
 
 
 def bash(script, *arguments, cwd=None, **environment):
@@ -24,10 +28,8 @@ def bash(script, *arguments, cwd=None, **environment):
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_shellcheck_finds_nothing(script):
-  shellcheck = shutil.which("shellcheck")
-  assert shellcheck, "shellcheck comes with the extra dev"
   done = subprocess.run(
-    [shellcheck, "-x", "-P", "SCRIPTDIR/..", script],
+    [TOOLS / "shellcheck", "-x", "-P", "SCRIPTDIR/..", script],
     cwd=LAUNCH.parent, capture_output=True, text=True,
   )  # fmt: skip
   assert not done.returncode, done.stdout
@@ -109,12 +111,40 @@ def test_local_passes_signals_on(number, status, tmp_path, fake_venv):
     env=os.environ | {"T5X_LITE_VENV": venv},
     start_new_session=True, stderr=subprocess.DEVNULL,
   )  # fmt: skip
-  starts = tmp_path / "starts"
-  while not starts.exists() or starts.read_text() != "start\n" * 2:
-    time.sleep(0.05)
+  wait_for(tmp_path / "starts", "start\n" * 2)
   os.killpg(running.pid, number)  # As a terminal does on Ctrl-C.
   assert running.wait(timeout=30) == status
   assert (tmp_path / "ends").read_text() == "end\n" * 2
+
+
+def test_local_in_the_background_leaves_ctrl_c_to_the_foreground(
+  tmp_path, fake_venv
+):
+  # A script's `command &` starts with SIGINT ignored: the terminal sends it to
+  # the whole group, background jobs included.
+  venv = fake_venv(f"""[[ -n "${{T5X_LITE_PROCESS_ID:-}}" ]] || exec echo 12345
+  echo start >>{tmp_path}/starts
+  while true; do sleep 0.1; done""")
+  running = subprocess.Popen(
+    ["bash", "-c", 'trap "" INT; exec "$@"', "bash",
+     "bash", str(LAUNCH / "local.sh"), f"--logs={tmp_path}/logs", "--", "x"],
+    env=os.environ | {"T5X_LITE_VENV": venv},
+    start_new_session=True, stderr=subprocess.DEVNULL,
+  )  # fmt: skip
+  wait_for(tmp_path / "starts", "start\n" * 2)
+  os.killpg(running.pid, signal.SIGINT)
+  with pytest.raises(subprocess.TimeoutExpired):
+    running.wait(timeout=1)
+  os.killpg(running.pid, signal.SIGTERM)
+  assert running.wait(timeout=30) == 143
+
+
+def wait_for(path, text, seconds=30):
+  """Waits until a file holds a text."""
+  end = time.monotonic() + seconds
+  while not path.exists() or path.read_text() != text:
+    assert time.monotonic() < end, f"{path} does not hold {text!r}"
+    time.sleep(0.05)
 
 
 def test_tpu_vm_prints_what_it_would_run(tmp_path):

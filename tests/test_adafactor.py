@@ -9,6 +9,7 @@ import pytest
 from t5x_lite import adafactor, optimizers, schedules
 from t5x_lite.adafactor import Factored, Matrix, as_matrix
 from t5x_lite.optimizers import Adafactor
+from tests import rounding
 
 
 def normal(seed, *shape, scale=1.0):
@@ -28,14 +29,6 @@ def train(transform, params, grads_per_step):
   for grads in grads_per_step:
     params, state = step(params, state, grads)
   return params, state
-
-
-def assert_trees_close(tree, other, rtol=1e-5, atol=1e-7):
-  assert jax.tree.structure(tree) == jax.tree.structure(other)
-  for leaf, other_leaf in zip(
-    jax.tree.leaves(tree), jax.tree.leaves(other), strict=True
-  ):
-    np.testing.assert_allclose(leaf, other_leaf, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize(
@@ -97,24 +90,24 @@ def test_two_updates_by_hand():
   transform = optimizer.build(("embed", "mlp"))
   state = transform.init(w)
   updates, state = transform.update(g, state, w)
-  np.testing.assert_allclose(updates, -0.5 * np.sign(g), rtol=1e-6)
+  rounding.assert_close(updates, -0.5 * np.sign(g), roundings=32)
   moment = state[0][0].moments
-  np.testing.assert_allclose(moment.row, [2.5, 10.0], rtol=1e-6)
-  np.testing.assert_allclose(moment.col, [2.5, 10.0], rtol=1e-6)
+  rounding.assert_close(moment.row, np.array([2.5, 10.0]), roundings=32)
+  rounding.assert_close(moment.col, np.array([2.5, 10.0]), roundings=32)
   # The second update forgets 2^-0.8 = 0.574 of the first moment. A gradient
   # twice as large has u = 2 / sqrt(1 + 3 * 0.574) sign(g), clipped to RMS 1.
   updates, state = transform.update(2 * g, state, w)
-  np.testing.assert_allclose(updates, -0.5 * np.sign(g), rtol=1e-6)
+  rounding.assert_close(updates, -0.5 * np.sign(g), roundings=32)
   moment = state[0][0].moments
-  np.testing.assert_allclose(
-    moment.row, np.array([2.5, 10.0]) * (1 + 3 * 2**-0.8), rtol=1e-6
+  rounding.assert_close(
+    moment.row, np.array([2.5, 10.0]) * (1 + 3 * 2**-0.8), roundings=32
   )
   # One half as large is not clipped.
   state = transform.init(w)
   _, state = transform.update(2 * g, state, w)
   updates, _ = transform.update(g, state, w)
-  np.testing.assert_allclose(
-    updates, -0.5 * np.sign(g) / np.sqrt(4 - 3 * 2**-0.8), rtol=1e-6
+  rounding.assert_close(
+    updates, -0.5 * np.sign(g) / np.sqrt(4 - 3 * 2**-0.8), roundings=32
   )
 
 
@@ -138,7 +131,7 @@ def test_matches_the_paper_in_numpy(factored, beta1, weight_decay):
     rate=lambda t: max(t - 1, 3) ** -0.5,
     factored=factored, beta1=beta1, weight_decay=weight_decay,
   )  # fmt: skip
-  np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=1e-6)
+  rounding.assert_close(ours, theirs, roundings=400)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +161,7 @@ def test_matches_optax_on_matrices_and_vectors(settings, optax_settings):
   optimizer = Adafactor(learning_rate=schedule, **settings)
   ours, _ = train(optimizer.build(axes), params, grads)
   theirs, _ = train(optax.adafactor(schedule, **optax_settings), params, grads)
-  assert_trees_close(ours, theirs, rtol=1e-5, atol=1e-6)
+  rounding.assert_close(ours, theirs, roundings=200)
 
 
 def test_matches_transformers():
@@ -197,8 +190,10 @@ def test_matches_transformers():
       torch_params[name].grad = torch.tensor(grad)
     theirs.step()
   # transformers scales beta1's mean as we do, and its parameters by their RMS.
-  assert_trees_close(
-    ours, {k: v.detach().numpy() for k, v in torch_params.items()}
+  rounding.assert_close(
+    ours,
+    {k: v.detach().numpy() for k, v in torch_params.items()},
+    roundings=100,
   )
 
 
@@ -247,11 +242,10 @@ def test_scanned_layers_learn_as_unrolled_ones_do(name):
     stacked_grads,
   )
   for i in range(num_layers):
-    assert_trees_close(
+    rounding.assert_close(
       jax.tree.map(lambda leaf, i=i: leaf[i], scanned),
       unrolled[f"layer_{i}"],
-      rtol=2e-6,
-      atol=0,
+      roundings=64,  # 16 a step.
     )
 
 
@@ -264,7 +258,7 @@ def test_layer_axis_may_stand_anywhere():
     w.swapaxes(0, 1),
     [g.swapaxes(0, 1)],
   )
-  np.testing.assert_allclose(first, middle.swapaxes(0, 1), rtol=1e-6)
+  rounding.assert_close(first, middle.swapaxes(0, 1), roundings=32)
 
 
 @pytest.mark.parametrize(
@@ -283,7 +277,7 @@ def test_attention_kernel_is_treated_as_a_matrix(axes, shape, matrix_shape):
     w.reshape(matrix_shape),
     [g.reshape(matrix_shape) for g in grads],
   )
-  np.testing.assert_allclose(ours, flat.reshape(shape), rtol=1e-6, atol=1e-7)
+  rounding.assert_close(ours, flat.reshape(shape), roundings=64)
 
 
 def test_small_or_shapeless_leaves_keep_every_second_moment():

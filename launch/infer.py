@@ -12,10 +12,11 @@ from launch import options
 USAGE = "--model_dir=RUN --text=TEXT | --input=FILE --output=FILE"
 DETAILS = """
 A model of span corruption fills in blanks, written ___ or <extra_id_0>,
-<extra_id_1>, ...; a language model continues the text. --input is .jsonl, with
-"inputs" or "text" in each object, or has a text a line; --output is .jsonl in
-the same order. The same command again goes on where it stopped. Greedy unless
-a flag says how to sample.
+<extra_id_1>, ...; a language model continues the text. --input is JSON lines,
+with "inputs" or "text" in each object, or has a text a line, whatever its name,
+packed or not; other fields go over to --output, JSON lines in the same order,
+where NaN becomes null. The same command again goes on where it stopped. Greedy
+unless a flag says how to sample.
 """
 EXAMPLE = """
 t5x_lite infer --model_dir=runs/quickstart --text="A list is ___ of items."

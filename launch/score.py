@@ -6,10 +6,10 @@ from launch import infer, options
 
 USAGE = "--model_dir=RUN --targets=TEXT | --input=FILE --output=OUT"
 DETAILS = """
-Gives log p(targets | inputs) in nats, and per token. --input is .jsonl with
-"inputs" and "targets" (a "text" alone is scored whole by a language model);
---output is .jsonl in the same order. The same command again goes on where it
-stopped.
+Gives log p(targets | inputs) in nats, and per token. --input is JSON lines with
+"inputs" and "targets" (a "text" alone, or a plain line, is scored whole by a
+language model); --output is JSON lines in the same order, with null for what is
+not finite. The same command again goes on where it stopped.
 """
 EXAMPLE = """
 t5x_lite score --model_dir=runs/quickstart --input=pairs.jsonl \\

@@ -6,8 +6,9 @@ from launch import options
 
 USAGE = "--input=FILES --output=NAME.model [flags]"
 DETAILS = """
-Files are .txt, .txt.gz, .jsonl or .jsonl.gz, local or remote (gs://). The
-model holds no sentinels: tasks add as many extra ids as their objective needs.
+Files are plain text or JSON lines, packed or not, which is told by what they
+hold; local or remote (gs://). The model holds no sentinels: tasks add as many
+extra ids as their objective needs.
 """
 EXAMPLE = """
 t5x_lite vocab --input='novels/*.txt' --output=novels.model --vocab_size=8000
@@ -32,7 +33,7 @@ def define(values):
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_string(
-    "field", "text", "Name of the text in .jsonl files.", flag_values=values
+    "field", "text", "Name of the text in JSON lines.", flag_values=values
   )
 
 

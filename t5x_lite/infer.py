@@ -13,6 +13,7 @@ import functools
 import hashlib
 import itertools
 import json
+import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -22,10 +23,10 @@ import numpy as np
 import tensorflow as tf
 from jax.experimental import multihost_utils
 
-from t5x_lite import architectures, batched, data, features, jsonl
+from t5x_lite import architectures, batched, data, features, jsonl, text_files
 from t5x_lite.jobs import Codec, Generate, Score
-from t5x_lite.jsonl import Record
 from t5x_lite.progress import Progress
+from t5x_lite.text_files import Record
 
 __all__ = ["Codec", "Generate", "Score", "codec", "run", "run_file"]
 
@@ -127,7 +128,7 @@ def run_file(
 
   Args:
     job, params, batch_size, layout: as in `run`.
-    path_in: `.jsonl` of objects, or any other file of texts, one a line.
+    path_in: JSON lines, or texts, one a line (text_files.py tells which).
     path_out: local `.jsonl` file; `jsonl.Output` says what stands beside it.
 
   Returns:
@@ -136,8 +137,10 @@ def run_file(
   Raises:
     ValueError: in one line, what is wrong with which line of which file.
   """
+  if pathlib.Path(path_in).is_fifo():
+    raise ValueError(f"{path_in} is a pipe, and is read twice: make it a file")
   num_records, tokens_sha256 = 0, hashlib.sha256()
-  for record in jsonl.read(path_in):
+  for record in text_files.read_records(path_in):
     num_records += 1
     tokens_sha256.update(json.dumps(record.fields).encode())
     for ids in job.encode(record).values():
@@ -165,7 +168,9 @@ def run_file(
     for results in _run(
       job,
       params,
-      lambda: itertools.islice(jsonl.read(path_in), num_done, None),
+      lambda: itertools.islice(
+        text_files.read_records(path_in), num_done, None
+      ),
       num_done,
       batch_size=batch_size,
       layout=layout,

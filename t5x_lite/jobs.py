@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5x_lite import decoding, text
-from t5x_lite.jsonl import Record
+from t5x_lite.text_files import Record
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,76 +1,12 @@
-"""Reads texts, one a line, and writes results so that a rerun goes on."""
+"""Writes results as JSON lines, so that a rerun of the job goes on."""
 
 import fcntl
-import gzip
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from etils import epath
-
-
-class Record(NamedTuple):
-  """One line of a file: its place, for messages, and its fields."""
-
-  place: str
-  fields: dict[str, Any]
-
-
-def read(path: str) -> Iterator[Record]:
-  """Reads `.jsonl` objects, or the lines of any other file as {"text": line}.
-
-  Blank lines are skipped; `.gz` is unpacked; paths may be remote (gs://).
-
-  Raises:
-    ValueError: naming file and line: no such file, not UTF-8, bad JSON, not an
-      object.
-  """
-  is_json = str(path).removesuffix(".gz").endswith((".jsonl", ".json"))
-  for number, line in enumerate(_lines(path), start=1):
-    if not line.strip():
-      continue
-    place = f"{path}, line {number}"
-    fields = _parse(line, place) if is_json else {"text": line.rstrip("\r\n")}
-    yield Record(place, fields)
-
-
-def _lines(path):
-  """Yields the lines of a file as text."""
-  offset = 0
-  for line in _byte_lines(path):
-    try:
-      yield line.decode("utf-8-sig" if offset == 0 else "utf-8")
-    except UnicodeDecodeError as e:
-      raise ValueError(
-        f"{path} is not UTF-8: byte {offset + e.start} is "
-        f"0x{line[e.start]:02x}; convert the file, for example with iconv"
-      ) from None
-    offset += len(line)
-
-
-def _byte_lines(path):
-  try:
-    with epath.Path(path).open("rb") as f:
-      yield from gzip.open(f) if str(path).endswith(".gz") else f
-  except (OSError, EOFError) as e:
-    reason = getattr(e, "strerror", None) or e
-    raise ValueError(f"cannot read {path}: {reason}") from None
-
-
-def _parse(line, place):
-  try:
-    fields = json.loads(line)
-  except json.JSONDecodeError as e:
-    raise ValueError(
-      f"{place}: bad JSON at column {e.colno}: {e.msg}"
-    ) from None
-  if not isinstance(fields, dict):
-    raise ValueError(
-      f'{place}: expected an object such as {{"inputs": "..."}}, got '
-      f"{line.strip()[:40]}"
-    )
-  return fields
+from t5x_lite import json_text
 
 
 class Output:
@@ -97,6 +33,7 @@ class Output:
     self.path = str(path)
     self._job_path = f"{self.path}.job.json"
     self._fd = None
+    self._warned = set()
     job = json.loads(json.dumps(job))
     try:
       self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -118,8 +55,11 @@ class Output:
 
   def append(self, records: Iterable[Mapping[str, Any]]) -> None:
     """Adds one line per record; all of them or, if that fails, none."""
-    records = [json.dumps(record, ensure_ascii=False) for record in records]
-    data = "".join(record + "\n" for record in records).encode()
+    lines = []
+    for number, record in enumerate(records, start=self.num_lines + 1):
+      self._warn(record, number)
+      lines.append(json_text.dumps(record, ensure_ascii=False) + "\n")
+    data = "".join(lines).encode()
     size = os.fstat(self._fd).st_size
     try:
       written = 0
@@ -131,7 +71,7 @@ class Output:
         f"cannot write {self.path}: {e.strerror or e}; its {self.num_lines} "
         "lines are complete, and a rerun goes on from there"
       ) from None
-    self.num_lines += len(records)
+    self.num_lines += len(lines)
 
   def close(self) -> None:
     if self._fd is not None:
@@ -143,6 +83,13 @@ class Output:
 
   def __exit__(self, *exc_info) -> None:
     self.close()
+
+  def _warn(self, record, number):
+    """Names numbers that are written as null, each field once."""
+    found = json_text.not_finite(record)
+    new = {name: x for name, x in found.items() if name not in self._warned}
+    self._warned |= new.keys()
+    json_text.warn(new, f"{self.path}, line {number} on")
 
   def _claim(self, job):
     """Checks that the file's lines are this job's, or makes them so."""

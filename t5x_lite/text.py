@@ -9,6 +9,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from t5x_lite import text_files
+
 _SENTINEL = re.compile(r"<extra_id_(\d+)>")
 
 
@@ -21,8 +23,10 @@ def encode(vocabulary: Any, text: str) -> list[int]:
   """Tokenises a text, each <extra_id_N> to its one token; adds no EOS.
 
   Raises:
-    ValueError: the text has a sentinel that the vocabulary lacks.
+    ValueError: the text has a sentinel that the vocabulary lacks, or a lone
+      surrogate.
   """
+  text_files.check_text(text, "the text")
   if not vocabulary.extra_ids or not has_sentinels(text):
     return list(vocabulary.encode(text))
   numbers = [int(number) for number in _SENTINEL.findall(text)]

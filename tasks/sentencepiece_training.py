@@ -19,7 +19,8 @@ import sentencepiece
 import tensorflow as tf
 from sentencepiece import sentencepiece_model_pb2
 
-from tasks import cache, text_files
+from t5x_lite import text_files
+from tasks import cache
 
 _OPTIONS = {
   "pad_id": 0,
@@ -163,18 +164,19 @@ def train_sentencepiece(
   """Trains a model on text files and writes it, whole or not at all.
 
   Args:
-    files: .txt, .txt.gz, .jsonl or .jsonl.gz files or globs, local or remote.
+    files: plain text or JSON lines, packed or not: paths or globs, local or
+      remote.
     output: the path to write; ".model" is added if it is missing.
     vocab_size: the number of pieces.
     model_type: "bpe" or "unigram".
-    field: the text's name in .jsonl files.
+    field: the text's name in JSON lines.
     report: called with lines of progress.
 
   Returns:
     The path written.
 
   Raises:
-    ValueError: a file is missing, empty or not UTF-8, or vocab_size does not
+    ValueError: a file is missing, empty or no text, or vocab_size does not
       suit the text.
   """
   paths = text_files.expand(files)
@@ -183,7 +185,7 @@ def train_sentencepiece(
   start = time.monotonic()
   lines = []
   for number, file in enumerate(paths, start=1):
-    lines += text_files.read([file], field=field, documents="line")
+    lines += text_files.read_documents([file], field=field, documents="line")
     report(f"read {number} of {len(paths)} files: {len(lines):,} lines")
   report(f"training {vocab_size:,} pieces ({model_type})")
   model = train(

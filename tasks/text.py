@@ -26,11 +26,14 @@ from collections.abc import Sequence
 import seqio
 import tensorflow as tf
 
-from tasks import cache, corpora, sources, text_files, vocabularies
+from t5x_lite import text_files
+from tasks import cache, corpora, sources, vocabularies
 from tasks.task import Objective, add_task, find_task
 
-# A gzip file counts as this many times its size.
-_GZIP_RATIO = 4
+# A packed file counts as this many times its size.
+_PACKED_RATIO = 4
+# Of how files are read: what was kept when they were read otherwise is stale.
+_READER = "lines by content"
 
 
 def text_task(
@@ -49,13 +52,13 @@ def text_task(
   arguments gives the same task.
 
   Args:
-    files: .txt, .txt.gz, .jsonl or .jsonl.gz files or globs; local, or with a
-      scheme such as gs://.
+    files: plain text or JSON lines, packed or not (text_files.py tells which):
+      paths or globs; local, or with a scheme such as gs://.
     objective: what to learn from them, e.g. `SpanCorruption()`.
     vocabulary: "bytes", the path of a SentencePiece model, or a seqio
       vocabulary. None trains a SentencePiece model on the files once.
-    field: the text's name in .jsonl files, in which a line is a document.
-    documents: how a text file is divided into documents: at blank lines
+    field: the text's name in JSON lines, of which each is a document.
+    documents: how plain text is divided into documents: at blank lines
       ("blank_line"), at every line ("line"), or not at all ("file").
     validation: the share of documents to hold out, chosen by a hash of the
       document, or files of their own.
@@ -166,7 +169,7 @@ class TextFiles(sources.LazySource):
       held_out = text_files.expand(self.validation)
     stats = {path: tf.io.gfile.stat(path) for path in train + held_out}
     size = sum(
-      stat.length * (_GZIP_RATIO if path.endswith(".gz") else 1)
+      stat.length * (_PACKED_RATIO if text_files.compression(path) else 1)
       for path, stat in stats.items()
     )
     if size <= sources.MEMORY_BYTES:
@@ -176,7 +179,7 @@ class TextFiles(sources.LazySource):
     ]
     return sources.write_records(
       self.name,
-      cache.digest([repr(self.recipe()), *versions]),
+      cache.digest([_READER, repr(self.recipe()), *versions]),
       (
         (split, {"text": text})
         for split, text in self._divided(train, held_out)
@@ -186,7 +189,7 @@ class TextFiles(sources.LazySource):
   def _divided(self, train: Sequence[str], held_out: Sequence[str]):
     """Yields (split, document)."""
     read = functools.partial(
-      text_files.read, field=self.field, documents=self.documents
+      text_files.read_documents, field=self.field, documents=self.documents
     )
     for text in read(held_out):
       yield "validation", text

@@ -18,6 +18,9 @@ _NOTHING_OF_MODELS = (
 )  # fmt: skip
 _MODEL_MODULES = ("model", "step", "train", "evaluate", "decoding", "bench")
 
+# Leaves, of neither models nor data, which `tasks` shares.
+_LEAVES = ("t5x_lite.text_files", "t5x_lite.text")
+
 # Where TensorFlow and seqio may be imported.
 _DATA_MODULES = {"data", "features", "evaluate", "infer", "train"}
 
@@ -68,7 +71,18 @@ def test_library_and_tasks_never_import_each_other_nor_launch():
   for name, tree in modules(LIBRARY):
     assert not any(under(i, "tasks", "launch") for i in imports(tree)), name
   for name, tree in modules(ROOT / "tasks"):
-    assert not any(under(i, "t5x_lite", "launch") for i in imports(tree)), name
+    above = {i for i in imports(tree) if under(i, "t5x_lite", "launch")}
+    assert all(under(i, *_LEAVES) for i in above), (name, above)
+
+
+@pytest.mark.parametrize("leaf", _LEAVES)
+def test_what_tasks_share_needs_neither_tensorflow_nor_jax(leaf):
+  code = f"import sys, {leaf}; print(*sys.modules)"
+  loaded = subprocess.run(
+    [sys.executable, "-c", code],
+    cwd=ROOT, capture_output=True, text=True, check=True,
+  ).stdout.split()  # fmt: skip
+  assert not {"jax", "tensorflow", "seqio"} & set(loaded)
 
 
 def test_torch_and_transformers_are_imported_inside_functions():

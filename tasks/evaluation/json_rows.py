@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
+from etils import epath
+
+from t5x_lite import text_files
 from tasks import sources
 
 
 class JsonRows(sources.LazySource):
-  """Reads split -> file (.jsonl or .jsonl.gz) into memory.
+  """Reads split -> file of JSON lines, packed or not, into memory.
 
   The names of nested fields are joined: {"idx": {"query": 3}} is "idx/query".
+  A field that is null is none.
   """
 
   def __init__(self, name: str, files: Mapping[str, str]):
@@ -30,27 +31,26 @@ class JsonRows(sources.LazySource):
 
 
 def _columns(path: str) -> dict[str, list]:
-  rows = list(_rows(path))
+  rows, kinds = [], {}
+  for place, fields in text_files.read_rows(path):
+    row = _flat(fields)
+    for key, value in row.items():
+      kind = _kind(value)
+      before = kinds.get(key, kind)
+      # "lists of " is the kind of empty ones.
+      if not kind or not (kind.startswith(before) or before.startswith(kind)):
+        raise ValueError(
+          f"{place}: field {key!r} is {value!r:.40}: a field is text, or "
+          "numbers, or true and false, or lists of one of them, in all rows"
+        )
+      kinds[key] = max(before, kind, key=len)
+    rows.append(row)
   if not rows:
     raise ValueError(f"{path} has no rows")
-  fields = {key: None for row in rows for key in row}
-  lacking = [key for key in fields if any(key not in row for row in rows)]
+  lacking = [key for key in kinds if any(key not in row for row in rows)]
   if lacking:
     raise ValueError(f"{path}: some rows lack {', '.join(lacking)}")
-  return {key: [row[key] for row in rows] for key in fields}
-
-
-def _rows(path: str) -> Iterator[dict]:
-  open_file = gzip.open if path.endswith(".gz") else open
-  try:
-    with open_file(path, "rt", encoding="utf-8") as file:
-      for line in file:
-        if line.strip():
-          yield _flat(json.loads(line))
-  except json.JSONDecodeError as error:
-    raise ValueError(f"{path}: no JSON: {error} in {line[:40]!r}") from None
-  except (OSError, UnicodeDecodeError) as error:
-    raise ValueError(f"cannot read {path}: {error}") from None
+  return {key: [row[key] for row in rows] for key in kinds}
 
 
 def _flat(row: Mapping, prefix: str = "") -> dict:
@@ -63,15 +63,42 @@ def _flat(row: Mapping, prefix: str = "") -> dict:
   return flat
 
 
+def _kind(value) -> str | None:
+  """Names what a tensor holds such values: one kind to a field."""
+  if isinstance(value, str):
+    return "text"
+  if isinstance(value, bool):
+    return "true and false"
+  if isinstance(value, float) or (
+    isinstance(value, int) and -(2**63) <= value < 2**63
+  ):
+    return "numbers"
+  if isinstance(value, list):
+    kinds = set(map(_kind, value))
+    if len(kinds) <= 1 and kinds <= {"text", "numbers", "true and false"}:
+      return f"lists of {''.join(kinds)}"
+  return None
+
+
 def find(folder: str, task: str) -> dict[str, str]:
-  """Returns split -> file of FOLDER/TASK/SPLIT.jsonl or .jsonl.gz.
+  """Returns split -> file of FOLDER/TASK/SPLIT, whatever its suffix.
 
   Raises:
-    ValueError: there is none.
+    ValueError: there is none, or two are of one split.
   """
-  paths = sorted(pathlib.Path(folder, task).glob("*.jsonl*"))
-  if not paths:
-    raise ValueError(
-      f"no {folder}/{task}/SPLIT.jsonl (or .jsonl.gz) for benchmark {task}"
-    )
-  return {path.name.split(".")[0]: str(path) for path in paths}
+  home = epath.Path(folder).expanduser() / task
+  paths = sorted(home.iterdir()) if home.is_dir() else []
+  files = {}
+  for path in paths:
+    split = path.name.split(".")[0]
+    if not split or path.is_dir():  # A hidden file is none.
+      continue
+    if split in files:
+      raise ValueError(
+        f"{files[split]} and {path} are both split {split!r} of benchmark "
+        f"{task}: keep one"
+      )
+    files[split] = str(path)
+  if not files:
+    raise ValueError(f"no {home}/SPLIT.jsonl for benchmark {task}")
+  return files

@@ -5,7 +5,8 @@
   suites.suite.vocabulary = "cc_all.32000.100extra/sentencepiece.model"
 
 The examples are TensorFlow Datasets', or JSON lines with the same fields:
-FOLDER/glue_cola/train.jsonl and so on. `evaluate` measures each task apart.
+FOLDER/glue_cola/train.jsonl and so on, packed or not, by any suffix. `evaluate`
+measures each task apart.
 """
 
 from __future__ import annotations

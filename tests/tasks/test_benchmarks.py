@@ -1,6 +1,7 @@
 """Benchmarks: T5's formats and metrics; each suite read, scored and mixed."""
 
 import functools
+import gzip
 import json
 
 import numpy as np
@@ -298,7 +299,12 @@ def test_suites_without_data_are_refused(given, message):
   [
     ("", "has no rows"),
     ('{"a": 1}\n{"b": 1}', "some rows lack a, b"),
-    ('{"a": 1}\nx', "no JSON"),
+    ('{"a": 1}\nx', "rows.jsonl, line 2: bad JSON"),
+    ('{"a": 1}\n{"a": "1"}', "line 2: field 'a' is '1'"),
+    ('{"a": [{}]}', r"line 1: field 'a' is \[{}\]"),
+    ('{"a": [[]]}\n{"a": ["b"]}', r"line 1: field 'a' is \[\[\]\]"),
+    (f'{{"a": {2**63}}}', "line 1: field 'a' is 9223372036854775808"),
+    ('{"a": {"b": "\\udc00"}}', r"line 1 has a lone surrogate, \\udc00"),
   ],
 )
 def test_broken_files_are_refused(tmp_path, lines, message):
@@ -309,6 +315,25 @@ def test_broken_files_are_refused(tmp_path, lines, message):
   with pytest.raises(ValueError, match=message) as error:
     JsonRows("rows", {"train": str(path)}).get_dataset("train")
   assert "\n" not in str(error.value) and str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["train.JSON.gz", "train.jsonl", "train"])
+def test_rows_are_found_and_read_by_what_they_hold(tmp_path, name):
+  from tasks.evaluation import json_rows
+
+  (tmp_path / "rows").mkdir()
+  rows = [{"a": [], "b": 1}, {"a": ["x"], "b": 2.5}, {"a": [], "b": 3}]
+  lines = "\n".join(map(json.dumps, rows))
+  (tmp_path / "rows" / name).write_bytes(gzip.compress(lines.encode()))
+  (tmp_path / "rows" / ".hidden").write_text("")
+  files = json_rows.find(str(tmp_path), "rows")
+  assert list(files) == ["train"]
+  source = json_rows.JsonRows("rows", files)
+  found = source.get_dataset("train", shuffle=False).as_numpy_iterator()
+  assert [row["b"] for row in found] == [1, 2.5, 3]
+  (tmp_path / "rows" / "train.bz2").write_text(lines)
+  with pytest.raises(ValueError, match="are both split 'train' of benchmark"):
+    json_rows.find(str(tmp_path), "rows")
 
 
 def test_a_text_that_names_no_label_is_none():

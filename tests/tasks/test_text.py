@@ -6,9 +6,9 @@ import json
 import gin
 import pytest
 import seqio
-import tensorflow as tf
 
-from tasks import sources, text, text_files
+from t5x_lite import text_files
+from tasks import sentencepiece_training, sources, text
 from tasks.causal_lm import CausalLM
 from tasks.prefix_lm import PrefixLM
 from tasks.text import TextFiles
@@ -29,72 +29,42 @@ def folder(tmp_path):
   return tmp_path
 
 
-def read(path, **options):
-  return list(text_files.read(text_files.expand(str(path)), **options))
-
-
 @pytest.mark.parametrize("name", ["a.txt", "b.txt.gz", "c.jsonl", "d.jsonl.gz"])
 def test_every_format_gives_the_documents(folder, name):
-  assert read(folder / name) == DOCUMENTS
+  paths = [str(folder / name)]
+  assert list(text_files.read_documents(paths)) == DOCUMENTS
 
 
 def test_fields_and_ways_of_division(folder):
-  assert read(folder / "c.jsonl", field="body") == [d[::-1] for d in DOCUMENTS]
+  def read(name, **options):
+    return list(text_files.read_documents([str(folder / name)], **options))
+
+  assert read("c.jsonl", field="body") == [d[::-1] for d in DOCUMENTS]
   lines = [line for line in TEXT.split("\n") if line]
-  assert read(folder / "a.txt", documents="line") == lines
-  assert read(folder / "a.txt", documents="file") == [TEXT]
+  assert read("a.txt", documents="line") == lines
+  assert read("a.txt", documents="file") == [TEXT]
+  with pytest.raises(ValueError, match="documents .'page'. must be one of"):
+    read("a.txt", documents="page")
 
 
-def test_line_ends_and_marks_of_windows_are_read(tmp_path):
-  path = tmp_path / "windows.txt"
-  path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n\r\nthree\r\n")
-  assert read(path) == ["one\ntwo", "three"]
-
-
-def test_globs_and_lists_give_each_file_once(folder):
-  files = text_files.expand([str(folder / "*.txt"), str(folder / "a.txt")])
-  assert files == [str(folder / "a.txt")]
-
-
-def test_remote_files_are_read_through_tensorflow(folder):
-  for name in ("a.txt", "b.txt.gz"):
-    remote = f"ram://bucket/{name}"
-    tf.io.gfile.copy(str(folder / name), remote, overwrite=True)
-    assert read(remote) == DOCUMENTS
-  assert text_files.expand("ram://bucket/*.txt") == ["ram://bucket/a.txt"]
-
-
-@pytest.mark.parametrize(
-  ("name", "data", "message"),
-  [
-    ("x.txt", b"", "is empty"),
-    ("x.txt", b" \n\n \t\n", "is empty"),
-    ("x.txt", b"0123456789\nabc\xe9def", "not UTF-8: byte 14 is 0xe9"),
-    ("x.txt", b"\xef\xbb\xbfab\xff", "not UTF-8: byte 5 is 0xff"),
-    ("x.txt.gz", b"no gzip", "not a whole gzip file"),
-    ("x.txt.gz", gzip.compress(b"a" * 999, mtime=0)[:-9], "not a whole gzip"),
-    ("x.jsonl", b'{"text": "a"}\n{"text": ', "line 2 of .* is not JSON"),
-    ("x.jsonl", b'{"body": "a"}', r"no text in field 'text'; it has \['body'"),
-    ("x.jsonl", b'["a"]', "no text in field 'text'"),
-  ],
-  ids=str,
-)
-def test_faulty_files_are_named(tmp_path, name, data, message):
-  (tmp_path / name).write_bytes(data)
-  with pytest.raises(ValueError, match=message) as error:
-    read(tmp_path / name)
-  assert name in str(error.value) and "\n" not in str(error.value)
-
-
-def test_missing_files_are_named(tmp_path):
-  with pytest.raises(ValueError, match="no such text file: .*gone.txt"):
-    read(tmp_path / "gone.txt")
-  with pytest.raises(ValueError, match="no text file matches .*gone"):
-    read(tmp_path / "gone*")
-  with pytest.raises(
-    ValueError, match=r"name files, or a glob such as .*\*.txt"
-  ):
-    read(tmp_path)
+@pytest.mark.parametrize("packed", [gzip.compress, bytes])
+@pytest.mark.parametrize("name", ["c4-train.00000-of-01024.json.gz", "C4", "T"])
+def test_json_lines_are_documents_in_training_and_vocabularies(
+  folder, name, packed, monkeypatch
+):
+  path = str(folder / name)
+  (folder / name).write_bytes(packed((folder / "c.jsonl").read_bytes()))
+  source = TextFiles(path, validation=0.0)
+  assert documents(source, "train") == sorted(DOCUMENTS)
+  trained = []
+  monkeypatch.setattr(
+    sentencepiece_training, "train", lambda texts, **_: trained.extend(texts)
+  )
+  with pytest.raises(TypeError):  # Of the model that is none.
+    sentencepiece_training.train_sentencepiece(
+      path, str(folder / "m"), vocab_size=9, report=lambda line: None
+    )
+  assert trained == DOCUMENTS
 
 
 def documents(source, split):
@@ -124,7 +94,9 @@ def test_large_text_is_divided_once_sharded_and_shuffled(folder, monkeypatch):
   path = str(folder / "a.txt")
   TextFiles(path, validation=0.2).make()
   with monkeypatch.context() as patch:
-    patch.setattr(text_files, "read", None)  # Must not be called again.
+    patch.setattr(
+      text_files, "read_documents", None
+    )  # Must not be called again.
     source = TextFiles(path, validation=0.2)
     whole = documents(source, "train")
   shards = []

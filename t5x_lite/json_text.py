@@ -1,0 +1,148 @@
+"""Reads and writes JSON so that what is written, every JSON reader takes.
+
+JSON has no NaN and no infinity: they are written as null, and a warning names
+them. It has lone surrogates only as escapes, \\ud83d, and gets them so. Python
+reads "NaN" where other programs wrote it; it goes on as null.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from absl import logging
+
+# Deeper values would exhaust the stack of what walks through them.
+_MAX_DEPTH = 100
+_MAX_NAMES = 5
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def dumps(value: Any, *, what: str | None = None, **layout: Any) -> str:
+  """Returns a value as JSON.
+
+  Args:
+    value: of dicts, lists, texts and numbers.
+    what: is written, for the warning about numbers that are not finite; None
+      gives no warning.
+    **layout: `indent`, `sort_keys` and `ensure_ascii` of json.dumps.
+  """
+  try:
+    text = json.dumps(value, allow_nan=False, **layout)
+  except ValueError:
+    if what is not None:
+      warn(not_finite(value), what)
+    plain = json.loads(json.dumps(value), parse_constant=lambda _: None)
+    text = json.dumps(plain, allow_nan=False, **layout)
+  return _SURROGATE.sub(lambda one: f"\\u{ord(one[0]):04x}", text)
+
+
+def not_finite(value: Any, name: str = "") -> dict[str, float]:
+  """Returns the numbers in a value that are NaN or infinite, by their names.
+
+  {"loss": nan, "bits": [1.0, inf]} gives {"loss": nan, "bits/1": inf}.
+  """
+  if isinstance(value, float):
+    return {} if math.isfinite(value) else {name: value}
+  if isinstance(value, dict):
+    items = value.items()
+  elif isinstance(value, list | tuple):
+    items = enumerate(value)
+  else:
+    return {}
+  found = {}
+  for key, below in items:
+    found |= not_finite(below, f"{name}/{key}" if name else str(key))
+  return found
+
+
+def warn(numbers: dict[str, float], what: str) -> None:
+  """Warns of numbers that are written as null, if there are any."""
+  if numbers:
+    names = [f"{name} is {x}" for name, x in numbers.items()]
+    if len(names) > _MAX_NAMES:
+      names[_MAX_NAMES:] = [f"{len(names) - _MAX_NAMES} more"]
+    logging.warning("%s: %s (written as null)", what, ", ".join(names))
+
+
+def is_object(line: str) -> bool:
+  """Tells whether a line is a whole JSON object, even one that is refused."""
+  if not line.lstrip().startswith("{"):
+    return False
+  try:
+    return isinstance(json.loads(line), dict)
+  except json.JSONDecodeError:
+    return False
+  except (RecursionError, ValueError):  # Too deep, or a number too long.
+    return True
+
+
+def parse_object(line: str, place: str) -> dict[str, Any]:
+  """Reads a JSON object.
+
+  Args:
+    line: its text.
+    place: where that stands, for messages.
+
+  Raises:
+    ValueError: it is no object, is nested too deep, has a number of thousands
+      of digits, or a field twice, of which one would be lost.
+  """
+  try:
+    fields = json.loads(line, object_pairs_hook=_once)
+    if line.count("{") + line.count("[") > _MAX_DEPTH:
+      _check_depth(fields)
+  except json.JSONDecodeError as error:
+    raise ValueError(
+      f"{place}: bad JSON at column {error.colno} ({error.msg}): each line "
+      "must be a whole object, as `jq -c .` writes them"
+    ) from None
+  except RecursionError:
+    raise ValueError(
+      f"{place}: nested more than {_MAX_DEPTH} levels deep"
+    ) from None
+  except ValueError as error:
+    raise ValueError(f"{place}: {str(error).partition(';')[0]}") from None
+  if not isinstance(fields, dict):
+    tip = "; `jq -c '.[]'` makes lines of an array" * isinstance(fields, list)
+    raise ValueError(
+      f'{place}: expected an object such as {{"text": "..."}}, got '
+      f"{line.strip()[:40]}{tip}"
+    )
+  return fields
+
+
+def texts(value: Any) -> Iterator[str]:
+  """Yields the texts in a JSON value, names of fields among them."""
+  if isinstance(value, str):
+    yield value
+  elif isinstance(value, dict):
+    for key, below in value.items():
+      yield key
+      yield from texts(below)
+  elif isinstance(value, list):
+    for below in value:
+      yield from texts(below)
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+  fields = dict(pairs)
+  if len(fields) < len(pairs):
+    names = [name for name, _ in pairs]
+    twice = next(name for name in names if names.count(name) > 1)
+    raise ValueError(f"field {twice!r} stands there twice")
+  return fields
+
+
+def _check_depth(value: Any) -> None:
+  level = [value]
+  for _ in range(_MAX_DEPTH):
+    level = [
+      below
+      for one in level
+      if isinstance(one, dict | list)
+      for below in (one.values() if isinstance(one, dict) else one)
+    ]
+  if level:
+    raise RecursionError

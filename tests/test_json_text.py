@@ -1,0 +1,59 @@
+"""What is written as JSON, every JSON reader takes."""
+
+import json
+import logging
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from t5x_lite import json_text
+
+TEXTS = st.text(st.characters(exclude_categories=()))
+VALUES = st.recursive(
+  st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
+  lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner),
+  max_leaves=8,
+)
+
+
+def expected(value):
+  """Returns a value as JSON has it."""
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  if isinstance(value, list):
+    return [expected(one) for one in value]
+  if isinstance(value, dict):
+    return {key: expected(one) for key, one in value.items()}
+  if isinstance(value, str):  # Two halves side by side are one character.
+    return value.encode("utf-16", "surrogatepass").decode(
+      "utf-16", "surrogatepass"
+    )
+  return value
+
+
+@given(VALUES, st.booleans())
+def test_any_value_is_strict_json_in_utf8(value, ascii):
+  text = json_text.dumps(value, ensure_ascii=ascii)
+  found = json.loads(text.encode(), parse_constant=pytest.fail)
+  names = found if isinstance(found, dict) else {}
+  if all(expected(name) == name for name in names):
+    assert found == expected(value)
+  assert text.isascii() or not ascii
+
+
+def test_numbers_that_are_not_finite_are_named(caplog):
+  value = {"a": {"b": [1.0, math.nan]}, "c": (-math.inf,), "d": 1e308}
+  assert json_text.not_finite(value).keys() == {"a/b/1", "c/0"}
+  with caplog.at_level(logging.WARNING):
+    text = json_text.dumps(value, what="eval-3.json", sort_keys=True)
+    json_text.dumps({"a": 1.0}, what="nothing to say")
+    json_text.dumps([math.nan] * 8, what="list")
+    json_text.dumps([math.nan])
+  assert text == '{"a": {"b": [1.0, null]}, "c": [null], "d": 1e+308}'
+  assert [record.getMessage() for record in caplog.records] == [
+    "eval-3.json: a/b/1 is nan, c/0 is -inf (written as null)",
+    "list: 0 is nan, 1 is nan, 2 is nan, 3 is nan, 4 is nan, 3 more "
+    "(written as null)",
+  ]

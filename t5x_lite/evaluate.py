@@ -93,8 +93,8 @@ def teacher_forced(
 
   Returns:
     "loss" (nats per loss-bearing token), "perplexity", "accuracy" (share of
-    tokens that are the most probable ones), "tokens", and per token whatever
-    else the model sums.
+    tokens that are the most probable ones; of equals the lowest id), "tokens",
+    and per token whatever else the model sums.
   """
   totals, waiting = {}, None
   for batch in batches:

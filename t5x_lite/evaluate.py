@@ -13,7 +13,7 @@ import seqio
 from absl import logging
 from etils import epath
 
-from t5x_lite import batched, data, decoding, disk, features
+from t5x_lite import batched, data, decoding, disk, features, text
 from t5x_lite.held_out import HeldOut, held_out, unigram_entropy
 
 __all__ = [
@@ -93,8 +93,8 @@ def teacher_forced(
 
   Returns:
     "loss" (nats per loss-bearing token), "perplexity", "accuracy" (share of
-    tokens that are the most probable ones), "tokens", and per token whatever
-    else the model sums.
+    tokens that are the most probable ones; of equals the lowest id), "tokens",
+    and per token whatever else the model sums.
   """
   totals, waiting = {}, None
   for batch in batches:
@@ -177,7 +177,8 @@ def task_metrics(
     )
   max_new_tokens = max_new_tokens or lengths["targets"]
   key = jax.random.key(seed, impl="threefry2x32")
-  eos_id = data.vocabularies(spec.task)[1].eos_id
+  vocabulary = data.vocabularies(spec.task)[1]
+  drawable = text.known_ids(vocabulary)
 
   def generate(batch, row_ids):
     return decoding.generate(
@@ -187,8 +188,9 @@ def task_metrics(
       max_new_tokens=max_new_tokens,
       sampler=sampler,
       key=key,
-      eos_id=eos_id,
+      eos_id=vocabulary.eos_id,
       row_ids=row_ids,
+      drawable=drawable,
     )._asdict()
 
   def run(function, dataset, arrange):

@@ -152,6 +152,7 @@ class Generate:
       key=jax.random.key(self.seed, impl="threefry2x32"),
       eos_id=self.codec.targets.vocabulary.eos_id,
       row_ids=row_ids,
+      drawable=text.known_ids(self.codec.targets.vocabulary),
     )._asdict()
 
   def result(self, fields, row) -> dict[str, Any]:
@@ -174,6 +175,8 @@ class Generate:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Score:
   """Measures how likely given targets are: log p(targets | inputs), in nats.
+
+  p is the model's own softmax, over ids that only round its vocabulary up too.
 
   Records have "targets" and "inputs"; in a decoder-only model the inputs may
   be missing, and a "text" alone is scored whole. EOS counts where training

@@ -68,7 +68,9 @@ class CrossEntropy:
     Returns:
       float32 scalars, all sums: "objective" (what is minimised, before
       division by "denominator"), "denominator", and without normaliser or
-      regularisers "loss" (nats), "z_loss", "correct" and "weight".
+      regularisers "loss" (nats), "z_loss", "correct" and "weight". A target
+      is correct if it is the argmax of all the model's logits: the lowest id
+      where several are the greatest.
     """
     denominator = self.denominator(weights_BT)
     weights_BT = weights_BT.astype(jnp.float32)
@@ -187,14 +189,20 @@ def _token_losses(spec, logits, targets, weights, counted):
   if smooth:
     loss += smooth * (log_z - jnp.mean(logits, axis=-1))
   z_loss = spec.z_loss * jnp.square(log_z)
-  correct = jnp.max(logits, axis=-1) <= at_target
+  ids = jnp.arange(vocab_size)
+  # The argmax, as one reduction of booleans: no lower id is as probable, no
+  # higher one more. A logit that is no number compares as neither.
+  here, best = targets[..., None], at_target[..., None]
+  correct = jnp.all(
+    jnp.where(ids < here, logits < best, logits <= best), axis=-1
+  )
   sums = {
     "objective": jnp.sum((loss + z_loss) * counted),
     "loss": jnp.sum(nll * weights),
     "z_loss": jnp.sum(z_loss * weights),
     "correct": jnp.sum(correct * weights),
   }
-  is_target = jnp.arange(vocab_size) == targets[..., None]
+  is_target = ids == here
   dlogits = counted[..., None] * (
     jnp.exp(logits - log_z[..., None])
     * (1 + 2 * spec.z_loss * log_z)[..., None]

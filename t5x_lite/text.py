@@ -2,12 +2,15 @@
 
 A sentinel is one token, counted from the end of the vocabulary, as T5's span
 corruption has it. A vocabulary here is any object like seqio's: encode, decode,
-eos_id, vocab_size, extra_ids.
+eos_id, vocab_size, extra_ids; and, where ids below vocab_size stand for no
+token, unused_ids.
 """
 
 import re
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from t5x_lite import text_files
 
@@ -72,6 +75,17 @@ def decode(vocabulary: Any, ids: Sequence[int]) -> str:
     else:
       plain.append(i)
   return text + vocabulary.decode(plain)
+
+
+def known_ids(vocabulary: Any) -> np.ndarray:
+  """Tells of each id below vocab_size whether it is a token's, bool [ids].
+
+  Special ids and sentinels are tokens; a model may have further ids, which
+  round its vocabulary up.
+  """
+  has_token = np.ones(vocabulary.vocab_size, bool)
+  has_token[list(getattr(vocabulary, "unused_ids", ()))] = False
+  return has_token
 
 
 def fill(

@@ -114,6 +114,12 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
   def vocab_size(self) -> int:
     return self._base_vocab_size + self.extra_ids
 
+  @functools.cached_property
+  def unused_ids(self) -> frozenset[int]:
+    """Returns the ids between others that stand for no token."""
+    known = {i + self.offset for i in self.tokenizer.get_vocab().values()}
+    return frozenset(range(1, self._base_vocab_size)) - known
+
   @property
   def bos_id(self) -> int | None:
     return None

@@ -207,6 +207,12 @@ def test_metric_functions_see_predictions_scores_and_order(task, architecture):
     assert metrics["first"] == pytest.approx(scores[0], rel=1e-5)
 
 
+def test_predictions_have_no_id_that_rounds_the_vocabulary_up(task):
+  params = {"log_probs": jnp.pad(chain()["log_probs"], (0, 5))}
+  params["log_probs"] = params["log_probs"].at[:, V:].set(20.0)
+  assert evaluate.task_metrics(Markov(), params, task)["exact"] == 40
+
+
 def test_predictions_do_not_depend_on_the_batch_size(task):
   def metrics(batch_size):
     spec = dataclasses.replace(task, batch_size=batch_size)

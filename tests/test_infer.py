@@ -17,7 +17,7 @@ import pytest
 import seqio
 
 from t5x_lite import infer
-from t5x_lite.decoding import Sample, loop
+from t5x_lite.decoding import Greedy, Sample, loop
 from t5x_lite.partitioning import Layout
 from tests.decoding.markov import Markov
 
@@ -97,6 +97,28 @@ def test_a_prompt_ends_with_eos_only_where_training_has_it():
   assert infer.run(with_eos, params, [{"text": "a"}])[0]["prediction"] == "z"
   plain = generation(model=model, max_new_tokens=1)
   assert infer.run(plain, params, [{"text": "a"}])[0]["prediction"] == "b"
+
+
+def widened(params, more=7):
+  """Rounds a chain's vocabulary up by ids that are likelier than all others."""
+  log_probs = params["log_probs"]
+  ends = jnp.full((V, more), jnp.max(log_probs) + 9)
+  wide = jnp.pad(jnp.concatenate([log_probs, ends], 1), ((0, more), (0, 0)))
+  return {"log_probs": jax.nn.log_softmax(wide)}
+
+
+@pytest.mark.parametrize("sampler", [Greedy(), Sample(), Sample(top_k=3)])
+def test_ids_that_round_the_vocabulary_up_are_not_generated(sampler):
+  job = generation(sampler=sampler, max_new_tokens=4)
+  texts = [{"inputs": letter} for letter in "abcd"]
+  plain, wide = (
+    infer.run(job, params, texts)
+    for params in (alphabet(), widened(alphabet()))
+  )
+  said = [[r["prediction"] for r in results] for results in (plain, wide)]
+  assert said[0] == said[1] == ["bcde", "cde", "de", "e"]
+  # Though the model holds them for very likely.
+  assert all(r["log_likelihood"] < -9 for r in wide)
 
 
 def test_blanks_come_back_filled_in():

@@ -214,3 +214,43 @@ def test_gradients_pass_through_bias_and_soft_cap():
     jax.grad(ours, (0, 1, 2))(*args), jax.grad(plain, (0, 1, 2))(*args),
     rtol=1e-4, atol=1e-5,
   )  # fmt: skip
+
+
+def correct(logits, targets, chunk_tokens=None):
+  """Counts what is correct where the hidden states are the logits."""
+  loss = CrossEntropy(chunk_tokens=chunk_tokens)
+  head = Head(jnp.eye(logits.shape[-1], dtype=jnp.float32))
+  sums = jax.jit(loss)(logits, head, targets, jnp.ones_like(targets))
+  return int(sums["correct"])
+
+
+def test_of_equal_logits_the_lowest_id_alone_is_right():
+  targets = np.array([[0, 1, 2], [10, 0, 5]])
+  assert correct(np.zeros((2, 3, V), np.float32), targets) == 2
+  # As it is where nothing is a number: not all right, and not one.
+  assert correct(np.full((2, 3, V), np.nan, np.float32), targets) == 0
+
+
+@pytest.mark.parametrize("chunk_tokens", [None, 4, 1])
+@pytest.mark.parametrize("padding", [0, 5])
+def test_accuracy_is_that_of_argmax_among_many_ties(chunk_tokens, padding):
+  logits = np.random.default_rng(1).integers(0, 2, (B, T, V))
+  logits = logits.astype(np.float32)
+  expected = (logits.argmax(-1) == TARGETS).sum()
+  assert 0 < expected < np.take_along_axis(logits, TARGETS[..., None], -1).sum()
+  # Ids that only round the vocabulary up tie too, and come after all others.
+  logits = np.pad(logits, ((0, 0), (0, 0), (0, padding)))
+  assert correct(logits, TARGETS, chunk_tokens) == expected
+
+
+def test_ties_are_told_apart_where_devices_share_the_vocabulary():
+  logits = np.random.default_rng(2).integers(0, 2, (B, T, 16))
+  logits = logits.astype(np.float32)
+  mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), ("tensor",))
+  by_id = jax.sharding.PartitionSpec(None, "tensor")
+  kernel = jax.device_put(jnp.eye(16), jax.sharding.NamedSharding(mesh, by_id))
+  sums = jax.jit(lambda x, k: CrossEntropy()(x, Head(k), TARGETS, WEIGHTS))(
+    logits, kernel
+  )
+  expected = ((logits.argmax(-1) == TARGETS) * WEIGHTS).sum()
+  assert int(sums["correct"]) == expected

@@ -17,7 +17,8 @@ class Generated(NamedTuple):
   tokens: int32 [B, max_new_tokens]; 0 after a row's end.
   lengths: int32 [B], tokens up to and with EOS; 0 for padding rows.
   log_probs: float32 [B, max_new_tokens], the model's own log p of each token
-    (nats; before temperature, top_k and top_p); 0 after a row's end.
+    (nats; among all ids, drawable or not, before temperature, top_k and top_p);
+    0 after a row's end.
   """
 
   tokens: jax.Array
@@ -35,6 +36,7 @@ def generate(
   key: jax.Array | None = None,
   eos_id: int | None = None,
   row_ids: jax.Array | None = None,
+  drawable: Any = None,
 ) -> Generated:
   """Continues each row of a batch until EOS or max_new_tokens.
 
@@ -52,6 +54,9 @@ def generate(
     eos_id: the token that ends a row; None: rows never end early.
     row_ids: int32 [B], what sets apart one row's draws from another's; a
       negative id marks a padding row. None: 0, 1, 2, ...
+    drawable: bool [number of ids], which ids may come, as `text.known_ids`
+      tells of a vocabulary; those beyond, which round a model's vocabulary up,
+      never do. None: all of the model's.
 
   Raises:
     ValueError: max_new_tokens is below 1, or a key is missing.
@@ -71,6 +76,7 @@ def generate(
     key,
     jnp.int32(-1 if eos_id is None else eos_id),
     row_ids,
+    drawable,
     max_new_tokens=max_new_tokens,
     sampler=sampler,
   )
@@ -80,7 +86,16 @@ def generate(
   jax.jit, static_argnums=0, static_argnames=("max_new_tokens", "sampler")
 )
 def _generate(
-  model, params, batch, key, eos_id, row_ids_B, *, max_new_tokens, sampler
+  model,
+  params,
+  batch,
+  key,
+  eos_id,
+  row_ids_B,
+  drawable,
+  *,
+  max_new_tokens,
+  sampler,
 ):
   row_keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, row_ids_B)
   columns_T = jnp.arange(max_new_tokens)
@@ -88,7 +103,10 @@ def _generate(
   def emit(step, logits_BV, done_B, generated):
     """Draws one token for each unfinished row and writes it at `step`."""
     step_keys_B = jax.vmap(jax.random.fold_in, (0, None))(row_keys_B, step)
-    tokens_B = jax.vmap(sampler)(logits_BV, step_keys_B)
+    choices_BV = logits_BV
+    if drawable is not None:
+      choices_BV = jnp.where(_fit(drawable, logits_BV), logits_BV, -jnp.inf)
+    tokens_B = jax.vmap(sampler)(choices_BV, step_keys_B)
     log_probs_BV = jax.nn.log_softmax(logits_BV.astype(jnp.float32))
     log_probs_B = jnp.take_along_axis(log_probs_BV, tokens_B[:, None], 1)[:, 0]
     tokens_B = jnp.where(done_B, 0, tokens_B)
@@ -123,3 +141,10 @@ def _generate(
   tokens_B, done_B, generated = emit(0, logits_BV, row_ids_B < 0, empty)
   carry = (jnp.int32(1), state, tokens_B, done_B, generated)
   return jax.lax.while_loop(unfinished, body, carry)[-1]
+
+
+def _fit(drawable, logits_BV):
+  """Tells of each of the model's ids whether it may be drawn, bool [V]."""
+  size = logits_BV.shape[-1]
+  known_V = jnp.asarray(drawable)[:size]
+  return jnp.pad(known_V, (0, size - len(known_V)))

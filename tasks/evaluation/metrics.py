@@ -159,6 +159,9 @@ def rank_accuracy(
 ) -> Mapping[str, float]:
   """Counts questions whose most probable choice is right.
 
+  Of choices that are equally probable the first counts, as argmax has it: a
+  model that tells none apart is right where the first choice is.
+
   Args:
     targets: (question, number of its choices, is this one right, its tokens).
     scores: log-likelihoods of the choices.

@@ -153,3 +153,38 @@ def test_bad_arguments_are_refused():
   assert generate(
     Markov(), CHAIN, prompts([2]), max_new_tokens=1, sampler=Greedy()
   )
+
+
+WIDE = jnp.log(jnp.array([0.1, 0.2, 0.3, 0.05, 0.3, 0.05]))
+SAMPLERS = [
+  Greedy(),
+  Sample(),
+  Sample(temperature=9.0),
+  Sample(temperature=1e-3),
+  Sample(top_k=1),
+  Sample(top_k=5),
+  Sample(top_p=0.9),
+  Sample(top_p=0.1),
+]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
+def test_what_is_no_token_never_comes_whatever_the_sampler(sampler):
+  # Id 2 is a hole, and ids 4 and 5 round the model's vocabulary up.
+  out = generate(
+    Markov(),
+    {"log_probs": jnp.tile(WIDE, (6, 1))},
+    prompts(*[[3]] * 200),
+    max_new_tokens=3,
+    sampler=sampler,
+    key=jax.random.key(0),
+    drawable=np.array([True, True, False, True]),
+  )
+  drawn = set(np.unique(out.tokens).tolist())
+  assert drawn <= {0, 1, 3} and 1 in drawn
+  if sampler == Sample():
+    counts = np.bincount(out.tokens.ravel(), minlength=4)[[0, 1, 3]]
+    expected = np.array([0.1, 0.2, 0.05]) / 0.35 * counts.sum()
+    assert stats.chisquare(counts, expected).pvalue > 1e-4
+  # The model's own probabilities, whatever may be drawn.
+  np.testing.assert_allclose(out.log_probs, WIDE[out.tokens], rtol=1e-6)

@@ -149,6 +149,13 @@ def test_a_question_cut_off_is_left_out():
   assert found["accuracy"] == 100.0
 
 
+def test_of_choices_that_are_equally_probable_the_first_counts():
+  found = metrics.rank_accuracy(RANKED, [-1.0] * 9)
+  assert found["accuracy"] == pytest.approx(100 / 3)
+  # Per token the longest is the best of them.
+  assert found["accuracy_per_token"] == pytest.approx(100 / 3)
+
+
 @pytest.mark.parametrize(
   ("said", "noun", "label"),
   [

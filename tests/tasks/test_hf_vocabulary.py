@@ -1,5 +1,6 @@
 """tokenizer.json files, made here by `tokenizers`, as vocabularies of seqio."""
 
+import numpy as np
 import pytest
 import seqio
 import tensorflow as tf
@@ -8,6 +9,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from t5x_lite import data
 from t5x_lite.run import Data
+from t5x_lite.text import known_ids
 from tasks import sources, vocabularies
 from tasks.hf_vocabulary import HuggingFaceTokenizer
 from tasks.span_corruption import SpanCorruption
@@ -177,3 +179,16 @@ def test_what_cannot_be_read_is_said_in_a_line(path, given, message):
 
 def test_t5_s_kind_keeps_its_range_of_text():
   assert vocabularies.ordinary_ids(vocabularies.Bytes()) == (3, 259)
+
+
+def test_ids_between_others_that_stand_for_no_token_are_known(tmp_path):
+  known = {"[PAD]": 0, "[UNK]": 1, "the": 2, "cat": 5, "</s>": 7}
+  model = models.WordLevel(known, unk_token="[UNK]")
+  path = tmp_path / "tokenizer.json"
+  tokenizers.Tokenizer(model).save(str(path))
+  vocabulary = HuggingFaceTokenizer(str(path), extra_ids=2)
+  assert vocabulary.unused_ids == {3, 4, 6}
+  has_token = known_ids(vocabulary)
+  assert np.flatnonzero(~has_token).tolist() == [3, 4, 6]
+  assert len(has_token) == vocabulary.vocab_size == 10
+  assert not HuggingFaceTokenizer(bpe(path)).unused_ids

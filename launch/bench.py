@@ -1,7 +1,5 @@
 """Measures training speed on synthetic tokens: `t5x_lite bench`."""
 
-import json
-
 from absl import flags
 
 from launch import describe, options
@@ -54,7 +52,7 @@ def main(values, arguments):
   if values.pipeline:
     result |= _pipeline(given["lengths"])
   if jax.process_index() == 0:
-    print(json.dumps(result) if values.json else _table(result))
+    print(describe.as_json(result) if values.json else _table(result))
 
 
 def _pipeline(lengths):

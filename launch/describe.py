@@ -1,6 +1,7 @@
 """Accounts for a model without building it: `t5x_lite describe`."""
 
 import json
+import math
 
 from absl import flags
 
@@ -118,7 +119,7 @@ def main(values, arguments):
   model = given.pop("model")
   account = accounting.describe(model, **given)
   if values.json:
-    print(json.dumps(account))
+    print(as_json(account))
   else:
     print(_table(account, model, given))
 
@@ -150,8 +151,16 @@ def _table(account, model, given) -> str:
   return "\n".join([title, *lines])
 
 
+def as_json(numbers) -> str:
+  """Writes a dict of numbers; null stands for what is not known (NaN)."""
+  as_written = json.dumps(numbers)
+  return json.dumps(json.loads(as_written, parse_constant=lambda name: None))
+
+
 def quantity(number, base=1000.0) -> str:
   """Returns a large number with its prefix: 1234567 as "1.23 M"."""
+  if math.isnan(number):
+    return "unknown"
   for prefix in ("", "k", "M", "G", "T", "P"):
     if number < base:
       return f"{number:.3g} {prefix}".rstrip()
@@ -161,5 +170,7 @@ def quantity(number, base=1000.0) -> str:
 
 def memory(count) -> str:
   """Returns a number of bytes with its unit: 1536 as "1.5 KiB"."""
+  if math.isnan(count):
+    return "unknown"
   number, _, prefix = quantity(count, 1024.0).partition(" ")
   return f"{number} {prefix.upper()}iB" if prefix else f"{number} B"

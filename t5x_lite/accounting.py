@@ -25,14 +25,17 @@ FLOPs are those of matmuls, 2 per multiply-add, as the program computes them:
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import jax
-from jax.extend import core
+from absl import logging
 
-from t5x_lite import activations, anatomy, memory
+from t5x_lite import activations, anatomy, memory, traces
 from t5x_lite.losses import CrossEntropy
 from t5x_lite.nn import attend
+
+Size = TypeVar("Size")
 
 
 def describe(
@@ -65,6 +68,9 @@ def describe(
       "activations" (of one microbatch); "total", the peak of a training step,
       less than their sum as gradients take the place that activations leave;
       and, for another occasion, "kv_cache": to generate a batch of such rows.
+    FLOPs and activations are read off traced programs. Where the installed JAX
+    writes those in an unknown way, they are NaN, and so is what adds them up;
+    a warning says so.
 
   Raises:
     ValueError: for a length that is missing, or microbatches that do not
@@ -78,7 +84,11 @@ def describe(
   rows = row_lengths(model.architecture, lengths)
   twin = anatomy.traceable(model)
   params = twin.abstract()
-  step = _flops(model, batch_size, rows, microbatches)
+  step = _known(
+    "FLOPs",
+    lambda: _flops(model, batch_size, rows, microbatches),
+    dict.fromkeys(_FLOPS, math.nan) | {"by_component": {}},
+  )
   param_bytes, state_bytes = _nbytes(params), 0
   if optimizer is not None:
     transform = optimizer.build(twin.logical_axes())
@@ -88,8 +98,12 @@ def describe(
     # Microbatches add up their gradients beside those of the newest one.
     "gradients": param_bytes * (1 if microbatches == 1 else 2),
     "optimizer": state_bytes,
-    "activations": activations.predict(
-      model, params, batch_size // microbatches, rows, platform
+    "activations": _known(
+      "bytes of activations",
+      lambda: activations.predict(
+        model, params, batch_size // microbatches, rows, platform
+      ),
+      math.nan,
     ),
   }
   tokens = batch_size * sum(rows.values())
@@ -108,6 +122,18 @@ def describe(
       "kv_cache": _cache_bytes(model, batch_size, rows),
     },
   }
+
+
+def _known(what: str, read: Callable[[], Size], unknown: Size) -> Size:
+  """Returns what is read off a program, or says that it cannot be read."""
+  try:
+    return read()
+  except traces.Unreadable as error:
+    logging.warning(
+      "%s are not known: the programs of JAX %s cannot be read (%s)",
+      what, jax.__version__, error,
+    )  # fmt: skip
+    return unknown
 
 
 def row_lengths(
@@ -156,9 +182,15 @@ def flops(
     - "training_without_head": the model without embeddings and head;
     - "by_component": "training" by component; of an attention its weights and
       its "..._scores" apart.
+
+  Raises:
+    traces.Unreadable: this version of JAX writes programs another way.
   """
   rows = row_lengths(model.architecture, lengths)
   return _flops(model, batch_size, rows, microbatches)
+
+
+_FLOPS = ("forward", "training", "hardware", "training_without_head")
 
 
 def _flops(model, batch_size, rows, microbatches) -> dict:
@@ -174,11 +206,14 @@ def _flops(model, batch_size, rows, microbatches) -> dict:
     for stack, attention, pairs in anatomy.attentions(model, rows)
     if attention.kernel == "cudnn" and stack.remat is None
   )
+  sums = (
+    total,
+    3 * total,
+    microbatches * executed + again,
+    3 * (total - forward["head"]),
+  )
   return {
-    "forward": total,
-    "training": 3 * total,
-    "hardware": microbatches * executed + again,
-    "training_without_head": 3 * (total - forward["head"]),
+    **dict(zip(_FLOPS, sums, strict=True)),
     "by_component": anatomy.in_order({k: 3 * v for k, v in forward.items()}),
   }
 
@@ -192,38 +227,22 @@ def _traced_flops(model, batch_size, rows, *, gradient) -> Counter:
 
   function = jax.grad(objective) if gradient else objective
   batch = anatomy.abstract_batch(model, batch_size, rows)
-  jaxpr = jax.make_jaxpr(function)(twin.abstract(), batch).jaxpr
+  program = traces.trace(function, twin.abstract(), batch)
   counts = Counter()
-  _count(jaxpr, (), 1, counts)
+  with traces.reading():
+    _count(program, (), 1, counts)
   return counts
 
 
-def _count(jaxpr, scope, times, counts):
-  """Adds a program's products to the counts of the modules they stand in."""
-  for eqn in jaxpr.eqns:
-    here = (*scope, *str(eqn.source_info.name_stack).split("/"))
-    if eqn.primitive.name == "dot_general":
-      # The sum over a batch that attend.py writes as a product is none.
-      if attend.SUM not in here:
-        counts[anatomy.component_of_scope(here)] += times * _products(eqn)
-      continue
-    inner = times
-    if eqn.primitive.name == "scan":
-      inner *= eqn.params["length"]
-    for value in jax.tree.leaves(eqn.params, is_leaf=_is_jaxpr):
-      if _is_jaxpr(value):
-        _count(getattr(value, "jaxpr", value), here, inner, counts)
-
-
-def _is_jaxpr(value) -> bool:
-  return isinstance(value, core.Jaxpr | core.ClosedJaxpr)
-
-
-def _products(eqn) -> int:
-  (contracted, _), _ = eqn.params["dimension_numbers"]
-  shape = eqn.invars[0].aval.shape
-  summed = math.prod(shape[i] for i in contracted)
-  return 2 * math.prod(eqn.outvars[0].aval.shape) * summed
+def _count(program, scope, times, counts):
+  """Adds a program's matmuls to the counts of the modules they stand in."""
+  for eqn in program.eqns:
+    here = (*scope, *traces.scope(eqn))
+    # The sum over a batch that attend.py writes as a matmul is none.
+    if (flops := traces.matmul_flops(eqn)) and attend.SUM not in here:
+      counts[anatomy.component_of_scope(here)] += times * flops
+    for body, runs in traces.inner(eqn):
+      _count(body, here, times * runs, counts)
 
 
 def _cache_bytes(model, batch_size, rows) -> int:

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from t5x_lite import anatomy
+from t5x_lite import anatomy, traces
 
 
 def predict(model, params, batch_size, rows, platform) -> int:
@@ -12,6 +12,9 @@ def predict(model, params, batch_size, rows, platform) -> int:
   That is what autodiff keeps for the backward, and what is in work: the logits
   of one piece and their gradient or, where layers are scanned or computed
   again, one whole layer.
+
+  Raises:
+    traces.Unreadable: this version of JAX writes programs another way.
 
   XLA on the CPU (platform="cpu") widens half precision to float32, and gains
   nothing from remat unless layers are scanned: it recomputes all layers ahead
@@ -53,9 +56,17 @@ def _kept(model, params, batch_size, rows, platform, scan) -> tuple[int, int]:
 
     return jax.vjp(objective, params)[1]
 
-  jaxpr = jax.make_jaxpr(backward)(
-    params, anatomy.abstract_batch(model, batch_size, rows), jax.random.key(0)
-  ).jaxpr
+  jaxpr = traces.trace(
+    backward,
+    params,
+    anatomy.abstract_batch(model, batch_size, rows),
+    jax.random.key(0),
+  )
+  with traces.reading():
+    return _read(jaxpr, model, batch_size, rows, platform, scan)
+
+
+def _read(jaxpr, model, batch_size, rows, platform, scan) -> tuple[int, int]:
   views = {"reshape", "squeeze", "expand_dims"}
   if platform == "cpu":
     views.add("convert_element_type")
@@ -69,25 +80,24 @@ def _kept(model, params, batch_size, rows, platform, scan) -> tuple[int, int]:
   # Scalars count for nothing, and literals among them cannot be hashed.
   kept = {v for v in jaxpr.outvars if v.aval.shape}
   kept -= _views(jaxpr.eqns, jaxpr.invars, views)
-  scans = [eqn for eqn in jaxpr.eqns if eqn.primitive.name == "scan"]
+  scans = traces.scans(jaxpr)
   # The head's gradient is taken in the forward (losses.py): not an activation.
   transformer = model.transformer
   width = transformer.embedding_width if transformer.tie_embeddings else None
   head_bytes = 4 * (width or transformer.top_width) * transformer.vocab_size
   total = sum(map(nbytes, kept)) - head_bytes
   periods = []
-  for eqn in scans[: len(anatomy.stacks(model))]:
-    carried, length = eqn.params["num_carry"], eqn.params["length"]
-    stacked = kept.intersection(eqn.outvars[carried:])
+  for loop in scans[: len(anatomy.stacks(model))]:
+    stacked = kept.intersection(loop.stacked)
     if not scan:  # Only a scan copies a kernel that is reshaped.
-      body = eqn.params["jaxpr"].jaxpr
-      slices = body.invars[eqn.params["num_consts"] + carried :]
-      same = _views(body.eqns, slices, views)
-      pairs = zip(eqn.outvars, body.outvars, strict=True)
-      copies = {out for out, v in pairs if v.aval.shape and v in same}
-      total -= sum(map(nbytes, stacked & copies))
+      same = _views(loop.body.eqns, loop.sliced, views)
+      copies = {
+        out for out in stacked
+        if (v := loop.stacked[out]).aval.shape and v in same
+      }  # fmt: skip
+      total -= sum(map(nbytes, copies))
       stacked -= copies
-    periods.append(sum(map(nbytes, stacked)) // length)
+    periods.append(sum(map(nbytes, stacked)) // loop.length)
   unkept = [
     batch_size
     * pairs

@@ -18,9 +18,12 @@ def peak(parts) -> int:
   """Adds up what a training step holds at once.
 
   Gradients are made as the backward frees activations: of the two, the larger
-  counts; the sum over earlier microbatches is there all the time.
+  counts; the sum over earlier microbatches is there all the time. NaN where
+  activations are not known.
   """
   lasting = parts["optimizer"] + parts["gradients"]
+  if math.isnan(parts["activations"]):
+    return math.nan
   return lasting + max(parts["activations"], parts["parameters"])
 
 
@@ -48,7 +51,8 @@ def device_bytes(account: dict, layout) -> dict[str, int]:
 def check_memory(account: dict, *, layout=None, available: int | None = None):
   """Refuses a training step that cannot fit.
 
-  The prediction may be TOLERANCE too high: what is doubtful is let through.
+  The prediction may be TOLERANCE too high: what is doubtful is let through, and
+  so is what is not known.
 
   Args:
     account: of accounting.describe.
@@ -61,7 +65,9 @@ def check_memory(account: dict, *, layout=None, available: int | None = None):
   parts = account["bytes"] if layout is None else device_bytes(account, layout)
   if available is None:
     available = available_bytes(None if layout else jax.local_devices()[:1])
-  if available is None or parts["total"] * (1 - TOLERANCE) <= available:
+  if available is None or math.isnan(parts["total"]):
+    return
+  if parts["total"] * (1 - TOLERANCE) <= available:
     return
   names = ("parameters", "gradients", "optimizer", "activations")
   listed = ", ".join(f"{name} {_gib(parts[name])}" for name in names)

@@ -103,7 +103,8 @@ class Recorder:
       model_dir: the run's directory.
       first_step: the step that the run goes on from.
       total_steps: of the whole run.
-      flops_per_step: of the model, for the share of the peak.
+      flops_per_step: of the model, for the share of the peak; NaN leaves it
+        out.
       peak_flops: FLOP/s of all devices (peak.py).
     """
     self._main = jax.process_index() == 0
@@ -147,7 +148,8 @@ class Recorder:
     """Records the steps since the last record, which the interval gives up."""
     values = interval.take() | {"learning_rate": learning_rate}
     flops, peak = self._flops
-    values["flops_share"] = flops / values["step_seconds"] / peak
+    if math.isfinite(flops):
+      values["flops_share"] = flops / values["step_seconds"] / peak
     self._write(number, "train", values)
     if not self._main:
       return

@@ -5,6 +5,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
+import math
 import signal
 from typing import Any
 
@@ -237,11 +238,14 @@ def _describe(run, layout, description, model, first_step) -> str:
   mesh = layout.mesh().shape
   stack = model.transformer.decoder or model.transformer.encoder
   start = f"resuming after step {first_step}" if first_step else "from step 0"
+  sizes = [f"{description['parameters']['total']:,} parameters"]
+  if math.isfinite(flops := description["flops_per_token"]):
+    sizes.append(f"{flops / 1e6:,.1f} MFLOP a token")
+  if math.isfinite(nbytes := description["bytes"]["total"]):
+    sizes.append(f"{nbytes / 2**20:,.0f} MiB predicted")
   return (
     f"{model.architecture} on {run.train.task}, {start} of {run.total_steps}: "
-    f"{description['parameters']['total']:,} parameters, "
-    f"{description['flops_per_token'] / 1e6:,.1f} MFLOP a token, "
-    f"{description['bytes']['total'] / 2**20:,.0f} MiB predicted, "
+    f"{', '.join(sizes)}, "
     f"attention kernel {stack.layers[0].attention.kernel}, mesh data "
     f"{mesh['data']} x tensor {mesh['tensor']}, {jax.default_backend()}"
   )

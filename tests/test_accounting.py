@@ -10,7 +10,8 @@ import pytest
 from jax.extend import core
 
 from launch import config
-from t5x_lite import accounting, anatomy, memory, step
+from launch import describe as launch_describe
+from t5x_lite import accounting, anatomy, memory, step, traces
 from t5x_lite.losses import CrossEntropy
 from t5x_lite.model import Model
 from t5x_lite.optimizers import Adafactor, AdamW
@@ -356,6 +357,45 @@ def test_cudnn_keeps_no_scores_and_computes_them_again():
   # 2 layers x 3 rows x 4 heads x 15 x 15, in bfloat16.
   saved = einsum["bytes"]["activations"] - cudnn["bytes"]["activations"]
   assert saved == 2 * 3 * 4 * 15 * 15 * 2
+
+
+@pytest.mark.parametrize(
+  ["broken", "unknown"],
+  [
+    ("_scan", {"activations", "total"}),
+    ("matmul_flops", {"flops_per_step", "flops_per_token"}),
+    ("inner", {"flops_per_step", "flops_per_token", "activations", "total"}),
+  ],
+)
+@pytest.mark.parametrize(
+  "error", [KeyError("num_carry"), AttributeError("jaxpr")], ids=repr
+)
+def test_what_cannot_be_read_off_a_program_is_not_known_and_all_else_is(
+  broken, unknown, error, monkeypatch, warnings
+):
+  def renamed(*_):
+    raise error
+
+  known = describe(tiny.palm(), optimizer=ADAMW)
+  monkeypatch.setattr(traces, broken, renamed)
+  account = describe(tiny.palm(), optimizer=ADAMW)
+  for part, whole in ((account, known), (account["bytes"], known["bytes"])):
+    for name, size in part.items():
+      if name in unknown:
+        assert math.isnan(size)
+      elif name not in ("flops", "bytes"):
+        assert size == whole[name]
+  assert account["parameters"] == known["parameters"]
+  assert str(error) in warnings()[0] and "not known" in warnings()[0]
+  memory.check_memory(account)
+  table = launch_describe._table(
+    account, tiny.palm(), {"lengths": {}, "batch_size": 3, "optimizer": ADAMW}
+  )
+  assert table.count("unknown") == len(unknown)
+  written = json.loads(launch_describe.as_json(account), parse_constant=str)
+  assert written["parameters"] == known["parameters"]
+  for name in unknown:
+    assert written.get(name, written["bytes"].get(name)) is None
 
 
 # Memory.

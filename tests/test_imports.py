@@ -63,6 +63,13 @@ def test_gin_is_imported_in_launch_only():
       assert not any(under(i, "gin") for i in imports(tree)), name
 
 
+def test_one_file_knows_how_jax_writes_programs():
+  inside = ("jax.core", "jax.extend", "jax.interpreters", "jax.lib", "jax._src")
+  for name, tree in everything():
+    if name != "t5x_lite.traces":
+      assert not any(under(i, *inside) for i in imports(tree)), name
+
+
 def test_gin_folder_does_not_shadow_gin_config():
   assert not list((ROOT / "gin").rglob("*.py"))
 
@@ -106,7 +113,7 @@ def test_module_imports_no_model(module):
 
 
 def test_accounting_imports_nn_and_losses_only():
-  parts = ("accounting", "activations", "anatomy", "memory")
+  parts = ("accounting", "activations", "anatomy", "memory", "traces")
   allowed = [f"t5x_lite.{name}" for name in (*parts, "nn", "losses")]
   for module in parts:
     found = imports(ast.parse((LIBRARY / f"{module}.py").read_text()))

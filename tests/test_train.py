@@ -15,7 +15,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from t5x_lite import train
+from t5x_lite import traces, train
 from t5x_lite.checkpoint import Checkpoints
 from t5x_lite.optimizers import AdamW
 from t5x_lite.partitioning import Layout
@@ -103,6 +103,21 @@ def test_the_same_run_again_gives_the_same_bits(unbroken, tmp_path):
   assert same_bits(state, again)
   losses = [r["loss"] for r in records(model_dir)]
   assert losses == [r["loss"] for r in records(tmp_path)]
+
+
+def test_sizes_that_cannot_be_read_cost_their_words_alone(
+  tmp_path, monkeypatch, capsys
+):
+  def renamed(*_):
+    raise KeyError("num_carry")
+
+  monkeypatch.setattr(traces, "inner", renamed)
+  train.train(make_run(total_steps=2), model_dir=str(tmp_path))
+  said = capsys.readouterr().err
+  assert "parameters, attention kernel" in said
+  assert "nan" not in said.lower()
+  (record,) = records(tmp_path)
+  assert "flops_share" not in record and "loss" in record
 
 
 @pytest.mark.parametrize("ignored", [False, True])
@@ -251,7 +266,7 @@ def test_packed_rows_are_refused_where_the_encoder_pools(tmp_path):
 
 _KILLED = """
 import sys
-from t5x_lite import train
+from t5x_lite import traces, train
 from tests import test_train
 next(test_train.copy_task.__wrapped__())
 run = test_train.make_run(total_steps=40, checkpoint_every=5)

@@ -7,6 +7,7 @@ batches that the cell will read, and on the first documents of its source.
 import dataclasses
 import hashlib
 import itertools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -81,9 +82,14 @@ def steps(of: Account, budget: Budget) -> int:
   """Returns how many steps use a budget up, rounded to the nearest.
 
   Raises:
-    ValueError: not even one does.
+    ValueError: not even one does, or it is not known what one costs.
   """
   cost = _cost_of_a_step(of, budget)
+  if math.isnan(cost):
+    raise ValueError(
+      f"Budget.equal={budget.equal!r} needs the FLOPs of a step, which cannot "
+      "be read with this version of JAX: choose 'loss_tokens' or 'steps'"
+    )
   count = round(budget.amount / cost)
   if count < 1:
     raise ValueError(

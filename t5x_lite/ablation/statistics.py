@@ -225,6 +225,8 @@ def scaling_law(flops: Sequence[float], loss: Sequence[float]) -> dict | None:
     None where there are fewer than 3 sizes, or less than 4 runs.
   """
   flops, loss = np.asarray(flops, float), np.asarray(loss, float)
+  if not np.isfinite(flops).all():
+    return None
   if len(set(flops)) < 3 or len(flops) < 4:
     return None
   unit = flops.min()

@@ -1,7 +1,5 @@
 """Accounts for a model without building it: `t5x_lite describe`."""
 
-import json
-
 from absl import flags
 
 from launch import options
@@ -113,12 +111,12 @@ def main(values, arguments):
   """Prints the account."""
   options.no_arguments("describe", arguments)
   given = settings(values)
-  from t5x_lite import accounting
+  from t5x_lite import accounting, json_text
 
   model = given.pop("model")
   account = accounting.describe(model, **given)
   if values.json:
-    print(json.dumps(account))
+    print(json_text.dumps(account))
   else:
     print(_table(account, model, given))
 

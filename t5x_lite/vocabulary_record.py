@@ -5,7 +5,7 @@ import json
 import jax
 from etils import epath
 
-from t5x_lite import data
+from t5x_lite import data, json_text
 
 _FILE = "vocabulary.json"
 _MODEL = "vocabulary.model"
@@ -27,7 +27,7 @@ def write(task: str, model_dir: str) -> None:
   model = getattr(data.vocabularies(task)[1], "sp_model", None)
   if model is not None:
     path.with_name(_MODEL).write_bytes(model)
-  path.write_text(json.dumps(content, indent=2) + "\n")
+  path.write_text(json_text.dumps(content, indent=2) + "\n")
 
 
 def size(model_dir: str) -> int | None:

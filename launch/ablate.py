@@ -1,6 +1,5 @@
 """Runs a study of many arms under one budget: `t5x_lite ablate`."""
 
-import json
 import pathlib
 
 from absl import flags
@@ -110,11 +109,13 @@ def _plan(folder, study, text, values) -> dict:
 
 
 def _report(folder, plan, failed, say) -> int:
+  from t5x_lite import json_text
   from t5x_lite.ablation import board, report, results
 
   board.label(folder, plan)
   found = results.gather(folder, plan)
-  (folder / "results.json").write_text(json.dumps(found, indent=1) + "\n")
+  text = json_text.dumps(found, what="results.json", indent=1)
+  (folder / "results.json").write_text(f"{text}\n")
   report.write(found, folder)
   say(f"{found['arms_done']} of {len(plan['arms'])} arms: {folder}/report.html")
   return 1 if failed else 0

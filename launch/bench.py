@@ -45,14 +45,17 @@ def main(values, arguments):
   session.start_processes(values)
   import jax
 
-  from t5x_lite import bench
+  from t5x_lite import bench, json_text
 
   model, optimizer = given.pop("model"), given.pop("optimizer")
   result = bench.bench(model, optimizer, steps=values.steps, **given)
   if values.pipeline:
     result |= _pipeline(given["lengths"])
   if jax.process_index() == 0:
-    print(describe.as_json(result) if values.json else _table(result))
+    if values.json:
+      print(json_text.dumps(result, what="bench"))
+    else:
+      print(_table(result))
 
 
 def _pipeline(lengths):

@@ -5,6 +5,7 @@ Gin stays here and in gin_errors.py. A mistake in a configuration is a
 """
 
 import ast
+import io
 import os
 import pathlib
 import re
@@ -18,11 +19,20 @@ from launch.gin_errors import ConfigError
 
 _HEADER = "from __gin__ import dynamic_registration"
 
-# How gin reads gs://bucket/run/config.gin.
-_REMOTE = (
-  lambda path: epath.Path(path).open(),
-  lambda path: "://" in path and epath.Path(path).exists(),
-)
+
+def _open(path) -> io.StringIO:
+  """Opens a gin file, local or remote."""
+  try:
+    text = epath.Path(path).read_bytes().decode("utf-8-sig")
+  except UnicodeDecodeError as error:
+    raise ConfigError(f"{path} is not UTF-8: {error}") from None
+  file = io.StringIO(text)
+  file.name = str(path)  # For gin's messages.
+  return file
+
+
+def _is_remote_file(path) -> bool:
+  return "://" in path and epath.Path(path).exists()
 
 
 def shipped_folder() -> pathlib.Path:
@@ -55,7 +65,10 @@ def load(files=(), bindings=(), search_paths=()):
   # Gin can add folders but not forget them, and its second reader (files
   # inside Python packages) logs an error for each folder it finds nothing in.
   gin.config._LOCATION_PREFIXES[:] = ["", *folders]
-  gin.config._FILE_READERS[:] = [(open, os.path.isfile), _REMOTE]
+  gin.config._FILE_READERS[:] = [
+    (_open, os.path.isfile),
+    (_open, _is_remote_file),
+  ]
   for file in files:
     with gin_errors.explained(folders=folders):
       gin.parse_config_file(str(file))

@@ -1,6 +1,5 @@
 """Accounts for a model without building it: `t5x_lite describe`."""
 
-import json
 import math
 
 from absl import flags
@@ -114,12 +113,13 @@ def main(values, arguments):
   """Prints the account."""
   options.no_arguments("describe", arguments)
   given = settings(values)
-  from t5x_lite import accounting
+  from t5x_lite import accounting, json_text
 
   model = given.pop("model")
   account = accounting.describe(model, **given)
   if values.json:
-    print(as_json(account))
+    # null stands for what is not known (NaN).
+    print(json_text.dumps(account))
   else:
     print(_table(account, model, given))
 
@@ -149,12 +149,6 @@ def _table(account, model, given) -> str:
     f"{model.architecture}, batch {given['batch_size']}, {lengths}, {optimizer}"
   )
   return "\n".join([title, *lines])
-
-
-def as_json(numbers) -> str:
-  """Writes a dict of numbers; null stands for what is not known (NaN)."""
-  as_written = json.dumps(numbers)
-  return json.dumps(json.loads(as_written, parse_constant=lambda name: None))
 
 
 def quantity(number, base=1000.0) -> str:

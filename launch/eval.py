@@ -1,7 +1,6 @@
 """Evaluates a run on held-out data: `t5x_lite eval`."""
 
 import dataclasses
-import json
 
 from absl import flags
 
@@ -60,7 +59,7 @@ def main(values, arguments):
   restored = session.restore(values)
   import jax
 
-  from t5x_lite import evaluate, vocabulary_record
+  from t5x_lite import evaluate, json_text, vocabulary_record
 
   specs = _specs(restored.run, values)
   for spec in specs:
@@ -75,7 +74,7 @@ def main(values, arguments):
   path = f"{values.model_dir}/eval-{restored.step}.json"
   evaluate.write({"step": restored.step, **metrics}, path)
   if jax.process_index() == 0:
-    print(json.dumps(metrics) if values.json else _table(metrics, path))
+    print(json_text.dumps(metrics) if values.json else _table(metrics, path))
 
 
 def _specs(run, values):

@@ -1,7 +1,6 @@
 """Generates text with a run's model: `t5x_lite infer`."""
 
 import itertools
-import json
 import re
 import sys
 
@@ -149,7 +148,7 @@ def finish(job, restored, records, values, show):
   """Runs a job on records or on --input, and prints or writes the results."""
   import jax
 
-  from t5x_lite import infer
+  from t5x_lite import infer, json_text
 
   settings = {"batch_size": values.batch_size, "layout": restored.layout}
   if values.input:
@@ -159,8 +158,9 @@ def finish(job, restored, records, values, show):
     return
   results = infer.run(job, restored.params, records, **settings)
   if jax.process_index() == 0:
-    for result in results:
-      print(json.dumps(result) if values.json else show(result))
+    for number, result in enumerate(results, start=1):
+      what = f"text {number}"
+      print(json_text.dumps(result, what=what) if values.json else show(result))
 
 
 def _show(result) -> str:

@@ -1,6 +1,5 @@
 """Looks inside a run's model at a text: `t5x_lite inspect-activations`."""
 
-import json
 import pathlib
 
 from absl import flags
@@ -60,7 +59,7 @@ def main(values, arguments):
   from launch import session
 
   restored = session.restore(values)
-  from t5x_lite import data, inspection
+  from t5x_lite import data, inspection, json_text
 
   task = data.get_task(restored.run.train.task)
   found = inspection.inspect(
@@ -75,7 +74,9 @@ def main(values, arguments):
   between = None
   if None not in places:
     between = found.attention_between(*places)
-  as_json = json.dumps(found.as_json() | {"between": between})
+  as_json = json_text.dumps(
+    found.as_json() | {"between": between}, what="activations"
+  )
   if values.output:
     from t5x_lite import inspection_pictures
 

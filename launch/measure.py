@@ -1,7 +1,5 @@
 """Measures a run in bits per byte of held-out text: `t5x_lite measure`."""
 
-import json
-
 from absl import flags
 
 from launch import options
@@ -42,7 +40,7 @@ def main(values, arguments):
   restored = session.restore(values)
   import jax
 
-  from t5x_lite import evaluate
+  from t5x_lite import evaluate, json_text
   from t5x_lite.ablation import measures
 
   settings = measures.Measures()
@@ -65,4 +63,4 @@ def main(values, arguments):
     if "probe" in found:
       shown["linear probe"] = sum(found["probe"]) / len(found["probe"])
     shown |= {name: one["score"] for name, one in found["suites"].items()}
-    print(json.dumps({"step": restored.step, **shown}, indent=2))
+    print(json_text.dumps({"step": restored.step, **shown}, indent=2))

@@ -9,6 +9,7 @@ RUN/checkpoints, metrics.jsonl, ...: see t5x_lite/train.py
 import dataclasses
 import importlib.metadata
 import json
+import math
 import pathlib
 import platform
 import subprocess
@@ -20,7 +21,7 @@ from etils import epath
 
 import t5x_lite
 from launch import config
-from t5x_lite import disk
+from t5x_lite import disk, json_text
 
 CONFIG = "config.gin"
 OPERATIVE = "operative_config.gin"
@@ -54,6 +55,8 @@ def flatten(value, path="") -> dict[str, object]:
     items = value.items()
   elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
     items = enumerate(value)
+  elif isinstance(value, float) and not math.isfinite(value):
+    return {path: str(value)}  # JSON has no infinity.
   elif value is None or isinstance(value, bool | int | float | str):
     return {path: value}
   else:
@@ -141,7 +144,7 @@ class RunDirectory:
     # Whole or not at all: the other processes may be reading the record.
     disk.write_text(self.path / CONFIG, config.text())
     disk.write_text(self.path / OPERATIVE, config.operative_text())
-    disk.write_text(record, json.dumps(content, indent=2) + "\n")
+    disk.write_text(record, json_text.dumps(content, indent=2) + "\n")
 
   def undo(self):
     """Removes what this start made, where the run then refused to begin."""
@@ -157,7 +160,7 @@ class RunDirectory:
 
 
 def _as_json(leaves):
-  return json.loads(json.dumps(leaves))
+  return json.loads(json_text.dumps(leaves))
 
 
 def provenance(argv) -> dict:

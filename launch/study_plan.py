@@ -8,6 +8,7 @@ import json
 from typing import NamedTuple
 
 from launch import config, describe
+from t5x_lite import json_text
 
 PLAN = "study.json"
 # Of what it holds, and what the arms leave behind; raise it with those.
@@ -242,7 +243,7 @@ def write(folder, plan):
   """Writes a plan where `find` finds it."""
   folder.mkdir(parents=True, exist_ok=True)
   partial = folder / f"{PLAN}.partial"
-  partial.write_text(json.dumps(plan, indent=1) + "\n")
+  partial.write_text(json_text.dumps(plan, indent=1) + "\n")
   partial.rename(folder / PLAN)
 
 

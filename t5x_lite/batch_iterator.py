@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from t5x_lite import json_text
+
 
 @contextlib.contextmanager
 def plain_errors(task: str) -> Iterator[None]:
@@ -58,7 +60,7 @@ class BatchIterator:
     }
     # As JSON gives it back: tuples become lists.
     self._stream = json.loads(
-      json.dumps({**stream, "process": process}, default=str)
+      json_text.dumps({**stream, "process": process}, default=str)
     )
     self._name = f"data_{index:05d}_of_{count:05d}"
     self._if_empty = if_empty
@@ -108,7 +110,7 @@ class BatchIterator:
         "no position; use TensorFlow operations, and stateless random ones"
       ) from None
     with tf.io.gfile.GFile(f"{path}.json", "w") as file:
-      json.dump(self._stream, file, indent=2)
+      file.write(json_text.dumps(self._stream, indent=2))
 
   def restore(self, directory: str | os.PathLike) -> None:
     """Returns to the position that `save` wrote into a directory.

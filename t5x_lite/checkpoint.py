@@ -285,7 +285,7 @@ class _Retention:
       for step in _steps(folder):
         self.add(step, saved_step.read_metrics(folder / str(step)))
 
-  def add(self, step: int, metrics: Mapping[str, float]) -> None:
+  def add(self, step: int, metrics: Mapping[str, float | None]) -> None:
     name = self._keep.metric
     if metrics and name is not None and name not in metrics:
       logging.log_first_n(
@@ -295,8 +295,8 @@ class _Retention:
         name,
         ", ".join(metrics),
       )
-    value = metrics.get(name, math.nan)
-    if not math.isnan(value):
+    value = metrics.get(name)
+    if value is not None and math.isfinite(value):
       self._metrics[step] = value
 
   def should_preserve(

@@ -21,6 +21,8 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
+from t5x_lite import json_text
+
 Bounds = tuple[tuple[int, int], ...]
 
 _CHUNK_BYTES = 1 << 24
@@ -117,7 +119,7 @@ def file_digests(directory: epath.Path) -> dict[str, str]:
 
 def write_manifest(path: epath.Path, body: Mapping[str, Any]) -> None:
   """Writes `body` as one line of JSON, and the digest of that line."""
-  text = json.dumps(body)
+  text = json_text.dumps(body)
   path.write_text(f"{text}\n{digest(text.encode())}\n")
 
 

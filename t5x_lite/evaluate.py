@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,7 +12,7 @@ import seqio
 from absl import logging
 from etils import epath
 
-from t5x_lite import batched, data, decoding, disk, features, text
+from t5x_lite import batched, data, decoding, disk, features, json_text, text
 from t5x_lite.held_out import HeldOut, held_out, unigram_entropy
 
 __all__ = [
@@ -234,6 +233,8 @@ def task_metrics(
 def write(metrics: Metrics, path: str) -> None:
   """Writes metrics as JSON, whole or not at all; process 0 does.
 
+  What is not finite is null, and a warning names it.
+
   Raises:
     ValueError: the file cannot be written.
   """
@@ -241,8 +242,8 @@ def write(metrics: Metrics, path: str) -> None:
     return
   path = epath.Path(path)
   try:
-    text = json.dumps(metrics, indent=2, sort_keys=True) + "\n"
-    disk.write_text(path, text)
+    text = json_text.dumps(metrics, what=path.name, indent=2, sort_keys=True)
+    disk.write_text(path, f"{text}\n")
   except OSError as e:
     raise ValueError(f"cannot write {path}: {e.strerror or e}") from None
 

@@ -19,22 +19,23 @@ _MAX_NAMES = 5
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def dumps(value: Any, *, what: str | None = None, **layout: Any) -> str:
+def dumps(value: Any, *, what: str | None = None, **options: Any) -> str:
   """Returns a value as JSON.
 
   Args:
     value: of dicts, lists, texts and numbers.
     what: is written, for the warning about numbers that are not finite; None
       gives no warning.
-    **layout: `indent`, `sort_keys` and `ensure_ascii` of json.dumps.
+    **options: of json.dumps, such as `indent` and `ensure_ascii`.
   """
   try:
-    text = json.dumps(value, allow_nan=False, **layout)
+    text = json.dumps(value, allow_nan=False, **options)
   except ValueError:
     if what is not None:
       warn(not_finite(value), what)
-    plain = json.loads(json.dumps(value), parse_constant=lambda _: None)
-    text = json.dumps(plain, allow_nan=False, **layout)
+    loose = json.dumps(value, **options)
+    plain = json.loads(loose, parse_constant=lambda _: None)
+    text = json.dumps(plain, allow_nan=False, **options)
   return _SURROGATE.sub(lambda one: f"\\u{ord(one[0]):04x}", text)
 
 

@@ -34,7 +34,7 @@ class Output:
     self._job_path = f"{self.path}.job.json"
     self._fd = None
     self._warned = set()
-    job = json.loads(json.dumps(job))
+    job = json.loads(json_text.dumps(job))
     try:
       self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
       fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -116,7 +116,7 @@ class Output:
       return
     partial = f"{self._job_path}.partial"
     with open(partial, "w", encoding="utf-8") as f:
-      f.write(json.dumps(job, indent=1, ensure_ascii=False) + "\n")
+      f.write(json_text.dumps(job, indent=1, ensure_ascii=False) + "\n")
     os.replace(partial, self._job_path)
 
   def _cut_off_partial_line(self):

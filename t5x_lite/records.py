@@ -5,13 +5,14 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import tensorflow as tf
 import tqdm
 
+from t5x_lite import json_text
 from t5x_lite.step import Metrics
 
 _FILE = "metrics.jsonl"
@@ -45,7 +46,7 @@ class Interval:
     norms = jax.device_get(self._pending[-1].norms)
     steps = self._fetch()
     seconds = time.perf_counter() - self._begun
-    sums = {name: math.fsum(s[name] for s in steps) for name in steps[0]}
+    sums = {name: _sum([s[name] for s in steps]) for name in steps[0]}
     weight, counts = max(sums["weight"], 1e-9), self._counts
     self._begin(sums=[], counts={}, seconds=0.0)
     return {
@@ -68,12 +69,15 @@ class Interval:
       "seconds": time.perf_counter() - self._begun,
     }
     with tf.io.gfile.GFile(os.path.join(directory, "interval.json"), "w") as f:
-      json.dump(saved, f)
+      f.write(json_text.dumps(saved))
 
   def restore(self, directory: str | os.PathLike) -> None:
     """Goes on from what `save` wrote into a directory."""
     with tf.io.gfile.GFile(os.path.join(directory, "interval.json")) as f:
-      self._begin(**json.load(f))
+      saved = json.load(f)
+    for sums in saved["sums"]:  # null stands for what was not finite.
+      sums |= {name: math.nan for name, x in sums.items() if x is None}
+    self._begin(**saved)
 
   def _fetch(self) -> list[dict[str, float]]:
     pending, self._pending = jax.device_get(self._pending), []
@@ -83,6 +87,9 @@ class Interval:
 
 class Recorder:
   """Writes the records of process 0, and shows progress.
+
+  A value that is not finite is null in metrics.jsonl, and a warning names it;
+  TensorBoard gets it as it is.
 
   A bar on a terminal, plain lines elsewhere. What a killed run had recorded
   after the checkpoint that is resumed from is dropped: the steps come again.
@@ -177,7 +184,8 @@ class Recorder:
     if not self._main:
       return
     record: dict[str, Any] = {"step": number, "kind": kind, **values}
-    self._file.write(json.dumps(record) + "\n")
+    what = f"{_FILE}, step {number}, {kind}"
+    self._file.write(json_text.dumps(record, what=what) + "\n")
     self._file.flush()
     with self._events.as_default(step=number):
       for name, value in values.items():
@@ -188,6 +196,14 @@ class Recorder:
     done = number - self._first_step
     rate = done / (time.monotonic() - self._begun)
     return tqdm.tqdm.format_interval((self._total_steps - number) / rate)
+
+
+def _sum(values: Sequence[float]) -> float:
+  """Adds without rounding; infinities of both signs give NaN."""
+  try:
+    return math.fsum(values)
+  except (OverflowError, ValueError):
+    return math.nan
 
 
 def _drop_after(path: str, step: int) -> None:

@@ -2,13 +2,12 @@
 
 import dataclasses
 import itertools
-import json
 from typing import Any
 
 import jax
 from etils import epath
 
-from t5x_lite import data, infer
+from t5x_lite import data, infer, json_text
 from t5x_lite.jobs import Generate
 from t5x_lite.run import Run
 
@@ -39,7 +38,11 @@ def write(
   texts = [_texts(example, codec, job) for example in examples]
   results = infer.run(job, params, texts, batch_size=_COUNT, layout=layout)
   if jax.process_index() == 0:
-    lines = (json.dumps(r, ensure_ascii=False) + "\n" for r in results)
+    lines = (
+      json_text.dumps(r, what=f"samples/{number}.jsonl", ensure_ascii=False)
+      + "\n"
+      for r in results
+    )
     path = epath.Path(model_dir) / "samples" / f"{number}.jsonl"
     path.parent.mkdir(exist_ok=True)
     path.write_text("".join(lines))

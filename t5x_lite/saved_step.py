@@ -27,7 +27,7 @@ from etils import epath
 from flax import traverse_util
 from jax.experimental import multihost_utils
 
-from t5x_lite import digests, orbax_noise
+from t5x_lite import digests, json_text, orbax_noise
 from t5x_lite.digests import Damaged
 
 orbax_noise.silence()
@@ -104,8 +104,11 @@ def read_manifest(path: epath.Path) -> dict[str, Any]:
   return manifest
 
 
-def read_metrics(path: epath.Path) -> dict[str, float]:
-  """Returns the metrics of a step; none where they cannot be read."""
+def read_metrics(path: epath.Path) -> dict[str, float | None]:
+  """Returns the metrics of a step, None for what was not finite.
+
+  None at all where they cannot be read.
+  """
   try:
     return json.loads((path / "hosts/process_0/metrics.json").read_text())
   except (OSError, ValueError):
@@ -262,7 +265,7 @@ class _HostsHandler(ocp.AsyncCheckpointHandler):
     }
 
     async def finish() -> None:
-      (own / "metrics.json").write_text(json.dumps(dict(args.metrics)))
+      (own / "metrics.json").write_text(json_text.dumps(dict(args.metrics)))
       manifest = {
         "processes": jax.process_count(),
         "files": digests.file_digests(own),

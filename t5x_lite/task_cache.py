@@ -8,7 +8,6 @@ writes.
 """
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -17,6 +16,8 @@ from typing import Any
 import numpy as np
 import seqio
 import tensorflow as tf
+
+from t5x_lite import json_text
 
 
 def write(
@@ -114,7 +115,7 @@ def _write_split(task, split: str, folder: str, num_shards: int) -> int:
     (seqio.utils.get_cached_stats_path(folder, split), {"examples": count}),
   ):
     with open(path, "w") as file:
-      json.dump(content, file)
+      file.write(json_text.dumps(content))
   return count
 
 

@@ -5,7 +5,7 @@ import json
 import jax
 from etils import epath
 
-from t5x_lite import data, disk
+from t5x_lite import data, disk, json_text
 
 _FILE = "vocabulary.json"
 _MODEL = "vocabulary.model"
@@ -29,7 +29,7 @@ def write(task: str, model_dir: str) -> None:
     with disk.partial(path.with_name(_MODEL)) as temporary:
       temporary.write_bytes(model)
   # The other processes may be reading it already.
-  disk.write_text(path, json.dumps(content, indent=2) + "\n")
+  disk.write_text(path, json_text.dumps(content, indent=2) + "\n")
 
 
 def size(model_dir: str) -> int | None:

@@ -18,6 +18,8 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from t5x_lite import text_files
+
 _SENTINEL = re.compile(r"<extra_id_(\d+)>")
 _PAD = ("<pad>", "[PAD]", "<|pad|>", "<unk>", "[UNK]")
 _EOS = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "[SEP]")
@@ -156,6 +158,7 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
     return next((i + self.offset for i in ids if i is not None), None)
 
   def _encode(self, s: str) -> Sequence[int]:
+    text_files.check_text(s, "the text")
     text, *rest = _SENTINEL.split(s)
     ids = self._encode_text(text)
     for number, text in zip(rest[::2], rest[1::2], strict=True):

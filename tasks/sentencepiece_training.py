@@ -78,6 +78,7 @@ def with_pieces(path: str, pieces: Sequence[str]) -> str:
     raise ValueError(f"{path} ends in sentinels: pieces cannot come after them")
   known = {piece.piece for piece in model.pieces}
   for piece in pieces:
+    text_files.check_text(piece, f"piece {piece!r}")
     # A space within a model.
     spelling = piece.replace(" ", "▁")
     if not piece or spelling in known:

@@ -26,6 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 import seqio
 import tensorflow as tf
 
+from t5x_lite import text_files
 from tasks import metrics, windows
 
 _FIELD = re.compile(r"\{([^{}]+)\}")
@@ -59,6 +60,9 @@ class TextToText:
   postprocess_fn = None
 
   def __post_init__(self):
+    names = (name for of in self.labels.values() for name in of)
+    for text in (*self.input_parts, self.targets, self.between, *names):
+      text_files.check_text(text, repr(text))
     for key, template in (
       ("inputs", "".join(self.input_parts)),
       ("targets", self.targets),

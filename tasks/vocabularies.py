@@ -15,6 +15,7 @@ import seqio
 import tensorflow as tf
 from absl import logging
 
+from t5x_lite import text_files
 from tasks import cache, hf_vocabulary, sentencepiece_training
 
 # ByT5: 3 special ids, 256 bytes and these make 384.
@@ -85,6 +86,7 @@ class SentencePiece(seqio.SentencePieceVocabulary):
     return super()._model_context()
 
   def _encode(self, s: str) -> Sequence[int]:
+    text_files.check_text(s, "the text")
     return super()._encode(re.sub(r"(?<=[^ ])(?=<extra_id_\d+>)", " ", s))
 
   def __hash__(self) -> int:
@@ -189,6 +191,7 @@ class Bytes(seqio.ByteVocabulary):
 
   def _encode(self, s: str | bytes) -> Sequence[int]:
     s = s.decode() if isinstance(s, bytes) else s
+    text_files.check_text(s, "the text")
     text, *rest = _SENTINEL.split(s)
     ids = list(super()._encode(text))
     for number, text in zip(rest[::2], rest[1::2], strict=True):

@@ -1,5 +1,6 @@
 """Checkpoints restore exactly what was saved, or say why not."""
 
+import json
 import os
 
 import jax
@@ -131,6 +132,8 @@ def test_keep(tmp_path, keep):
     with Checkpoints(tmp_path, spec) as checkpoints:
       checkpoints.save(step, make_state(step), metrics={"loss": loss})
   assert sorted(int(name) for name in names(tmp_path)) == expected
+  for path in tmp_path.rglob("metrics.json"):
+    json.loads(path.read_text(), parse_constant=pytest.fail)
 
 
 def test_best_of_equals_is_the_newest(tmp_path):

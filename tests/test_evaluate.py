@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import jax.numpy as jnp
 import numpy as np
@@ -272,10 +273,14 @@ def test_mistakes_are_refused_before_anything_is_measured(task):
     evaluate.evaluate(Untouched(), {}, [task, wrong])
 
 
-def test_metrics_are_written_whole(tmp_path):
+def test_metrics_are_written_whole(tmp_path, caplog):
   path = tmp_path / "metrics.json"
   evaluate.write({"b": 2.0, "a": 1.5}, path)
   assert json.loads(path.read_text()) == {"a": 1.5, "b": 2.0}
   assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
+  evaluate.write({"t/loss": math.nan, "of": {"x": [1.0, -math.inf]}}, path)
+  found = json.loads(path.read_text(), parse_constant=pytest.fail)
+  assert found == {"t/loss": None, "of": {"x": [1.0, None]}}
+  assert "metrics.json: t/loss is nan, of/x/1 is -inf" in caplog.text
   with pytest.raises(ValueError, match="cannot write .*/none/m.json: No such"):
     evaluate.write({}, tmp_path / "none" / "m.json")

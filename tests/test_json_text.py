@@ -1,8 +1,10 @@
 """What is written as JSON, every JSON reader takes."""
 
+import ast
 import json
 import logging
 import math
+import pathlib
 
 import pytest
 from hypothesis import given
@@ -41,6 +43,29 @@ def test_any_value_is_strict_json_in_utf8(value, ascii):
   if all(expected(name) == name for name in names):
     assert found == expected(value)
   assert text.isascii() or not ascii
+
+
+def test_one_place_writes_json():
+  root = pathlib.Path(json_text.__file__).parents[1]
+  for folder in ("t5x_lite", "launch"):
+    for path in (root / folder).rglob("*.py"):
+      tree = ast.parse(path.read_text())
+      # What is hashed is read by nobody.
+      hashed = {
+        id(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr == "encode"
+      }
+      calls = [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and id(node) not in hashed
+        and ast.unparse(node.func) in ("json.dump", "json.dumps")
+      ]
+      # The formats of interop are others', of whole numbers and settings.
+      elsewhere = path.name == "json_text.py" or path.parent.name == "interop"
+      assert elsewhere or not calls, (path, calls)
 
 
 def test_numbers_that_are_not_finite_are_named(caplog):

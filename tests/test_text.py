@@ -65,6 +65,12 @@ def test_every_sentinel_is_one_token_wherever_it_stands(vocabulary, text):
   assert sentinels(vocabulary, ids) == expected
 
 
+def test_a_lone_surrogate_is_refused(vocabulary):
+  for text in ("good \ud83d day", "<extra_id_0> \ud83d", "good\udc80"):
+    with pytest.raises(ValueError, match="^the text has a lone surrogate"):
+      text_lib.encode(vocabulary, text)
+
+
 def test_a_cut_word_has_the_tokens_that_training_gives(pieces):
   jel = pieces.encode("jel")
   assert text_lib.encode(pieces, "jel<extra_id_0> party") == [

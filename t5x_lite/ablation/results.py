@@ -146,14 +146,18 @@ def _in_bits(found, kind, sources, **meaning) -> _Measure:
   return _Measure(
     _BITS | meaning,
     found["documents_sha256"],
-    np.array(found[kind]["bits"])[documents],
-    np.array(found[kind]["bytes"])[documents],
+    np.array(found[kind]["bits"], float)[documents],
+    np.array(found[kind]["bytes"], float)[documents],
     found[kind]["format"],
   )
 
 
 class _Arm:
-  """What one arm's directory holds."""
+  """What one arm's directory holds.
+
+  An arm that diverged is not done: a measure of it is no number, null in
+  measures.json, and there is nothing to compare.
+  """
 
   def __init__(self, folder, entry):
     self.name, self.cell, self.seed = (
@@ -164,6 +168,7 @@ class _Arm:
     }
     self.path = folder / self.name
     self.done, self.measures, self.samples = True, {}, []
+    self._diverged = []
     for run in entry["runs"]:
       path = self.path / run["stage"] / "measures.json"
       found = json.loads(path.read_text()) if path.exists() else {"step": None}
@@ -172,12 +177,21 @@ class _Arm:
         return
       self.measures |= _measures(found, run["stage"])
       self.samples += found["samples"]
+    self._diverged = [
+      name
+      for name, one in self.measures.items()
+      if not np.isfinite(np.array(one.values, float)).all()
+    ]
+    self.done = not self._diverged
 
   def records(self, kind) -> list[dict]:
     lines = (self.path / "metrics.jsonl").read_text().splitlines()
     return [r for r in map(json.loads, lines) if r["kind"] == kind]
 
   def trouble(self) -> dict[str, str]:
+    if self._diverged:
+      measures = ", ".join(self._diverged)
+      return {"name": self.name, "log": f"diverged: no number for {measures}"}
     log = self.path / "arm.log"
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     return {
@@ -193,7 +207,8 @@ def _outcome(arms, cell) -> dict[str, Any]:
   curves = collections.defaultdict(list)
   for arm in arms.values():
     for record in arm.records("train"):
-      curves[record["step"]].append(record["loss"])
+      if record["loss"] is not None:
+        curves[record["step"]].append(record["loss"])
   seconds = [
     r["step_seconds"] for a in arms.values() for r in a.records("train")
   ]
@@ -250,7 +265,8 @@ def _add_targets(cells, done) -> None:
     losses = collections.defaultdict(list)
     for arm in arms.values():
       for record in arm.records("eval"):
-        losses[record["step"]] += _losses(record).values()
+        if found := _losses(record):
+          losses[record["step"]] += found.values()
     if losses:
       curve = [(step, float(np.mean(x))) for step, x in sorted(losses.items())]
       groups[tuple(cells[name]["own_loss"])][name] = curve
@@ -268,11 +284,11 @@ def _add_targets(cells, done) -> None:
 
 
 def _losses(record) -> dict[str, float]:
-  """Returns task -> held-out loss of an evaluation's record."""
+  """Returns task -> held-out loss of an evaluation's record, where finite."""
   return {
     name.removesuffix("/loss"): value
     for name, value in record.items()
-    if name.endswith("/loss")
+    if name.endswith("/loss") and value is not None
   }
 
 

@@ -123,6 +123,37 @@ def test_a_study_that_is_not_finished_says_what_is_missing(tmp_path):
   assert not any(one["seen"] for one in found["comparisons"]["infilling"])
 
 
+def test_an_arm_that_diverged_is_missing_and_the_others_are_compared(tmp_path):
+  plan = fake.study(tmp_path, seeds=(0, 1, 2))
+  name = "causal-prefix_lm-seed1"
+  path = tmp_path / "arms" / name / "measures.json"
+  found = json.loads(path.read_text())
+  found["infilling"]["bits"][3] = None  # As NaN is written.
+  path.write_text(json.dumps(found))
+  log = tmp_path / "arms" / name / "metrics.jsonl"
+  log.write_text(log.read_text().replace(": 2.2", ": null"))
+  other = tmp_path / "arms" / "causal-prefix_lm-seed0" / "metrics.jsonl"
+  lines = [json.loads(line) for line in other.read_text().splitlines()]
+  for line in lines[3], lines[-1]:
+    line |= {k: None for k in line if k.endswith("loss")}
+  other.write_text("\n".join(map(json.dumps, lines)))
+  found = results.gather(tmp_path, plan)
+  assert (
+    found["missing"]
+    == [
+      {
+        "name": name,
+        "log": "diverged: no number for infilling, infilling of books/docs",
+      }
+    ]
+    or "infilling of code" in found["missing"][0]["log"]
+  )
+  json.dumps(found, allow_nan=False)
+  assert found["cells"]["causal-prefix_lm"]["seeds_done"] == [0, 2]
+  report.write(found, tmp_path)
+  assert "diverged: no number for" in (tmp_path / "report.html").read_text()
+
+
 def test_a_study_without_results_has_a_page(tmp_path):
   plan = fake.study(tmp_path, seeds=(0,))
   for path in (tmp_path / "arms").glob("*/measures.json"):

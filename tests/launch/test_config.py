@@ -163,6 +163,14 @@ def test_a_wrong_file_is_explained(text, message, gin_file):
   assert message in mistake([gin_file(text)])
 
 
+def test_a_file_that_is_not_utf8_is_named(tmp_path):
+  path = tmp_path / "latin.gin"
+  path.write_bytes(b'X = "caf\xe9"')
+  assert f"{path} is not UTF-8" in mistake([str(path)])
+  path.write_bytes(b"\xef\xbb\xbffrom __gin__ import dynamic_registration")
+  config.load([str(path)])
+
+
 def test_an_unknown_file_has_near_ones():
   said = mistake(["gin/models/t5_1_1/smal.gin"])
   assert "did you mean gin/models/t5_1_1/small.gin" in said

@@ -54,6 +54,18 @@ def test_settings_are_flattened_to_readable_paths():
   }
 
 
+def test_settings_that_are_not_finite_are_told_apart_in_json():
+  settings = [float("inf"), float("nan"), None, 1.0]
+  assert rundir.flatten({"a": settings}) == {
+    "": "1 entries",
+    ".a": "4 entries",
+    ".a.0": "inf",
+    ".a.1": "nan",
+    ".a.2": None,
+    ".a.3": 1.0,
+  }
+
+
 def test_a_run_writes_its_provenance(started):
   record = json.loads((started.path / "run.json").read_text())
   assert record["configuration"]["mlp.hidden"] == 4

@@ -67,6 +67,11 @@ def test_ids_are_the_file_s_up_to_the_offset(path):
   assert vocabulary.eos_id == theirs.token_to_id(end) + first_is_text
 
 
+def test_a_lone_surrogate_is_refused(path):
+  with pytest.raises(ValueError, match="^the text has a lone surrogate"):
+    HuggingFaceTokenizer(path).encode("good \ud83d day")
+
+
 def test_no_text_has_the_id_of_padding(path):
   vocabulary = HuggingFaceTokenizer(path, extra_ids=5)
   for piece in ("!", '"', *TEXT[:2], "[PAD]x", "zyx"):

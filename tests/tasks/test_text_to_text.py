@@ -79,6 +79,10 @@ def test_every_example_is_solved_once_and_never_shown_its_answer(shots):
   [
     (SUM | {"shots": -1}, r"shots \(-1\) must not be negative"),
     (SUM | {"inputs": ("a", "b")}, "inputs .'ab'. names no field"),
+    (SUM | {"inputs": "\ud83d{a}"}, r"'\\ud83d{a}' has a lone surrogate"),
+    (SUM | {"targets": "{b}\udc00"}, r"\\udc00, as character 4"),
+    (SUM | {"between": "\udce9"}, r"has a lone surrogate, \\udce9"),
+    (SUM | {"labels": {"a": ("x", "\ud83d")}}, r"surrogate, \\ud83d, as cha"),
   ],
 )
 def test_settings_without_sense_are_refused(settings, message):

@@ -68,6 +68,12 @@ def test_sentinels_may_stand_anywhere(vocabulary, text):
   assert decoded == text.replace(" ", "")
 
 
+def test_a_lone_surrogate_is_refused(vocabulary):
+  for text in ("good \ud83d day", "a <extra_id_0>\udc80"):
+    with pytest.raises(ValueError, match="^the text has a lone surrogate"):
+      vocabulary.encode(text)
+
+
 def test_bytes_without_sentinels_come_back():
   vocabulary = Bytes(extra_ids=0)
   assert vocabulary.decode(vocabulary.encode("abc")) == "abc"
@@ -229,3 +235,5 @@ def test_new_pieces_keep_all_other_ids_of_text(trained):
   for pieces in (["\n"], ["new", "new"], [""]):
     with pytest.raises(ValueError, match="must be new and differ"):
       SentencePiece(path, pieces=pieces).encode("x")
+  with pytest.raises(ValueError, match="has a lone surrogate"):
+    SentencePiece(path, pieces=["a\ud83d"]).encode("x")

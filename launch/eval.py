@@ -19,6 +19,10 @@ t5x_lite eval --model_dir=runs/quickstart --num_batches=20 \\
 t5x_lite eval --model_dir=runs/quickstart --gin_file=gin/runs/eval_offline.gin
 """
 
+_COUNTS = (
+  "tokens", "num_examples", "num_batches", "num_epochs", "metric_examples"
+)  # fmt: skip
+
 
 def define(values):
   """Defines the command's flags."""
@@ -79,23 +83,27 @@ def main(values, arguments):
 
 def _specs(run, values):
   """Returns what to evaluate on: the run's own, changed as the flags say."""
-  specs = list(run.eval)
+  from t5x_lite import data
+
+  specs = run.eval
+  changes = {"shuffle": False, "num_epochs": 1, "then": None}
+  if not specs:  # What it trains on, where num_batches ends a stage.
+    specs = [run.train]
+    changes |= {"split": "validation", "num_batches": None}
   if values.task:
-    base = specs[0] if specs else run.train
     specs = [
-      dataclasses.replace(
-        base, task=task, split=base.split if specs else "validation"
-      )
+      dataclasses.replace(specs[0], task=task, then=None)
       for task in values.task
     ]
-  elif not specs:
-    specs = [dataclasses.replace(run.train, split="validation")]
-  changes = {"shuffle": False, "num_epochs": 1}
   if values.split:
     changes["split"] = values.split
   if values.num_batches:
     changes["num_batches"] = values.num_batches
-  return [dataclasses.replace(spec, **changes) for spec in specs]
+  return [
+    dataclasses.replace(stage, **changes)
+    for spec in specs
+    for stage in data.stages(spec)
+  ]
 
 
 def _table(metrics, path) -> str:
@@ -108,7 +116,7 @@ def _table(metrics, path) -> str:
     lines.append(task)
     width = max(map(len, values))
     for metric, value in values.items():
-      shown = f"{value:,.0f}" if metric == "tokens" else f"{value:.4g}"
+      shown = f"{value:,.0f}" if metric in _COUNTS else f"{value:.4g}"
       lines.append(f"  {metric:<{width}}  {shown}")
     if "loss" in values and "unigram_entropy" in values:
       gain = values["unigram_entropy"] - values["loss"]

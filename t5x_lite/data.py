@@ -66,7 +66,7 @@ def batches(
   check(spec, architecture, process_count=process_count)
   shard = (process_index, process_count)
   ds = _stage(spec, architecture, shard)
-  for stage in _stages(spec)[1:]:
+  for stage in stages(spec)[1:]:
     following = _stage(stage, architecture, shard)
     _check_shapes(spec, ds, stage, following)
     ds = ds.concatenate(following)
@@ -79,9 +79,9 @@ def batches(
   )
 
 
-def _stages(spec: Spec) -> list[Spec]:
-  """Returns what is read one after the other."""
-  return [spec, *(_stages(spec.then) if spec.then else ())]
+def stages(spec: Spec) -> list[Spec]:
+  """Returns what is read one after the other: a spec, what is `then`, ..."""
+  return [spec, *(stages(spec.then) if spec.then else ())]
 
 
 def _stage(spec: Spec, architecture: str, shard) -> tf.data.Dataset:
@@ -133,7 +133,7 @@ def check(spec: Spec, architecture: str, *, process_count: int = 1) -> None:
   Raises:
     ValueError: with the value, what is allowed and what to do, in one line.
   """
-  for stage in _stages(spec):
+  for stage in stages(spec):
     _check_stage(stage, architecture, process_count)
     if vocabularies(stage.task) != vocabularies(spec.task):
       raise ValueError(

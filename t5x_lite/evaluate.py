@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import seqio
 from absl import logging
@@ -42,15 +43,17 @@ def evaluate(
   Args:
     model: a Model.
     params: its parameters, laid out as `layout` says.
-    specs: what to evaluate on; endless ones stop after one epoch. To do so
-      again and again, from `held_out`: that reads once.
+    specs: what to evaluate on, each example once (see `held_out`). To do so
+      again and again, from `held_out`: that keeps what it read.
     layout: the devices; None is one device.
     metric_fns: whether to compute the tasks' own metrics, where they have any.
     sampler, max_new_tokens: for these, as in `task_metrics`.
 
   Returns:
     "TASK/METRIC" -> value: those of `teacher_forced`, "unigram_entropy" of the
-    same targets, and the task's own, which win where both have a name.
+    same targets, and those of `task_metrics`, which win where both have a name,
+    their number of examples as "metric_examples". Where a spec asks for several
+    passes, "num_epochs" says that examples count as often.
 
   Raises:
     ValueError: for what cannot be read (see data.check), before any is.
@@ -61,8 +64,10 @@ def evaluate(
   for batches in specs:
     metrics = teacher_forced(model, params, batches, layout=layout)
     metrics["unigram_entropy"] = batches.unigram_entropy
+    if batches.spec.num_epochs > 1:
+      metrics["num_epochs"] = batches.spec.num_epochs
     if metric_fns:
-      metrics |= task_metrics(
+      own = task_metrics(
         model,
         params,
         batches.spec,
@@ -70,6 +75,9 @@ def evaluate(
         sampler=sampler,
         max_new_tokens=max_new_tokens,
       )
+      if own:
+        metrics["metric_examples"] = own.pop("num_examples")
+      metrics |= own
     task = batches.spec.task
     results |= {f"{task}/{name}": value for name, value in metrics.items()}
   return results
@@ -93,10 +101,12 @@ def teacher_forced(
   Returns:
     "loss" (nats per loss-bearing token), "perplexity", "accuracy" (share of
     tokens that are the most probable ones; of equals the lowest id), "tokens",
-    and per token whatever else the model sums.
+    per token whatever else the model sums, and how much was read:
+    "num_examples" and "num_batches".
   """
-  totals, waiting = {}, None
+  totals, waiting, num_batches = {}, None, 0
   for batch in batches:
+    num_batches += 1
     with batched.active(layout):
       if layout is not None:
         batch = layout.shard_batch(batch)
@@ -113,6 +123,8 @@ def teacher_forced(
     "perplexity": math.exp(min(loss, 700.0)),
     "accuracy": totals.pop("correct") / weight,
     "tokens": weight,
+    "num_examples": totals.pop("num_examples"),
+    "num_batches": num_batches,
   }
   # What is minimised, and what it is divided by, depend on the normaliser.
   for name in ("objective", "denominator"):
@@ -123,7 +135,16 @@ def teacher_forced(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _sums(model, params, batch):
-  return model.loss_and_metrics(params, batch)[1]
+  sums = model.loss_and_metrics(params, batch)[1]
+  return {**sums, "num_examples": _num_examples(batch)}
+
+
+def _num_examples(batch):
+  """Counts a batch's examples: the segments of its rows, none of padding."""
+  segments = [x for name, x in batch.items() if name.endswith("_segment_ids")]
+  if not segments:
+    return len(next(iter(batch.values())))
+  return jnp.sum(jnp.concatenate(segments, axis=1).max(axis=1))
 
 
 def _add(totals, sums):
@@ -150,16 +171,16 @@ def task_metrics(
   Args:
     model: a Model.
     params: its parameters.
-    spec: a run.Data of a task, not a mixture; the examples of `num_batches`
-      are taken in their order.
+    spec: a run.Data of a task, not a mixture; as many examples as `num_batches`
+      unpacked ones hold are taken, in their order and once.
     layout: the devices; None is one device.
     sampler: chooses the tokens of predictions.
     max_new_tokens: of a prediction; None is the length of the targets.
     seed: of the sampler.
 
   Returns:
-    METRIC -> value, of those that are numbers; none where there are no metric
-    functions.
+    METRIC -> value, of those that are numbers, and "num_examples", from how
+    many; nothing where there are no metric functions.
   """
   if not data.get_task(spec.task).metric_objs:
     return {}
@@ -227,7 +248,9 @@ def task_metrics(
     predict_with_aux_fn=predict_with_scores,
     score_fn=score,
   )
-  return _numbers(all_metrics.result()[spec.task])
+  found = _numbers(all_metrics.result()[spec.task])
+  examples = evaluator.cached_task_datasets[spec.task]
+  return {**found, "num_examples": len(list(examples.as_numpy_iterator()))}
 
 
 def write(metrics: Metrics, path: str) -> None:

@@ -16,6 +16,10 @@ def held_out(
 ) -> list["HeldOut"]:
   """Returns what to evaluate on, task by task, to be read on first use.
 
+  Each reads its split once: an endless `num_epochs=None` is one pass, and ends
+  where the split does, after fewer than `num_batches` perhaps. The tasks of a
+  mixture and the stages of `Data.then` are read each by itself.
+
   Raises:
     ValueError: for what cannot be read (see data.check).
   """
@@ -25,7 +29,8 @@ def held_out(
   return [
     HeldOut(one, architecture, layout)
     for spec in specs
-    for one in _each_task(spec)
+    for stage in data.stages(spec)
+    for one in _each_task(stage)
   ]
 
 
@@ -33,7 +38,7 @@ class HeldOut:
   """This process's batches of a `run.Data`, the same on each iteration.
 
   Attributes:
-    spec: what is read.
+    spec: what is read, with an end.
     unigram_entropy: of the targets, nats per token; None before the first
       iteration has ended.
   """
@@ -43,7 +48,8 @@ class HeldOut:
   keep_bytes = 256 * 2**20
 
   def __init__(self, spec: Any, architecture: str, layout: Any = None):
-    self.spec = spec
+    # Endless, it would wrap around a split smaller than num_batches.
+    self.spec = dataclasses.replace(spec, num_epochs=spec.num_epochs or 1)
     self.unigram_entropy = None
     self._architecture = architecture
     self._share = batched.share(layout)
@@ -118,9 +124,8 @@ class TargetCounts:
 
 
 def _each_task(spec):
-  """Returns the spec of each task, with an end."""
-  if spec.num_batches is None and spec.num_epochs is None:
-    spec = dataclasses.replace(spec, num_epochs=1)
+  """Returns the spec of each task, with nothing after it."""
+  spec = dataclasses.replace(spec, then=None)
   provider = data.get_task(spec.task)
   if not hasattr(provider, "tasks"):
     return [spec]

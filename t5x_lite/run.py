@@ -27,8 +27,10 @@ class Data:
     order: a name for the order of the source's documents: two tasks over one
       source with one name and seed read the same documents in the same order,
       whatever each makes of them. None is an order of the task's own.
-    num_epochs: passes over the split; None repeats for ever.
-    num_batches: where evaluation stops; None takes the whole split.
+    num_epochs: passes over the split; None repeats for ever in training, and
+      is one pass in evaluation.
+    num_batches: where evaluation stops, if the split does not end before; None
+      takes the whole split.
     loss_on_inputs: whether a decoder-only model is scored on inputs too.
     cache_dir: where `t5x_lite cache` has written the task; None reads the
       source and tokenizes anew.

@@ -35,7 +35,7 @@ class Data:
   loss_on_inputs: bool = False
   order: str | None = None
   cache_dir: str | None = None
-  then: None = None
+  then: object = None
 
 
 def chain():
@@ -138,6 +138,8 @@ def test_the_loss_is_the_mean_over_all_targets_however_batched(
       "evaluate_test/perplexity": np.exp(loss),
       "evaluate_test/accuracy": np.mean(log_probs.argmax(-1)[before] == tokens),
       "evaluate_test/tokens": len(tokens),
+      "evaluate_test/num_examples": len(PAIRS),
+      "evaluate_test/num_batches": -(-len(PAIRS) // batch_size),
       "evaluate_test/unigram_entropy": entropy(tokens),
     },
     rel=1e-5,
@@ -157,7 +159,7 @@ def test_sums_per_token_and_the_normalisers_parts_are_told_apart():
   batch = {"decoder_loss_weights": np.ones((2, 3), np.int32)}
   assert evaluate.teacher_forced(Summing(), {}, [batch] * 3) == pytest.approx({
     "loss": 2, "perplexity": np.exp(2), "accuracy": 0.5, "tokens": 18,
-    "z_loss": 3,
+    "z_loss": 3, "num_examples": 6, "num_batches": 3,
   })  # fmt: skip
 
 
@@ -229,6 +231,87 @@ def test_num_batches_limits_both_kinds_of_metrics(task):
   metrics = evaluate.evaluate(Markov(), chain(), [spec])
   assert metrics["evaluate_test/tokens"] == len(target_tokens(PAIRS[:2]))
   assert metrics["evaluate_test/exact"] == 50
+
+
+@pytest.mark.parametrize(
+  "settings, num_batches",
+  [
+    ({}, 3),
+    ({"shuffle": True}, 3),
+    ({"batch_size": 8}, 1),
+    ({"pack": True}, 2),
+    ({"pack": True, "batch_size": 8, "shuffle": True}, 1),
+    ({"num_epochs": 1}, 3),
+  ],
+)
+def test_an_evaluation_ends_where_the_split_does(task, settings, num_batches):
+  spec = dataclasses.replace(task, num_batches=50, **settings)
+  found = evaluate.evaluate(Markov(), chain(), [spec])
+  found = {name.partition("/")[2]: value for name, value in found.items()}
+  whole = evaluate.evaluate(Markov(), chain(), [task], metric_fns=False)
+  assert found["tokens"] == len(target_tokens())
+  assert found["loss"] == pytest.approx(whole["evaluate_test/loss"], rel=1e-5)
+  assert found["num_examples"] == found["metric_examples"] == len(PAIRS)
+  assert found["num_batches"] == num_batches and "num_epochs" not in found
+
+
+def test_an_evaluation_of_several_passes_says_so(task):
+  spec = dataclasses.replace(task, num_epochs=2, num_batches=50)
+  found = evaluate.evaluate(Markov(), chain(), [spec])
+  assert found["evaluate_test/num_epochs"] == 2
+  assert found["evaluate_test/num_examples"] == 2 * len(PAIRS)
+  assert found["evaluate_test/metric_examples"] == len(PAIRS)
+
+
+def test_each_stage_and_each_task_of_a_mixture_is_read_once(task):
+  mixture = dataclasses.replace(task, task="evaluate_test_mixture")
+  first = dataclasses.replace(task, num_batches=50, then=mixture)
+  specs = evaluate.held_out([first], "causal")
+  names = [one.spec.task for one in specs]
+  assert names == ["evaluate_test", "evaluate_test", "evaluate_test_other"]
+  found = [
+    evaluate.teacher_forced(Markov(), chain(), one)["num_examples"]
+    for one in specs
+  ]
+  assert found == [len(PAIRS), len(PAIRS), 1]
+
+
+def test_the_processes_of_an_evaluation_share_one_pass(task):
+  class Layout:
+    def __init__(self, index):
+      self.data_shard = lambda: (index, 2)
+
+  def texts(layout, **settings):
+    spec = dataclasses.replace(task, batch_size=4, **settings)
+    (batches,) = held_out.held_out([spec], "causal", layout=layout)
+    rows = [row for batch in batches for row in batch["decoder_target_tokens"]]
+    return [row.tobytes() for row in rows if row.any()]
+
+  alone = texts(None)
+  shared = [texts(Layout(i), num_batches=50) for i in range(2)]
+  assert len(alone) == len(PAIRS)
+  assert sorted(shared[0] + shared[1]) == sorted(alone)
+
+
+def test_what_does_not_wrap_is_read_as_before(task):
+  spec = dataclasses.replace(task, num_batches=2)
+  (batches,) = held_out.held_out([spec], "causal")
+  for batch, endless in zip(batches, data.batches(spec, "causal"), strict=True):
+    for name, value in batch.items():
+      np.testing.assert_array_equal(value, endless[name])
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_batches": 3}, {"pack": True}])
+def test_a_split_of_which_nothing_is_left_is_refused(task, register, settings):
+  name = register(
+    "evaluate_test_filtered",
+    lambda split, shuffle_files=False, seed=None: tf.data.Dataset.from_tensors(
+      {"inputs": [1], "targets": [1]}
+    ).filter(lambda example: False),
+  )
+  spec = dataclasses.replace(task, task=name, split="train", **settings)
+  with pytest.raises(ValueError, match="evaluate_test_filtered.* no example"):
+    evaluate.evaluate(Markov(), chain(), [spec])
 
 
 @pytest.mark.parametrize("keep_bytes", [0, 10**6])

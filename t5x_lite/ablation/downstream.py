@@ -50,12 +50,13 @@ def measure(
 
   Returns:
     {"score": the mean over tasks, "tasks": task -> the mean of its metrics, as
-    GLUE has it, "metrics": task -> metric -> value}; all in percent.
+    GLUE has it, "metrics": task -> metric -> value; all in percent, and
+    "examples": task -> how many it has given}.
 
   Raises:
     ValueError: a task that the model cannot be asked, or without metrics.
   """
-  found = {}
+  found, examples = {}, {}
   for task in _tasks(suite):
     spec = Data(
       task=task,
@@ -70,8 +71,14 @@ def measure(
     found[task] = evaluate.task_metrics(model, params, spec, layout=layout)
     if not found[task]:
       raise ValueError(f"Suite.tasks: {task} has no metric to measure by")
+    examples[task] = found[task].pop("num_examples")
   scores = {task: _mean(metrics.values()) for task, metrics in found.items()}
-  return {"score": _mean(scores.values()), "tasks": scores, "metrics": found}
+  return {
+    "score": _mean(scores.values()),
+    "tasks": scores,
+    "metrics": found,
+    "examples": examples,
+  }
 
 
 def _tasks(suite) -> list[str]:

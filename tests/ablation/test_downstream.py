@@ -59,6 +59,7 @@ def test_a_score_is_the_mean_over_tasks_of_the_mean_of_their_metrics(suite):
   assert found["tasks"]["quiz_one"] == (one["empty"] + 100.0) / 2
   two = found["metrics"]["quiz_two"]["empty"]
   assert found["score"] == (found["tasks"]["quiz_one"] + two) / 2
+  assert found["examples"] == {"quiz_one": 4, "quiz_two": 4}
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 """What single commands print and read."""
 
+import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
 
 from launch import describe, infer, main, options, tasks
 from launch import eval as evaluate
+from t5x_lite.run import Data
 from tasks import vocabularies
 
 
@@ -53,6 +56,21 @@ def test_the_table_of_an_evaluation_compares_with_the_unigram_entropy():
   lines = evaluate._table(metrics, "eval-1.json").splitlines()
   assert lines[0] == "a" and lines[3].split() == ["tokens", "16,384"]
   assert "2.25 nats per token below the unigram entropy" in lines[4]
+
+
+def test_a_run_in_stages_is_evaluated_on_the_held_out_text_of_each():
+  second = Data(task="b", lengths={"targets": 8}, batch_size=2)
+  first = dataclasses.replace(second, task="a", num_batches=7, then=second)
+  run = types.SimpleNamespace(train=first, eval=())
+  flags = {"task": [], "split": None, "num_batches": None}
+  specs = evaluate._specs(run, types.SimpleNamespace(**flags))
+  expected = {
+    "split": "validation", "shuffle": False, "num_epochs": 1,
+    "num_batches": None, "then": None,
+  }  # fmt: skip
+  assert specs == [
+    dataclasses.replace(second, task=task, **expected) for task in "ab"
+  ]
 
 
 def test_what_fills_a_blank_is_marked():

@@ -43,11 +43,10 @@ def batches(
   filled up with rows of padding (segment ids and weights 0): no example is
   lost and the shapes stay.
 
-  Features longer than their lengths lose their ends, as T5's users expect;
-  where a decoder's row is shorter than inputs and targets together, it is the
-  inputs that give way. But if the task plans its lengths itself (one of its
-  preprocessors asks for `sequence_length`), too long is a mistake in the plan,
-  and refused with the numbers.
+  Features longer than their lengths are cut, as `trimming.py` says. But if the
+  task plans its lengths itself (one of its preprocessors asks for
+  `sequence_length`), too long is a mistake in the plan, and refused with the
+  numbers.
 
   Args:
     spec: what to read.
@@ -256,6 +255,12 @@ def required_vocab_size(task: str) -> int:
 def start_id(task: str) -> int:
   """Returns the token that decoders start from: the vocabulary's, or 0."""
   return getattr(vocabularies(task)[1], "start_id", 0)
+
+
+def inputs_keep_end(task: str) -> bool:
+  """Tells whether inputs that are too long lose their beginning: prompts."""
+  parts = seqio.get_subtasks(get_task(task))
+  return all(map(task_examples.keeps_end, parts))
 
 
 def vocabulary_digest(task: str) -> str:

@@ -73,6 +73,7 @@ def codec(
       name: lengths[name] for name in (*names, "decoder") if name in lengths
     },
     truncate=truncate,
+    keep_end=data.inputs_keep_end(task),
   )
 
 

@@ -28,8 +28,9 @@ class Codec:
     lengths: tokens that a row has room for. Without "inputs", what is given
       and what is predicted share "targets" (language models of one text); with
       "decoder", they share that.
-    truncate: cut longer texts (as training does: inputs and targets at their
-      end; the prompt of a language model at its start) or refuse them.
+    truncate: cut longer texts or refuse them. They are cut as in training
+      (see trimming.py): before EOS, or prompts at their beginning.
+    keep_end: whether a pair's inputs are prompts; a language model's are.
   """
 
   architecture: str
@@ -37,6 +38,7 @@ class Codec:
   targets: Any
   lengths: Mapping[str, int]
   truncate: bool = False
+  keep_end: bool = False
 
   @property
   def is_pair(self) -> bool:
@@ -57,7 +59,7 @@ class Codec:
     return min(left, self.lengths.get("inputs", left))
 
   def encode(
-    self, name: str, content: str, place: str, limit: int, *, keep_end=False
+    self, name: str, content: str, place: str, limit: int
   ) -> np.ndarray:
     """Returns the token ids of one text, with EOS where training has it."""
     feature = getattr(self, name)
@@ -74,8 +76,10 @@ class Codec:
           f"{limit} that there is room for: shorten it, raise the lengths, or "
           "cut it with truncate"
         )
-      room = max(limit - len(end), 0)
-      ids = ids[len(ids) - min(room, len(ids)) :] if keep_end else ids[:room]
+      end = end[:limit]
+      excess = len(ids) + len(end) - limit
+      keep_end = name == "inputs" and (self.keep_end or not self.is_pair)
+      ids = ids[excess:] if keep_end else ids[: len(ids) - excess]
     return np.array([*ids, *end], np.int32)
 
   def decode(self, ids: Sequence[int]) -> str:
@@ -137,7 +141,6 @@ class Generate:
       _text(record, "inputs", "text"),
       record.place,
       self._prompt_length,
-      keep_end=not self.codec.is_pair,
     )
     return {"inputs": prompt, "targets": np.zeros(0, np.int32)}
 
@@ -216,9 +219,7 @@ class Score:
       return {"inputs": np.zeros(0, np.int32), "targets": ids}
     limit = codec.room_for_inputs(len(ids))
     return {
-      "inputs": codec.encode(
-        "inputs", given, record.place, limit, keep_end=not codec.is_pair
-      ),
+      "inputs": codec.encode("inputs", given, record.place, limit),
       "targets": ids,
     }
 

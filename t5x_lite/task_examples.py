@@ -15,7 +15,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from t5x_lite import batch_iterator, task_cache
+from t5x_lite import batch_iterator, task_cache, trimming
 
 # A `run.Data`: any dataclass with its fields will do.
 Spec = Any
@@ -119,10 +119,12 @@ def documents(
 def _fit(
   ds: tf.data.Dataset, task: seqio.Task, lengths: Mapping[str, int]
 ) -> tf.data.Dataset:
-  """Keeps the features that have a length, none longer than it."""
-  rows = dict(lengths)
-  together = rows.pop("decoder", None)
-  missing = sorted(rows.keys() - ds.element_spec.keys())
+  """Keeps the features that have a length, none longer than it.
+
+  They are cut to it (see trimming.py), unless the task plans its lengths
+  itself: too long is then a mistake, and refused.
+  """
+  missing = sorted(lengths.keys() - {"decoder"} - ds.element_spec.keys())
   if missing:
     raise ValueError(
       f"task {task.name} promises feature {missing[0]}, but its preprocessors "
@@ -133,7 +135,9 @@ def _fit(
     for preprocessor in task.preprocessors
     # Takes it to trim, not to plan.
     if preprocessor is not seqio.preprocessors.append_eos_after_trim
+    and not getattr(preprocessor, "only_trims", False)
   )
+  keep_end = keeps_end(task)
 
   def refuse_longer(what, tokens, length):
     tf.debugging.Assert(
@@ -142,20 +146,29 @@ def _fit(
     )
 
   def fit(example):
-    kept = {}
-    for name, length in rows.items():
-      tokens = tf.cast(example[name], tf.int32)
-      if planned:
-        refuse_longer(name, tf.size(tokens), length)
-      kept[name] = tokens[:length]
-    if together:
-      sizes = tf.size(kept["inputs"]), tf.size(kept["targets"])
-      if planned:
-        refuse_longer("inputs and targets", tf.add(*sizes), together)
-      kept["inputs"] = kept["inputs"][: together - sizes[1]]
-    return kept
+    tokens = {
+      name: tf.cast(example[name], tf.int32)
+      for name in lengths
+      if name != "decoder"
+    }
+    if planned:
+      sizes = {name: tf.size(value) for name, value in tokens.items()}
+      for name, size in sizes.items():
+        refuse_longer(name, size, lengths[name])
+      if "decoder" in lengths:
+        together = sizes["inputs"] + sizes["targets"]
+        refuse_longer("inputs and targets", together, lengths["decoder"])
+      return tokens
+    return trimming.fit(
+      tokens, task.output_features, lengths, keep_end=keep_end
+    )
 
   return ds.map(_plain(fit), num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def keeps_end(task: seqio.Task) -> bool:
+  """Tells whether a task's inputs, too long, lose their beginning."""
+  return getattr(task, "inputs_keep_end", False)
 
 
 def seed(spec: Spec, *parts) -> int:

@@ -176,6 +176,23 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
     # Text that spells the padding token out: packing would stop at its id.
     return [i + self.offset for i in ids if i + self.offset]
 
+  def encode_with_bytes(self, text: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Encodes a text without sentinels, in UTF-8.
+
+    Returns:
+      The ids, int32 [n], and the last bytes of the text that they stand for.
+    """
+    text = tf.compat.as_text(text)
+    encoding = self.tokenizer.encode(text, add_special_tokens=False)
+    sizes = [len(character.encode()) for character in text]
+    ends = np.cumsum([0, *sizes])  # of characters, before each
+    ids, last_bytes = self._encode(text), []
+    for i, (begin, end) in zip(encoding.ids, encoding.offsets, strict=True):
+      # `encode` leaves some out: text that spells the padding token.
+      if len(last_bytes) < len(ids) and i + self.offset == ids[len(last_bytes)]:
+        last_bytes.append(max(ends[begin], ends[end] - 1))
+    return np.array(ids, np.int32), np.array(last_bytes, np.int32)
+
   def _decode(self, ids) -> str:
     parts, run = [], []
     for i in [*map(int, ids), self.vocab_size]:
@@ -197,9 +214,10 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
 
   def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
     def encode(text) -> np.ndarray:
-      # Bytes in a graph; outside of one an array that holds a string.
-      text = tf.compat.as_text(np.asarray(text).item())
-      return np.array(self._encode(text), np.int32)
+      # Bytes in a graph; outside of one an array that holds them. An array
+      # made of bytes would lose the NULs at their end.
+      text = text.item() if isinstance(text, np.ndarray) else text
+      return np.array(self._encode(tf.compat.as_text(text)), np.int32)
 
     # Not stateful: the same text gives the same ids, so that the position of
     # an iterator can be saved.

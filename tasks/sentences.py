@@ -4,19 +4,25 @@
   targets   [One . Two , three ! Four]
   starts    [ 1  0  1  0   0   0  1 ]
 
-A sentence ends with . ! or ?, closing quotes or brackets after it, before white
-space; or with a line that is empty.
+A sentence ends with . ! or ?, or their like in other scripts, closing quotes or
+brackets after it, before white space (in Chinese and Japanese, anything); or
+with a line that is empty. The text is encoded whole: its tokens are those that
+every objective has. A token across the end of a sentence begins the next one.
 """
 
 from __future__ import annotations
 
 import tensorflow as tf
 
-from tasks import windows
+from tasks import offsets, windows
 
-# What no text has, put where it is split.
-_MARK = "\x00"
-_END = r"([.!?][\"')\]]*\s+|\n\s*\n)"
+_END = (
+  r"([.!?…؟۔।॥][\"')\]”’»]*\s+"
+  r"|[。！？]+[\"')\]”’」』）》]*\s*"
+  r"|\n\s*\n)"
+)
+# A text may have any character, NUL too: as \x00\x01 it is no mark.
+_NUL, _ESCAPED, _MARK = "\x00", "\x00\x01", "\x00\x02"
 
 
 def encode(
@@ -33,26 +39,29 @@ def encode(
   vocabulary = output_features["targets"].vocabulary
 
   def encode_document(example):
-    marked = tf.strings.regex_replace(example["text"], _END, rf"\1{_MARK}")
-    sentences = tf.strings.split(marked, _MARK)
-    tokens = tf.map_fn(
-      vocabulary.encode_tf,
-      sentences,
-      fn_output_signature=tf.RaggedTensorSpec([None], tf.int32),
-    )
-    targets = tokens.values
-    # The ends of empty sentences are nowhere, or the text's.
-    first = tf.cast(tokens.row_starts(), tf.int32)
-    first = tf.boolean_mask(first, tokens.row_lengths() > 0)
+    text = example["text"]
+    targets, first = offsets.encode(vocabulary, text, begins(text))
+    # What is at no token was normalised away.
+    first = tf.boolean_mask(first, first < tf.size(targets))
     starts = tf.scatter_nd(
       first[:, tf.newaxis], tf.ones_like(first), [tf.size(targets)]
     )
+    starts = tf.minimum(starts, 1)
     if append_eos:
       targets = tf.concat([targets, [vocabulary.eos_id]], axis=0)
       starts = tf.concat([starts, [0]], axis=0)
     return {"targets": targets, "starts": starts}
 
   return dataset.map(encode_document, num_parallel_calls=windows.AUTOTUNE)
+
+
+def begins(text: tf.Tensor) -> tf.Tensor:
+  """Returns the bytes at which the sentences of a text begin: int32 [m]."""
+  escaped = tf.strings.regex_replace(text, _NUL, _ESCAPED)
+  marked = tf.strings.regex_replace(escaped, _END, rf"\1{_MARK}")
+  sentences = tf.strings.split(marked, _MARK)
+  sentences = tf.strings.regex_replace(sentences, _ESCAPED, _NUL)
+  return tf.cumsum(tf.strings.length(sentences), exclusive=True)
 
 
 def spans(starts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

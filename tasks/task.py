@@ -60,9 +60,12 @@ class Task(seqio.Task):
   Attributes:
     examples_together: so many that follow one another fill a row together, and
       are shuffled as one.
+    inputs_keep_end: inputs that are too long lose their beginning (prompts,
+      which the targets continue), not their end.
   """
 
   examples_together: int = 1
+  inputs_keep_end: bool = False
 
   def get_dataset(
     self,
@@ -175,4 +178,5 @@ def add_task(
   )
   task.recipe = recipe
   task.examples_together = getattr(objective, "examples_together", 1)
+  task.inputs_keep_end = getattr(objective, "inputs_keep_end", False)
   return name

@@ -81,6 +81,11 @@ class TextToText:
       (self.inputs,) if isinstance(self.inputs, str) else tuple(self.inputs)
     )
 
+  @property
+  def inputs_keep_end(self) -> bool:
+    """Says that prompts with shots lose their beginning (see tasks/task.py)."""
+    return self.shots > 0
+
   def output_features(
     self, vocabulary: seqio.Vocabulary
   ) -> Mapping[str, seqio.Feature]:
@@ -94,7 +99,7 @@ class TextToText:
         seqio.preprocessors.tokenize, copy_pretokenized=True, with_eos=False
       ),
       seqio.CacheDatasetPlaceholder(),
-      *([keep_end] if self.shots else []),
+      *([keep_end] if self.inputs_keep_end else []),
       seqio.preprocessors.append_eos_after_trim,
     )
 
@@ -164,6 +169,10 @@ def keep_end(
     lambda example: {**example, "inputs": example["inputs"][-room:]},
     num_parallel_calls=windows.AUTOTUNE,
   )
+
+
+# Asks for lengths to trim to, not to plan by: longer is no mistake.
+keep_end.only_trims = True
 
 
 def _fill(template: str, fields, labels) -> tuple[tf.Tensor, tf.Tensor]:

@@ -37,6 +37,11 @@ class Benchmark:
   postprocess_fn: Callable | None = None
   continues: bool = False
 
+  @property
+  def inputs_keep_end(self) -> bool:
+    """Says which end of too long inputs goes (see tasks/task.py)."""
+    return self.continues
+
   def output_features(
     self, vocabulary: seqio.Vocabulary
   ) -> Mapping[str, seqio.Feature]:
@@ -52,7 +57,7 @@ class Benchmark:
         seqio.preprocessors.tokenize, copy_pretokenized=True, with_eos=False
       ),
       seqio.CacheDatasetPlaceholder(),
-      *([keep_end] if self.continues else []),
+      *([keep_end] if self.inputs_keep_end else []),
       seqio.preprocessors.append_eos_after_trim,
     )
 

@@ -1,0 +1,76 @@
+"""Cuts examples that are too long: one rule for training, infer and score.
+
+  inputs [a b c d e $]  targets [x y z $]
+  lengths inputs 5, targets 3               [a b c d $]  [x y $]
+  and of a decoder's row, 5                 [a $]        [x y $]
+  a prompt, which has no EOS                [d e]        [x y $]
+
+An EOS ($) at the end stays, and the cut comes before it: the model sees its
+inputs end, as in training's other examples. Where a decoder's row has no room
+for both, the inputs give way; with no room at all they are empty. A prompt,
+which the targets continue, loses its beginning. `jobs.Codec` does the same to
+the texts that commands are given.
+"""
+
+from collections.abc import Mapping
+
+import seqio
+import tensorflow as tf
+
+
+def fit(
+  example: Mapping[str, tf.Tensor],
+  features: Mapping[str, seqio.Feature],
+  lengths: Mapping[str, int],
+  *,
+  keep_end: bool,
+) -> dict[str, tf.Tensor]:
+  """Returns the features that have a length, none longer than it.
+
+  Args:
+    example: int32 vectors.
+    features: of the task, for EOS and whether sequences have it.
+    lengths: of features, and "decoder", if a row has a length of its own.
+    keep_end: whether inputs lose their beginning.
+  """
+  rows = dict(lengths)
+  together = rows.pop("decoder", None)
+  ends = {
+    name: _num_ends(example[name], features[name])
+    for name in ("inputs", "targets")
+    if name in rows
+  }
+  if "weights" in rows:  # All are aligned with the targets.
+    ends = {"targets": ends["targets"]}
+  kept = {
+    name: _cut(
+      example[name],
+      length,
+      ends.get(name, ends["targets"]),
+      keep_end=keep_end and name == "inputs",
+    )
+    for name, length in rows.items()
+  }
+  if together:
+    room = together - tf.size(kept["targets"])
+    kept["inputs"] = _cut(
+      kept["inputs"], room, ends["inputs"], keep_end=keep_end
+    )
+  return kept
+
+
+def _num_ends(tokens: tf.Tensor, feature: seqio.Feature) -> tf.Tensor:
+  """Returns 1 if the tokens end in an EOS that the task gives them, else 0."""
+  eos_id = feature.vocabulary.eos_id
+  if not feature.add_eos or eos_id is None:
+    return tf.constant(0)
+  return tf.reduce_sum(tf.cast(tokens[-1:] == eos_id, tf.int32))
+
+
+def _cut(tokens, length, num_ends, *, keep_end) -> tf.Tensor:
+  """Cuts before the last `num_ends` tokens, if these have room."""
+  excess = tf.maximum(tf.size(tokens) - length, 0)
+  text, end = tf.split(tokens, [tf.size(tokens) - num_ends, num_ends])
+  excess = tf.minimum(excess, tf.size(text))
+  text = text[excess:] if keep_end else text[: tf.size(text) - excess]
+  return tf.concat([text, end], axis=0)[:length]

@@ -1,0 +1,96 @@
+"""Encodes a text and finds the tokens at given places in it.
+
+  text      "One.  Two"            places    [6]
+  tokens    [▁One . ▁▁ Two]        indices   [3]
+
+A place is a byte of the text as it is, whatever a tokenizer normalises. The
+token found is the first that stands for that byte or, where none does, for a
+later one: a token across the place is what holds it.
+"""
+
+from __future__ import annotations
+
+import seqio
+import tensorflow as tf
+
+from tasks import hf_vocabulary
+
+_SENTINEL = r"(?s).*<extra_id_\d+>.*"
+
+
+def encode(
+  vocabulary: seqio.Vocabulary, text: tf.Tensor, places: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+  """Encodes a text as `encode_tf` does and finds the tokens at `places`.
+
+  Args:
+    vocabulary: any; bytes, SentencePiece and tokenizer.json tell where their
+      tokens stand. Of others, and of a text that spells sentinels out, the
+      text before each place is encoded too, which takes long.
+    text: scalar string, in UTF-8.
+    places: int32 [m], ascending, in bytes.
+
+  Returns:
+    The tokens, int32 [n], and an index of them for each place, int32 [m]; n
+    where no token stands for what follows.
+  """
+  with_bytes = _WITH_BYTES.get(_kind(vocabulary))
+
+  def by_bytes():
+    tokens, last_bytes = with_bytes(vocabulary, text)
+    return tokens, tf.searchsorted(last_bytes, places)
+
+  def by_prefixes():
+    tokens = vocabulary.encode_tf(text)
+    return tokens, _common_prefixes(vocabulary, text, tokens, places)
+
+  if with_bytes is None:
+    return by_prefixes()
+  has_sentinel = tf.strings.regex_full_match(text, _SENTINEL)
+  tokens, found = tf.cond(has_sentinel, by_prefixes, by_bytes)
+  return tf.ensure_shape(tokens, [None]), tf.ensure_shape(found, [None])
+
+
+def _common_prefixes(vocabulary, text, tokens, places):
+  """Counts the tokens that the text before a place begins with as well."""
+
+  def count(place):
+    before = vocabulary.encode_tf(tf.strings.substr(text, 0, place))
+    size = tf.minimum(tf.size(before), tf.size(tokens))
+    same = tf.cast(before[:size] == tokens[:size], tf.int32)
+    return tf.reduce_sum(tf.math.cumprod(same))
+
+  return tf.map_fn(count, places)
+
+
+def _bytes(vocabulary, text):
+  tokens = vocabulary.encode_tf(text)
+  return tokens, tf.range(tf.size(tokens))
+
+
+def _sentencepiece(vocabulary, text):
+  tokens, begins, ends = vocabulary.tf_tokenizer.tokenize_with_offsets(text)
+  # Of the bytes of one unknown character, only the last has a length.
+  return tokens, tf.cast(tf.maximum(begins, ends - 1), tf.int32)
+
+
+def _huggingface(vocabulary, text):
+  tokens, last_bytes = tf.numpy_function(
+    vocabulary.encode_with_bytes, [text], [tf.int32, tf.int32], stateful=False
+  )
+  return tf.ensure_shape(tokens, [None]), tf.ensure_shape(last_bytes, [None])
+
+
+# Kind of vocabulary -> function to tokens and the last bytes they stand for.
+_WITH_BYTES = {
+  seqio.ByteVocabulary: _bytes,
+  seqio.SentencePieceVocabulary: _sentencepiece,
+  hf_vocabulary.HuggingFaceTokenizer: _huggingface,
+}
+
+
+def _kind(vocabulary) -> type | None:
+  for kind in _WITH_BYTES:
+    if isinstance(vocabulary, kind):
+      return kind
+  return None

@@ -1,37 +1,63 @@
 # Makes the virtual environment; sourced by quickstart.sh and test.sh.
 #
-#   T5X_LITE_VENV  where the environment lies (default: .venv in the checkout)
-#   PYTHON         the interpreter to make it with (default: a fitting one)
+#   T5X_LITE_VERSIONS  "pinned" (the default): those of constraints.txt, or
+#                      "newest": those of constraints-newest.txt
+#   T5X_LITE_VENV      where the environment lies (default: .venv in the
+#                      checkout, or .venv-newest)
+#   PYTHON             the interpreter to make it with (default: a fitting one)
 # shellcheck shell=bash
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-VENV="${T5X_LITE_VENV:-$ROOT/.venv}"
-[[ "$VENV" == /* ]] || VENV="$PWD/$VENV"
 
 die() {
   printf '%s\n' "$@" >&2
   exit 1
 }
 
-# Prints the first interpreter on the PATH that this code runs on.
+VERSIONS="${T5X_LITE_VERSIONS:-pinned}"
+case "$VERSIONS" in
+  pinned)
+    VENV="$ROOT/.venv"
+    CONSTRAINTS="$ROOT/constraints.txt"
+    PYTHONS=(3.11 3.12 3.13)
+    ;;
+  newest)
+    VENV="$ROOT/.venv-newest"
+    CONSTRAINTS="$ROOT/constraints-newest.txt"
+    PYTHONS=(3.12 3.13) # JAX 0.11 and later do not run on 3.11.
+    ;;
+  *) die "T5X_LITE_VERSIONS ($VERSIONS) must be pinned or newest" ;;
+esac
+VENV="${T5X_LITE_VENV:-$VENV}"
+[[ "$VENV" == /* ]] || VENV="$PWD/$VENV"
+
+# Tells whether an interpreter is there, runs, and is one of $PYTHONS. A name on
+# the PATH may be a shim of pyenv's that runs nothing.
+fits() {
+  # shellcheck disable=SC2016 # The $ is Python's.
+  "$1" -c 'import sys
+sys.exit("%d.%d" % sys.version_info[:2] not in sys.argv[1:])' \
+    "${PYTHONS[@]}" 2>/dev/null
+}
+
+# Prints the first interpreter that fits: on the PATH, or among pyenv's.
 find_python() {
-  local name
-  for name in ${PYTHON:+"$PYTHON"} python3 python3.13 python3.12 python3.11 \
-    python; do
-    if "$name" -c 'import sys
-sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
+  local name kept="${PYENV_ROOT:-${HOME:-}/.pyenv}/versions"
+  for name in ${PYTHON:+"$PYTHON"} python3 "${PYTHONS[@]/#/python}" python \
+    "$kept"/*/bin/python3; do
+    if fits "$name"; then
       command -v "$name"
       return
     fi
   done
-  die "No Python 3.11, 3.12 or 3.13 found (python3 is:" \
-    "$(python3 --version 2>&1 | head -n 1))." \
+  die "No Python $(printf '%s, ' "${PYTHONS[@]}" | sed 's/, $//') found" \
+    "(python3 is: $(python3 --version 2>&1 | head -n 1))." \
     "Install one, or name it: PYTHON=/path/to/python3.12 bash $0"
 }
 
 # Prints what an installation depends on, in one number.
 fingerprint() {
-  cat "$ROOT/constraints.txt" "$ROOT/pyproject.toml" | cksum
+  cat "$CONSTRAINTS" "$ROOT/pyproject.toml" | cksum
 }
 
 # Turns pip's output into a line for each package and for each long wait.
@@ -78,9 +104,9 @@ make_environment() {
     echo "Making $VENV with $("$python" --version)"
     "$python" -m venv "$VENV" || die "Could not make $VENV"
   fi
-  echo "Installing the pinned packages into $VENV (once; some minutes)"
+  echo "Installing $(basename "$CONSTRAINTS") into $VENV (once; some minutes)"
   [[ "$extra" == base ]] || target="${ROOT}[$extra]"
-  run_pip -c "$ROOT/constraints.txt" -e "$target"
+  run_pip -c "$CONSTRAINTS" -e "$target"
   fingerprint >"$VENV/.installed-base"
   fingerprint >"$stamp"
 }

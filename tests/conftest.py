@@ -28,6 +28,27 @@ if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
   )
 
 
+def pytest_addoption(parser):
+  """Adds the flag for an environment that has no PyTorch."""
+  parser.addoption(
+    "--without-torch", action="store_true",
+    help="skip the tests that compare with PyTorch, and count them at the end",
+  )  # fmt: skip
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+  """Reports a test that lacks PyTorch as skipped, where that is expected."""
+  report = yield
+  error = call.excinfo and call.excinfo.value
+  expected = item.config.getoption("without_torch")
+  if expected and isinstance(error, ImportError) and "torch" in f"{error}":
+    report.outcome = "skipped"
+    # Of one place: they are one line of the summary.
+    report.longrepr = (__file__, 0, "Skipped: compares with PyTorch")
+  return report
+
+
 @pytest.fixture
 def warnings(caplog):
   """Returns the lines logged so far as warnings."""

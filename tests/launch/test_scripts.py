@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import signal
 import subprocess
+import sys
 import sysconfig
 import time
 
@@ -219,14 +220,78 @@ def test_environment_says_which_python_it_needs(tmp_path):
   old = tmp_path / "python3"
   old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.8.1\nexit 1')
   old.chmod(0o755)
-  for tool in ("bash", "cat", "cksum", "dirname", "head"):
-    (tmp_path / tool).symlink_to(shutil.which(tool))
+  link_tools(tmp_path)
   done = bash(
-    "test.sh", PATH=str(tmp_path), T5X_LITE_VENV=str(tmp_path / "venv")
-  )
+    "test.sh", PATH=str(tmp_path), HOME=str(tmp_path), PYENV_ROOT="",
+    T5X_LITE_VENV=str(tmp_path / "venv"),
+  )  # fmt: skip
   assert done.returncode == 1
-  assert "No Python 3.11, 3.12 or 3.13 found" in done.stderr
+  assert "No Python 3.11, 3.12, 3.13 found" in done.stderr
   assert "Python 3.8.1" in done.stderr
+
+
+def link_tools(folder):
+  """Puts what the scripts call into a folder, and no Python."""
+  for tool in ("bash", "cat", "cksum", "dirname", "head", "sed"):
+    (folder / tool).symlink_to(shutil.which(tool))
+
+
+def interpreter(path, version):
+  """Makes a python that says it is of a version, and runs nothing else."""
+  major, minor = version.split(".")
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(f"""#!/usr/bin/env bash
+    exec {sys.executable} -c 'import sys
+sys.version_info = ({major}, {minor}, 0)
+exec(sys.argv.pop(1))' "${{@:2}}"
+""")
+  path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+  ["versions", "on_the_path", "found"],
+  [
+    ("pinned", {"python3": "3.11"}, "python3"),
+    ("pinned", {"python3": "3.9", "python3.13": "3.13"}, "python3.13"),
+    ("newest", {"python3": "3.11", "python3.12": "3.12"}, "python3.12"),
+    ("newest", {"python3": "3.14", "python3.13": "3.13"}, "python3.13"),
+    ("newest", {"python3": "3.11"}, "versions/3.12.7/bin/python3"),
+    # A shim that runs nothing, as pyenv's for a version that is not chosen.
+    ("newest", {"python3": None, "python3.12": None}, "3.12.7/bin/python3"),
+  ],
+)
+def test_the_first_python_that_runs_and_fits_is_found(
+  versions, on_the_path, found, tmp_path
+):
+  (tmp_path / "bin").mkdir()
+  link_tools(tmp_path / "bin")
+  for name, version in on_the_path.items():
+    if version is None:
+      shim = tmp_path / "bin" / name
+      shim.write_text("#!/bin/sh\necho pyenv: command not found >&2\nexit 127")
+      shim.chmod(0o755)
+    else:
+      interpreter(tmp_path / "bin" / name, version)
+  for version in ("3.10.1", "3.12.7"):
+    interpreter(
+      tmp_path / "pyenv" / "versions" / version / "bin" / "python3",
+      version.rpartition(".")[0],
+    )
+  done = subprocess.run(
+    ["bash", "-c", f"source {LAUNCH}/env.sh; find_python"],
+    capture_output=True, text=True, env=os.environ | {
+      "PATH": f"{tmp_path}/bin", "T5X_LITE_VERSIONS": versions,
+      "PYENV_ROOT": str(tmp_path / "pyenv"), "HOME": str(tmp_path),
+    },
+  )  # fmt: skip
+  assert done.stdout.strip().endswith(found), done.stderr
+  assert done.stdout.startswith(str(tmp_path))
+
+
+def test_versions_are_pinned_or_newest():
+  done = bash("test.sh", T5X_LITE_VERSIONS="latest")
+  assert done.returncode == 1
+  assert "T5X_LITE_VERSIONS (latest) must be pinned or newest" in done.stderr
 
 
 def test_environment_says_that_venv_is_missing(tmp_path):

@@ -9,7 +9,9 @@ DETAILS = """
 Gives log p(targets | inputs) in nats, and per token. --input is .jsonl with
 "inputs" and "targets" (a "text" alone is scored whole by a language model);
 --output is .jsonl in the same order. The same command again goes on where it
-stopped.
+stopped. A model that was trained to continue its inputs is asked for the tokens
+that the targets have in one text with them, after --delimiter where there is no
+white space; one whose inputs end with EOS for the targets as they are.
 """
 EXAMPLE = """
 t5x_lite score --model_dir=runs/quickstart --input=pairs.jsonl \\
@@ -32,6 +34,12 @@ def define(values):
     "per_token", False, "Also list the log-likelihood of each token.",
     flag_values=values,
   )  # fmt: skip
+  flags.DEFINE_string(
+    "delimiter", None,
+    "What stands between inputs and the targets that continue them; by default "
+    "what the run's task has there, a space.",
+    flag_values=values,
+  )  # fmt: skip
   options.gin_flags(values, on_top=True)
   options.process_flags(values)
 
@@ -48,7 +56,7 @@ def main(values, arguments):
 
   job = library.Score(
     model=restored.model,
-    codec=restored.codec(truncate=values.truncate),
+    codec=restored.codec(truncate=values.truncate, delimiter=values.delimiter),
     per_token=values.per_token,
   )
   pair = {"inputs": values.inputs, "targets": values.targets}

@@ -60,9 +60,12 @@ class Task(seqio.Task):
   Attributes:
     examples_together: so many that follow one another fill a row together, and
       are shuffled as one.
+    delimiter: what stands between inputs and targets, where these continue the
+      inputs as one text.
   """
 
   examples_together: int = 1
+  delimiter: str = " "
 
   def get_dataset(
     self,
@@ -170,9 +173,12 @@ def add_task(
     preprocessors=list(objective.preprocessors()),
     postprocess_fn=objective.postprocess_fn,
     metric_fns=list(objective.metric_fns),
+    metric_objs=list(getattr(objective, "metric_objs", ())),
     task_cls=Task,
     shuffle_buffer_size=shuffle_buffer_size,
   )
   task.recipe = recipe
-  task.examples_together = getattr(objective, "examples_together", 1)
+  for of_task in ("examples_together", "delimiter"):
+    default = getattr(Task, of_task)
+    setattr(task, of_task, getattr(objective, of_task, default))
   return name

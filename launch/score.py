@@ -9,7 +9,10 @@ DETAILS = """
 Gives log p(targets | inputs) in nats, and per token. --input is JSON lines with
 "inputs" and "targets" (a "text" alone, or a plain line, is scored whole by a
 language model); --output is JSON lines in the same order, with null for what is
-not finite. The same command again goes on where it stopped.
+not finite. The same command again goes on where it stopped. A model that was
+trained to continue its inputs is asked for the tokens that the targets have in
+one text with them, after --delimiter where there is no white space; one whose
+inputs end with EOS for the targets as they are.
 """
 EXAMPLE = """
 t5x_lite score --model_dir=runs/quickstart --input=pairs.jsonl \\
@@ -32,6 +35,12 @@ def define(values):
     "per_token", False, "Also list the log-likelihood of each token.",
     flag_values=values,
   )  # fmt: skip
+  flags.DEFINE_string(
+    "delimiter", None,
+    "What stands between inputs and the targets that continue them; by default "
+    "what the run's task has there, a space.",
+    flag_values=values,
+  )  # fmt: skip
   options.gin_flags(values, on_top=True)
   options.process_flags(values)
 
@@ -48,7 +57,7 @@ def main(values, arguments):
 
   job = library.Score(
     model=restored.model,
-    codec=restored.codec(truncate=values.truncate),
+    codec=restored.codec(truncate=values.truncate, delimiter=values.delimiter),
     per_token=values.per_token,
   )
   pair = {"inputs": values.inputs, "targets": values.targets}

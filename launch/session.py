@@ -68,7 +68,7 @@ class Restored:
   layout: Any
   step: int
 
-  def codec(self, *, truncate=False):
+  def codec(self, *, truncate=False, delimiter=None):
     """Returns what turns texts into the run's tokens and back."""
     from t5x_lite import infer
 
@@ -77,6 +77,7 @@ class Restored:
       self.model.architecture,
       self.run.train.lengths,
       truncate=truncate,
+      delimiter=delimiter,
     )
 
 

@@ -8,6 +8,7 @@ batch: nothing else (time, threads, other streams) changes a token of it.
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import os
@@ -296,8 +297,9 @@ def examples(
   """
   provider = get_task(spec.task)
   lengths = feature_lengths(spec, architecture)
+  choose = functools.partial(features.choose_targets, architecture=architecture)
   if isinstance(provider, seqio.Task):
-    return task_examples.read(provider, spec, lengths, shard)
+    return task_examples.read(provider, spec, lengths, shard, choose=choose)
   rates = {
     task: rate
     for task in provider.tasks
@@ -305,7 +307,10 @@ def examples(
   }
   if not rates:
     raise ValueError(task_examples.nothing(spec))
-  parts = [task_examples.read(task, spec, lengths, shard) for task in rates]
+  parts = [
+    task_examples.read(task, spec, lengths, shard, choose=choose)
+    for task in rates
+  ]
   weights = list(rates.values())
   seed = task_examples.seed(spec, "mixture", spec.task, shard)
   if spec.num_epochs is None:

@@ -13,7 +13,16 @@ import seqio
 from absl import logging
 from etils import epath
 
-from t5x_lite import batched, data, decoding, disk, features, json_text, text
+from t5x_lite import (
+  batch_iterator,
+  batched,
+  data,
+  decoding,
+  disk,
+  features,
+  json_text,
+  text,
+)
 from t5x_lite.held_out import HeldOut, held_out, unigram_entropy
 
 __all__ = [
@@ -166,7 +175,9 @@ def task_metrics(
   """Computes the metric functions of a task by seqio.Evaluator.
 
   Predictions are generated from the inputs, scores are log-likelihoods of the
-  targets; a predict_with_aux metric gets "scores", of its predictions.
+  targets; a predict_with_aux metric gets "scores", of its predictions, and a
+  metric of scores with intermediates "is_greedy": whether each token of the
+  targets is the most probable one.
 
   Args:
     model: a Model.
@@ -185,7 +196,7 @@ def task_metrics(
   if not data.get_task(spec.task).metric_objs:
     return {}
   lengths = data.feature_lengths(spec, model.architecture)
-  with _quiet():
+  with _quiet(), batch_iterator.plain_errors(spec.task):
     evaluator = seqio.Evaluator(
       spec.task,
       _UnpackedConverter(model.architecture, data.start_id(spec.task)),
@@ -242,12 +253,28 @@ def task_metrics(
       found += zip(ids.tolist(), rows["scores"].tolist(), strict=True)
     return found
 
-  all_metrics, _ = evaluator.evaluate(
-    compute_metrics=True,
-    predict_fn=lambda dataset: predict_with_scores(dataset)[0],
-    predict_with_aux_fn=predict_with_scores,
-    score_fn=score,
-  )
+  def score_with_greedy(dataset):
+    def sums(batch, row_ids):
+      del row_ids
+      return _sums_of_rows(model, params, batch)
+
+    found, is_greedy = [], []
+    for ids, rows in run(sums, dataset, dict):
+      found += zip(ids.tolist(), (-rows["loss"]).tolist(), strict=True)
+      is_greedy += (rows["correct"] == rows["weight"]).tolist()
+    return found, {"is_greedy": is_greedy}
+
+  kinds = seqio.metrics.ModelOutputType
+  with batch_iterator.plain_errors(spec.task):
+    all_metrics, _ = evaluator.evaluate(
+      compute_metrics=True,
+      model_fns={
+        kinds.PREDICTION: lambda dataset: predict_with_scores(dataset)[0],
+        kinds.PREDICTION_WITH_AUX: predict_with_scores,
+        kinds.SCORE: score,
+        kinds.SCORE_WITH_INTERMEDIATES: score_with_greedy,
+      },
+    )
   found = _numbers(all_metrics.result()[spec.task])
   examples = evaluator.cached_task_datasets[spec.task]
   return {**found, "num_examples": len(list(examples.as_numpy_iterator()))}
@@ -274,6 +301,17 @@ def write(metrics: Metrics, path: str) -> None:
 @functools.partial(jax.jit, static_argnums=0)
 def _scores(model, params, batch):
   return model.score(params, batch)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _sums_of_rows(model, params, batch):
+  """Returns each row's own sums of `loss_and_metrics`, [B]."""
+
+  def row(row_batch):
+    one = jax.tree.map(lambda x: x[None], row_batch)
+    return model.loss_and_metrics(params, one)[1]
+
+  return jax.vmap(row)(dict(batch))
 
 
 def _prompts(batch, *, architecture):
@@ -324,6 +362,7 @@ class _UnpackedConverter:
   pack = False
 
   def __init__(self, architecture: str, start_id: int):
+    self._architecture = architecture
     self._convert = features.converter(
       architecture, pack=False, start_id=start_id
     )
@@ -331,5 +370,10 @@ class _UnpackedConverter:
 
   def __call__(self, ds, lengths):
     names = [name for name in self.TASK_FEATURES if name in lengths]
-    ds = ds.map(lambda example: {name: example[name] for name in names})
+    ds = ds.map(
+      lambda example: {
+        name: features.choose_targets(example, self._architecture)[name]
+        for name in names
+      }
+    )
     return self._convert(ds, {name: lengths[name] for name in names})

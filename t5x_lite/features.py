@@ -4,8 +4,10 @@ A task gives, per example, sequences of any length: `inputs` and `targets` (a
 pair), `targets` alone (a language model's text), or `inputs`, `targets` and
 `weights` of one length (aligned: MLM). A text may have `weights`, aligned
 examples `token_types` and a `next_sentence` label (BERT's pairs), and a pair
-`positions`, those of the blanks that its targets fill (GLM). The converter of
-an architecture turns them into rows of one fixed length, under seqio's names.
+`positions`, those of the blanks that its targets fill (GLM). Where targets
+continue the inputs, cut from one text, `targets_alone` may stand beside them,
+what an encoder-decoder has for targets (tasks/pairs.py). The converter of an
+architecture turns them into rows of one fixed length, under seqio's names.
 Two pairs,
 
   inputs [7 8 5 1]     targets [3 9 1]
@@ -73,6 +75,17 @@ with contextlib.suppress(RuntimeError):
   tf.config.set_visible_devices([], "GPU")
 
 _INT32 = seqio.FeatureConverter.FeatureSpec(dtype=tf.int32)
+
+
+def choose_targets(
+  example: Mapping[str, tf.Tensor], architecture: str
+) -> dict[str, tf.Tensor]:
+  """Returns an example with the targets that an architecture is asked for."""
+  example = dict(example)
+  alone = example.pop("targets_alone", None)
+  if alone is not None and architecture == "encoder_decoder":
+    example["targets"] = alone
+  return example
 
 
 def converter(

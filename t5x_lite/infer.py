@@ -37,8 +37,11 @@ def codec(
   lengths: Mapping[str, int],
   *,
   truncate: bool = False,
+  delimiter: str | None = None,
 ) -> Codec:
   """Returns the codec of a task or mixture: its vocabularies, its EOS.
+
+  The delimiter is the task's (tasks.task.Task), a space, if none is given.
 
   Raises:
     ValueError: the architecture does not generate, or not for this task.
@@ -48,7 +51,15 @@ def codec(
       "an encoder-only model has no decoder to generate or score with: use a "
       "causal, prefix or encoder_decoder model"
     )
-  of = data.get_task(task).output_features
+  provider = data.get_task(task)
+  of = provider.output_features
+  if delimiter is None:
+    delimiter = getattr(provider, "delimiter", " ")
+  elif "inputs" in of and of["inputs"].add_eos:
+    raise ValueError(
+      f"delimiter ({delimiter!r}) has no place: the inputs of task {task} end "
+      "with EOS, and nothing joins the targets to them; leave it out"
+    )
   if "positions" in of:
     raise ValueError(
       f"task {task} fills blanks at positions (GLM) that a prompt does not "
@@ -74,6 +85,7 @@ def codec(
     },
     truncate=truncate,
     keep_end=data.inputs_keep_end(task),
+    delimiter=delimiter,
   )
 
 

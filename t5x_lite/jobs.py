@@ -4,6 +4,7 @@ A job turns a record of texts into token ids, computes a batch of them, and
 turns what comes back into fields of the record. `infer` runs jobs.
 """
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,8 @@ class Codec:
     truncate: cut longer texts or refuse them. They are cut as in training
       (see trimming.py): before EOS, or prompts at their beginning.
     keep_end: whether a pair's inputs are prompts; a language model's are.
+    delimiter: what stands between inputs and targets to score, where these
+      continue the inputs and neither has white space there.
   """
 
   architecture: str
@@ -39,6 +42,7 @@ class Codec:
   lengths: Mapping[str, int]
   truncate: bool = False
   keep_end: bool = False
+  delimiter: str = " "
 
   @property
   def is_pair(self) -> bool:
@@ -62,11 +66,44 @@ class Codec:
     self, name: str, content: str, place: str, limit: int
   ) -> np.ndarray:
     """Returns the token ids of one text, with EOS where training has it."""
+    with _named(place):
+      ids = text.encode(getattr(self, name).vocabulary, content)
+    return self._fit(name, ids, place, limit)
+
+  def encode_pair(
+    self, given: str, targets: str, place: str
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the token ids of inputs and of targets to score, as trained on.
+
+    Inputs that end with EOS are a text of their own, and the targets another;
+    without it these continue the inputs: see `text.encode_continuation`.
+    """
+    with _named(place):
+      if self.inputs.add_eos:
+        ids = (
+          text.encode(self.inputs.vocabulary, given),
+          text.encode(self.targets.vocabulary, targets),
+        )
+      else:
+        ids = text.encode_continuation(
+          self.targets.vocabulary,
+          given,
+          self._delimiter(given, targets) + targets,
+          alone=self.architecture == "encoder_decoder",
+        )
+    limit = self.lengths["targets"]
+    target_ids = self._fit("targets", ids[1], place, limit)
+    limit = self.room_for_inputs(len(target_ids))
+    input_ids = self._fit("inputs", ids[0], place, limit)
+    return input_ids, target_ids
+
+  def _delimiter(self, given, targets) -> str:
+    has_space = given[-1:].isspace() or targets[:1].isspace()
+    return self.delimiter if given and targets and not has_space else ""
+
+  def _fit(self, name, ids, place, limit) -> np.ndarray:
+    """Appends EOS where training has it, and cuts or refuses too long ids."""
     feature = getattr(self, name)
-    try:
-      ids = text.encode(feature.vocabulary, content)
-    except ValueError as e:
-      raise ValueError(f"{place}: {e}") from None
     eos_id = feature.vocabulary.eos_id
     end = [eos_id] if feature.add_eos and eos_id is not None else []
     if len(ids) + len(end) > limit:
@@ -182,8 +219,9 @@ class Score:
   p is the model's own softmax, over ids that only round its vocabulary up too.
 
   Records have "targets" and "inputs"; in a decoder-only model the inputs may
-  be missing, and a "text" alone is scored whole. EOS counts where training
-  has it. Adds "log_likelihood", "num_tokens" and "log_likelihood_per_token".
+  be missing, and a "text" alone is scored whole. `Codec.encode_pair` says how
+  targets continue inputs. EOS counts where training has it. Adds
+  "log_likelihood", "num_tokens" and "log_likelihood_per_token".
 
   Attributes:
     model: as in decoding.generate.
@@ -213,15 +251,12 @@ class Score:
     else:
       targets = _text(record, "targets")
       given = _text(record, "inputs", "text")
-    limit = codec.lengths["targets"]
-    ids = codec.encode("targets", targets, record.place, limit)
     if given is None:
+      limit = codec.lengths["targets"]
+      ids = codec.encode("targets", targets, record.place, limit)
       return {"inputs": np.zeros(0, np.int32), "targets": ids}
-    limit = codec.room_for_inputs(len(ids))
-    return {
-      "inputs": codec.encode("inputs", given, record.place, limit),
-      "targets": ids,
-    }
+    inputs, ids = codec.encode_pair(given, targets, record.place)
+    return {"inputs": inputs, "targets": ids}
 
   def compute(self, params, batch, row_ids):
     del row_ids
@@ -255,6 +290,15 @@ def _score(model, params, batch, *, per_token):
   )[..., 0]
   scores = jnp.sum(log_probs * out["weights"], axis=-1)
   return {**out, "scores": scores, "log_probs": log_probs}
+
+
+@contextlib.contextmanager
+def _named(place):
+  """Says of which record an error is."""
+  try:
+    yield
+  except ValueError as error:
+    raise ValueError(f"{place}: {error}") from None
 
 
 def _text(record, *names):

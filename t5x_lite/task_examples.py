@@ -22,7 +22,12 @@ Spec = Any
 
 
 def read(
-  task: seqio.Task, spec: Spec, lengths: Mapping[str, int], shard
+  task: seqio.Task,
+  spec: Spec,
+  lengths: Mapping[str, int],
+  shard,
+  *,
+  choose: Callable[[Mapping], Mapping],
 ) -> tf.data.Dataset:
   """Returns a task's examples, trimmed and shuffled.
 
@@ -31,6 +36,7 @@ def read(
     spec: what to read of it.
     lengths: of its features, as `data.feature_lengths` gives them.
     shard: (index, count) of the part to read.
+    choose: of an example; what of it is for the architecture.
 
   Returns:
     Dicts of int32 vectors, no longer than their lengths.
@@ -49,7 +55,7 @@ def read(
 
   def finish(ds):
     ds = task.preprocess_postcache(ds, sequence_length, seed=noise_seed)
-    return _fit(ds, task, lengths)
+    return _fit(ds, task, lengths, choose)
 
   if spec.num_epochs is None:
     with batch_iterator.plain_errors(task.name):
@@ -117,7 +123,10 @@ def documents(
 
 
 def _fit(
-  ds: tf.data.Dataset, task: seqio.Task, lengths: Mapping[str, int]
+  ds: tf.data.Dataset,
+  task: seqio.Task,
+  lengths: Mapping[str, int],
+  choose: Callable[[Mapping], Mapping],
 ) -> tf.data.Dataset:
   """Keeps the features that have a length, none longer than it.
 
@@ -146,6 +155,7 @@ def _fit(
     )
 
   def fit(example):
+    example = choose(example)
     tokens = {
       name: tf.cast(example[name], tf.int32)
       for name in lengths

@@ -59,6 +59,32 @@ def encode(vocabulary: Any, text: str) -> list[int]:
   return ids
 
 
+def encode_continuation(
+  vocabulary: Any, context: str, continuation: str, *, alone: bool = False
+) -> tuple[list[int], list[int]]:
+  """Tokenises a text and what continues it; adds no EOS.
+
+    "Answer: "  "A"    "Answer:| A"    [encode("Answer:")]  [the rest of
+                                       encode("Answer: A")]
+
+  As lm-evaluation-harness does it (`TemplateLM._encode_pair`): white space at
+  the end of the context goes over to the continuation, which has the tokens
+  that the joint text has after those of the context. Where one of them reaches
+  across the cut, an `alone` continuation, an encoder-decoder's, loses none of
+  its characters: it is encoded by itself.
+
+  Raises:
+    ValueError: a text has a sentinel that the vocabulary lacks.
+  """
+  given = context.rstrip()
+  continuation = context[len(given) :] + continuation
+  ids = encode(vocabulary, given)
+  whole = encode(vocabulary, given + continuation)
+  if alone and whole[: len(ids)] != ids:
+    return ids, encode(vocabulary, continuation)
+  return ids, whole[len(ids) :]
+
+
 def decode(vocabulary: Any, ids: Sequence[int]) -> str:
   """Returns the text of the tokens before EOS, sentinels spelt out."""
   ids = [int(i) for i in ids]

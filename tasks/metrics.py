@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 _SENTINEL = re.compile(r"<extra_id_(\d+)>")
 
@@ -24,6 +24,25 @@ def continuation(
     "sequence_accuracy": _mean(map(_same, targets, predictions)),
     "token_f1": _mean(map(token_f1, targets, predictions)),
   }
+
+
+def until(stop: str, read: Callable | None = None) -> Callable:
+  """Returns a postprocessor that cuts what is generated at a stop string.
+
+    "7\\n\\n1+1= 2"   until "\\n\\n"   "7"
+
+  Args:
+    stop: where a prediction ends, as in lm-evaluation-harness; white space
+      around what is left goes.
+    read: what is done to predictions and targets then; None leaves them.
+  """
+
+  def postprocess(text: str, *, example=None, is_target: bool = False):
+    if not is_target:
+      text = text.partition(stop)[0].strip()
+    return read(text, example=example, is_target=is_target) if read else text
+
+  return postprocess
 
 
 def spans(text: str, **unused_kwargs) -> Mapping[int, str]:

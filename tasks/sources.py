@@ -211,7 +211,11 @@ class LazySource(seqio.DataSource):
 def _tensor(values: list) -> tf.Tensor | tf.RaggedTensor:
   """Makes a tensor of a column: of values, or of lists of any lengths."""
   if values and isinstance(values[0], list | tuple):
-    return tf.ragged.constant(values, ragged_rank=1, inner_shape=())
+    # Lists that are all empty do not tell of what: of texts, most likely.
+    dtype = None if any(values) else tf.string
+    return tf.ragged.constant(
+      values, dtype=dtype, ragged_rank=1, inner_shape=()
+    )
   return tf.constant(values)
 
 

@@ -62,10 +62,13 @@ class Task(seqio.Task):
       are shuffled as one.
     inputs_keep_end: inputs that are too long lose their beginning (prompts,
       which the targets continue), not their end.
+    delimiter: what stands between inputs and targets, where these continue the
+      inputs as one text.
   """
 
   examples_together: int = 1
   inputs_keep_end: bool = False
+  delimiter: str = " "
 
   def get_dataset(
     self,
@@ -173,10 +176,12 @@ def add_task(
     preprocessors=list(objective.preprocessors()),
     postprocess_fn=objective.postprocess_fn,
     metric_fns=list(objective.metric_fns),
+    metric_objs=list(getattr(objective, "metric_objs", ())),
     task_cls=Task,
     shuffle_buffer_size=shuffle_buffer_size,
   )
   task.recipe = recipe
-  task.examples_together = getattr(objective, "examples_together", 1)
-  task.inputs_keep_end = getattr(objective, "inputs_keep_end", False)
+  for of_task in ("examples_together", "inputs_keep_end", "delimiter"):
+    default = getattr(Task, of_task)
+    setattr(task, of_task, getattr(objective, of_task, default))
   return name

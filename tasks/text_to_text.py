@@ -11,9 +11,10 @@ parts, of which those without content are left out: the format of instructions,
   example   {"instruction": "Name a bird.", "input": "", "output": "Wren"}
   inputs    "Task: Name a bird.\\n\\nAnswer:"              targets  "Wren"
 
-and solved examples may stand before the one to solve (few-shot prompts):
+and solved examples may stand before the one to solve (few-shot prompts), whose
+answer follows as theirs do, after the delimiter and no EOS (pairs.py):
 
-  inputs    "2+2= 4\\n\\n1+2= 3\\n\\n3+4="               targets  "7"
+  inputs    "2+2= 4\\n\\n1+2= 3\\n\\n3+4="      delimiter " "      targets  "7"
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import seqio
 import tensorflow as tf
 
 from t5x_lite import text_files
-from tasks import metrics, windows
+from tasks import metrics, pairs, windows
 
 _FIELD = re.compile(r"\{([^{}]+)\}")
 
@@ -44,7 +45,10 @@ class TextToText:
     targets: the template of the targets, e.g. "{en}".
     shots: so many other examples of the split stand solved before each; as
       many follow one another and are each other's shots.
-    between: what joins parts, and shots.
+    between: what joins parts, and shots. What is generated after shots ends
+      where this begins, as in lm-evaluation-harness.
+    delimiter: what stands between the inputs and the targets of a shot, and of
+      the example after shots.
     labels: names for the values of integer fields, by field:
       {"label": ("negative", "positive")}. A value without a name, such as the
       -1 of unlabelled examples, is written "<unk>".
@@ -55,9 +59,9 @@ class TextToText:
   labels: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
   shots: int = 0
   between: str = "\n\n"
+  delimiter: str = " "
 
   metric_fns = (metrics.sequence_accuracy,)
-  postprocess_fn = None
 
   def __post_init__(self):
     names = (name for of in self.labels.values() for name in of)
@@ -83,24 +87,41 @@ class TextToText:
 
   @property
   def inputs_keep_end(self) -> bool:
-    """Says that prompts with shots lose their beginning (see tasks/task.py)."""
-    return self.shots > 0
+    """Says which end of too long inputs goes (see tasks/task.py)."""
+    return self.pair.inputs_keep_end
+
+  @property
+  def fields(self) -> tuple[str, ...]:
+    """Returns the names of the fields that the templates show."""
+    return tuple(_FIELD.findall("".join((*self.input_parts, self.targets))))
+
+  @property
+  def postprocess_fn(self) -> Callable | None:
+    """Cuts what is generated after shots at the next one."""
+    return metrics.until(self.between) if self.shots else None
+
+  @property
+  def pair(self) -> pairs.Apart | pairs.Joined:
+    """Returns how inputs and targets are encoded: with shots as one text."""
+    if not self.shots:
+      return pairs.Apart()
+    return pairs.Joined(delimiter=self.delimiter)
 
   def output_features(
     self, vocabulary: seqio.Vocabulary
   ) -> Mapping[str, seqio.Feature]:
-    return windows.pair(vocabulary)
+    return self.pair.output_features(vocabulary)
 
   def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
     return (
       functools.partial(fill_templates, objective=self),
-      functools.partial(add_shots, shots=self.shots, between=self.between),
       functools.partial(
-        seqio.preprocessors.tokenize, copy_pretokenized=True, with_eos=False
+        add_shots,
+        shots=self.shots,
+        between=self.between,
+        delimiter=self.delimiter,
       ),
-      seqio.CacheDatasetPlaceholder(),
-      *([keep_end] if self.inputs_keep_end else []),
-      seqio.preprocessors.append_eos_after_trim,
+      *self.pair.preprocessors(),
     )
 
 
@@ -135,7 +156,7 @@ def fill_templates(
 
 
 def add_shots(
-  dataset: tf.data.Dataset, *, shots: int, between: str
+  dataset: tf.data.Dataset, *, shots: int, between: str, delimiter: str = " "
 ) -> tf.data.Dataset:
   """Puts solved examples before each: the others of shots + 1 in a row.
 
@@ -145,7 +166,8 @@ def add_shots(
     return dataset
 
   def add(group):
-    solved = tf.strings.join([group["inputs"], " ", group["targets"], between])
+    parts = [group["inputs"], delimiter, group["targets"], between]
+    solved = tf.strings.join(parts)
     # Of three: those that follow, around: 1 2, 2 0, 0 1.
     count = tf.size(solved)
     index = tf.range(count)[:, tf.newaxis] + tf.range(1, count)
@@ -153,26 +175,6 @@ def add_shots(
     return group | {"inputs": tf.strings.join([before, group["inputs"]])}
 
   return dataset.batch(shots + 1).map(add).unbatch()
-
-
-def keep_end(
-  dataset: tf.data.Dataset,
-  sequence_length: windows.Lengths,
-  output_features: windows.Features,
-) -> tf.data.Dataset:
-  """Cuts inputs that are too long at their beginning; the question stays."""
-  length = (sequence_length or {}).get("inputs")
-  if not length:
-    return dataset
-  room = length - output_features["inputs"].add_eos
-  return dataset.map(
-    lambda example: {**example, "inputs": example["inputs"][-room:]},
-    num_parallel_calls=windows.AUTOTUNE,
-  )
-
-
-# Asks for lengths to trim to, not to plan by: longer is no mistake.
-keep_end.only_trims = True
 
 
 def _fill(template: str, fields, labels) -> tuple[tf.Tensor, tf.Tensor]:

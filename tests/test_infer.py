@@ -51,6 +51,7 @@ def codec(architecture="causal", *, inputs_eos=False, **lengths):
     inputs=seqio.Feature(BYTES, add_eos=inputs_eos),
     targets=seqio.Feature(BYTES, add_eos=True),
     lengths=lengths or {"inputs": 32, "targets": 8},
+    delimiter="",  # So that a prediction scores as it was generated.
   )
 
 

@@ -14,13 +14,16 @@ import seqio
 from t5x_lite import data, evaluate
 from t5x_lite.run import Data
 
+# Stands beside LAMBADA's accuracy, and is no part of a score.
+_NO_PERCENTAGE = "perplexity"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Suite:
   """Says which tasks are asked, and how much of them.
 
   Attributes:
-    tasks: names of tasks and of mixtures, with metric functions in percent.
+    tasks: names of tasks and of mixtures, with metrics in percent.
     lengths: of their features; longer inputs are cut.
     examples: of each task at most, the first of the split.
     split: of the tasks.
@@ -50,8 +53,9 @@ def measure(
 
   Returns:
     {"score": the mean over tasks, "tasks": task -> the mean of its metrics, as
-    GLUE has it, "metrics": task -> metric -> value; all in percent, and
-    "examples": task -> how many it has given}.
+    GLUE has it, "metrics": task -> metric -> value; all in percent but a
+    "perplexity", which no mean includes, and "examples": task -> how many it
+    has given}.
 
   Raises:
     ValueError: a task that the model cannot be asked, or without metrics.
@@ -72,7 +76,10 @@ def measure(
     if not found[task]:
       raise ValueError(f"Suite.tasks: {task} has no metric to measure by")
     examples[task] = found[task].pop("num_examples")
-  scores = {task: _mean(metrics.values()) for task, metrics in found.items()}
+  scores = {
+    task: _mean(x for name, x in metrics.items() if name != _NO_PERCENTAGE)
+    for task, metrics in found.items()
+  }
   return {
     "score": _mean(scores.values()),
     "tasks": scores,

@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 import seqio
 import tensorflow as tf
 
-from tasks import windows
-from tasks.evaluation import metrics
-from tasks.text_to_text import TextToText, fill_templates, keep_end
+from tasks import pairs, windows
+from tasks.evaluation import likelihoods, metrics, rows
+from tasks.metrics import until
+from tasks.text_to_text import TextToText, fill_templates
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,39 +28,42 @@ class Benchmark:
     examples: makes a dataset with the strings "inputs" and "targets", and what
       `postprocess_fn` reads of an example.
     metric_fns: of (targets, predictions) or (targets, scores).
+    likelihood_fns: of (scores, is_greedy), as likelihoods.py has them.
     postprocess_fn: of (text, example=..., is_target=...), or None for the text.
-    continues: the targets continue the inputs. They follow without EOS, as in
-      pretraining, and too long inputs lose their beginning, not their end.
+    pair: how inputs and targets are encoded.
+    read_row: of a row of JSON; returns the fields that `examples` reads, or
+      says in a ValueError which of them is wrong. None takes all as they are.
   """
 
   examples: Callable[[tf.data.Dataset], tf.data.Dataset]
   metric_fns: Sequence[Callable] = ()
+  likelihood_fns: Sequence[Callable] = ()
   postprocess_fn: Callable | None = None
-  continues: bool = False
+  pair: pairs.Apart | pairs.Joined = pairs.Apart()
+  read_row: Callable[[Mapping], dict] | None = None
+
+  @property
+  def metric_objs(self) -> Sequence[type[seqio.metrics.CollectingMetric]]:
+    """Returns `likelihood_fns` as seqio takes them."""
+    return [likelihoods.metric(function) for function in self.likelihood_fns]
+
+  @property
+  def delimiter(self) -> str:
+    """Returns what stands between inputs and targets of one text."""
+    return getattr(self.pair, "delimiter", " ")
 
   @property
   def inputs_keep_end(self) -> bool:
     """Says which end of too long inputs goes (see tasks/task.py)."""
-    return self.continues
+    return self.pair.inputs_keep_end
 
   def output_features(
     self, vocabulary: seqio.Vocabulary
   ) -> Mapping[str, seqio.Feature]:
-    return {
-      "inputs": seqio.Feature(vocabulary, add_eos=not self.continues),
-      "targets": seqio.Feature(vocabulary, add_eos=True),
-    }
+    return self.pair.output_features(vocabulary)
 
   def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
-    return (
-      self.examples,
-      functools.partial(
-        seqio.preprocessors.tokenize, copy_pretokenized=True, with_eos=False
-      ),
-      seqio.CacheDatasetPlaceholder(),
-      *([keep_end] if self.inputs_keep_end else []),
-      seqio.preprocessors.append_eos_after_trim,
-    )
+    return (self.examples, *self.pair.preprocessors())
 
 
 def per_example(function: Callable[[Mapping], Mapping]) -> Callable:
@@ -76,7 +80,8 @@ def classification(
 ) -> Benchmark:
   """Returns a benchmark whose targets are the name of the field "label".
 
-  Predictions are compared by number; what names no class is -1.
+  Predictions are compared by number; what names no class is -1. They end with
+  their line.
   """
   template = TextToText(
     inputs=inputs, targets="{label}", labels={"label": tuple(labels)}
@@ -84,7 +89,10 @@ def classification(
   return Benchmark(
     examples=functools.partial(fill_templates, objective=template),
     metric_fns=tuple(metric_fns),
-    postprocess_fn=functools.partial(label_number, labels=tuple(labels)),
+    postprocess_fn=until(
+      "\n", functools.partial(label_number, labels=tuple(labels))
+    ),
+    read_row=rows.of_template(template),
   )
 
 

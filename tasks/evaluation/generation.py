@@ -6,7 +6,9 @@
   lambada  "all words of a passage but the"        "last"
 
 The first three in T5's formats: Raffel et al. 2020, arXiv:1910.10683,
-appendix D. LAMBADA: Paperno et al. 2016, arXiv:1606.06031.
+appendix D; an answer and a translation end with their line. LAMBADA, Paperno et
+al. 2016, arXiv:1606.06031, is asked as lm-evaluation-harness 0.4.13 does:
+nothing is generated, the tokens of the last word must be the most probable.
 """
 
 from __future__ import annotations
@@ -16,14 +18,15 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from tasks import text_to_text
-from tasks.evaluation import metrics
+from tasks import pairs, text_to_text
+from tasks.evaluation import metrics, rows
 from tasks.evaluation.benchmark import (
   Benchmark,
   as_text,
   field,
   per_example,
 )
+from tasks.metrics import until
 
 _LANGUAGES = {
   "cs": "Czech", "de": "German", "en": "English", "fi": "Finnish",
@@ -32,7 +35,10 @@ _LANGUAGES = {
 
 
 def squad(example: Mapping) -> dict:
-  """Asks for an answer from a context; punctuation gets spaces around it."""
+  """Asks for an answer from a context; punctuation gets spaces around it.
+
+  A question without an answer (SQuAD 2.0) has NO_ANSWER for one.
+  """
   answers = _pad_punctuation(field(example, "answers", "text"))
   inputs = tf.strings.join([
     "question: ", _pad_punctuation(example["question"]),
@@ -40,7 +46,7 @@ def squad(example: Mapping) -> dict:
   ])  # fmt: skip
   return {
     "inputs": tf.strings.regex_replace(inputs, r"\s+", " "),
-    "targets": answers[0],
+    "targets": tf.concat([answers, [metrics.NO_ANSWER]], axis=0)[0],
     "answers": answers,
   }
 
@@ -53,17 +59,30 @@ def all_answers(text: str, *, example=None, is_target=False):
 
 
 def last_word(example: Mapping) -> dict:
-  """Parts the last word of "passage" from what comes before."""
-  words = tf.strings.split(example["passage"])
+  """Parts what stands after the last space of "passage" from the rest."""
+  words = tf.strings.split(example["passage"], " ")
   return {
     "inputs": tf.strings.reduce_join(words[:-1], separator=" "),
     "targets": words[-1],
   }
 
 
-def strip(text: str, **unused_kwargs) -> str:
-  """Removes the spaces around a text."""
-  return text.strip()
+def read_squad(row: Mapping) -> dict:
+  """Checks a row of SQuAD 1.1 or 2.0."""
+  return {
+    "question": rows.text(row, "question"),
+    "context": rows.text(row, "context"),
+    "answers/text": rows.texts(row, "answers/text", none=True),
+  }
+
+
+def read_passage(row: Mapping) -> dict:
+  """Checks a row of LAMBADA; the hub calls its passages "text"."""
+  name = "passage" if "passage" in row else "text"
+  passage = rows.text(row, name).rstrip()
+  if " " not in passage.strip():
+    raise ValueError(f"field {name!r} ({passage!r}) must have two words")
+  return {"passage": passage}
 
 
 def translation(source: str, target: str) -> Benchmark:
@@ -76,6 +95,8 @@ def translation(source: str, target: str) -> Benchmark:
   return Benchmark(
     examples=functools.partial(text_to_text.fill_templates, objective=template),
     metric_fns=(metrics.bleu,),
+    postprocess_fn=until("\n"),
+    read_row=rows.of_template(template),
   )
 
 
@@ -87,20 +108,20 @@ def _pad_punctuation(text: tf.Tensor) -> tf.Tensor:
 SQUAD = Benchmark(
   examples=per_example(squad),
   metric_fns=(metrics.squad,),
-  postprocess_fn=all_answers,
+  postprocess_fn=until("\n", all_answers),
+  read_row=read_squad,
+)
+_SUMMARIZE = text_to_text.TextToText(
+  inputs="summarize: {article}", targets="{highlights}"
 )
 CNN_DAILYMAIL = Benchmark(
-  examples=functools.partial(
-    text_to_text.fill_templates,
-    objective=text_to_text.TextToText(
-      inputs="summarize: {article}", targets="{highlights}"
-    ),
-  ),
+  examples=functools.partial(text_to_text.fill_templates, objective=_SUMMARIZE),
   metric_fns=(metrics.rouge,),
+  read_row=rows.of_template(_SUMMARIZE),
 )
 LAMBADA = Benchmark(
   examples=per_example(last_word),
-  metric_fns=(metrics.accuracy,),
-  postprocess_fn=strip,
-  continues=True,
+  likelihood_fns=(metrics.greedy_match,),
+  pair=pairs.Joined(end=False),
+  read_row=read_passage,
 )

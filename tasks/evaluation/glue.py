@@ -10,12 +10,13 @@ arXiv:1804.07461, and 2019, arXiv:1905.00537. GLUE's WNLI is left out, as there.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import tensorflow as tf
 
 from tasks import windows
-from tasks.evaluation import metrics
+from tasks.evaluation import metrics, rows
 from tasks.evaluation.benchmark import (
   Benchmark,
   as_text,
@@ -24,6 +25,7 @@ from tasks.evaluation.benchmark import (
   label_number,
   per_example,
 )
+from tasks.metrics import until
 
 _FALSE_TRUE = ("False", "True")
 _ENTAILMENT = ("entailment", "not_entailment")
@@ -160,6 +162,12 @@ def _words(text: str) -> list[str]:
   return [word for word in words if word and word not in _DETERMINERS]
 
 
+_TRUTH = functools.partial(rows.class_number, names=_FALSE_TRUE)
+_ANY_TEXTS = functools.partial(rows.texts, none=True)
+_read_wsc = rows.reader({
+  "text": rows.text, "span1_text": rows.text, "span2_text": rows.text,
+  "span2_index": rows.whole, "label": _TRUTH,
+})  # fmt: skip
 _MNLI_BENCHMARK = classification(
   "mnli hypothesis: {hypothesis} premise: {premise}", _MNLI
 )
@@ -187,7 +195,14 @@ GLUE: Mapping[str, Benchmark] = {
   "stsb": Benchmark(
     examples=per_example(stsb),
     metric_fns=(metrics.correlations,),
-    postprocess_fn=number,
+    postprocess_fn=until("\n", number),
+    read_row=rows.reader(
+      {
+        "sentence1": rows.text,
+        "sentence2": rows.text,
+        "label": rows.number,
+      }
+    ),
   ),
   "mnli": _MNLI_BENCHMARK,
   "mnli_mismatched": _MNLI_BENCHMARK,
@@ -216,12 +231,31 @@ SUPER_GLUE: Mapping[str, Benchmark] = {
   "multirc": Benchmark(
     examples=per_example(multirc),
     metric_fns=(metrics.multirc,),
-    postprocess_fn=multirc_answer,
+    postprocess_fn=until("\n", multirc_answer),
+    read_row=rows.reader(
+      {
+        "question": rows.text,
+        "answer": rows.text,
+        "paragraph": rows.text,
+        "label": _TRUTH,
+        "idx/question": rows.whole,
+      }
+    ),
   ),
   "record": Benchmark(
     examples=record,
     metric_fns=(metrics.record,),
-    postprocess_fn=record_answer,
+    postprocess_fn=until("\n", record_answer),
+    read_row=rows.reader(
+      {
+        "passage": rows.text,
+        "query": rows.text,
+        "entities": _ANY_TEXTS,
+        "answers": _ANY_TEXTS,
+        "idx/passage": rows.whole,
+        "idx/query": rows.whole,
+      }
+    ),
   ),
   "rte": _RTE_OF_PREMISES,
   "wic": classification(
@@ -231,7 +265,8 @@ SUPER_GLUE: Mapping[str, Benchmark] = {
   "wsc": Benchmark(
     examples=per_example(wsc),
     metric_fns=(metrics.accuracy,),
-    postprocess_fn=wsc_referent,
+    postprocess_fn=until("\n", wsc_referent),
+    read_row=_read_wsc,
   ),
-  "wsc_train": Benchmark(examples=right_wsc),
+  "wsc_train": Benchmark(examples=right_wsc, read_row=_read_wsc),
 }

@@ -16,6 +16,9 @@ import numpy as np
 
 from tasks import metrics
 
+# What the target of a question without an answer says (SQuAD 2.0).
+NO_ANSWER = "unanswerable"
+
 
 def accuracy(targets: Sequence, predictions: Sequence) -> Mapping[str, float]:
   """Counts predictions that equal their targets."""
@@ -107,11 +110,18 @@ def squad(
 ) -> Mapping[str, float]:
   """Compares answers by exact match and word F1, with the best of the truths.
 
-  Case, punctuation, articles and spaces do not count.
-  Rajpurkar et al. 2016, arXiv:1606.05250, section 6.1.
+  Case, punctuation, articles and spaces do not count. Where there is no truth,
+  no answer is right, or its name, NO_ANSWER.
+  Rajpurkar et al. 2016, arXiv:1606.05250, section 6.1, and 2018,
+  arXiv:1806.03822, section 4.
   """
   exact, overlap = [], []
   for truths, prediction in zip(targets, predictions, strict=True):
+    if not truths:
+      is_right = _normalize(prediction) in ("", NO_ANSWER)
+      exact.append(is_right)
+      overlap.append(is_right)
+      continue
     truths, prediction = map(_normalize, truths), _normalize(prediction)
     pairs = [(truth == prediction, _f1(truth, prediction)) for truth in truths]
     exact.append(max((is_same for is_same, _ in pairs), default=False))
@@ -154,8 +164,27 @@ def bleu(
   return {"bleu": score.score}
 
 
+def greedy_match(
+  scores: Sequence[float], is_greedy: Sequence[bool]
+) -> Mapping[str, float]:
+  """Counts targets that greedy decoding gives, whatever it would say next.
+
+  Args:
+    scores: log-likelihoods of the targets.
+    is_greedy: whether each of their tokens is the most probable one.
+
+  Returns:
+    "accuracy", and "perplexity" (no percentage): per target, not per token,
+    as LAMBADA has it in lm-evaluation-harness.
+  """
+  return {
+    "accuracy": _percent(is_greedy),
+    "perplexity": float(np.exp(-np.mean(scores))),
+  }
+
+
 def rank_accuracy(
-  targets: Sequence[tuple[int, int, bool, int]], scores: Sequence[float]
+  targets: Sequence[tuple], scores: Sequence[float]
 ) -> Mapping[str, float]:
   """Counts questions whose most probable choice is right.
 
@@ -163,7 +192,8 @@ def rank_accuracy(
   model that tells none apart is right where the first choice is.
 
   Args:
-    targets: (question, number of its choices, is this one right, its tokens).
+    targets: (question, number of its choices, is this one right, its tokens,
+      ...).
     scores: log-likelihoods of the choices.
 
   Returns:
@@ -171,22 +201,52 @@ def rank_accuracy(
     "accuracy_per_token" by their mean (Brown et al. 2020, arXiv:2005.14165,
     section 2.4). A question not all of whose choices are there is left out.
   """
+  return {
+    "accuracy": _right_choices(targets, scores, lambda *target: 1),
+    "accuracy_per_token": _right_choices(
+      targets, scores, lambda _, num, right, tokens, *text: tokens
+    ),
+  }
+
+
+def rank_accuracy_by_length(
+  targets: Sequence[tuple[int, int, bool, int, str]], scores: Sequence[float]
+) -> Mapping[str, float]:
+  """Counts questions whose most probable choice for its length is right.
+
+  Args:
+    targets: as of `rank_accuracy`, the last the text of the choice.
+    scores: log-likelihoods of the choices.
+
+  Returns:
+    "accuracy_per_character" and, by bytes of UTF-8, "accuracy_per_byte": the
+    acc_norm and acc_bytes of lm-evaluation-harness. The delimiter before a
+    choice does not count.
+  """
+  return {
+    "accuracy_per_character": _right_choices(
+      targets, scores, lambda *target: len(target[-1])
+    ),
+    "accuracy_per_byte": _right_choices(
+      targets, scores, lambda *target: len(target[-1].encode())
+    ),
+  }
+
+
+def _right_choices(targets, scores, size_of) -> float:
+  """Returns for how many questions the greatest score / size is right."""
   questions = collections.defaultdict(list)
   for target, score in zip(targets, scores, strict=True):
-    question, num_choices, is_right, tokens = target
-    questions[question, num_choices].append((is_right, score, score / tokens))
-  whole = [
-    choices
+    question, num_choices, is_right, *_ = target
+    # A choice of no size is never taken.
+    size = size_of(*target)
+    by_size = score / size if size else -np.inf
+    questions[question, num_choices].append((by_size, is_right))
+  return _percent(
+    max(choices, key=lambda choice: choice[0])[1]
     for (_, num_choices), choices in questions.items()
     if len(choices) == num_choices
-  ]
-
-  def right_by(column):
-    return _percent(
-      max(choices, key=lambda choice: choice[column])[0] for choices in whole
-    )
-
-  return {"accuracy": right_by(1), "accuracy_per_token": right_by(2)}
+  )
 
 
 def _normalize(answer: str) -> str:

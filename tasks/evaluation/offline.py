@@ -8,11 +8,13 @@
   offline_sort          "sort: d a c"                          "a c d"
   offline_addition      "add: 52 + 9"                          "61"
 
-A continuation is chosen by rank scoring, from it and those of three other
-passages. The prose is that of corpora.py, each part with its own passages. No
-example is random: all runs get the same. The mixture "offline" has all tasks;
-"offline_train" has them to learn from, without the continuations that are
-wrong; "offline_few_shot" has the exercises after three that are solved,
+A last word must be what greedy decoding gives; a continuation is chosen by rank
+scoring, from it and those of three other passages. What is generated ends at an
+empty line, if not before. The prose is that of corpora.py, each part with its
+own passages. No example is random: all runs get the same. The mixture "offline"
+has all tasks; "offline_train" has them to learn from, without the continuations
+that are wrong; "offline_few_shot" has the exercises after three that are
+solved,
 
   offline_sort_few_shot "sort: d b b d\\n\\n ... sort: d a c"     "a c d"
 """
@@ -28,7 +30,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import tensorflow as tf
 
-from tasks import cache, corpora, metrics, sources, text
+from tasks import cache, corpora, metrics, pairs, sources, text
 from tasks.evaluation.benchmark import Benchmark, per_example
 from tasks.evaluation.choices import multiple_choice
 from tasks.evaluation.generation import LAMBADA
@@ -40,6 +42,7 @@ _SIZES = {"train": 4096, "validation": 256}
 _PASSAGE_WORDS = 32
 _CHOICE_WORDS = 8
 _SHOTS = 3
+_BETWEEN = "\n\n"
 _BLANKS = (5, 13, 21, 29)
 
 
@@ -165,13 +168,17 @@ def _as_is(example: Mapping) -> Mapping:
 
 
 def _after_solved(dataset: tf.data.Dataset) -> tf.data.Dataset:
-  return add_shots(dataset, shots=_SHOTS, between="\n\n")
+  return add_shots(dataset, shots=_SHOTS, between=_BETWEEN)
 
 
 _EXACT = Benchmark(
-  examples=per_example(_as_is), metric_fns=(metrics.sequence_accuracy,)
+  examples=per_example(_as_is),
+  metric_fns=(metrics.sequence_accuracy,),
+  postprocess_fn=metrics.until(_BETWEEN),
 )
-_FEW_SHOT = dataclasses.replace(_EXACT, examples=_after_solved)
+_FEW_SHOT = dataclasses.replace(
+  _EXACT, examples=_after_solved, pair=pairs.Joined()
+)
 _EXERCISES = {
   f"offline_{name}": Sums(f"offline_{name}", draw)
   for name, draw in {

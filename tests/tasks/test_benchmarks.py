@@ -186,14 +186,16 @@ def test_each_choice_is_an_example_and_the_right_one_is_marked():
     "about high school mathematics.\n\n2 + 2?\nA. 3\nB. 4\nC. 5\nD. 6\nAnswer:"
   )
   assert texts(rows_of("hellaswag_all"))[1] == [
-    "Cooking: How to cook. A man", "cooks rice."
+    "Cooking: How to cook. A man", "cooks  rice."
   ]  # fmt: skip
 
 
 def test_what_continues_has_no_end_before_it_and_loses_its_beginning():
   (row,) = rows_of("lambada_all")
   assert texts([row]) == [["the cat saw another", "cat"]]
-  assert row["inputs"][-1] != 1 and row["targets"][-1] == 1
+  assert row["inputs"][-1] != 1
+  # Scored by its own tokens, of which EOS is none.
+  assert BYTES.decode(row["targets"]) == " cat" and row["targets"][-1] != 1
   (row,) = rows_of("lambada_all", inputs=7)
   assert BYTES.decode(row["inputs"]) == "another"
 
@@ -204,7 +206,9 @@ BEST = {
   "super_glue_record": {"em": 50.0, "f1": 50.0},
   "super_glue_wsc": {"accuracy": 50.0},
 }
-MEASURED = sorted({*ROWS, *CHOICES} - {"super_glue_wsc_train"})
+# Of LAMBADA nothing is generated nor ranked: see test_harness.py.
+UNSAID = {"super_glue_wsc_train", "lambada_all"}
+MEASURED = sorted({*ROWS, *CHOICES} - UNSAID)
 
 
 @pytest.mark.parametrize("task", MEASURED)

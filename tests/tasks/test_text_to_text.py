@@ -111,10 +111,12 @@ def prompts():
 
 def test_long_prompts_lose_the_beginning_of_the_shots(prompts):
   task = seqio.TaskRegistry.get(prompts)
-  rows = task.get_dataset({"inputs": 7, "targets": 3}, "test", shuffle=False)
+  rows = task.get_dataset({"inputs": 6, "targets": 3}, "test", shuffle=False)
   (row,) = rows.take(1)
-  assert BYTES.decode(row["inputs"].numpy()[:-1]) == "\n\n1+1="
-  assert row["inputs"].numpy()[-1] == BYTES.eos_id
+  assert BYTES.decode(row["inputs"].numpy()) == "\n\n1+1="
+  # As the answers of the shots: after a space, and no EOS before it.
+  assert BYTES.decode(row["targets"].numpy()[:-1]) == " 2"
+  assert row["targets"].numpy()[-1] == BYTES.eos_id
 
 
 def test_a_model_learns_prompts_and_is_measured_on_them(prompts):
@@ -140,6 +142,6 @@ def test_a_model_learns_prompts_and_is_measured_on_them(prompts):
   asked, truths = zip(*filled(TextToText(**SUM, shots=1), *FOUR), strict=True)
   said = infer.run(job, state.params, [{"inputs": text} for text in asked])
   pairs = zip(said, truths, strict=True)
-  right = [row["prediction"] == truth for row, truth in pairs]
+  right = [row["prediction"] == f" {truth}" for row, truth in pairs]
   assert sum(right) >= 3
   assert metrics[f"{prompts}/sequence_accuracy"] == 25 * sum(right)

@@ -1,0 +1,169 @@
+"""Reads the fields of JSON rows: what a benchmark needs, or what is wrong.
+
+  {"choices": {"text": ["ja", "nein"], "label": ["A", "B"]}, "answerKey": "B"}
+  flat     "choices/text", "choices/label", "answerKey"
+  texts(row, "choices/text") -> ["ja", "nein"]
+  label(row, "answerKey", ["A", "B"]) -> "B"
+
+Each function raises ValueError with the field, its value and what it must be;
+`BenchmarkRows` adds the file and the row.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+
+import tensorflow as tf
+
+from tasks import sources
+from tasks.evaluation import json_rows
+from tasks.text_to_text import TextToText
+
+Row = Mapping[str, object]
+
+
+class BenchmarkRows(json_rows.JsonRows):
+  """Serves JSON lines as a benchmark reads them.
+
+  A split is checked when it is read: one without labels does not stop others.
+  """
+
+  def __init__(
+    self, name: str, files: Mapping[str, str], read_row: Callable[[Row], dict]
+  ):
+    """Takes split -> file, and what reads a row; see `Benchmark.read_row`."""
+    super().__init__(name, files)
+    self._paths = dict(files)
+    self._read_row = read_row
+    self._read_split = functools.cache(self._read_split)
+
+  def recipe(self) -> tuple:
+    return (*super().recipe(), self._read_row)
+
+  def get_dataset(self, split: str = "train", **options) -> tf.data.Dataset:
+    return self._read_split(split).get_dataset(split, **options)
+
+  def _read_split(self, split: str) -> sources.MemorySource:
+    columns = self.made.columns[split]
+    read = []
+    for number, values in enumerate(zip(*columns.values(), strict=True), 1):
+      try:
+        read.append(self._read_row(dict(zip(columns, values, strict=True))))
+      except ValueError as error:
+        path = self._paths[split]
+        raise ValueError(f"{path}, row {number}: {error}") from None
+    found = {name: [row[name] for row in read] for name in read[0]}
+    return sources.MemorySource(self.name, {split: found})
+
+
+def reader(fields: Mapping[str, Callable]) -> Callable[[Row], dict]:
+  """Returns what reads each named field by a function of (row, name)."""
+  return lambda row: {name: read(row, name) for name, read in fields.items()}
+
+
+def of_template(template: TextToText) -> Callable[[Row], dict]:
+  """Returns what reads the fields that the templates name."""
+  fields = dict.fromkeys(template.fields, text_or_number)
+  for name, names in template.labels.items():
+    fields[name] = functools.partial(class_number, names=names)
+  return reader(fields)
+
+
+def text(row: Row, name: str, *, empty: bool = False) -> str:
+  """Returns a text, one with content unless it may be empty."""
+  value = _get(row, name)
+  if not isinstance(value, str) or not (value.strip() or empty):
+    raise _wrong(name, value, "a text" if empty else "a text with content")
+  return value
+
+
+def text_or_number(row: Row, name: str) -> str | int | float:
+  """Returns what a template can show."""
+  value = _get(row, name)
+  if not isinstance(value, str | int | float):
+    raise _wrong(name, value, "a text or a number")
+  return value
+
+
+def texts(
+  row: Row, name: str, *, count: int | None = None, none: bool = False
+) -> list[str]:
+  """Returns texts with content: `count` of them, or one at least, or none."""
+  value = _get(row, name)
+  fits = isinstance(value, list) and all(
+    isinstance(item, str) and item.strip() for item in value
+  )
+  if not fits or (len(value) != count if count else not (value or none)):
+    some = "" if none else "of one or more "
+    wanted = f"of {count} " if count else some
+    raise _wrong(name, value, f"a list {wanted}texts with content")
+  return value
+
+
+def labels(row: Row, name: str, *, count: int) -> list[str]:
+  """Returns the names of choices, letters or numbers, as texts."""
+  value = _get(row, name)
+  names = list(map(str, value)) if isinstance(value, list) else []
+  if len(names) != count or len(set(names)) < count:
+    raise _wrong(name, value, f"a list of {count} labels that differ")
+  return names
+
+
+def label(row: Row, name: str, among: Sequence[str]) -> str:
+  """Returns a value that is one of some labels, as a text."""
+  value = _get(row, name)
+  if str(value) not in among:
+    raise _wrong(name, value, f"one of {', '.join(among)}")
+  return str(value)
+
+
+def index(row: Row, name: str, size: int) -> int:
+  """Returns a number below `size`, which may be written as a text."""
+  value = _get(row, name)
+  if isinstance(value, str) and value.isdecimal():
+    value = int(value)
+  if type(value) is not int or not 0 <= value < size:
+    wanted = f"a number from 0 to {size - 1}"
+    raise _wrong(name, value, f"{wanted}: rows without an answer have no score")
+  return value
+
+
+def number(row: Row, name: str) -> float:
+  """Returns a number."""
+  value = _get(row, name)
+  if isinstance(value, bool) or not isinstance(value, int | float):
+    raise _wrong(name, value, "a number")
+  return float(value)
+
+
+def whole(row: Row, name: str) -> int:
+  """Returns a whole number."""
+  value = _get(row, name)
+  if type(value) is not int:
+    raise _wrong(name, value, "a whole number")
+  return value
+
+
+def class_number(row: Row, name: str, names: Sequence[str]) -> int:
+  """Returns the number of a class, given by number or name; -1 is unlabelled.
+
+  True and false, of the files of SuperGLUE's authors, are 1 and 0.
+  """
+  value = _get(row, name)
+  if value in names:
+    return names.index(value)
+  if not isinstance(value, int) or not -1 <= value < len(names):
+    wanted = f"a number from 0 to {len(names) - 1}, -1 for unlabelled"
+    raise _wrong(name, value, f"{wanted}, or one of {', '.join(names)}")
+  return int(value)
+
+
+def _get(row: Row, name: str):
+  if name not in row:
+    raise ValueError(f"no field {name!r}: the row has {', '.join(row)}")
+  return row[name]
+
+
+def _wrong(name: str, value, wanted: str) -> ValueError:
+  return ValueError(f"field {name!r} ({value!r:.60}) must be {wanted}")

@@ -8,8 +8,8 @@ import seqio
 import tensorflow as tf
 
 from t5x_lite import data, infer, trimming
-from t5x_lite.jsonl import Record
 from t5x_lite.run import Data
+from t5x_lite.text_files import Record
 from tasks import text_to_text, vocabularies
 from tasks.evaluation.benchmark import Benchmark
 from tasks.sources import MemorySource

@@ -1,6 +1,5 @@
 """Checkpoints of processes that are killed, and of several at once."""
 
-import os
 import pathlib
 import socket
 import subprocess

@@ -1,6 +1,5 @@
 """Checkpoints of processes that are killed, and of several at once."""
 
-import os
 import pathlib
 import socket
 import subprocess
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 
 from t5x_lite.checkpoint import Checkpoints
+from tests import processes
 from tests.checkpoints import Counter, names
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -142,12 +142,12 @@ def test_two_processes_share_checkpoints_and_agree_on_damage(tmp_path):
   with socket.socket() as listener:
     listener.bind(("localhost", 0))
     port = listener.getsockname()[1]
-  environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
-  processes = [
+  environment = processes.environment(JAX_PLATFORMS="cpu")
+  both = [
     run_python(PROCESSES, tmp_path, i, port, env=environment) for i in (0, 1)
   ]
-  outputs = [process.communicate(timeout=180)[0] for process in processes]
-  for process, output in zip(processes, outputs, strict=True):
+  outputs = [process.communicate(timeout=180)[0] for process in both]
+  for process, output in zip(both, outputs, strict=True):
     assert process.returncode == 0, output
     assert "done" in output
   assert names(tmp_path) == ["1", "2", "3.corrupt-1"]

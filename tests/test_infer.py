@@ -19,6 +19,7 @@ import seqio
 from t5x_lite import infer
 from t5x_lite.decoding import Greedy, Sample, loop
 from t5x_lite.partitioning import Layout
+from tests import processes
 from tests.decoding.markov import Markov
 
 BYTES = seqio.ByteVocabulary(extra_ids=5)  # 0 pad, 1 EOS, 2 unk, 3 + byte
@@ -183,21 +184,22 @@ layout = Layout()
 params = jax.device_put(test_infer.noise(), layout.replicated())
 infer.run_file(job, params, path_in, path_out, batch_size=3, layout=layout)
 """
-  environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-  environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
-  processes = [
+  environment = processes.environment(
+    PYTHONPATH=os.pathsep.join(p for p in sys.path if p), JAX_PLATFORMS="cpu"
+  )
+  both = [
     subprocess.Popen(
       [sys.executable, "-c", code]
       + [f"localhost:{port}", str(index), str(path_in), str(together)],
-      env=environment | {"JAX_PLATFORMS": "cpu"},
+      env=environment,
       cwd=pathlib.Path(__file__).parent.parent,
       stderr=subprocess.PIPE,
       text=True,
     )
     for index in range(2)
   ]
-  errors = [process.communicate(timeout=600)[1] for process in processes]
-  assert [p.returncode for p in processes] == [0, 0], "\n".join(errors)
+  errors = [process.communicate(timeout=600)[1] for process in both]
+  assert [p.returncode for p in both] == [0, 0], "\n".join(errors)
   assert "going on after 1 of 7 texts" in errors[0]
   assert together.read_bytes() == alone.read_bytes()
 

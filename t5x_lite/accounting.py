@@ -12,7 +12,7 @@ FLOPs are those of matmuls, 2 per multiply-add, as the program computes them:
   mix, whether a rule hides half of them or not (a kernel that skips what a
   causal rule hides computes half). So does PaLM count, arXiv:2204.02311,
   appendix B: 6 N + 12 L (heads) H T per token for a decoder of N parameters.
-- An expert costs what it has room for (moe.py), filled or not.
+- An expert costs what it has room for in training (moe.py), filled or not.
 - Training costs three times the forward pass: the backward has two matmuls
   for each one (Kaplan et al. 2020, arXiv:2001.08361, section 2.1).
 - "training" are model FLOPs, without recomputation: what rates and budgets are
@@ -222,12 +222,13 @@ def _traced_flops(model, batch_size, rows, *, gradient) -> Counter:
   """Counts the matmul FLOPs of a traced loss, or gradient, by component."""
   twin = anatomy.traceable(model)
 
-  def objective(params, batch):
-    return twin.loss_and_metrics(params, batch)[0]
+  def objective(params, batch, key):
+    return twin.loss_and_metrics(params, batch, dropout_key=key)[0]
 
   function = jax.grad(objective) if gradient else objective
   batch = anatomy.abstract_batch(model, batch_size, rows)
-  program = traces.trace(function, twin.abstract(), batch)
+  key = jax.random.key(0)  # What evaluation computes is not in question.
+  program = traces.trace(function, twin.abstract(), batch, key)
   counts = Counter()
   with traces.reading():
     _count(program, (), 1, counts)

@@ -132,7 +132,8 @@ class Model:
     Args:
       params: as from `init`.
       batch: with targets and loss weights.
-      dropout_key: switches dropout on.
+      dropout_key: says that this is training: switches dropout on, and experts
+        have room for some tokens only (moe.py).
 
     Returns:
       The objective, a sum yet to be divided by metrics["denominator"], and
@@ -216,15 +217,27 @@ class Model:
   def score(self, params: Params, batch: Batch) -> jax.Array:
     """Returns each row's log-likelihood of its weighted targets, float32 [B].
 
-    The sum over the row of weight * log p(target), in nats.
+    The sum over the row of weight * log p(target), in nats; p is a softmax over
+    all ids, those that only round the vocabulary up too.
     """
+    side = self._scored_side
 
-    def row(row_batch):
-      one = jax.tree.map(lambda x: x[None], row_batch)
-      plain = dataclasses.replace(self, loss=CrossEntropy())
-      return -plain.loss_and_metrics(params, one)[1]["loss"]
+    def forward(transformer):
+      hidden_BTD, _ = _hidden(transformer, batch)
+      return transformer.before_head(hidden_BTD), transformer.head()
 
-    return jax.vmap(row)(dict(batch))
+    states_BTD, head = self._apply(forward, params)[0]
+
+    def row(*of_row):
+      states_BTD, targets_BT, weights_BT = (x[None] for x in of_row)
+      sums = CrossEntropy()(states_BTD, head, targets_BT, weights_BT)
+      return -sums["loss"]
+
+    return jax.vmap(row)(
+      states_BTD,
+      batch[f"{side}_target_tokens"],
+      batch[f"{side}_loss_weights"],
+    )
 
   def prefill(
     self, params: Params, batch: Batch, *, max_new_tokens: int

@@ -3,11 +3,24 @@
     tokens choose    Switch (one expert), GShard, GLaM and Mixtral (two)
     experts choose   each expert takes the tokens that it scores highest
 
-An expert has room for `capacity` tokens of a row. Where tokens choose, those
-who come later in the row find it full and pass by, so that what is later never
-changes what is earlier. Padding goes to no expert.
+In training an expert has room for so many tokens of a row, in proportion to its
+real ones. Where tokens choose, those who come later in the row find it full and
+pass by, so that what is later never changes what is earlier. Padding goes to no
+expert, takes no room and makes none.
+
+Without a "dropout" key, which means training (dropout.py), every token gets to
+its experts: what a text gives depends neither on padding, nor on the texts in
+its row, nor on other rows. Experts then work in rounds of as many tokens as
+they have room for in training, until nobody waits:
+
+    room 2, sent to one expert   a b c d e   ->   a b | c d | e
+
+That takes the memory of one round. Of T tokens there are up to T / room rounds,
+E / (top_k * capacity_factor) times the FLOPs of training; those in which no
+expert has work, mostly all but one or two, are skipped.
 """
 
+import functools
 import math
 
 import flax.linen as nn
@@ -36,11 +49,16 @@ class MoE(nn.Module):
     expert: the settings that all experts share.
     num_experts: E.
     top_k: experts per token; where experts choose, on average.
-    capacity_factor: room of an expert over its fair share of a row,
-      top_k * T / E; None makes room for all, at E / top_k times the FLOPs.
-    expert_capacity: instead, room for so many tokens of a row of any length.
-    chooser: "tokens" or "experts"; experts see the whole row, so only an
-      encoder may have them choose.
+    capacity_factor: room of an expert in training over its fair share of the N
+      real tokens of a row, top_k * N / E; None makes room for all, at E / top_k
+      times the FLOPs.
+    expert_capacity: instead, room for so many tokens of a text of any length,
+      in training or not, as `transformers` has it for Switch. (Decoding takes
+      one token at a time, and there they all find room.)
+    chooser: "tokens" or "experts". Each expert chooses in each text by itself,
+      by `capacity_factor` of its length in training or not. It sees the whole
+      text, so only an encoder may have experts choose; in training, what a
+      packed row chooses beyond the room of a row passes by.
     normalize_gates: whether a token's gates sum to 1 (GShard, Mixtral) or are
       the router's probabilities (Switch).
     shared_expert: an MLP that every token passes beside its experts, or None
@@ -101,16 +119,71 @@ class MoE(nn.Module):
   @nn.compact
   def __call__(self, x_BTD: jax.Array, tokens: Tokens) -> jax.Array:
     """Transforms each token by the experts that it is sent to."""
-    real_BT = jnp.broadcast_to(tokens.segment != 0, x_BTD.shape[:2])
-    probs_BTE = self._route(x_BTD, real_BT)
+    segment_BT = jnp.broadcast_to(tokens.segment, x_BTD.shape[:2])
+    probs_BTE = self._route(x_BTD, segment_BT != 0)
     choose = _tokens_choose if self.chooser == "tokens" else _experts_choose
-    room = self.capacity(x_BTD.shape[1])
-    places_BEC, gates_BEC = choose(self, probs_BTE, room)
-    # [B, E, C, D]: what stands in the places; gate 0 marks an empty one.
-    taken = jax.vmap(lambda x, places: x[places])(x_BTD, places_BEC)
-    taken = nn.with_logical_constraint(
-      taken, ("batch", "experts", None, "embed")
-    )
+    gates_BTE = choose(self, probs_BTE, segment_BT)
+    out_BTD = self._dispatch(x_BTD, gates_BTE, tokens)
+    if self.shared_expert is not None:
+      out_BTD += self.shared_expert(x_BTD, tokens)
+    return out_BTD
+
+  @property
+  def in_training(self) -> bool:
+    """Tells whether experts have room for some only (dropout.py)."""
+    return self.has_rng("dropout")
+
+  def _dispatch(self, x_BTD, gates_BTE, tokens):
+    """Sends tokens to the experts whose gates are open, in rounds."""
+    length = x_BTD.shape[1]
+    room = self.capacity(length)
+    one_round = self.in_training or self.is_initializing()
+    number = 1 if one_round else -(-length // room)
+    # The tokens sent to an expert come first, in their order in the row.
+    waits_BTE = jnp.where(gates_BTE > 0, 0, length)
+    waits_BTE += jnp.arange(length)[:, None]
+    places_BTE = jnp.argsort(waits_BTE, axis=1)
+    gates_BTE = jnp.take_along_axis(gates_BTE, places_BTE, axis=1)
+
+    def cut(y_BTE):
+      """[B, T, E] -> [number, B, E, C]; what is beyond the row has gate 0."""
+      y_BTE = y_BTE[:, : number * room]
+      rest = number * room - y_BTE.shape[1]
+      y_BTE = jnp.pad(y_BTE, ((0, 0), (0, rest), (0, 0)))
+      y_BRCE = y_BTE.reshape(len(y_BTE), number, room, -1)
+      return y_BRCE.transpose(1, 0, 3, 2)
+
+    def work(experts, out_BTD, places_BEC, gates_BEC):
+      # [B, E, C, D]
+      taken = jax.vmap(lambda x, places: x[places])(x_BTD, places_BEC)
+      taken = nn.with_logical_constraint(
+        taken, ("batch", "experts", None, "embed")
+      )
+      given = experts(taken)
+      given *= gates_BEC[..., None].astype(given.dtype)
+      return jax.vmap(lambda out, places, y: out.at[places].add(y))(
+        out_BTD, places_BEC, given
+      )
+
+    rounds = cut(places_BTE), cut(gates_BTE)
+    out_BTD = jnp.zeros_like(x_BTD)
+    if number == 1:
+      experts = self._experts(tokens)
+      return work(experts, out_BTD, *(x[0] for x in rounds))
+    experts = self._pure_experts(tokens)
+
+    def work_if_any(out_BTD, assigned):
+      out_BTD = jax.lax.cond(
+        jnp.any(assigned[1] > 0),
+        functools.partial(work, experts), lambda out, *_: out,
+        out_BTD, *assigned,
+      )  # fmt: skip
+      return out_BTD, None
+
+    return jax.lax.scan(work_if_any, out_BTD, rounds)[0]
+
+  def _experts(self, tokens):
+    """Returns what all experts make of [B, E, C, D]."""
     experts = nn.vmap(
       lambda expert, x: expert(x, tokens),
       in_axes=1,
@@ -119,14 +192,22 @@ class MoE(nn.Module):
       split_rngs={"params": True, "dropout": True},
       metadata_params={nn.PARTITION_NAME: "experts"},
     )
-    given = experts(self.expert.copy(name="experts"), taken)
-    given *= gates_BEC[..., None].astype(given.dtype)
-    out_BTD = jax.vmap(
-      lambda places, y: jnp.zeros(x_BTD.shape[1:], y.dtype).at[places].add(y)
-    )(places_BEC, given)
-    if self.shared_expert is not None:
-      out_BTD += self.shared_expert(x_BTD, tokens)
-    return out_BTD
+    return functools.partial(experts, self.expert.copy(name="experts"))
+
+  def _pure_experts(self, tokens):
+    """Returns the same as a pure function, which JAX's loops may close over.
+
+    Without random keys, and once there are parameters.
+    """
+    # Of NumPy's, tracing a custom derivative in a loop takes no constants.
+    params = jax.tree.map(
+      jnp.asarray, nn.unbox(self.get_variable("params", "experts"))
+    )
+    expert = self.expert.clone(parent=None, name=None)
+    apply = jax.vmap(
+      lambda one, x: expert.apply({"params": one}, x, tokens), (0, 1), 1
+    )
+    return functools.partial(apply, params)
 
   def _route(self, x_BTD, real_BT):
     """Returns the router's float32 probabilities, 0 for padding."""
@@ -163,23 +244,53 @@ def _top(probs_BTE, k):
   return jax.nn.one_hot(chosen_BTk, probs_BTE.shape[-1]).sum(axis=-2)
 
 
-def _tokens_choose(moe, probs_BTE, capacity):
-  """Returns each expert's tokens and their gates, [B, E, C]."""
-  length = probs_BTE.shape[1]
+def _tokens_choose(moe, probs_BTE, segment_BT):
+  """Returns the gates of the experts that take each token, 0 for others."""
   gates_BTE = probs_BTE * _top(probs_BTE, moe.top_k)
   sent_BTE = gates_BTE > 0
   if moe.normalize_gates:
     total_BT1 = jnp.sum(gates_BTE, axis=-1, keepdims=True)
     gates_BTE /= jnp.maximum(total_BT1, 1e-9)
-  # The tokens sent to an expert come first, in their order in the row.
-  order_BTE = jnp.where(sent_BTE, 0, length) + jnp.arange(length)[:, None]
-  places_BEC = jnp.argsort(order_BTE, axis=1)[:, :capacity].swapaxes(1, 2)
-  gates_BEC = jnp.take_along_axis(gates_BTE.swapaxes(1, 2), places_BEC, axis=2)
-  return places_BEC, gates_BEC
+  # Which token to an expert it is, from 1: of its text, or of the row.
+  turn_BTE = jnp.cumsum(sent_BTE, axis=1)
+  if moe.expert_capacity is not None:
+    start_BT1 = _texts(segment_BT)[0][..., None]
+    before_BTE = jnp.take_along_axis(turn_BTE - sent_BTE, start_BT1, axis=1)
+    return gates_BTE * (turn_BTE - before_BTE <= moe.expert_capacity)
+  if moe.capacity_factor is None or not moe.in_training:
+    return gates_BTE
+  number_B = jnp.sum(segment_BT != 0, axis=1)
+  return gates_BTE * (
+    turn_BTE <= _room(moe, number_B, segment_BT)[:, None, None]
+  )
 
 
-def _experts_choose(moe, probs_BTE, capacity):
-  """Returns each expert's tokens and their gates, [B, E, C]."""
-  del moe
-  gates_BEC, places_BEC = jax.lax.top_k(probs_BTE.swapaxes(1, 2), capacity)
-  return places_BEC, gates_BEC
+def _experts_choose(moe, probs_BTE, segment_BT):
+  """Returns the gates of the experts that take each token, 0 for others."""
+  start_BT, size_BT = _texts(segment_BT)
+  start_BTE = jnp.broadcast_to(start_BT[..., None], probs_BTE.shape)
+  # Text by text, and in each the likeliest first.
+  order_BTE = jnp.lexsort((-probs_BTE, start_BTE), axis=1)
+  rank_BTE = jnp.argsort(order_BTE, axis=1) - start_BTE
+  room_BT = _room(moe, size_BT, segment_BT)
+  return probs_BTE * (rank_BTE < room_BT[..., None])
+
+
+def _texts(segment_BT):
+  """Returns where the text of each token begins and its length, [B, T]."""
+  index_T = jnp.arange(segment_BT.shape[1])
+  first_B1 = jnp.ones_like(segment_BT[:, :1], bool)
+  changes = segment_BT[:, 1:] != segment_BT[:, :-1]
+  begins_BT = jnp.concatenate([first_B1, changes], axis=1)
+  ends_BT = jnp.concatenate([changes, first_B1], axis=1)
+  start_BT = jax.lax.cummax(jnp.where(begins_BT, index_T, 0), axis=1)
+  end_BT = jnp.where(ends_BT, index_T, len(index_T))
+  end_BT = jax.lax.cummin(end_BT, axis=1, reverse=True)
+  return start_BT, end_BT - start_BT + 1
+
+
+def _room(moe, numbers, segment_BT):
+  """Returns the capacity for so many real tokens each, of T at most."""
+  longest = segment_BT.shape[1]
+  table = jnp.array([moe.capacity(n) for n in range(longest + 1)])
+  return table[numbers]

@@ -31,8 +31,12 @@ def weights(moe, seed=1):
   return jax.tree.map(draw, shapes, is_leaf=lambda x: hasattr(x, "value"))
 
 
-def by_loop(params, top_k, *, normalize=False, room=T):
-  """Sends the tokens one by one, in their order in the row."""
+def by_loop(params, top_k, *, normalize=False, room=(T, T)):
+  """Sends the tokens one by one, in their order in the row.
+
+  Args:
+    room: of each expert, for each row.
+  """
   logits = X @ params["router"]["kernel"]
   probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
   out = np.zeros_like(X)
@@ -45,12 +49,21 @@ def by_loop(params, top_k, *, normalize=False, room=T):
       total = probs[b, t, chosen].sum() if normalize else 1
       for e in chosen:
         filled[e] += 1
-        if filled[e] > room:
+        if filled[e] > room[b]:
           continue
         wi, wo = (params["experts"][n]["kernel"][e] for n in ("wi", "wo"))
         y = np.maximum(X[b, t] @ wi, 0) @ wo
         out[b, t] += probs[b, t, e] / total * y
   return out
+
+
+def apply(moe, params, x=X, segment=SEGMENT, *, training=False):
+  rngs = {"dropout": jax.random.key(0)} if training else {}
+
+  def run(params, x, segment):
+    return moe.apply({"params": params}, x, tokens(segment), rngs=rngs)
+
+  return tiny.jit(run)(params, x, segment)
 
 
 @pytest.mark.parametrize(
@@ -59,17 +72,80 @@ def by_loop(params, top_k, *, normalize=False, room=T):
     ({}, {"top_k": 1}),
     ({"top_k": 2}, {"top_k": 2}),
     ({"top_k": 2, "normalize_gates": True}, {"top_k": 2, "normalize": True}),
-    ({"capacity_factor": 0.5}, {"top_k": 1, "room": 1}),
-    ({"top_k": 2, "capacity_factor": 0.5}, {"top_k": 2, "room": 2}),
-    ({"expert_capacity": 2}, {"top_k": 1, "room": 2}),
+    # Of the 6 and 4 real tokens of the rows.
+    ({"capacity_factor": 0.5}, {"top_k": 1, "room": (1, 1)}),
+    ({"capacity_factor": 1.0}, {"top_k": 1, "room": (2, 2)}),
+    ({"top_k": 2, "capacity_factor": 1.1}, {"top_k": 2, "room": (5, 3)}),
+    ({"expert_capacity": 2}, {"top_k": 1, "room": (2, 2)}),
     ({"expert_capacity": 2 * T}, {"top_k": 1}),
   ],
 )
 def test_tokens_go_to_their_experts_in_order(settings, loop):
   moe = MoE(expert=MLP(hidden=F), num_experts=E, **settings)
   params = weights(moe)
-  ours = moe.apply({"params": params}, X, tokens())
+  ours = apply(moe, params, training=True)
   np.testing.assert_allclose(ours, by_loop(params, **loop), atol=1e-4)
+  if "capacity_factor" in settings:
+    loop["room"] = (T, T)
+  ours = apply(moe, params)
+  np.testing.assert_allclose(ours, by_loop(params, **loop), atol=1e-4)
+
+
+ROOM = [
+  {"capacity_factor": 0.5},
+  {"top_k": 2, "capacity_factor": 0.4, "normalize_gates": True},
+  {"expert_capacity": 1},
+  {"capacity_factor": 0.7, "chooser": "experts"},
+  {"expert_capacity": 2, "chooser": "experts"},
+]
+
+
+@pytest.mark.parametrize("settings", ROOM)
+def test_a_text_gives_the_same_whatever_stands_beside_it(settings):
+  """Wider rows, other rows, and other texts in its row."""
+  moe = MoE(expert=MLP(hidden=F), num_experts=E, **settings)
+  params = weights(moe)
+  rng = np.random.default_rng(2)
+  text, other = (rng.normal(size=(1, n, D)).astype("f4") for n in (5, 11))
+  ones = np.ones((1, 16), int)
+  alone = apply(moe, params, text, ones[:, :5])[0]
+  wide = np.pad(text, ((0, 0), (0, 11), (0, 0)), constant_values=3.0)
+  segment = np.repeat([1, 0], [5, 11])[None]
+  packed = np.concatenate([other, text], axis=1)
+  both = np.concatenate([ones + (np.arange(16) >= 11), segment])
+  packed, beside = apply(moe, params, np.concatenate([packed, wide]), both)
+  np.testing.assert_allclose(packed[11:], alone, atol=1e-5)
+  np.testing.assert_allclose(beside[:5], alone, atol=1e-5)
+  np.testing.assert_array_equal(beside[5:], 0)
+
+
+@pytest.mark.parametrize("settings", ROOM)
+def test_in_training_padding_takes_no_room_and_makes_none(settings):
+  moe = MoE(
+    expert=MLP(hidden=F), num_experts=E, balance_loss=1.0, router_z_loss=1.0,
+    **settings,
+  )  # fmt: skip
+  params = weights(moe)
+  rng = np.random.default_rng(3)
+  text = rng.normal(size=(2, 7, D)).astype("f4")
+  wide = np.pad(text, ((0, 0), (0, 9), (0, 0)), constant_values=3.0)
+  segment = np.pad(np.ones((2, 7), int), ((0, 0), (0, 9)))
+
+  def run(x, segment):
+    rngs = {"dropout": jax.random.key(0)}
+    return tiny.jit(
+      lambda params, x, segment: moe.apply(
+        {"params": params}, x, tokens(segment), mutable=["losses"], rngs=rngs
+      )
+    )(params, x, segment)
+
+  alone, losses = run(text, segment[:, :7])
+  padded, same = run(wide, segment)
+  np.testing.assert_allclose(padded[:, :7], alone, atol=1e-5)
+  np.testing.assert_array_equal(padded[:, 7:], 0)
+  np.testing.assert_allclose(
+    same["losses"]["moe"], losses["losses"]["moe"], rtol=1e-5
+  )
 
 
 def test_experts_choose_their_best_tokens():
@@ -83,7 +159,7 @@ def test_experts_choose_their_best_tokens():
   expected = np.zeros_like(X)
   for b in range(B):
     for e in range(E):
-      for t in np.argsort(-probs[b, :, e])[:2]:  # 6 tokens / 3 experts.
+      for t in np.argsort(-probs[b, :, e])[:2]:  # 6 / 3, and of 4 / 3 more.
         wi, wo = (params["experts"][n]["kernel"][e] for n in ("wi", "wo"))
         y = np.maximum(X[b, t] @ wi, 0) @ wo
         expected[b, t] += probs[b, t, e] * y
@@ -145,6 +221,72 @@ def test_losses_join_the_objective_and_reach_the_router():
   assert sums["moe_loss"] > 0
   router = gradients["decoder"]["layers"]["layer_1"]["mlp"]["router"]
   assert jnp.any(router["kernel"] != 0)
+
+
+@pytest.fixture(scope="module")
+def sparse():
+  """A decoder whose experts have room for few, and its parameters."""
+  model = tiny.llama(scan=True)
+  moe = MoE(
+    expert=MLP(hidden=F), num_experts=4, top_k=2, capacity_factor=0.5,
+    balance_loss=0.1,
+  )  # fmt: skip
+  layer = model.transformer.decoder.layer.clone(mlp=moe)
+  model = tiny.replace_stacks(model, layer=layer, remat="full")
+  return model, tiny.random_params(model)
+
+
+def test_scores_depend_on_no_neighbour_and_no_width(sparse):
+  model, params = sparse
+  rows = tiny.batch(model)  # 15 columns.
+  wide = {k: np.pad(v, ((0, 0), (0, 49))) for k, v in rows.items()}
+  one = {k: v[1:2, :9] for k, v in rows.items()}  # 3 inputs and 6 targets.
+  score = tiny.jit(model.score)
+  scores = score(params, rows)
+  np.testing.assert_allclose(score(params, wide), scores, rtol=1e-5)
+  np.testing.assert_allclose(score(params, one), scores[1:2], rtol=1e-5)
+  loss, packed = (
+    tiny.jit(model.loss_and_metrics)(params, batch)[1]["loss"]
+    for batch in (rows, tiny.packed(rows))
+  )
+  np.testing.assert_allclose([loss, packed], -np.sum(scores), rtol=1e-5)
+
+
+def test_decoding_is_the_whole_forward_beside_a_longer_prompt(sparse):
+  model, params = sparse
+  batch = tiny.batch(model)
+  # The other texts have 11 and 7 tokens.
+  text = batch["decoder_target_tokens"][1, :9]
+  alone = {k: v[1:2, :9] for k, v in batch.items()}
+  expected = tiny.jit(model.logits)(params, alone)[0]
+  prompts = {
+    k: v * batch["decoder_causal_attention"]
+    for k, v in batch.items()
+    if k not in ("decoder_target_tokens", "decoder_loss_weights")
+  }
+  logits, state = tiny.jit(
+    lambda params, batch: model.prefill(params, batch, max_new_tokens=5)
+  )(params, prompts)
+  step = tiny.jit(model.decode_step)
+  found = [logits[1]]
+  for token in text[3:8]:
+    logits, state = step(params, state, jnp.full(3, token))
+    found.append(logits[1])
+  np.testing.assert_allclose(found, expected[3:], atol=1e-4)
+
+
+def test_gradients_need_no_training(sparse):
+  """Where no token is dropped, over several rounds."""
+  model, params = sparse
+  batch = tiny.batch(model)
+  moe = model.transformer.decoder.layer.mlp.clone(capacity_factor=None)
+  layer = model.transformer.decoder.layer.clone(mlp=moe)
+  roomy = tiny.replace_stacks(model, layer=layer)
+  ours, theirs = (
+    tiny.jit(jax.grad(lambda p, m=m: m.loss_and_metrics(p, batch)[0]))(params)
+    for m in (model, roomy)
+  )
+  tiny.assert_trees_close(ours, theirs, rtol=1e-5)
 
 
 def test_bad_settings_are_refused():

@@ -12,6 +12,7 @@ from t5x_lite.run import Data
 from tasks import pairs, sources, text_to_text, vocabularies
 from tasks.evaluation import choices, generation, metrics
 from tasks.hf_vocabulary import HuggingFaceTokenizer
+from tasks.mixtures import add_mixture
 from tasks.task import add_task
 from tasks.text_to_text import TextToText
 from tests.decoding.markov import Markov
@@ -158,6 +159,34 @@ def test_inputs_that_end_with_eos_are_a_text_of_their_own():
   inputs, targets = codec.encode_pair("rte: a ", "yes", "here")
   assert inputs.tolist() == [*BYTES.encode("rte: a "), 1]
   assert targets.tolist() == [*BYTES.encode("yes"), 1]
+
+
+def test_the_delimiter_is_the_task_s_or_the_user_s(registered):
+  row = [{"a": "x", "b": "y", "sum": "z"}] * 2
+  template = {"inputs": "{a}+{b}=", "targets": "{sum}"}
+  for name, settings in (
+    ("harness_line", {"shots": 1, "delimiter": "\n"}),
+    ("harness_space", {"shots": 1}),
+    ("harness_pair", {}),
+  ):
+    registered(name, TextToText(**template, **settings), row)
+
+  def delimiter(*tasks, given=None):
+    name = add_mixture("harness_both", dict.fromkeys(tasks, 1.0))
+    try:
+      codec = infer.codec(name, "causal", LENGTHS, delimiter=given)
+    finally:
+      seqio.MixtureRegistry.remove(name)
+    return codec.delimiter
+
+  assert delimiter("harness_line") == "\n"
+  assert delimiter("harness_line", "harness_pair") == "\n"
+  assert delimiter("harness_line", given="") == ""
+  assert delimiter("harness_line", "harness_space", given="") == ""
+  with pytest.raises(ValueError, match=r"2 delimiters .*'\\n', ' '"):
+    delimiter("harness_line", "harness_space")
+  with pytest.raises(ValueError, match="delimiter .'x'. has no place: the in"):
+    delimiter("harness_pair", given="x")
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ import pathlib
 import numpy as np
 import pytest
 import seqio
-import tensorflow as tf
 
 from t5x_lite import data, evaluate, infer, text
 from t5x_lite.run import Data
 from tasks import pairs, sources, text_to_text, vocabularies
 from tasks.evaluation import choices, generation, metrics
+from tasks.evaluation.benchmark import Benchmark
 from tasks.hf_vocabulary import HuggingFaceTokenizer
 from tasks.mixtures import add_mixture
 from tasks.task import add_task
@@ -193,10 +193,10 @@ def test_the_delimiter_is_the_task_s_or_the_user_s(registered):
 def registered():
   names = []
 
-  def register(name, objective, rows):
+  def register(name, objective, rows, vocabulary=BYTES):
     columns = {key: [row[key] for row in rows] for key in rows[0]}
     source = sources.MemorySource(name, {"validation": columns})
-    add_task(name, source=source, objective=objective, vocabulary=BYTES)
+    add_task(name, source=source, objective=objective, vocabulary=vocabulary)
     names.append(name)
     return Data(
       task=name, lengths={"inputs": 48, "targets": 16}, batch_size=4,
@@ -227,7 +227,7 @@ def test_batches_score_and_training_agree_on_the_tokens(registered):
   assert given.tolist() == scored["inputs"].tolist()
 
 
-def test_an_encoder_decoder_loses_no_character_at_the_cut(tmp_path):
+def test_an_encoder_decoder_loses_no_character_at_the_cut(tmp_path, registered):
   words = HuggingFaceTokenizer(bpe(tmp_path / "tokenizer.json"))
   given = words.encode("th")
   assert len(given) == len(words.encode("the cat")) == 2  # t, h; the, cat
@@ -235,12 +235,17 @@ def test_an_encoder_decoder_loses_no_character_at_the_cut(tmp_path):
   assert text.encode_continuation(words, "th", "e cat") == (given, [])
   apart = text.encode_continuation(words, "th", "e cat", alone=True)
   assert apart == (given, words.encode("e cat"))
-  joined = pairs.Joined(delimiter="")
-  dataset = tf.data.Dataset.from_tensors({"inputs": "th", "targets": "e cat"})
-  features = joined.output_features(words)
-  (row,) = joined.encode(dataset, features).as_numpy_iterator()
-  assert row["targets"].tolist() == []
-  assert row["targets_alone"].tolist() == words.encode("e cat")
+  objective = Benchmark(
+    examples=lambda dataset: dataset, pair=pairs.Joined(delimiter="")
+  )
+  row = {"inputs": "th", "targets": "e cat"}
+  spec = registered("harness_cut", objective, [row], vocabulary=words)
+  for architecture, targets in (
+    ("causal", []), ("prefix", []), ("encoder_decoder", apart[1]),
+  ):  # fmt: skip
+    batch = next(data.batches(spec, architecture))
+    asked = batch["decoder_target_tokens"][batch["decoder_loss_weights"] > 0]
+    assert asked.tolist() == [*targets, words.eos_id]
 
 
 @pytest.mark.parametrize("name", harness.SCORES)

@@ -92,7 +92,8 @@ class Codec:
     limit = self.lengths["targets"]
     target_ids = self._fit("targets", ids[1], place, limit)
     limit = self.room_for_inputs(len(target_ids))
-    keep_end = not self.is_pair
+    # What the targets continue is the end of the inputs.
+    keep_end = not self.inputs.add_eos
     input_ids = self._fit("inputs", ids[0], place, limit, keep_end=keep_end)
     return input_ids, target_ids
 

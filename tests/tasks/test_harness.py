@@ -149,6 +149,16 @@ def test_score_puts_one_delimiter_where_there_is_no_space(
   assert tuple(map(BYTES.decode, found)) == joined
 
 
+def test_what_is_cut_of_inputs_is_not_the_end_that_is_continued():
+  feature = seqio.Feature(BYTES, add_eos=False)
+  codec = infer.Codec(
+    architecture="prefix", inputs=feature, targets=feature,
+    lengths={"inputs": 4, "targets": 4}, truncate=True,
+  )  # fmt: skip
+  found = codec.encode_pair("a long text: so", "it is", "here")
+  assert tuple(map(BYTES.decode, found)) == (": so", " it ")
+
+
 def test_inputs_that_end_with_eos_are_a_text_of_their_own():
   codec = infer.Codec(
     architecture="causal",

@@ -173,13 +173,15 @@ def _show(name, lengths, values):
 
 
 def _metrics(provider) -> list[str]:
-  """Returns the names of the metric functions of a task, or of a mixture's."""
+  """Returns the names of the metrics of a task, or of a mixture's."""
   import seqio
 
+  wrapped = seqio.metrics.PassthroughLegacyMetric  # What metric_fns become.
   names = {
     getattr(metric, "__name__", str(metric))
     for task in seqio.get_subtasks(provider)
-    for metric in task.metric_fns
+    for metric in (*task.metric_fns, *task.metric_objs)
+    if not isinstance(metric, wrapped)
   }
   return sorted(names)
 

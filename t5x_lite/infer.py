@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import seqio
 import tensorflow as tf
 from jax.experimental import multihost_utils
 
@@ -41,25 +42,18 @@ def codec(
 ) -> Codec:
   """Returns the codec of a task or mixture: its vocabularies, its EOS.
 
-  The delimiter is the task's (tasks.task.Task), a space, if none is given.
+  The delimiter is the task's (`delimiter` of it, or a space) if none is given.
 
   Raises:
-    ValueError: the architecture does not generate, or not for this task.
+    ValueError: the architecture does not generate, or not for this task; or a
+      delimiter that it has no place for, or has several of.
   """
   if architecture == "encoder":
     raise ValueError(
       "an encoder-only model has no decoder to generate or score with: use a "
       "causal, prefix or encoder_decoder model"
     )
-  provider = data.get_task(task)
-  of = provider.output_features
-  if delimiter is None:
-    delimiter = getattr(provider, "delimiter", " ")
-  elif "inputs" in of and of["inputs"].add_eos:
-    raise ValueError(
-      f"delimiter ({delimiter!r}) has no place: the inputs of task {task} end "
-      "with EOS, and nothing joins the targets to them; leave it out"
-    )
+  of = data.get_task(task).output_features
   if "positions" in of:
     raise ValueError(
       f"task {task} fills blanks at positions (GLM) that a prompt does not "
@@ -85,8 +79,33 @@ def codec(
     },
     truncate=truncate,
     keep_end=data.inputs_keep_end(task),
-    delimiter=delimiter,
+    delimiter=_delimiter(task, delimiter),
   )
+
+
+def _delimiter(task: str, given: str | None) -> str:
+  """Returns what stands between inputs and the targets that continue them."""
+  found = {
+    getattr(part, "delimiter", " ")
+    for part in seqio.get_subtasks(data.get_task(task))
+    if not _ends_inputs(part)
+  }
+  if given is None and len(found) > 1:
+    raise ValueError(
+      f"the tasks of {task} have {len(found)} delimiters before their targets "
+      f"({', '.join(map(repr, sorted(found)))}): give one by delimiter"
+    )
+  if given is not None and not found:
+    raise ValueError(
+      f"delimiter ({given!r}) has no place: the inputs of {task} end with EOS, "
+      "and nothing joins the targets to them; leave it out"
+    )
+  return given if given is not None else min(found, default=" ")
+
+
+def _ends_inputs(task: seqio.Task) -> bool:
+  inputs = task.output_features.get("inputs")
+  return inputs is not None and inputs.add_eos
 
 
 def run(

@@ -31,4 +31,5 @@ def metric(function: Callable) -> type[seqio.metrics.CollectingMetric]:
       found = function(scores, beside["is_greedy"])
       return found, {"targets": targets, "score": scores}
 
+  OfLikelihoods.__name__ = function.__name__
   return OfLikelihoods

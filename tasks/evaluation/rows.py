@@ -95,9 +95,8 @@ def texts(
     isinstance(item, str) and item.strip() for item in value
   )
   if not fits or (len(value) != count if count else not (value or none)):
-    some = "" if none else "of one or more "
-    wanted = f"of {count} " if count else some
-    raise _wrong(name, value, f"a list {wanted}texts with content")
+    some = f"{count} texts" if count else "texts" if none else "1 or more texts"
+    raise _wrong(name, value, f"a list of {some} with content")
   return value
 
 

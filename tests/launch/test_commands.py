@@ -128,6 +128,12 @@ def test_a_task_shows_raw_text_rows_and_shares(capsys):
   assert "--pack" not in shown
 
 
+def test_metrics_of_texts_and_of_likelihoods_are_named(capsys):
+  arguments = ["offline_cloze", "--split=validation", "--num_examples=1"]
+  assert main.main(["tasks", *arguments]) == 0
+  assert "metrics: greedy_match\n" in capsys.readouterr().out
+
+
 def test_labels_and_masks_that_repeat_are_counted(vocabulary):
   sentinel = vocabulary.vocab_size - 1
   row = {

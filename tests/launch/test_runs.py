@@ -198,6 +198,14 @@ def test_targets_of_a_file_are_scored_in_order(trained, folder):
   assert all(line["log_likelihood"] < 0 for line in lines)
 
 
+def test_a_delimiter_without_a_place_is_refused(trained, capsys):
+  pair = ["--inputs=a <extra_id_0>", "--targets=<extra_id_0> b"]
+  arguments = [f"--model_dir={trained}", *pair, "--delimiter= "]
+  assert main.main(["score", *arguments]) == 2
+  said = capsys.readouterr().err
+  assert "delimiter (' ') has no place: the inputs of" in said
+
+
 def test_a_longer_run_goes_on_and_says_so(folder, trained, capsys):
   assert train(folder, trained, "--gin.run.Run.total_steps=3") == 0
   assert "going on with total_steps: 2 there, 3 here" in capsys.readouterr().err

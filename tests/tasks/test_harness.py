@@ -5,13 +5,14 @@ import pathlib
 import numpy as np
 import pytest
 import seqio
-import tensorflow as tf
 
 from t5x_lite import data, evaluate, infer, text
 from t5x_lite.run import Data
 from tasks import pairs, sources, text_to_text, vocabularies
 from tasks.evaluation import choices, generation, metrics
+from tasks.evaluation.benchmark import Benchmark
 from tasks.hf_vocabulary import HuggingFaceTokenizer
+from tasks.mixtures import add_mixture
 from tasks.task import add_task
 from tasks.text_to_text import TextToText
 from tests.decoding.markov import Markov
@@ -148,6 +149,16 @@ def test_score_puts_one_delimiter_where_there_is_no_space(
   assert tuple(map(BYTES.decode, found)) == joined
 
 
+def test_what_is_cut_of_inputs_is_not_the_end_that_is_continued():
+  feature = seqio.Feature(BYTES, add_eos=False)
+  codec = infer.Codec(
+    architecture="prefix", inputs=feature, targets=feature,
+    lengths={"inputs": 4, "targets": 4}, truncate=True, keep_end=True,
+  )  # fmt: skip
+  found = codec.encode_pair("a long text: so", "it is", "here")
+  assert tuple(map(BYTES.decode, found)) == (": so", " it ")
+
+
 def test_inputs_that_end_with_eos_are_a_text_of_their_own():
   codec = infer.Codec(
     architecture="causal",
@@ -160,14 +171,42 @@ def test_inputs_that_end_with_eos_are_a_text_of_their_own():
   assert targets.tolist() == [*BYTES.encode("yes"), 1]
 
 
+def test_the_delimiter_is_the_task_s_or_the_user_s(registered):
+  row = [{"a": "x", "b": "y", "sum": "z"}] * 2
+  template = {"inputs": "{a}+{b}=", "targets": "{sum}"}
+  for name, settings in (
+    ("harness_line", {"shots": 1, "delimiter": "\n"}),
+    ("harness_space", {"shots": 1}),
+    ("harness_pair", {}),
+  ):
+    registered(name, TextToText(**template, **settings), row)
+
+  def delimiter(*tasks, given=None):
+    name = add_mixture("harness_both", dict.fromkeys(tasks, 1.0))
+    try:
+      codec = infer.codec(name, "causal", LENGTHS, delimiter=given)
+    finally:
+      seqio.MixtureRegistry.remove(name)
+    return codec.delimiter
+
+  assert delimiter("harness_line") == "\n"
+  assert delimiter("harness_line", "harness_pair") == "\n"
+  assert delimiter("harness_line", given="") == ""
+  assert delimiter("harness_line", "harness_space", given="") == ""
+  with pytest.raises(ValueError, match=r"2 delimiters .*'\\n', ' '"):
+    delimiter("harness_line", "harness_space")
+  with pytest.raises(ValueError, match="delimiter .'x'. has no place: the in"):
+    delimiter("harness_pair", given="x")
+
+
 @pytest.fixture
 def registered():
   names = []
 
-  def register(name, objective, rows):
+  def register(name, objective, rows, vocabulary=BYTES):
     columns = {key: [row[key] for row in rows] for key in rows[0]}
     source = sources.MemorySource(name, {"validation": columns})
-    add_task(name, source=source, objective=objective, vocabulary=BYTES)
+    add_task(name, source=source, objective=objective, vocabulary=vocabulary)
     names.append(name)
     return Data(
       task=name, lengths={"inputs": 48, "targets": 16}, batch_size=4,
@@ -198,7 +237,7 @@ def test_batches_score_and_training_agree_on_the_tokens(registered):
   assert given.tolist() == scored["inputs"].tolist()
 
 
-def test_an_encoder_decoder_loses_no_character_at_the_cut(tmp_path):
+def test_an_encoder_decoder_loses_no_character_at_the_cut(tmp_path, registered):
   words = HuggingFaceTokenizer(bpe(tmp_path / "tokenizer.json"))
   given = words.encode("th")
   assert len(given) == len(words.encode("the cat")) == 2  # t, h; the, cat
@@ -206,12 +245,17 @@ def test_an_encoder_decoder_loses_no_character_at_the_cut(tmp_path):
   assert text.encode_continuation(words, "th", "e cat") == (given, [])
   apart = text.encode_continuation(words, "th", "e cat", alone=True)
   assert apart == (given, words.encode("e cat"))
-  joined = pairs.Joined(delimiter="")
-  dataset = tf.data.Dataset.from_tensors({"inputs": "th", "targets": "e cat"})
-  features = joined.output_features(words)
-  (row,) = joined.encode(dataset, features).as_numpy_iterator()
-  assert row["targets"].tolist() == []
-  assert row["targets_alone"].tolist() == words.encode("e cat")
+  objective = Benchmark(
+    examples=lambda dataset: dataset, pair=pairs.Joined(delimiter="")
+  )
+  row = {"inputs": "th", "targets": "e cat"}
+  spec = registered("harness_cut", objective, [row], vocabulary=words)
+  for architecture, targets in (
+    ("causal", []), ("prefix", []), ("encoder_decoder", apart[1]),
+  ):  # fmt: skip
+    batch = next(data.batches(spec, architecture))
+    asked = batch["decoder_target_tokens"][batch["decoder_loss_weights"] > 0]
+    assert asked.tolist() == [*targets, words.eos_id]
 
 
 @pytest.mark.parametrize("name", harness.SCORES)

@@ -13,7 +13,7 @@ import seqio
 from absl import logging
 from etils import epath
 
-from t5x_lite import batched, data, decoding, features
+from t5x_lite import batched, data, decoding, features, text
 from t5x_lite.held_out import HeldOut, held_out, unigram_entropy
 
 __all__ = [
@@ -177,7 +177,7 @@ def task_metrics(
     )
   max_new_tokens = max_new_tokens or lengths["targets"]
   key = jax.random.key(seed, impl="threefry2x32")
-  eos_id = data.vocabularies(spec.task)[1].eos_id
+  eos_id = text.eos_id(data.vocabularies(spec.task)[1])
 
   def generate(batch, row_ids):
     return decoding.generate(

@@ -65,7 +65,7 @@ class Codec:
       ids = text.encode(feature.vocabulary, content)
     except ValueError as e:
       raise ValueError(f"{place}: {e}") from None
-    eos_id = feature.vocabulary.eos_id
+    eos_id = text.eos_id(feature.vocabulary)
     end = [eos_id] if feature.add_eos and eos_id is not None else []
     if len(ids) + len(end) > limit:
       if not self.truncate:
@@ -150,7 +150,7 @@ class Generate:
       sampler=self.sampler,
       # Threefry whatever JAX's default: its draws do not depend on batching.
       key=jax.random.key(self.seed, impl="threefry2x32"),
-      eos_id=self.codec.targets.vocabulary.eos_id,
+      eos_id=text.eos_id(self.codec.targets.vocabulary),
       row_ids=row_ids,
     )._asdict()
 

@@ -18,7 +18,13 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from t5x_lite import architectures, batch_iterator, features, task_examples
+from t5x_lite import (
+  architectures,
+  batch_iterator,
+  features,
+  task_examples,
+  text,
+)
 
 Provider = seqio.Task | seqio.Mixture
 # A `run.Data`: any dataclass with its fields will do.
@@ -161,7 +167,21 @@ def _check_stage(spec: Spec, architecture: str, process_count: int) -> None:
       f"batch_size ({spec.batch_size}) must be divisible by the number of "
       f"processes that share it ({process_count})"
     )
-  vocabularies(spec.task)
+  _check_special_ids(spec.task)
+
+
+def _check_special_ids(task: str) -> None:
+  """Refuses a task whose vocabulary lacks a special id that it appends.
+
+  Raises:
+    ValueError: naming the feature and the vocabulary.
+  """
+  text.check_padding(vocabularies(task)[1])
+  for part in seqio.get_subtasks(get_task(task)):
+    for name in feature_names(part):
+      feature = part.output_features[name]
+      if feature.add_eos:
+        text.require_eos(feature.vocabulary, f"{name} of task {part.name}")
 
 
 def get_task(name: str) -> Provider:

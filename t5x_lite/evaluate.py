@@ -209,6 +209,7 @@ def task_metrics(
   max_new_tokens = max_new_tokens or lengths["targets"]
   key = jax.random.key(seed, impl="threefry2x32")
   vocabulary = data.vocabularies(spec.task)[1]
+  eos_id = text.eos_id(vocabulary)
   drawable = text.known_ids(vocabulary)
 
   def generate(batch, row_ids):
@@ -219,7 +220,7 @@ def task_metrics(
       max_new_tokens=max_new_tokens,
       sampler=sampler,
       key=key,
-      eos_id=vocabulary.eos_id,
+      eos_id=eos_id,
       row_ids=row_ids,
       drawable=drawable,
     )._asdict()

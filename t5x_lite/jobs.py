@@ -104,7 +104,7 @@ class Codec:
   def _fit(self, name, ids, place, limit) -> np.ndarray:
     """Appends EOS where training has it, and cuts or refuses too long ids."""
     feature = getattr(self, name)
-    eos_id = feature.vocabulary.eos_id
+    eos_id = text.eos_id(feature.vocabulary)
     end = [eos_id] if feature.add_eos and eos_id is not None else []
     if len(ids) + len(end) > limit:
       if not self.truncate:
@@ -190,7 +190,7 @@ class Generate:
       sampler=self.sampler,
       # Threefry whatever JAX's default: its draws do not depend on batching.
       key=jax.random.key(self.seed, impl="threefry2x32"),
-      eos_id=self.codec.targets.vocabulary.eos_id,
+      eos_id=text.eos_id(self.codec.targets.vocabulary),
       row_ids=row_ids,
       drawable=text.known_ids(self.codec.targets.vocabulary),
     )._asdict()

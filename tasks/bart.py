@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 import seqio
 import tensorflow as tf
 
+from t5x_lite import text as text_lib
 from tasks import mlm, sentences, spans, vocabularies, windows
 
 
@@ -88,7 +89,7 @@ class BART:
     if self.permute_sentences:
       inputs = permute_sentences(inputs, starts, seed=seeds[0])
     if self.infilling_density:
-      mask = vocabulary.vocab_size - 1
+      mask = text_lib.sentinel_ids(vocabulary)[0]
       inputs = self._infill(inputs, mask, seeds[1:4])
     if self.deletion_density:
       everywhere = tf.fill(tf.shape(inputs), True)

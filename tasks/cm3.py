@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 import seqio
 import tensorflow as tf
 
+from t5x_lite import text as text_lib
 from tasks import spans, vocabularies, windows
 
 # A span costs a sentinel where it was, one where it goes, and EOS.
@@ -103,8 +104,8 @@ class CM3:
     size -= _TOKENS_PER_SPAN * (count - 1)
     tokens = tokens[:size]
     found = draw_spans(size, count, seed=seeds[1])
-    ids = vocabulary.vocab_size - 1 - tf.range(count)
-    ends = tf.fill([count, 1], vocabulary.eos_id)
+    ids = tf.constant(text_lib.sentinel_ids(vocabulary), tf.int32)[:count]
+    ends = tf.fill([count, 1], text_lib.require_eos(vocabulary, "cm3"))
     moved = [ids[:, tf.newaxis], spans.take(tokens, found), ends]
     targets = [
       spans.replace(tokens, found, ids), tf.concat(moved, axis=1).values
@@ -113,7 +114,7 @@ class CM3:
     return {
       "targets": targets,
       "weights": tf.cast(
-        targets <= vocabulary.vocab_size - 1 - count, tf.int32
+        tf.reduce_all(targets[:, tf.newaxis] != ids, axis=1), tf.int32
       ),
     }
 

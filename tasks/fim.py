@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 import seqio
 import tensorflow as tf
 
+from t5x_lite import text as text_lib
 from tasks import vocabularies, windows
 
 # <PRE>, <SUF>, <MID> and EOS.
@@ -101,7 +102,7 @@ class FIM:
       room = targets_length - _MARKS - tf.size(middle)
       suffix = suffix[: tf.maximum(room - tf.size(prefix), 0)]
       prefix = prefix[tf.maximum(tf.size(prefix) - room, 0) :]
-      pre, suf, mid = ([vocabulary.vocab_size - 1 - i] for i in range(3))
+      pre, suf, mid = ([i] for i in text_lib.sentinel_ids(vocabulary)[:3])
       return tf.cond(
         is_drawn(1, self.spm_rate),
         lambda: tf.concat([pre, suf, suffix, mid, prefix, middle], axis=0),

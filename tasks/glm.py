@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 import seqio
 import tensorflow as tf
 
+from t5x_lite import text as text_lib
 from tasks import sentences, spans, vocabularies, windows
 
 # Mode -> N of the mask's <extra_id_N>.
@@ -143,8 +144,9 @@ class GLM:
         [1], seeds[0], (size + 1) // 2, size + 1, tf.int32
       )
       found = spans.Spans(size - length, length)
-    mask = vocabulary.vocab_size - 1 - MODES[self.mode]
-    return blank(tokens, found, mask=mask, eos=vocabulary.eos_id, seed=seeds[3])
+    mask = text_lib.sentinel_ids(vocabulary)[MODES[self.mode]]
+    eos = text_lib.require_eos(vocabulary, "glm")
+    return blank(tokens, found, mask=mask, eos=eos, seed=seeds[3])
 
   def _token_spans(self, size, seeds):
     noise = spans.share(size, self.noise_density)

@@ -3,34 +3,38 @@
   theirs   0 "!"  1 "\\""  ...  50256 "<|endoftext|>"
   ours     0 pad  1 "!"  ...  50257 EOS             then the extra ids
 
-Id 0 means padding to seqio. Where it is a token of text, all ids are one more
-than in the file, and a model that comes with it needs its rows moved alike.
+Id 0 means padding to seqio. Where it is a token of text, or ends one, all ids
+are one more than in the file, and a model that comes with it needs its rows
+moved alike. Up to that, ids and text are those of `transformers`: a tokenizer
+with add_prefix_space gives a text back with a space before it, and one of
+Metaspace gives a continuation back without.
 """
 
 from __future__ import annotations
 
 import functools
-import pathlib
-import re
 from collections.abc import Sequence
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
+from t5x_lite import text as text_lib
 from t5x_lite import text_files
+from tasks import hf_files, python_ops
 
-_SENTINEL = re.compile(r"<extra_id_(\d+)>")
-_PAD = ("<pad>", "[PAD]", "<|pad|>", "<unk>", "[UNK]")
-_EOS = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "[SEP]")
+_PAD = ("<pad>", "[PAD]", "<|pad|>")
 _UNK = ("<unk>", "[UNK]", "<|unk|>")
 
 
 class HuggingFaceTokenizer(seqio.Vocabulary):
-  """A tokenizer.json with pad 0, an EOS, and sentinels as the last ids.
+  """A tokenizer.json with pad 0, perhaps an EOS, and sentinels.
 
   Text is encoded without the special tokens that the file would add. Sentinels
-  that the file has itself, as T5's, are used; otherwise `extra_ids` are added.
+  that the file has itself, wherever they are, are used: T5's <extra_id_0>,
+  whose flags say which white space beside it goes with it, mT5's
+  "▁<extra_id_0>". Otherwise `extra_ids` are added at the end; a text is cut at
+  them as pretraining does it, one space before each being its own.
   """
 
   def __init__(
@@ -47,7 +51,7 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
     Args:
       path: of tokenizer.json.
       extra_ids: the number of sentinels, where the file has none.
-      eos: the token at the end of sequences; None finds it by its name.
+      eos: the token at the end of sequences; None finds it, as hf_files says.
       start: the token that decoders start from, "<s>" say; None is id 0.
       pieces: new tokens, which get ids after those of the file.
     """
@@ -61,21 +65,7 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
   @functools.cached_property
   def tokenizer(self):
     """Returns the `tokenizers.Tokenizer`, new pieces added."""
-    try:
-      import tokenizers
-    except ImportError:
-      raise ValueError(
-        f"reading {self._path} needs the package `tokenizers`: "
-        "pip install 't5x_lite[hf]'"
-      ) from None
-    if not pathlib.Path(self._path).is_file():
-      raise ValueError(f"no tokenizer at {self._path!r}")
-    try:
-      tokenizer = tokenizers.Tokenizer.from_file(self._path)
-    except Exception as error:  # The package raises Exception itself.
-      raise ValueError(f"cannot read {self._path}: {error}") from None
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+    tokenizer = hf_files.tokenizer(self._path)
     if self._pieces:
       if _sentinels_within(tokenizer):
         raise ValueError(
@@ -91,6 +81,10 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
     return tokenizer
 
   @functools.cached_property
+  def _continuing(self):
+    return hf_files.continuing(self.tokenizer)
+
+  @functools.cached_property
   def offset(self) -> int:
     """Returns how much more our ids are than the file's: 0 or 1.
 
@@ -98,23 +92,32 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
     "<s>"): what it is called makes no difference.
     """
     first = self.tokenizer.id_to_token(0)
-    special = self.tokenizer.get_added_tokens_decoder().get(0)
-    is_text = special is None or not special.special
-    ends = (self._eos,) if self._eos else _EOS
-    return int(first not in _PAD and (is_text or first in ends))
+    if first in self._ends:
+      return 1
+    added = self.tokenizer.get_added_tokens_decoder().get(0)
+    is_special = added is not None and added.special
+    return int(not is_special and first not in (*_PAD, self._unk, *_UNK))
+
+  @functools.cached_property
+  def sentinel_ids(self) -> tuple[int, ...]:
+    """Returns the ids of <extra_id_0>, <extra_id_1>, ..."""
+    if own := _sentinels_within(self.tokenizer):
+      return tuple(i + self.offset for i in own)
+    last = self._base_vocab_size + self._given_extra_ids - 1
+    return tuple(last - number for number in range(self._given_extra_ids))
 
   @property
   def extra_ids(self) -> int:
-    return _sentinels_within(self.tokenizer) or self._given_extra_ids
+    return len(self.sentinel_ids)
 
-  @property
+  @functools.cached_property
   def _base_vocab_size(self) -> int:
-    highest = max(self.tokenizer.get_vocab().values())
-    return highest + 1 + self.offset - _sentinels_within(self.tokenizer)
+    """Returns the number of ids of the file, its own sentinels among them."""
+    return max(self.tokenizer.get_vocab().values()) + 1 + self.offset
 
   @property
   def vocab_size(self) -> int:
-    return self._base_vocab_size + self.extra_ids
+    return max(self._base_vocab_size - 1, *self.sentinel_ids) + 1
 
   @functools.cached_property
   def unused_ids(self) -> frozenset[int]:
@@ -127,13 +130,24 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
     return None
 
   @functools.cached_property
-  def eos_id(self) -> int:
-    names = (self._eos,) if self._eos else _EOS
-    found = self._first(names)
-    if found is None:
+  def _ends(self) -> list[str]:
+    return (
+      [self._eos] if self._eos else hf_files.ends(self._path, self.tokenizer)
+    )
+
+  @functools.cached_property
+  def eos_id(self) -> int | None:
+    """Returns the token that ends a text; None where the file has none."""
+    if len(self._ends) > 1:
       raise ValueError(
-        f"{self._path} has no token {' or '.join(names)}: name its end of "
-        "sequence (eos=...)"
+        f"{self._path} has several tokens that may end a sequence, "
+        f"{', '.join(self._ends)}: name one (eos=...)"
+      )
+    found = self._first(self._ends)
+    if found is None and self._ends:
+      raise ValueError(
+        f"{self._path} has no token {self._ends[0]}: name its end of sequence "
+        "(eos=...)"
       )
     return found
 
@@ -150,8 +164,12 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
     return found
 
   @functools.cached_property
+  def _unk(self) -> str | None:
+    return hf_files.unknown(self._path, self.tokenizer)
+
+  @functools.cached_property
   def unk_id(self) -> int | None:
-    return self._first(_UNK)
+    return self._first([self._unk] if self._unk else _UNK)
 
   def _first(self, names: Sequence[str]) -> int | None:
     ids = map(self.tokenizer.token_to_id, names)
@@ -159,22 +177,59 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
 
   def _encode(self, s: str) -> Sequence[int]:
     text_files.check_text(s, "the text")
-    text, *rest = _SENTINEL.split(s)
-    ids = self._encode_text(text)
-    for number, text in zip(rest[::2], rest[1::2], strict=True):
-      if int(number) < self.extra_ids:
-        ids.append(self.vocab_size - 1 - int(number))
-      else:
-        ids += self._encode_text(f"<extra_id_{number}>")
-      ids += self._encode_text(text)
-    return ids
+    numbers = [
+      number
+      for number in map(int, text_lib.SENTINEL.findall(s))
+      if number < len(self.sentinel_ids)
+    ]
+    if not numbers:
+      return self._ids(self.tokenizer, s)
+    if _sentinels_within(self.tokenizer):
+      expected = [self.sentinel_ids[number] for number in numbers]
+      # mT5's are words, and begin with the mark of a space.
+      for spelling in (s, text_lib.spaced(s, self.extra_ids, at_start=True)):
+        ids = self._ids(self.tokenizer, spelling)
+        if [i for i in ids if i in self._numbers] == expected:
+          return ids
+    return self._encode_parts(s)
 
-  def _encode_text(self, text: str) -> list[int]:
+  def _encode_parts(self, s: str) -> list[int]:
+    """Encodes what is between the sentinels."""
+    ids, text = [], ""
+    tokenizer = self.tokenizer
+    # text, number, text, ...
+    first, *rest = text_lib.SENTINEL.split(s)
+    text = first
+    for number, following in zip(rest[::2], rest[1::2], strict=True):
+      if int(number) >= len(self.sentinel_ids):
+        text += f"<extra_id_{number}>{following}"
+        continue
+      ids += self._ids(tokenizer, text.removesuffix(" "))
+      ids.append(self.sentinel_ids[int(number)])
+      text, tokenizer = following, self._continuing
+    return ids + self._ids(tokenizer, text)
+
+  def _ids(self, tokenizer, text: str) -> list[int]:
     if not text:
       return []
-    ids = self.tokenizer.encode(text, add_special_tokens=False).ids
-    # Text that spells the padding token out: packing would stop at its id.
-    return [i + self.offset for i in ids if i + self.offset]
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    # Text that spells the padding token out is none.
+    return [i + self.offset for i in ids if i or not self._first_is_padding]
+
+  @functools.cached_property
+  def _first_is_padding(self) -> bool:
+    return not self.offset and self.tokenizer.id_to_token(0) in _PAD
+
+  @functools.cached_property
+  def _numbers(self) -> dict[int, int]:
+    return {i: number for number, i in enumerate(self.sentinel_ids)}
+
+  @functools.cached_property
+  def _special(self) -> frozenset[int]:
+    added = self.tokenizer.get_added_tokens_decoder()
+    return frozenset(
+      i + self.offset for i, token in added.items() if token.special
+    )
 
   def encode_with_bytes(self, text: bytes) -> tuple[np.ndarray, np.ndarray]:
     """Encodes a text without sentinels, in UTF-8.
@@ -194,45 +249,34 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
     return np.array(ids, np.int32), np.array(last_bytes, np.int32)
 
   def _decode(self, ids) -> str:
-    parts, run = [], []
-    for i in [*map(int, ids), self.vocab_size]:
-      if i < self._base_vocab_size:
-        run.append(i - self.offset)
-      else:
-        parts.append(self.tokenizer.decode(run, skip_special_tokens=True))
-        parts.append(f"<extra_id_{self.vocab_size - 1 - i}>")
-        run = []
-    return "".join(parts[:-1])
+    tokens = []
+    for i in map(int, ids):
+      if i in self._numbers:
+        # Spelt as in the file, with mT5's mark of a space.
+        within = self.tokenizer.id_to_token(i - self.offset)
+        tokens.append(within or f"<extra_id_{self._numbers[i]}>")
+      elif self.offset <= i < self._base_vocab_size and i not in self._special:
+        tokens.append(self.tokenizer.id_to_token(i - self.offset))
+    tokens = [token for token in tokens if token is not None]
+    decoder = self.tokenizer.decoder
+    return decoder.decode(tokens) if decoder else " ".join(tokens)
 
   def decode(self, ids) -> str:
     """Decodes up to the first EOS, with sentinels as <extra_id_N>."""
-    # A model's vocabulary may be padded beyond ours; 0 is no text.
-    ids = [int(i) for i in ids if 0 < i < self.vocab_size]
+    ids = [int(i) for i in ids]
     if self.eos_id in ids:
       ids = ids[: ids.index(self.eos_id)]
     return self._decode(ids)
 
   def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-    def encode(text) -> np.ndarray:
-      # Bytes in a graph; outside of one an array that holds them. An array
-      # made of bytes would lose the NULs at their end.
-      text = text.item() if isinstance(text, np.ndarray) else text
-      return np.array(self._encode(tf.compat.as_text(text)), np.int32)
-
-    # Not stateful: the same text gives the same ids, so that the position of
-    # an iterator can be saved.
-    ids = tf.numpy_function(encode, [s], tf.int32, stateful=False)
-    return tf.ensure_shape(ids, [None])
+    return python_ops.encode(self._encode, s)
 
   def decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
     """Decodes a vector as `decode` does."""
     return self._decode_tf(ids)
 
   def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
-    text = tf.numpy_function(
-      lambda row: self.decode(row).encode(), [ids], tf.string, stateful=False
-    )
-    return tf.ensure_shape(text, [])
+    return python_ops.decode(self.decode, ids)
 
   def _recipe(self) -> tuple:
     return (
@@ -256,10 +300,13 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
   __repr__ = __str__
 
 
-def _sentinels_within(tokenizer) -> int:
-  """Counts the sentinels at the end of the ids, <extra_id_0> the last."""
-  last = max(tokenizer.get_vocab().values())
-  count = 0
-  while tokenizer.id_to_token(last - count) == f"<extra_id_{count}>":
-    count += 1
-  return count
+def _sentinels_within(tokenizer) -> tuple[int, ...]:
+  """Returns the ids that a file has for <extra_id_0>, <extra_id_1>, ..."""
+  found = []
+  while True:
+    name = f"<extra_id_{len(found)}>"
+    ids = map(tokenizer.token_to_id, (name, f"▁{name}"))
+    first = next((i for i in ids if i is not None), None)
+    if first is None:
+      return tuple(found)
+    found.append(first)

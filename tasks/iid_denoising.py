@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 import seqio
 import tensorflow as tf
 
+from t5x_lite import text as text_lib
 from tasks import vocabularies, windows
 
 
@@ -76,9 +77,8 @@ class IIDDenoising:
       maxval=vocabulary.vocab_size,
       dtype=tf.int32,
     )
-    noise = tf.where(
-      draw(2) < self.random_fraction, random_ids, vocabulary.vocab_size - 1
-    )
+    mask = text_lib.sentinel_ids(vocabulary)[0]
+    noise = tf.where(draw(2) < self.random_fraction, random_ids, mask)
     inputs = tf.where(draw(0) < self.noise_density, noise, tokens)
     return windows.end(vocabulary, inputs=inputs, targets=tokens)
 

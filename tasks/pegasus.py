@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 import seqio
 import tensorflow as tf
 
+from t5x_lite import text as text_lib
 from tasks import metrics, sentences, spans, vocabularies, windows
 
 _CHOICES = ("random", "lead", "principal")
@@ -100,7 +101,7 @@ class PEGASUS:
     count = spans.share(number, self.sentence_density)
     chosen = tf.sort(tf.argsort(rank, stable=True)[:count])
     found = spans.Spans(tf.gather(first, chosen), tf.gather(lengths, chosen))
-    masks = tf.fill([count], vocabulary.vocab_size - 1)
+    masks = tf.fill([count], text_lib.sentinel_ids(vocabulary)[0])
     inputs = tf.cond(
       number > 1,
       lambda: spans.replace(tokens, found, masks),

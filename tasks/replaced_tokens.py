@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 import seqio
 import tensorflow as tf
 
+from t5x_lite import text as text_lib
 from tasks import mlm, windows
 
 
@@ -59,10 +60,10 @@ class ReplacedTokens:
     masked = mlm.MLM(
       noise_density=self.noise_density, mask_fraction=0.0, random_fraction=1.0
     ).corrupt(tokens, seed, vocabulary)
-    original = vocabulary.vocab_size - 1
+    original, replaced = text_lib.sentinel_ids(vocabulary)[:2]
     is_same = masked["inputs"] == tokens
     return {
       "inputs": masked["inputs"],
-      "targets": tf.where(is_same, original, original - 1),
+      "targets": tf.where(is_same, original, replaced),
       "weights": tf.cast(mlm.eligible(tokens, vocabulary), tf.int32),
     }

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 import seqio
 import tensorflow as tf
 
+from t5x_lite import text as text_lib
 from tasks import mlm, sentences, vocabularies, windows
 
 # C and two times EOS.
@@ -102,8 +103,8 @@ class SentencePairs:
     second = tf.cond(
       is_random, lambda: other[: size - end], lambda: tokens[end:]
     )
-    begin = tf.constant([vocabulary.vocab_size - 2])
-    eos = tf.constant([vocabulary.eos_id])
+    begin = tf.constant([text_lib.sentinel_ids(vocabulary)[1]])
+    eos = tf.constant([text_lib.require_eos(vocabulary, "sentence_pairs")])
     parts = [
       tf.concat([begin, tokens[:end], eos], 0),
       tf.concat([second, eos], 0),

@@ -57,47 +57,6 @@ class VocabularyTooLarge(ValueError):
     )
 
 
-def with_pieces(path: str, pieces: Sequence[str]) -> str:
-  """Adds pieces to a model, with ids after its own.
-
-  Args:
-    path: of the model.
-    pieces: texts, each of which becomes one token wherever it stands.
-
-  Returns:
-    The path of the new model, in the cache.
-
-  Raises:
-    ValueError: a piece is there already, or the model ends in sentinels, which
-      stay the last ids.
-  """
-  with tf.io.gfile.GFile(path, "rb") as file:
-    serialized = file.read()
-  model = sentencepiece_model_pb2.ModelProto.FromString(serialized)
-  if model.pieces[-1].piece.strip("▁").startswith("<extra_id_"):
-    raise ValueError(f"{path} ends in sentinels: pieces cannot come after them")
-  known = {piece.piece for piece in model.pieces}
-  for piece in pieces:
-    text_files.check_text(piece, f"piece {piece!r}")
-    # A space within a model.
-    spelling = piece.replace(" ", "▁")
-    if not piece or spelling in known:
-      raise ValueError(
-        f"pieces ({', '.join(pieces)}) must be new and differ: {piece!r} is "
-        f"there already in {path}"
-      )
-    known.add(spelling)
-    model.pieces.add(
-      piece=spelling,
-      type=sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED,
-    )
-  grown = cache.directory() / f"{cache.digest([serialized, *pieces])}.model"
-  if not grown.exists():
-    with cache.write_atomic(grown) as temporary:
-      temporary.write_bytes(model.SerializeToString())
-  return str(grown)
-
-
 def describe(vocab_size: int | None) -> str:
   """Returns what, besides the text, decides about a model."""
   return f"{sentencepiece.__version__} bpe {vocab_size} {_OPTIONS} {_LINE_ENDS}"

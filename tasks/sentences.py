@@ -37,6 +37,7 @@ def encode(
   """
   windows.check_text(dataset)
   vocabulary = output_features["targets"].vocabulary
+  end = windows.document_end(vocabulary, append_eos)
 
   def encode_document(example):
     text = example["text"]
@@ -47,9 +48,8 @@ def encode(
       first[:, tf.newaxis], tf.ones_like(first), [tf.size(targets)]
     )
     starts = tf.minimum(starts, 1)
-    if append_eos:
-      targets = tf.concat([targets, [vocabulary.eos_id]], axis=0)
-      starts = tf.concat([starts, [0]], axis=0)
+    targets = tf.concat([targets, end], axis=0)
+    starts = tf.concat([starts, tf.zeros_like(end)], axis=0)
     return {"targets": targets, "starts": starts}
 
   return dataset.map(encode_document, num_parallel_calls=windows.AUTOTUNE)

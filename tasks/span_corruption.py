@@ -25,6 +25,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from t5x_lite import text as text_lib
 from tasks import metrics, vocabularies, windows
 
 
@@ -90,11 +91,11 @@ class SpanCorruption:
       mean_noise_span_length=self.mean_span,
       random_roll=self.random_roll,
     )
-    first_id = vocabulary.vocab_size - 1
-    inputs = _fold_spans(tokens, noise, first_id)
+    sentinels = tf.constant(text_lib.sentinel_ids(vocabulary), tf.int32)
+    inputs = _fold_spans(tokens, noise, sentinels)
     targets = tokens
     if not self.whole_text:
-      targets = _fold_spans(tokens, ~noise, first_id)
+      targets = _fold_spans(tokens, ~noise, sentinels)
     return windows.end(vocabulary, inputs=inputs, targets=targets)
 
   def plan(self, inputs_length: int) -> SpanPlan:
@@ -200,10 +201,13 @@ class SpanPlan:
   targets: int
 
 
-def _fold_spans(tokens: tf.Tensor, mask: tf.Tensor, first_id: int) -> tf.Tensor:
-  """Replaces the runs of masked tokens by first_id, first_id - 1, ..."""
+def _fold_spans(
+  tokens: tf.Tensor, mask: tf.Tensor, sentinels: tf.Tensor
+) -> tf.Tensor:
+  """Replaces the runs of masked tokens by one sentinel each, in their order."""
   starts = mask & ~tf.concat([[False], mask[:-1]], axis=0)
-  ids = first_id + 1 - tf.cumsum(tf.cast(starts, tf.int32))
+  number = tf.cumsum(tf.cast(starts, tf.int32)) - 1
+  ids = tf.gather(sentinels, tf.maximum(number, 0))  # -1 before the first
   return tf.where(starts, ids, tokens)[starts | ~mask]
 
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 import seqio
 import tensorflow as tf
 
+from t5x_lite import text as text_lib
 from tasks import metrics, vocabularies, windows
 from tasks.prefix_lm import PrefixLM
 from tasks.span_corruption import SpanCorruption
@@ -157,11 +158,9 @@ class UL2:
     )
     if self.mode_tokens is None:
       return example
+    ids = text_lib.sentinel_ids(vocabulary)
     modes = tf.constant(
-      [
-        vocabulary.vocab_size - 1 - self.mode_tokens[denoiser.mode]
-        for denoiser in self.denoisers
-      ]
+      [ids[self.mode_tokens[denoiser.mode]] for denoiser in self.denoisers]
     )
     inputs = tf.concat([modes[drawn, tf.newaxis], example["inputs"]], axis=0)
     return example | {"inputs": inputs}

@@ -1,13 +1,14 @@
-"""Vocabularies: SentencePiece models, one trained on first use, and bytes.
+"""Vocabularies: SentencePiece models, one trained on first use; all by name.
 
 All are seqio vocabularies, and none reads or trains anything before it is
-used. Sentinels are the last ids, descending: <extra_id_0> is vocab_size - 1.
+used. Sentinels are the last ids, descending, <extra_id_0> the very last, unless
+a file has its own: `t5x_lite.text.sentinel_ids` tells. In a text <extra_id_0>
+is one token, in Python's encode as in TensorFlow's.
 """
 
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -15,23 +16,29 @@ import seqio
 import tensorflow as tf
 from absl import logging
 
+from t5x_lite import text as text_lib
 from t5x_lite import text_files
-from tasks import cache, hf_vocabulary, sentencepiece_training
+from tasks import (
+  cache,
+  hf_vocabulary,
+  sentencepiece_models,
+  sentencepiece_training,
+)
+from tasks.byte_vocabulary import Bytes
 
-# ByT5: 3 special ids, 256 bytes and these make 384.
-BYTE_EXTRA_IDS = 125
 EXTRA_IDS = 100
 # With EXTRA_IDS these pieces make 4,096 ids.
 TRAINED_PIECES = 3996
 _TRAINING_BYTES = 2_000_000
-_SENTINEL = re.compile(r"<extra_id_(\d+)>")
 
 
 class SentencePiece(seqio.SentencePieceVocabulary):
   """A SentencePiece model, in which a sentinel may stand anywhere.
 
   seqio's sentinels begin with the mark of a space, so "un<extra_id_0>able" has
-  none; here it is read as training shows it: "un", sentinel, "able".
+  none; here it is read as training shows it: "un", sentinel, "able". That mark,
+  U+2581, is a space where a text has it: SentencePiece does not tell the two
+  apart, so it comes back as one.
   """
 
   def __init__(
@@ -46,7 +53,8 @@ class SentencePiece(seqio.SentencePieceVocabulary):
 
     Args:
       path: of the .model file.
-      extra_ids: the number of sentinels.
+      extra_ids: the number of sentinels, where the file has none: those of mT5
+        or of a run's own vocabulary.model stay as they are.
       pieces: new tokens, which get ids after those of the file. A checkpoint
         follows by WarmStart.last_ids = extra_ids.
       start: the piece that decoders start from, LLaMA's "<s>" say; None is id
@@ -55,6 +63,22 @@ class SentencePiece(seqio.SentencePieceVocabulary):
     super().__init__(path, extra_ids=extra_ids)
     self._pieces = tuple(pieces)
     self._start = start
+
+  @property
+  def sentinel_ids(self) -> tuple[int, ...]:
+    """Returns the ids of <extra_id_0>, <extra_id_1>, ..."""
+    return sentencepiece_models.facts(self.sp_model).sentinel_ids
+
+  @property
+  def extra_ids(self) -> int:
+    """Returns the number of sentinels, the file's own or those added."""
+    return len(self.sentinel_ids)
+
+  @property
+  def eos_id(self) -> int | None:
+    """Returns the token that ends a text; None for a model without one."""
+    found = super().eos_id
+    return None if found < 0 else found
 
   @property
   def start_id(self) -> int:
@@ -74,30 +98,51 @@ class SentencePiece(seqio.SentencePieceVocabulary):
     return same and self._start == getattr(other, "_start", None)
 
   def _model_context(self):
-    path = self._sentencepiece_model_file
-    if self._model is None and not tf.io.gfile.exists(path):
-      raise ValueError(
-        f"no SentencePiece model at {path!r}; `t5x_lite vocab` trains one"
+    if self._model is None:
+      path = self._sentencepiece_model_file
+      if not tf.io.gfile.exists(path):
+        raise ValueError(
+          f"no SentencePiece model at {path!r}; `t5x_lite vocab` trains one"
+        )
+      found = sentencepiece_models.prepare(path, self._pieces)
+      whole = seqio.SentencePieceVocabulary(
+        found.path, extra_ids=0 if found.num_sentinels else self._extra_ids
       )
-    if self._model is None and self._pieces:
-      grown = sentencepiece_training.with_pieces(path, self._pieces)
-      whole = seqio.SentencePieceVocabulary(grown, extra_ids=self.extra_ids)
+      text_lib.check_padding(whole)
       self._model = whole._model_context()
-    return super()._model_context()
+    return self._model
+
+  @property
+  def _at_start(self) -> bool:
+    """Tells whether the model puts no space before a text of itself."""
+    return not sentencepiece_models.facts(self.sp_model).adds_prefix
 
   def _encode(self, s: str) -> Sequence[int]:
     text_files.check_text(s, "the text")
-    return super()._encode(re.sub(r"(?<=[^ ])(?=<extra_id_\d+>)", " ", s))
+    s = text_lib.spaced(s, self.extra_ids, at_start=self._at_start)
+    return super()._encode(s)
+
+  def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
+    if count := self.extra_ids:
+      pattern = text_lib.before_sentinels(count, at_start=self._at_start)
+      for _ in range(2):
+        s = tf.strings.regex_replace(s, pattern, r"\1 \2")
+    return super()._encode_tf(s)
 
   def __hash__(self) -> int:
     path = self._sentencepiece_model_file
-    return hash((path, self.extra_ids, self._pieces, self._start))
+    return hash((path, self._extra_ids, self._pieces, self._start))
 
   def __repr__(self) -> str:
     path = self._sentencepiece_model_file
     pieces = f", pieces={list(self._pieces)}" if self._pieces else ""
     start = f", start={self._start!r}" if self._start else ""
-    return f"SentencePiece({path!r}, extra_ids={self.extra_ids}{pieces}{start})"
+    return (
+      f"SentencePiece({path!r}, extra_ids={self._extra_ids}{pieces}{start})"
+    )
+
+  def __str__(self) -> str:
+    return repr(self)
 
 
 class TextSource(Protocol):
@@ -136,6 +181,11 @@ class TrainedSentencePiece(SentencePiece):
     if self._model is None:
       self._sentencepiece_model_file = self.sentencepiece_model_file
     return super()._model_context()
+
+  @property
+  def extra_ids(self) -> int:
+    """Returns the number of sentinels; what is trained here has none itself."""
+    return self._extra_ids
 
   def _train(self) -> str:
     texts = [
@@ -178,51 +228,6 @@ class TrainedSentencePiece(SentencePiece):
       f"TrainedSentencePiece({list(self._sources)}, "
       f"num_pieces={self._num_pieces}, extra_ids={self.extra_ids})"
     )
-
-
-class Bytes(seqio.ByteVocabulary):
-  """ByT5's vocabulary, which also reads and writes sentinels as text.
-
-  pad 0, EOS 1, unk 2, then the 256 bytes, then the extra ids: 384 in all.
-  """
-
-  def __init__(self, *, extra_ids: int = BYTE_EXTRA_IDS):
-    super().__init__(extra_ids=extra_ids)
-
-  def _encode(self, s: str | bytes) -> Sequence[int]:
-    s = s.decode() if isinstance(s, bytes) else s
-    text_files.check_text(s, "the text")
-    text, *rest = _SENTINEL.split(s)
-    ids = list(super()._encode(text))
-    for number, text in zip(rest[::2], rest[1::2], strict=True):
-      if int(number) < self.extra_ids:
-        ids.append(self.vocab_size - 1 - int(number))
-      else:
-        ids += super()._encode(f"<extra_id_{number}>")
-      ids += super()._encode(text)
-    return ids
-
-  def decode(self, ids) -> str:
-    """Decodes up to the first EOS, with sentinels as <extra_id_N>."""
-    # A model's vocabulary may be padded beyond ours.
-    ids = [int(i) for i in ids if i < self.vocab_size]
-    if self.eos_id in ids:
-      ids = ids[: ids.index(self.eos_id)]
-    parts, first = [], 0
-    for i, token in enumerate([*ids, self.vocab_size]):
-      if token >= self._base_vocab_size:
-        parts.append(self._decode(ids[first:i]))
-        parts.append(f"<extra_id_{self.vocab_size - 1 - token}>")
-        first = i + 1
-    return "".join(parts[:-1])
-
-  def __hash__(self) -> int:
-    return hash(("bytes", self.extra_ids))
-
-  def __str__(self) -> str:
-    return f"Bytes(extra_ids={self.extra_ids})"
-
-  __repr__ = __str__
 
 
 def resolve(
@@ -287,18 +292,8 @@ def identity(vocabulary: seqio.Vocabulary) -> str:
 
 
 def num_sentinels(vocabulary: seqio.Vocabulary) -> int:
-  """Counts the sentinels: extra ids, or those within the model (mT5)."""
-  if vocabulary.extra_ids or not isinstance(
-    vocabulary, seqio.SentencePieceVocabulary
-  ):
-    return vocabulary.extra_ids
-  pieces = vocabulary.tokenizer
-  count = 0
-  while count < pieces.GetPieceSize() and _SENTINEL.search(
-    pieces.IdToPiece(pieces.GetPieceSize() - 1 - count)
-  ):
-    count += 1
-  return count
+  """Counts the sentinels: extra ids, or those that a file has itself (mT5)."""
+  return len(text_lib.sentinel_ids(vocabulary))
 
 
 def check_sentinels(
@@ -309,7 +304,8 @@ def check_sentinels(
   if needed > present:
     raise ValueError(
       f"{what} needs {needed} sentinels, more than the vocabulary's {present}: "
-      f"give the vocabulary extra_ids={needed} or change the objective"
+      f"give the vocabulary extra_ids={needed} (a file with its own has no "
+      "others) or change the objective"
     )
 
 
@@ -319,10 +315,9 @@ def ordinary_ids(vocabulary: seqio.Vocabulary) -> tuple[int, int]:
   Half-open. Pad, EOS and unk come first in T5's vocabularies, elsewhere not.
   """
   special = {vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id} - {None}
-  end = vocabulary.vocab_size - num_sentinels(vocabulary)
-  bounds = sorted({*special, end})
+  special |= {*text_lib.sentinel_ids(vocabulary), vocabulary.vocab_size}
   start, end = max(
-    itertools.pairwise(bounds), key=lambda pair: pair[1] - pair[0]
+    itertools.pairwise(sorted(special)), key=lambda pair: pair[1] - pair[0]
   )
   return start + 1, end
 
@@ -353,4 +348,5 @@ def noise_tokens(
     tf.shape(tokens), seeds[1], minval=first_id, maxval=end_id, dtype=tf.int32
   )
   noised = tf.where(draw < mask_fraction + random_fraction, random_ids, tokens)
-  return tf.where(draw < mask_fraction, vocabulary.vocab_size - 1, noised)
+  mask = text_lib.sentinel_ids(vocabulary)[0]
+  return tf.where(draw < mask_fraction, mask, noised)

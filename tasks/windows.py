@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 import seqio
 import tensorflow as tf
 
+from t5x_lite import text as text_lib
+
 AUTOTUNE = tf.data.AUTOTUNE
 Features = Mapping[str, seqio.Feature]
 Lengths = Mapping[str, int] | None
@@ -32,16 +34,28 @@ def encode(
   """Maps {"text": string} to {"targets": int32 [n]}."""
   check_text(dataset)
   vocabulary = output_features["targets"].vocabulary
+  end = document_end(vocabulary, append_eos)
 
   def encode_document(example):
     tokens = vocabulary.encode_tf(example["text"])
-    if append_eos:
-      tokens = tf.concat([tokens, [vocabulary.eos_id]], axis=0)
+    tokens = tf.concat([tokens, end], axis=0)
     return {"targets": tokens}
 
   # seqio's `tokenize` runs 256 of these at once, all of which an iterator
   # checkpoint would have to hold.
   return dataset.map(encode_document, num_parallel_calls=AUTOTUNE)
+
+
+def document_end(vocabulary: seqio.Vocabulary, append_eos: bool) -> tf.Tensor:
+  """Returns what ends a document, int32 [1] or, if nothing does, [0].
+
+  Raises:
+    ValueError: the vocabulary has no EOS to append.
+  """
+  if not append_eos:
+    return tf.zeros([0], tf.int32)
+  eos = text_lib.require_eos(vocabulary, "an objective that ends documents")
+  return tf.constant([eos], tf.int32)
 
 
 def encoded(
@@ -142,7 +156,8 @@ def end(
   vocabulary: seqio.Vocabulary, **example: tf.Tensor
 ) -> dict[str, tf.Tensor]:
   """Appends EOS to each feature."""
-  eos = tf.constant([vocabulary.eos_id], tf.int32)
+  eos = text_lib.require_eos(vocabulary, "an objective that ends its examples")
+  eos = tf.constant([eos], tf.int32)
   return {
     name: tf.concat([tokens, eos], axis=0) for name, tokens in example.items()
   }

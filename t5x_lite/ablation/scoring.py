@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_lite import batched, data, infer
+from t5x_lite import batched, data, infer, text
 
 _SENTINEL = re.compile(r"<extra_id_\d+>")
 
@@ -43,7 +43,8 @@ class Format:
     if self.kind == "prefix":
       return left, scored, 0
     blank = _sentinel(vocabulary, 0)
-    inputs = [*left, blank, *question.right, vocabulary.eos_id]
+    end = text.require_eos(vocabulary, "the format of span corruption")
+    inputs = [*left, blank, *question.right, end]
     return inputs, [blank, *scored], 1
 
 
@@ -54,7 +55,9 @@ def formats(run: Any, architecture: str, modes: Sequence[int]) -> list[Format]:
   if "inputs" not in data.get_task(run.train.task).output_features:
     return [Format("text")]
   vocabulary = data.vocabularies(run.train.task)[1]
-  kinds = ("prefix", "sentinel") if vocabulary.extra_ids else ("prefix",)
+  kinds = (
+    ("prefix", "sentinel") if text.sentinel_ids(vocabulary) else ("prefix",)
+  )
   return [Format(kind, mode) for kind in kinds for mode in (None, *modes)]
 
 
@@ -228,4 +231,4 @@ class _Generate(infer.Generate):
 
 
 def _sentinel(vocabulary, number: int) -> int:
-  return vocabulary.vocab_size - 1 - number
+  return text.sentinel_ids(vocabulary)[number]

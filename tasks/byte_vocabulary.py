@@ -1,0 +1,77 @@
+"""Bytes as a vocabulary, ByT5's, with sentinels."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import seqio
+import tensorflow as tf
+
+from t5x_lite import text as text_lib
+from t5x_lite import text_files
+from tasks import python_ops
+
+# ByT5: 3 special ids, 256 bytes and these make 384.
+EXTRA_IDS = 125
+
+
+class Bytes(seqio.ByteVocabulary):
+  """ByT5's vocabulary, which also reads and writes sentinels as text.
+
+  pad 0, EOS 1, unk 2, then the 256 bytes, then the extra ids: 384 in all.
+  """
+
+  def __init__(self, *, extra_ids: int = EXTRA_IDS):
+    super().__init__(extra_ids=extra_ids)
+
+  def _encode(self, s: str | bytes) -> Sequence[int]:
+    s = s.decode() if isinstance(s, bytes) else s
+    text_files.check_text(s, "the text")
+    sentinels = text_lib.sentinel_ids(self)
+    text, *rest = text_lib.SENTINEL.split(s)
+    ids = list(super()._encode(text))
+    for number, text in zip(rest[::2], rest[1::2], strict=True):
+      if int(number) < len(sentinels):
+        ids.append(sentinels[int(number)])
+      else:
+        ids += super()._encode(f"<extra_id_{number}>")
+      ids += super()._encode(text)
+    return ids
+
+  def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
+    plain = functools.partial(super()._encode_tf, s)
+    if not self.extra_ids:
+      return plain()
+    # Python's encode wherever there is a sentinel, which is seldom.
+    has_sentinels = tf.strings.regex_full_match(
+      s, f"(?s).*{text_lib.SENTINEL.pattern}.*"
+    )
+    ids = tf.cond(
+      has_sentinels,
+      lambda: python_ops.encode(self._encode, s),
+      plain,
+    )
+    return tf.ensure_shape(ids, [None])
+
+  def decode(self, ids) -> str:
+    """Decodes up to the first EOS, with sentinels as <extra_id_N>."""
+    # A model's vocabulary may be padded beyond ours.
+    ids = [int(i) for i in ids if i < self.vocab_size]
+    if self.eos_id in ids:
+      ids = ids[: ids.index(self.eos_id)]
+    parts, first = [], 0
+    for i, token in enumerate([*ids, self.vocab_size]):
+      if token >= self._base_vocab_size:
+        parts.append(self._decode(ids[first:i]))
+        parts.append(f"<extra_id_{self.vocab_size - 1 - token}>")
+        first = i + 1
+    return "".join(parts[:-1])
+
+  def __hash__(self) -> int:
+    return hash(("bytes", self.extra_ids))
+
+  def __str__(self) -> str:
+    return f"Bytes(extra_ids={self.extra_ids})"
+
+  __repr__ = __str__

@@ -1,0 +1,194 @@
+"""Reads a tokenizer.json, and what the files beside it say of its tokens.
+
+tokenizer_config.json and special_tokens_map.json may name special tokens that
+tokenizer.json does not know as such, or has with other flags: they are added,
+as `transformers` adds them. Which token ends a text is said by the first of
+
+  1. tokenizer_config.json's or special_tokens_map.json's "eos_token"
+  2. the last token that tokenizer.json's post-processor puts after a text
+  3. generation_config.json's or config.json's "eos_token_id"
+  4. a special token of a usual name, </s> say
+  5. a token of such a name
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+_ENDS = (
+  "</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "[SEP]", "[EOS]",
+)  # fmt: skip
+_NAMED = (
+  "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token",
+  "mask_token",
+)  # fmt: skip
+
+
+def tokenizer(path: str) -> Any:
+  """Returns the `tokenizers.Tokenizer` of a tokenizer.json.
+
+  Raises:
+    ValueError: there is none, or it cannot be read.
+  """
+  try:
+    import tokenizers
+  except ImportError:
+    raise ValueError(
+      f"reading {path} needs the package `tokenizers`: "
+      "pip install 't5x_lite[hf]'"
+    ) from None
+  if not pathlib.Path(path).is_file():
+    raise ValueError(f"no tokenizer at {path!r}")
+  try:
+    found = tokenizers.Tokenizer.from_file(path)
+  except Exception as error:  # The package raises Exception itself.
+    raise ValueError(f"cannot read {path}: {error}") from None
+  found.no_truncation()
+  found.no_padding()
+  _add_configured(found, settings(path))
+  return found
+
+
+def settings(path: str) -> Mapping[str, Any]:
+  """Returns what the files beside a tokenizer.json say of its tokens."""
+  config = _beside(path, "tokenizer_config.json")
+  if "added_tokens_decoder" in config:
+    return config
+  # What older files say in a file of its own.
+  return config | _beside(path, "special_tokens_map.json")
+
+
+def _add_configured(tokenizer: Any, config: Mapping[str, Any]) -> None:
+  import tokenizers
+
+  known = tokenizer.get_added_tokens_decoder()
+  wanted = {}
+  decoder = config.get("added_tokens_decoder", {})
+  for i in sorted(decoder, key=int):
+    token = tokenizers.AddedToken(**decoder[i])
+    if repr(known.get(int(i))) != repr(token):
+      wanted[token.content] = token
+  present = {token.content for token in known.values()} | wanted.keys()
+  extra = config.get("extra_special_tokens") or config.get(
+    "additional_special_tokens"
+  )
+  others = extra.values() if isinstance(extra, Mapping) else extra or ()
+  for token in (*(config.get(name) for name in _NAMED), *others):
+    if content(token) and content(token) not in present:
+      flags = token if isinstance(token, Mapping) else {"content": token}
+      flags = {k: v for k, v in flags.items() if not k.startswith("__")}
+      flags = {"normalized": False} | flags | {"special": True}
+      wanted[content(token)] = tokenizers.AddedToken(**flags)
+      present.add(content(token))
+  if wanted:
+    tokenizer.add_tokens(list(wanted.values()))
+
+
+def content(token: str | Mapping[str, Any] | None) -> str | None:
+  """Reads a token, which may be an object with its flags."""
+  return token["content"] if isinstance(token, Mapping) else token
+
+
+def ends(path: str, tokenizer: Any) -> list[str]:
+  """Returns the tokens that may end a text; see the module's text.
+
+  Returns:
+    One where that is clear, none where there is none, several where it is not.
+  """
+  named = content(settings(path).get("eos_token"))
+  if named is not None:
+    return [named]
+  processor = tokenizer.post_processor
+  last = processor and _last_of(json.loads(processor.__getstate__()))
+  if last is not None:
+    return [last]
+  for name in ("generation_config.json", "config.json"):
+    ids = _beside(path, name).get("eos_token_id")
+    if ids is not None:
+      tokens = map(
+        tokenizer.id_to_token, ids if isinstance(ids, list) else [ids]
+      )
+      return [token for token in tokens if token is not None]
+  special = {
+    token.content
+    for token in tokenizer.get_added_tokens_decoder().values()
+    if token.special
+  }
+  known = tokenizer.get_vocab()
+  for names in (special, known):
+    if found := [name for name in _ENDS if name in names]:
+      return found
+  return []
+
+
+def _last_of(processor: Mapping[str, Any] | None) -> str | None:
+  """Returns the special token that a post-processor puts after a text."""
+  kind = processor and processor["type"]
+  if kind == "Sequence":
+    found = [_last_of(part) for part in processor["processors"]]
+    return next((token for token in found if token is not None), None)
+  if kind in ("BertProcessing", "RobertaProcessing"):
+    return processor["sep"][0]
+  if kind == "TemplateProcessing" and processor["single"]:
+    return processor["single"][-1].get("SpecialToken", {}).get("id")
+  return None
+
+
+def unknown(path: str, tokenizer: Any) -> str | None:
+  """Returns the token of what the vocabulary cannot spell, or None."""
+  named = content(settings(path).get("unk_token"))
+  if named is None:
+    named = getattr(tokenizer.model, "unk_token", None)
+  if named is None and getattr(tokenizer.model, "unk_id", None) is not None:
+    named = tokenizer.id_to_token(tokenizer.model.unk_id)
+  return named
+
+
+def continuing(tokenizer: Any) -> Any:
+  """Returns the tokenizer of a text that goes on where another ends.
+
+  It puts no space before the text, as add_prefix_space, Metaspace and LLaMA's
+  Prepend do.
+  """
+  described = _without_prefix(json.loads(tokenizer.to_str()))
+  return type(tokenizer).from_str(json.dumps(described))
+
+
+def _without_prefix(part: Any) -> Any:
+  if isinstance(part, list):
+    kept = [x for x in part if not _is_prepend(x)]
+    return [_without_prefix(x) for x in kept]
+  if not isinstance(part, dict):
+    return part
+  changed = {}
+  for name, value in part.items():
+    if name in ("model", "added_tokens", "decoder"):
+      changed[name] = value
+    elif name == "add_prefix_space":
+      changed[name] = False
+    elif name == "prepend_scheme":
+      changed[name] = "never"
+    else:
+      changed[name] = None if _is_prepend(value) else _without_prefix(value)
+  return changed
+
+
+def _is_prepend(part: Any) -> bool:
+  return isinstance(part, dict) and part.get("type") == "Prepend"
+
+
+def _beside(path: str, name: str) -> dict[str, Any]:
+  """Returns the content of a JSON file in a tokenizer.json's folder, or {}."""
+  file = pathlib.Path(path).with_name(name)
+  if not file.is_file():
+    return {}
+  try:
+    found = json.loads(file.read_text())
+  except ValueError as error:
+    raise ValueError(f"cannot read {file}: {error}") from None
+  if not isinstance(found, dict):
+    raise ValueError(f"cannot read {file}: it must hold a JSON object")
+  return found

@@ -1,5 +1,6 @@
 """Generates text with a run's model: `t5x_lite infer`."""
 
+import dataclasses
 import itertools
 import re
 import sys
@@ -15,7 +16,8 @@ A model of span corruption fills in blanks, written ___ or <extra_id_0>,
 with "inputs" or "text" in each object, or has a text a line, whatever its name,
 packed or not; other fields go over to --output, JSON lines in the same order,
 where NaN becomes null. The same command again goes on where it stopped. Greedy
-unless a flag says how to sample.
+unless a flag says how to sample, or the run does (run.Run.sampler, as of a model
+that came with a generation_config.json; --top_k=1 is greedy).
 """
 EXAMPLE = """
 t5x_lite infer --model_dir=runs/quickstart --text="A list is ___ of items."
@@ -45,7 +47,9 @@ def define(values):
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_integer(
-    "max_new_tokens", None, "At most so many; by default as many as targets.",
+    "max_new_tokens", None,
+    "At most so many; by default what run.Run.constraints say, or as many as "
+    "targets.",
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_integer(
@@ -86,15 +90,6 @@ def main(values, arguments):
   options.require(values, "model_dir")
   check_source(values, bool(values.text), "--text")
   samples = values.num_samples
-  sampled = any(
-    value is not None
-    for value in (values.temperature, values.top_k, values.top_p)
-  )
-  if samples > 1 and not sampled:
-    raise ValueError(
-      f"--num_samples={samples} without sampling gives {samples} times the "
-      "same: add --temperature, --top_k or --top_p"
-    )
   if samples > 1 and values.input:
     raise ValueError(
       "--num_samples is for --text; for a file, run it with several --seed"
@@ -104,21 +99,33 @@ def main(values, arguments):
   restored = session.restore(values)
   from t5x_lite import decoding, infer
 
-  sampler = decoding.Greedy()
-  if sampled:
-    temperature = 1.0 if values.temperature is None else values.temperature
-    sampler = decoding.Sample(
-      temperature=temperature, top_k=values.top_k, top_p=values.top_p
+  sampler = _sampler(values, restored.run.sampler)
+  if samples > 1 and isinstance(sampler, decoding.Greedy):
+    raise ValueError(
+      f"--num_samples={samples} without sampling gives {samples} times the "
+      "same: add --temperature, --top_k or --top_p"
     )
   job = infer.Generate(
     model=restored.model,
     codec=restored.codec(truncate=values.truncate),
     max_new_tokens=values.max_new_tokens,
     sampler=sampler,
+    constraints=restored.run.constraints,
     seed=values.seed,
   )
   texts = [{"text": blanks(t)} for t in values.text for _ in range(samples)]
   finish(job, restored, texts, values, _show)
+
+
+def _sampler(values, default):
+  """Returns what the flags say, and the run where they say nothing."""
+  from t5x_lite import decoding
+
+  names = ("temperature", "top_k", "top_p")
+  given = {n: values[n].value for n in names if values[n].value is not None}
+  if given and not isinstance(default, decoding.Sample):
+    default = decoding.Sample()
+  return dataclasses.replace(default, **given) if given else default
 
 
 def blanks(text) -> str:

@@ -45,6 +45,7 @@ def evaluate(
   layout: Any = None,
   metric_fns: bool = True,
   sampler: Any = decoding.GREEDY,
+  constraints: decoding.Constraints = decoding.UNCONSTRAINED,
   max_new_tokens: int | None = None,
 ) -> Metrics:
   """Measures each task of some `run.Data`, a mixture's tasks apart.
@@ -56,7 +57,7 @@ def evaluate(
       again and again, from `held_out`: that keeps what it read.
     layout: the devices; None is one device.
     metric_fns: whether to compute the tasks' own metrics, where they have any.
-    sampler, max_new_tokens: for these, as in `task_metrics`.
+    sampler, constraints, max_new_tokens: for these, as in `task_metrics`.
 
   Returns:
     "TASK/METRIC" -> value: those of `teacher_forced`, "unigram_entropy" of the
@@ -82,6 +83,7 @@ def evaluate(
         batches.spec,
         layout=layout,
         sampler=sampler,
+        constraints=constraints,
         max_new_tokens=max_new_tokens,
       )
       if own:
@@ -169,6 +171,7 @@ def task_metrics(
   *,
   layout: Any = None,
   sampler: Any = decoding.GREEDY,
+  constraints: decoding.Constraints = decoding.UNCONSTRAINED,
   max_new_tokens: int | None = None,
   seed: int = 0,
 ) -> Metrics:
@@ -186,6 +189,7 @@ def task_metrics(
       unpacked ones hold are taken, in their order and once.
     layout: the devices; None is one device.
     sampler: chooses the tokens of predictions.
+    constraints: what holds for predictions, but for their length.
     max_new_tokens: of a prediction; None is the length of the targets.
     seed: of the sampler.
 
@@ -199,7 +203,7 @@ def task_metrics(
   with _quiet(), batch_iterator.plain_errors(spec.task):
     evaluator = seqio.Evaluator(
       spec.task,
-      _UnpackedConverter(model.architecture, data.start_id(spec.task)),
+      _UnpackedConverter(model.architecture, data.starts(spec.task)),
       eval_split=spec.split,
       sequence_length=lengths,
       num_examples=spec.num_batches and spec.num_batches * spec.batch_size,
@@ -211,6 +215,7 @@ def task_metrics(
   vocabulary = data.vocabularies(spec.task)[1]
   eos_id = text.eos_id(vocabulary)
   drawable = text.known_ids(vocabulary)
+  constraints = constraints.unbounded()
 
   def generate(batch, row_ids):
     return decoding.generate(
@@ -221,6 +226,7 @@ def task_metrics(
       sampler=sampler,
       key=key,
       eos_id=eos_id,
+      constraints=constraints,
       row_ids=row_ids,
       drawable=drawable,
     )._asdict()
@@ -240,7 +246,10 @@ def task_metrics(
     prompts = functools.partial(_prompts, architecture=model.architecture)
     for ids, rows in run(generate, dataset, prompts):
       # All of one length, zeros after EOS: Evaluator makes an array of them.
-      predictions += zip(ids.tolist(), rows["tokens"], strict=True)
+      # The vocabulary reads up to its EOS, whatever ended the text.
+      ended = np.isin(rows["tokens"], constraints.ends)
+      tokens = np.where(ended, eos_id, rows["tokens"])
+      predictions += zip(ids.tolist(), tokens, strict=True)
       scores += rows["log_probs"].sum(axis=-1, dtype=np.float64).tolist()
     return predictions, {"scores": scores}
 
@@ -362,11 +371,9 @@ class _UnpackedConverter:
 
   pack = False
 
-  def __init__(self, architecture: str, start_id: int):
+  def __init__(self, architecture: str, starts: Mapping[str, Any]):
     self._architecture = architecture
-    self._convert = features.converter(
-      architecture, pack=False, start_id=start_id
-    )
+    self._convert = features.converter(architecture, pack=False, **starts)
     self.TASK_FEATURES = self._convert.TASK_FEATURES
 
   def __call__(self, ds, lengths):

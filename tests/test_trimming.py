@@ -10,7 +10,7 @@ import tensorflow as tf
 from t5x_lite import data, infer, trimming
 from t5x_lite.run import Data
 from t5x_lite.text_files import Record
-from tasks import text_to_text, vocabularies
+from tasks import pairs, text_to_text, vocabularies
 from tasks.evaluation.benchmark import Benchmark
 from tasks.sources import MemorySource
 from tasks.task import add_task
@@ -33,7 +33,9 @@ def tasks():
     "cut_pairs": text_to_text.TextToText(
       inputs="{inputs}", targets="{targets}"
     ),
-    "cut_prompts": Benchmark(examples=lambda ds: ds, continues=True),
+    "cut_prompts": Benchmark(
+      examples=lambda ds: ds, pair=pairs.Joined(delimiter="")
+    ),
   }.items():
     add_task(name, source=source, objective=objective, vocabulary=BYTES)
   seqio.TaskRegistry.add(
@@ -123,7 +125,11 @@ def test_the_cut_comes_before_eos_or_at_the_beginning_of_a_prompt(tasks):
 
 def test_few_shot_prompts_lose_their_beginning_in_a_decoders_row():
   objective = text_to_text.TextToText(
-    inputs="{inputs}=", targets="{targets}", shots=2, between=";"
+    inputs="{inputs}=",
+    targets="{targets}",
+    shots=2,
+    between=";",
+    delimiter="",
   )
   columns = {"inputs": list("abc"), "targets": list("xyz")}
   source = MemorySource("shots", {"train": columns})
@@ -140,11 +146,11 @@ def test_few_shot_prompts_lose_their_beginning_in_a_decoders_row():
   finally:
     seqio.TaskRegistry.remove(name)
   for letter, example in zip("abc", asked, strict=True):
-    assert len(example["inputs"]) == 6 and example["inputs"][-1] == EOS
+    assert len(example["inputs"]) == 6
     question = BYTES.decode(example["inputs"])
     assert question.endswith(f";{letter}=")
   job = infer.Generate(model=Markov(), codec=codec, max_new_tokens=2)
-  made = job.encode(Record("a prompt", {"inputs": f"a= x;b= y;{letter}="}))
+  made = job.encode(Record("a prompt", {"inputs": f"a=x;b=y;{letter}="}))
   assert made["inputs"].tolist() == asked[-1]["inputs"].tolist()
 
 

@@ -16,8 +16,8 @@ A model of span corruption fills in blanks, written ___ or <extra_id_0>,
 with "inputs" or "text" in each object, or has a text a line, whatever its name,
 packed or not; other fields go over to --output, JSON lines in the same order,
 where NaN becomes null. The same command again goes on where it stopped. Greedy
-unless a flag says how to sample, or the run does (run.Run.sampler, as of a model
-that came with a generation_config.json; --top_k=1 is greedy).
+unless a flag says how to sample, or the run does (run.Run.sampler, as of a
+model that came with a generation_config.json; --top_k=1 is greedy).
 """
 EXAMPLE = """
 t5x_lite infer --model_dir=runs/quickstart --text="A list is ___ of items."

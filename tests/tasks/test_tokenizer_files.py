@@ -159,7 +159,7 @@ def test_tokens_named_beside_the_file_are_added_as_transformers_does(tmp_path):
   }  # fmt: skip
   for n, config in enumerate(
     [
-      {"eos_token": "at", "extra_special_tokens": ["<more>"]},
+      {"eos_token": "h", "extra_special_tokens": ["<more>"]},
       {"added_tokens_decoder": {"1000": flags}, "pad_token": "!"},
     ]
   ):

@@ -1,8 +1,8 @@
 """Reads a tokenizer.json, and what the files beside it say of its tokens.
 
 tokenizer_config.json and special_tokens_map.json may name special tokens that
-tokenizer.json does not know as such, or has with other flags: they are added,
-as `transformers` adds them. Which token ends a text is said by the first of
+tokenizer.json does not know as such, or has with other flags: they become what
+they are in `transformers`. Which token ends a text is said by the first of
 
   1. tokenizer_config.json's or special_tokens_map.json's "eos_token"
   2. the last token that tokenizer.json's post-processor puts after a text
@@ -71,18 +71,24 @@ def _add_configured(tokenizer: Any, config: Mapping[str, Any]) -> None:
     token = tokenizers.AddedToken(**decoder[i])
     if repr(known.get(int(i))) != repr(token):
       wanted[token.content] = token
-  present = {token.content for token in known.values()} | wanted.keys()
   extra = config.get("extra_special_tokens") or config.get(
     "additional_special_tokens"
   )
-  others = extra.values() if isinstance(extra, Mapping) else extra or ()
-  for token in (*(config.get(name) for name in _NAMED), *others):
-    if content(token) and content(token) not in present:
+  extra = extra.values() if isinstance(extra, Mapping) else extra or ()
+  # One that is named, but that the file lacks altogether, has no row in the
+  # model either.
+  named = [
+    token
+    for token in map(config.get, _NAMED)
+    if token and tokenizer.token_to_id(content(token)) is not None
+  ]
+  present = {token.content for token in known.values()} | wanted.keys()
+  for token in (*named, *extra):
+    if content(token) not in present:
       flags = token if isinstance(token, Mapping) else {"content": token}
       flags = {k: v for k, v in flags.items() if not k.startswith("__")}
       flags = {"normalized": False} | flags | {"special": True}
-      wanted[content(token)] = tokenizers.AddedToken(**flags)
-      present.add(content(token))
+      wanted.setdefault(content(token), tokenizers.AddedToken(**flags))
   if wanted:
     tokenizer.add_tokens(list(wanted.values()))
 

@@ -159,7 +159,7 @@ def test_tokens_named_beside_the_file_are_added_as_transformers_does(tmp_path):
   }  # fmt: skip
   for n, config in enumerate(
     [
-      {"eos_token": "<end>", "extra_special_tokens": ["<more>"]},
+      {"eos_token": "h", "extra_special_tokens": ["<more>"]},
       {"added_tokens_decoder": {"1000": flags}, "pad_token": "!"},
     ]
   ):
@@ -167,11 +167,19 @@ def test_tokens_named_beside_the_file_are_added_as_transformers_does(tmp_path):
     folder.mkdir()
     path = tokenizer_files.write("byte_level", folder, tokenizer_config=config)
     vocabulary, theirs = HuggingFaceTokenizer(path), theirs_of(folder)
-    for text in ("a<end>b", "a <more>b", "the <later> cat!", "the<later>"):
+    for text in ("the cat", "a <more>b", "the <later> cat!", "the<later>"):
       expected = theirs.encode(text, add_special_tokens=False)
       ids = [i - vocabulary.offset for i in vocabulary.encode(text)]
       assert ids == expected, (config, text)
     assert vocabulary.vocab_size - 100 - vocabulary.offset == len(theirs)
+
+
+def test_an_end_that_the_file_lacks_is_missed(tmp_path):
+  config = {"eos_token": "<end>"}
+  path = tokenizer_files.write("byte_level", tmp_path, tokenizer_config=config)
+  with pytest.raises(ValueError, match="has no token <end>: name its end"):
+    _ = HuggingFaceTokenizer(path).eos_id
+  assert HuggingFaceTokenizer(path, eos="<|endoftext|>").eos_id
 
 
 def test_a_prefixed_space_comes_back_as_in_transformers(tmp_path):

@@ -7,8 +7,8 @@ from launch import options
 USAGE = "--input=FILES --output=NAME.model [flags]"
 DETAILS = """
 Files are plain text or JSON lines, packed or not, which is told by what they
-hold; local or remote (gs://). The model holds no sentinels: tasks add as many
-extra ids as their objective needs.
+hold; local or remote (gs://). A line ends at LF, CR LF or CR. The model holds
+no sentinels: tasks add as many extra ids as their objective needs.
 """
 EXAMPLE = """
 t5x_lite vocab --input='novels/*.txt' --output=novels.model --vocab_size=8000

@@ -153,11 +153,7 @@ def _in_bits(found, kind, sources, **meaning) -> _Measure:
 
 
 class _Arm:
-  """What one arm's directory holds.
-
-  An arm that diverged is not done: a measure of it is no number, null in
-  measures.json, and there is nothing to compare.
-  """
+  """What an arm's directory holds; it is not done if a measure is null."""
 
   def __init__(self, folder, entry):
     self.name, self.cell, self.seed = (
@@ -168,7 +164,6 @@ class _Arm:
     }
     self.path = folder / self.name
     self.done, self.measures, self.samples = True, {}, []
-    self._diverged = []
     for run in entry["runs"]:
       path = self.path / run["stage"] / "measures.json"
       found = json.loads(path.read_text()) if path.exists() else {"step": None}
@@ -177,21 +172,20 @@ class _Arm:
         return
       self.measures |= _measures(found, run["stage"])
       self.samples += found["samples"]
-    self._diverged = [
-      name
-      for name, one in self.measures.items()
-      if not np.isfinite(np.array(one.values, float)).all()
-    ]
     self.done = not self._diverged
+
+  @property
+  def _diverged(self) -> list[str]:
+    values = {n: np.array(m.values, float) for n, m in self.measures.items()}
+    return [n for n, x in values.items() if not np.isfinite(x).all()]
 
   def records(self, kind) -> list[dict]:
     lines = (self.path / "metrics.jsonl").read_text().splitlines()
     return [r for r in map(json.loads, lines) if r["kind"] == kind]
 
   def trouble(self) -> dict[str, str]:
-    if self._diverged:
-      measures = ", ".join(self._diverged)
-      return {"name": self.name, "log": f"diverged: no number for {measures}"}
+    if names := ", ".join(self._diverged):
+      return {"name": self.name, "log": f"diverged: no number for {names}"}
     log = self.path / "arm.log"
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     return {

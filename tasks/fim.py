@@ -5,7 +5,8 @@
   SPM, targets  [<PRE> <SUF> at <MID> the c at s $]
 
 The cuts are at characters, so words are cut in two as a user's cursor does it,
-and each part is encoded for itself. All tokens bear loss. <PRE>, <SUF> and
+and each part of one is encoded for itself (characters.py). Prefix, middle and
+suffix, joined, are the text. All tokens bear loss. <PRE>, <SUF> and
 <MID> are <extra_id_0> to <extra_id_2>; $ is EOS. Section 3; SPM is the variant
 whose prefix and middle are joined, so that joint training with PSM transfers.
 """
@@ -20,10 +21,13 @@ import seqio
 import tensorflow as tf
 
 from t5x_lite import text as text_lib
-from tasks import vocabularies, windows
+from tasks import characters, vocabularies, windows
 
 # <PRE>, <SUF>, <MID> and EOS.
 _MARKS = 4
+# Tokens that stay free for the parts of two words, of 16 and at most: most
+# words that are cut take one or two more than before.
+_SPARE, _MOST_SPARE = 1 / 16, 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,9 +35,9 @@ class FIM:
   """Puts the middle of documents at their end, at a rate.
 
   Documents are not joined: longer ones are divided into examples that leave
-  room for the marks, and shorter ones fill a row together where the run packs.
-  If a part takes more tokens than within the text, the suffix loses its end,
-  then the prefix its beginning; the middle stays.
+  room for the marks and for words that are cut, and shorter ones fill a row
+  together where the run packs. A word whose parts take more room than there is
+  is cut between two of its tokens, or not at all.
 
   Attributes:
     rate: the share of examples that are transformed; others are plain text.
@@ -75,10 +79,9 @@ class FIM:
         f"fim of {length} targets leaves no text beside {_MARKS} marks: set "
         "more targets"
       )
-    vocabularies.check_sentinels(
-      output_features["targets"].vocabulary, _MARKS - 1, what="fim"
-    )
-    dataset = windows.divide(dataset, length - _MARKS)
+    vocabulary = output_features["targets"].vocabulary
+    vocabularies.check_sentinels(vocabulary, _MARKS - 1, what="fim")
+    dataset = windows.divide(dataset, window_length(length, vocabulary))
     corrupt = functools.partial(self.corrupt, targets_length=length)
     return windows.transform(dataset, output_features, function=corrupt)
 
@@ -97,41 +100,55 @@ class FIM:
       return tf.random.stateless_uniform([], seeds[index]) < rate
 
     def transform():
-      parts = cut_in_three(vocabulary.decode_tf(tokens), seed=seeds[2])
-      prefix, middle, suffix = _encode(parts, vocabulary)
-      room = targets_length - _MARKS - tf.size(middle)
-      suffix = suffix[: tf.maximum(room - tf.size(prefix), 0)]
-      prefix = prefix[tf.maximum(tf.size(prefix) - room, 0) :]
+      prefix, middle, suffix = cut_in_three(
+        tokens, vocabulary, room=targets_length - _MARKS, seed=seeds[2]
+      )
       pre, suf, mid = ([i] for i in text_lib.sentinel_ids(vocabulary)[:3])
       return tf.cond(
         is_drawn(1, self.spm_rate),
         lambda: tf.concat([pre, suf, suffix, mid, prefix, middle], axis=0),
         lambda: tf.concat([pre, prefix, suf, suffix, mid, middle], axis=0),
-      )[: targets_length - 1]
+      )
 
     targets = tf.cond(is_drawn(0, self.rate), transform, lambda: tokens)
     return windows.end(vocabulary, targets=targets)
 
 
-def cut_in_three(text: tf.Tensor, *, seed) -> tuple[tf.Tensor, ...]:
-  """Cuts a text at two characters, drawn uniformly; parts may be empty."""
-  characters = tf.strings.unicode_split(text, "UTF-8")
-  cuts = tf.sort(
-    tf.random.stateless_uniform([2], seed, 0, tf.size(characters) + 1, tf.int32)
-  )
-  return tuple(
-    tf.strings.reduce_join(part)
-    for part in (
-      characters[: cuts[0]],
-      characters[cuts[0] : cuts[1]],
-      characters[cuts[1] :],
+def window_length(length: int, vocabulary: seqio.Vocabulary) -> int:
+  """Returns the most tokens of a text that targets of `length` have room for.
+
+  Bytes stay as many wherever they are cut.
+  """
+  room = length - _MARKS
+  if isinstance(vocabulary, seqio.ByteVocabulary):
+    return room
+  return room - min(int(_SPARE * room), _MOST_SPARE)
+
+
+def cut_in_three(
+  tokens: tf.Tensor, vocabulary: seqio.Vocabulary, *, room: int, seed
+) -> tuple[tf.Tensor, ...]:
+  """Cuts a text at two characters, drawn uniformly; parts may be empty.
+
+  Args:
+    tokens: int32 [n], of the text.
+    vocabulary: of the tokens.
+    room: the most tokens that all parts may have, at least n.
+    seed: int32 [2].
+  """
+  cutter = characters.Cutter.of(vocabulary)
+  places = cutter.places(tokens)
+  first, second = tf.unstack(
+    tf.gather(
+      places,
+      tf.sort(
+        tf.random.stateless_uniform([2], seed, 0, tf.size(places), tf.int32)
+      ),
     )
   )
-
-
-def _encode(parts, vocabulary) -> tuple[tf.Tensor, ...]:
-  prefix, *others = parts
-  return (
-    vocabulary.encode_tf(prefix),
-    *(vocabularies.encode_rest_tf(vocabulary, text) for text in others),
-  )
+  # Half of what is free for either cut, and what one leaves for the other.
+  spare = room - tf.size(tokens)
+  rest, suffix = cutter.cut(tokens, second, most=spare // 2)
+  spare = room - tf.size(rest) - tf.size(suffix)
+  first = tf.minimum(first, cutter.places(rest)[-1])
+  return *cutter.cut(rest, first, most=spare), suffix

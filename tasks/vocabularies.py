@@ -251,11 +251,13 @@ def resolve(
 def encode_rest_tf(vocabulary: seqio.Vocabulary, text: tf.Tensor) -> tf.Tensor:
   """Encodes text that goes on where another ends, within a word perhaps.
 
-  SentencePiece puts a space before any text, but not after a sentinel.
+  Tokenizers put a space before any text, but not after a sentinel.
   """
-  if isinstance(vocabulary, seqio.SentencePieceVocabulary):
-    return vocabulary.encode_tf(tf.strings.join(["<extra_id_0>", text]))[1:]
-  return vocabulary.encode_tf(text)
+  if isinstance(vocabulary, seqio.ByteVocabulary):
+    return vocabulary.encode_tf(text)
+  before = "<extra_id_0>"
+  tokens = vocabulary.encode_tf(tf.strings.join([before, text]))
+  return tokens[tf.size(vocabulary.encode_tf(tf.constant(before))) :]
 
 
 def word_starts(vocabulary: seqio.Vocabulary) -> list[bool]:

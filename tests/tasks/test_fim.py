@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import scipy.stats
+import seqio
 import tensorflow as tf
 
 from tasks import fim, sources, vocabularies, windows
 from tasks.fim import FIM
+from tests.tasks import kinds
 from tests.tasks.streams import BYTES, examples
 from tests.tasks.test_spans import many
 
@@ -18,7 +20,7 @@ def parts(tokens, vocabulary=BYTES):
   """Returns (prefix, middle, suffix), or None of plain text."""
   *tokens, end = tokens.tolist()
   pre, suf, mid = (vocabulary.vocab_size - 1 - i for i in range(3))
-  assert end == EOS
+  assert end == vocabulary.eos_id
   if tokens[0] != pre:
     assert not {pre, suf, mid} & set(tokens)
     return None
@@ -53,18 +55,20 @@ def test_parts_in_order_restore_the_text(spm_rate, pieces):
 
 
 def test_every_pair_of_cuts_is_drawn_alike():
-  drawn = many(
-    lambda s: tf.strings.length(
-      tf.stack(fim.cut_in_three("äbç", seed=s[0])), unit="UTF8_CHAR"
-    ),
-    3000,
-  )
+  tokens = tf.constant(BYTES.encode("äbç"))
+
+  def sizes(seeds):
+    parts = fim.cut_in_three(tokens, BYTES, room=5, seed=seeds[0])
+    texts = tf.stack([BYTES.decode_tf(part) for part in parts])
+    return tf.strings.length(texts, unit="UTF8_CHAR")
+
+  drawn = many(sizes, 1000)
   cuts = [(p, p + m) for p, m, s in drawn if p + m + s == 3]
-  assert len(cuts) == 3000
+  assert len(cuts) == 1000
   counts = np.zeros((4, 4))
   np.add.at(counts, tuple(np.array(cuts).T), 1)
   # Two cuts at one place come once of 16, two at different ones twice.
-  expected = 3000 / 16 * (np.triu(np.full((4, 4), 2.0)) - np.eye(4))
+  expected = 1000 / 16 * (np.triu(np.full((4, 4), 2.0)) - np.eye(4))
   found = scipy.stats.chisquare(counts[expected > 0], expected[expected > 0])
   assert found.pvalue > 1e-3
 
@@ -90,42 +94,79 @@ def test_long_documents_are_divided_and_nothing_else_is_joined():
   ]  # fmt: skip
 
 
-class Doubled:
-  """Encodes each of "abcdefgh" to two tokens, whatever the tokens were."""
-
-  vocab_size, eos_id = 999, EOS
-
-  def decode_tf(self, tokens):
-    del tokens
-    return tf.constant("abcdefgh")
-
-  def encode_tf(self, text):
-    return tf.repeat(tf.cast(tf.io.decode_raw(text, tf.uint8), tf.int32), 2)
+# Fits no window: characters of one to four bytes, those that no piece has, NUL,
+# accents for themselves, spaces that a tokenizer joins, and sentinels.
+SCRIPTS = "".join([
+  kinds.TEXT, "𝔗𝔴𝔬 👩‍💻👩‍💻 猫が寝ています静かだ ",
+  "½ﬁ  \x00 e\u0301e\u0301\u0302 ", TEXT, "<extra_id_0> بعد", "Кошка" * 9,
+])  # fmt: skip
 
 
-def test_truncation_keeps_the_middle():
-  objective, vocabulary = FIM(rate=1.0, spm_rate=0.0), Doubled()
+@pytest.fixture(scope="module", params=kinds.KINDS)
+def vocabulary(request, tmp_path_factory):
+  return request.param(tmp_path_factory.mktemp("kinds") / "tokenizer.json")
 
-  def corrupt(seeds):
-    cut_seed = tf.random.experimental.stateless_split(seeds[0], 3)[2]
-    whole = fim.cut_in_three(tf.constant("abcdefgh"), seed=cut_seed)
-    example = objective.corrupt(
-      tf.range(8), seeds[0], vocabulary, targets_length=16
-    )
-    return tuple(map(vocabulary.encode_tf, whole)), example["targets"]
 
-  shortened = set()
-  for whole, targets in many(corrupt, 60):
-    prefix, middle, suffix = (part.tolist() for part in whole)
-    kept = parts(targets, vocabulary)
-    assert len(targets) == 16
-    assert kept[1] == middle[:12]  # Only 12 of 16 tokens have room.
-    assert prefix[len(prefix) - len(kept[0]) :] == kept[0]
-    assert suffix[: len(kept[2])] == kept[2]
-    # The suffix gives way first.
-    assert kept[0] == prefix or not kept[2]
-    shortened.add((kept[0] == prefix, kept[2] == suffix))
-  assert {(True, False), (False, False)} <= shortened
+def test_parts_are_the_windows_in_any_script_and_vocabulary(vocabulary):
+  document = tf.data.Dataset.from_tensors({"text": SCRIPTS})
+  features = {"targets": seqio.Feature(vocabulary)}
+  (whole,) = windows.encode(document, features).as_numpy_iterator()
+  objective = FIM(rate=1.0, spm_rate=0.0)
+  rows = examples(objective, {"targets": 60}, SCRIPTS, vocabulary=vocabulary)
+  joined, texts = [], []
+  for row in rows:
+    assert len(row["targets"]) <= 60
+    prefix, middle, suffix = parts(row["targets"], vocabulary)
+    joined += prefix + middle + suffix
+    texts += [vocabulary.decode(part) for part in (prefix, middle, suffix)]
+  assert vocabulary.decode(joined) == vocabulary.decode(whole["targets"])
+  unknown = vocabulary.unk_id
+  assert joined.count(unknown) == (whole["targets"] == unknown).sum()
+  # A part may begin and end as its window does, within a character.
+  assert not any("\ufffd" in text.strip("\ufffd") for text in texts), texts
+
+
+# WordPiece does not tell where its words meet.
+@pytest.mark.parametrize(
+  "vocabulary",
+  [kind for kind in kinds.KINDS if kind != kinds.word_piece],
+  indirect=True,
+)
+def test_words_are_cut_and_their_parts_encoded_for_themselves(vocabulary):
+  text = "the cat sat on the mat and said nothing that she asked why not"
+  rows = examples(
+    FIM(rate=1.0, spm_rate=0.0), {"targets": 99}, *[text] * 30,
+    vocabulary=vocabulary,
+  )  # fmt: skip
+  within = as_typed = 0
+  for row in rows:
+    prefix, middle, suffix = parts(row["targets"], vocabulary)
+    typed = vocabulary.decode(prefix)
+    within += text[: len(typed)][-1:].isalpha() and text[len(typed)].isalpha()
+    as_typed += list(vocabulary.encode(typed)) == prefix
+  assert within > 12  # Most cuts are within words.
+  # But for a prefix that ends in a space, or is nothing else.
+  assert as_typed > 20
+
+
+def test_a_cut_that_needs_more_room_than_there_is_is_between_tokens(pieces):
+  tokens = tf.constant(pieces.encode(TEXT))
+  size = len(tokens)
+
+  def cut(seeds):
+    return [
+      fim.cut_in_three(tokens, pieces, room=size + more, seed=seeds[0])
+      for more in (0, 1, 20)
+    ]
+
+  grown = set()
+  for made in many(cut, 30):
+    for more, found in zip((0, 1, 20), made, strict=True):
+      joined = np.concatenate(found)
+      assert len(joined) <= size + more
+      assert pieces.decode(joined.tolist()) == TEXT
+      grown.add((more, len(joined) - size))
+  assert (0, 1) not in grown and {(1, 1), (20, 2)} <= grown
 
 
 def test_what_does_not_fit_is_refused():

@@ -1,0 +1,99 @@
+"""Spells tokens out: the bytes of text that each stands for.
+
+  SentencePiece    ▁cat       " cat"       <0xE7>   b"\\xe7"
+  byte-level BPE   Ġcat       " cat"       ç        b"\\xe7"
+
+Joined, they are the text as the tokenizer normalised it. What stands for no
+text, or for what cannot be known (sentinels, "unknown", the words of WordPiece,
+which lose the space between them), is the byte 0xFF, which UTF-8 never has.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import seqio
+
+from tasks import hf_vocabulary
+
+NO_TEXT = b"\xff"
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+_SENTINEL = re.compile(r"▁?<extra_id_\d+>")
+
+
+def table(vocabulary: seqio.Vocabulary) -> list[bytes]:
+  """Returns what each id of a vocabulary spells; none is empty."""
+  found = [NO_TEXT] * vocabulary.vocab_size
+  for i, piece in _pieces(vocabulary):
+    found[i] = piece or NO_TEXT
+  return found
+
+
+def _pieces(vocabulary) -> Iterator[tuple[int, bytes]]:
+  if isinstance(vocabulary, seqio.ByteVocabulary):
+    first = vocabulary.encode(" ")[0] - ord(" ")
+    for i in range(256):
+      yield first + i, bytes([i])
+  elif isinstance(vocabulary, seqio.SentencePieceVocabulary):
+    yield from _sentencepiece(vocabulary.tokenizer)
+  elif isinstance(vocabulary, hf_vocabulary.HuggingFaceTokenizer):
+    for i, piece in _tokenizer_json(vocabulary.tokenizer):
+      yield i + vocabulary.offset, piece
+
+
+def _sentencepiece(model) -> Iterator[tuple[int, bytes]]:
+  for i in range(model.GetPieceSize()):
+    piece = model.IdToPiece(i)
+    if model.IsByte(i):
+      yield i, _byte(piece)
+    elif not (
+      model.IsControl(i) or model.IsUnknown(i) or _SENTINEL.fullmatch(piece)
+    ):
+      yield i, _with_spaces(piece)
+
+
+def _tokenizer_json(tokenizer) -> Iterator[tuple[int, bytes]]:
+  decoder = set(_types(json.loads(tokenizer.to_str())["decoder"]))
+  added = tokenizer.get_added_tokens_decoder()
+  alphabet = _byte_level_alphabet()
+  for piece, i in tokenizer.get_vocab().items():
+    if i in added:
+      continue
+    if "ByteLevel" in decoder:
+      yield i, bytes(alphabet[character] for character in piece)
+    elif "ByteFallback" in decoder and _BYTE.fullmatch(piece):
+      yield i, _byte(piece)
+    elif decoder & {"Metaspace", "Replace"}:
+      yield i, _with_spaces(piece)
+
+
+def _types(part: Any) -> Iterator[str]:
+  """Yields the types of a decoder's steps."""
+  if isinstance(part, dict):
+    yield part.get("type")
+    part = part.get("decoders", ())
+  for step in part or ():
+    yield from _types(step)
+
+
+def _byte(piece: str) -> bytes:
+  return bytes([int(_BYTE.fullmatch(piece)[1], 16)])
+
+
+def _with_spaces(piece: str) -> bytes:
+  return piece.replace("▁", " ").encode()
+
+
+def _byte_level_alphabet() -> dict[str, int]:
+  """Returns the byte of each character that stands for one in GPT-2's pieces.
+
+  Printing characters of Latin-1 are themselves; the others follow from 256 on.
+  """
+  printing = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+  others = [byte for byte in range(256) if byte not in printing]
+  return {chr(byte): byte for byte in printing} | {
+    chr(256 + i): byte for i, byte in enumerate(others)
+  }

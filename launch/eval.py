@@ -70,6 +70,7 @@ def main(values, arguments):
     restored.params,
     specs,
     layout=restored.layout,
+    constraints=restored.run.constraints,
     metric_fns=values.metric_fns,
   )
   path = f"{values.model_dir}/eval-{restored.step}.json"

@@ -1,5 +1,6 @@
 """Generates text with a run's model: `t5x_lite infer`."""
 
+import dataclasses
 import itertools
 import json
 import re
@@ -15,7 +16,8 @@ A model of span corruption fills in blanks, written ___ or <extra_id_0>,
 <extra_id_1>, ...; a language model continues the text. --input is .jsonl, with
 "inputs" or "text" in each object, or has a text a line; --output is .jsonl in
 the same order. The same command again goes on where it stopped. Greedy unless
-a flag says how to sample.
+a flag says how to sample, or the run does (run.Run.sampler, as of a model that
+came with a generation_config.json; --top_k=1 is greedy).
 """
 EXAMPLE = """
 t5x_lite infer --model_dir=runs/quickstart --text="A list is ___ of items."
@@ -45,7 +47,9 @@ def define(values):
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_integer(
-    "max_new_tokens", None, "At most so many; by default as many as targets.",
+    "max_new_tokens", None,
+    "At most so many; by default what run.Run.constraints say, or as many as "
+    "targets.",
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_integer(
@@ -86,13 +90,9 @@ def main(values, arguments):
   options.require(values, "model_dir")
   check_source(values, bool(values.text), "--text")
   samples = values.num_samples
-  sampled = any(
-    value is not None
-    for value in (values.temperature, values.top_k, values.top_p)
-  )
-  if samples > 1 and not sampled:
+  if samples > 1 and not _sampling(values):
     raise ValueError(
-      f"--num_samples={samples} without sampling gives {samples} times the "
+      f"--num_samples={samples} wants tokens to be drawn, or all are the "
       "same: add --temperature, --top_k or --top_p"
     )
   if samples > 1 and values.input:
@@ -102,23 +102,35 @@ def main(values, arguments):
   from launch import session
 
   restored = session.restore(values)
-  from t5x_lite import decoding, infer
+  from t5x_lite import infer
 
-  sampler = decoding.Greedy()
-  if sampled:
-    temperature = 1.0 if values.temperature is None else values.temperature
-    sampler = decoding.Sample(
-      temperature=temperature, top_k=values.top_k, top_p=values.top_p
-    )
+  sampler = _sampler(values, restored.run.sampler)
   job = infer.Generate(
     model=restored.model,
     codec=restored.codec(truncate=values.truncate),
     max_new_tokens=values.max_new_tokens,
     sampler=sampler,
+    constraints=restored.run.constraints,
     seed=values.seed,
   )
   texts = [{"text": blanks(t)} for t in values.text for _ in range(samples)]
   finish(job, restored, texts, values, _show)
+
+
+def _sampling(values) -> dict[str, float]:
+  """Returns the settings of sampling that the flags give."""
+  names = ("temperature", "top_k", "top_p")
+  return {n: values[n].value for n in names if values[n].value is not None}
+
+
+def _sampler(values, default):
+  """Returns what the flags say, and the run where they say nothing."""
+  from t5x_lite import decoding
+
+  given = _sampling(values)
+  if given and not isinstance(default, decoding.Sample):
+    default = decoding.Sample()
+  return dataclasses.replace(default, **given) if given else default
 
 
 def blanks(text) -> str:

@@ -28,7 +28,7 @@ RECORD = "run.json"
 # What a later start may change: these do not alter which update follows which.
 _FREE = (
   "total_steps", "microbatches", "layout", "eval", "keep", "sampler",
-  "log_every", "eval_every", "sample_every", "checkpoint_every",
+  "log_every", "eval_every", "sample_every", "checkpoint_every", "constraints",
 )  # fmt: skip
 _PACKAGES = (
   "flax", "gin-config", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint",

@@ -95,7 +95,7 @@ def _stage(spec: Spec, architecture: str, shard) -> tf.data.Dataset:
     architecture,
     pack=spec.pack,
     loss_on_inputs=spec.loss_on_inputs,
-    start_id=start_id(spec.task),
+    **starts(spec.task),
   )
   rows = convert(
     examples(spec, architecture, shard=shard if endless else (0, 1)),
@@ -253,9 +253,9 @@ def required_vocab_size(task: str) -> int:
   return vocabularies(task)[1].vocab_size
 
 
-def start_id(task: str) -> int:
-  """Returns the token that decoders start from: the vocabulary's, or 0."""
-  return getattr(vocabularies(task)[1], "start_id", 0)
+def starts(task: str) -> dict[str, Any]:
+  """Returns how a task's rows begin, as `features.converter` takes it."""
+  return features.starts(vocabularies(task)[1])
 
 
 def vocabulary_digest(task: str) -> str:
@@ -266,7 +266,10 @@ def vocabulary_digest(task: str) -> str:
   vocabulary = vocabularies(task)[1]
   names = "vocab_size", "extra_ids", "eos_id", "unk_id"
   ids = [getattr(vocabulary, name) for name in names]
-  digest = hashlib.sha256(json.dumps([*ids, start_id(task)]).encode())
+  start_id, *others = starts(task).values()
+  # What is as in most vocabularies leaves the digests of earlier runs as is.
+  ids += [start_id, *(others if any(others) else ())]
+  digest = hashlib.sha256(json.dumps(ids).encode())
   model = getattr(vocabulary, "sp_model", None)
   if model is None:
     # Without a file to hash: what every id stands for.

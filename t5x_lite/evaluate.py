@@ -36,6 +36,7 @@ def evaluate(
   layout: Any = None,
   metric_fns: bool = True,
   sampler: Any = decoding.GREEDY,
+  constraints: decoding.Constraints = decoding.UNCONSTRAINED,
   max_new_tokens: int | None = None,
 ) -> Metrics:
   """Measures each task of some `run.Data`, a mixture's tasks apart.
@@ -47,7 +48,7 @@ def evaluate(
       again and again, from `held_out`: that reads once.
     layout: the devices; None is one device.
     metric_fns: whether to compute the tasks' own metrics, where they have any.
-    sampler, max_new_tokens: for these, as in `task_metrics`.
+    sampler, constraints, max_new_tokens: for these, as in `task_metrics`.
 
   Returns:
     "TASK/METRIC" -> value: those of `teacher_forced`, "unigram_entropy" of the
@@ -69,6 +70,7 @@ def evaluate(
         batches.spec,
         layout=layout,
         sampler=sampler,
+        constraints=constraints,
         max_new_tokens=max_new_tokens,
       )
     task = batches.spec.task
@@ -140,6 +142,7 @@ def task_metrics(
   *,
   layout: Any = None,
   sampler: Any = decoding.GREEDY,
+  constraints: decoding.Constraints = decoding.UNCONSTRAINED,
   max_new_tokens: int | None = None,
   seed: int = 0,
 ) -> Metrics:
@@ -155,6 +158,7 @@ def task_metrics(
       are taken in their order.
     layout: the devices; None is one device.
     sampler: chooses the tokens of predictions.
+    constraints: what holds for predictions, but for their length.
     max_new_tokens: of a prediction; None is the length of the targets.
     seed: of the sampler.
 
@@ -168,7 +172,7 @@ def task_metrics(
   with _quiet():
     evaluator = seqio.Evaluator(
       spec.task,
-      _UnpackedConverter(model.architecture, data.start_id(spec.task)),
+      _UnpackedConverter(model.architecture, data.starts(spec.task)),
       eval_split=spec.split,
       sequence_length=lengths,
       num_examples=spec.num_batches and spec.num_batches * spec.batch_size,
@@ -178,6 +182,7 @@ def task_metrics(
   max_new_tokens = max_new_tokens or lengths["targets"]
   key = jax.random.key(seed, impl="threefry2x32")
   eos_id = data.vocabularies(spec.task)[1].eos_id
+  constraints = constraints.unbounded()
 
   def generate(batch, row_ids):
     return decoding.generate(
@@ -188,6 +193,7 @@ def task_metrics(
       sampler=sampler,
       key=key,
       eos_id=eos_id,
+      constraints=constraints,
       row_ids=row_ids,
     )._asdict()
 
@@ -206,7 +212,10 @@ def task_metrics(
     prompts = functools.partial(_prompts, architecture=model.architecture)
     for ids, rows in run(generate, dataset, prompts):
       # All of one length, zeros after EOS: Evaluator makes an array of them.
-      predictions += zip(ids.tolist(), rows["tokens"], strict=True)
+      # The vocabulary reads up to its EOS, whatever ended the text.
+      ended = np.isin(rows["tokens"], constraints.ends)
+      tokens = np.where(ended, eos_id, rows["tokens"])
+      predictions += zip(ids.tolist(), tokens, strict=True)
       scores += rows["log_probs"].sum(axis=-1, dtype=np.float64).tolist()
     return predictions, {"scores": scores}
 
@@ -298,10 +307,8 @@ class _UnpackedConverter:
 
   pack = False
 
-  def __init__(self, architecture: str, start_id: int):
-    self._convert = features.converter(
-      architecture, pack=False, start_id=start_id
-    )
+  def __init__(self, architecture: str, starts: Mapping[str, Any]):
+    self._convert = features.converter(architecture, pack=False, **starts)
     self.TASK_FEATURES = self._convert.TASK_FEATURES
 
   def __call__(self, ds, lengths):

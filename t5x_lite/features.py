@@ -54,6 +54,9 @@ are, for a prefix model, from inputs [7 6 5 6] targets [3 9 1 4 1] positions
     decoder_positions         0 1 2 3 3 3 3 1 1     of the blank
     decoder_block_positions   0 0 0 0 1 2 3 1 2     within the span
 
+The start token may differ from vocabulary to vocabulary, and models that come
+from elsewhere may begin texts otherwise; see `converter`.
+
 Segment ids, positions and weights are always there, packed or not: padding is
 where the segment id is 0, and nothing here or later looks for a token id 0.
 """
@@ -61,6 +64,7 @@ where the segment id is 0, and nothing here or later looks for a token id 0.
 import abc
 import contextlib
 from collections.abc import Mapping
+from typing import Any
 
 import seqio
 import tensorflow as tf
@@ -81,6 +85,8 @@ def converter(
   pack: bool,
   loss_on_inputs: bool = False,
   start_id: int = 0,
+  around: tuple[int, int] | None = None,
+  bare_prompts: bool = False,
 ) -> seqio.FeatureConverter:
   """Returns the converter of an architecture.
 
@@ -95,6 +101,11 @@ def converter(
       than one each.
     loss_on_inputs: whether inputs bear loss too; causal and prefix only.
     start_id: the token before the first one that a decoder predicts.
+    around: the tokens that every text of an encoder-decoder begins and ends
+      with, as BART's "<s>" and "</s>". Inputs get both, and targets the first,
+      beyond what the lengths have room for; an end that is there stays alone.
+    bare_prompts: whether the inputs of a decoder-only model stand without the
+      start token, as GPT-2's; then only a text without inputs has it.
 
   Raises:
     ValueError: for an unknown architecture, or `loss_on_inputs` where the
@@ -116,8 +127,27 @@ def converter(
       f"loss_on_inputs needs architecture causal or prefix, not {architecture}"
     )
   return kinds[architecture](
-    architecture, pack=pack, loss_on_inputs=loss_on_inputs, start_id=start_id
+    architecture,
+    pack=pack,
+    loss_on_inputs=loss_on_inputs,
+    start_id=start_id,
+    around=around,
+    bare_prompts=bare_prompts,
   )
+
+
+def starts(vocabulary: seqio.Vocabulary) -> dict[str, Any]:
+  """Returns how rows of a vocabulary's ids begin, as `converter` takes it.
+
+  A vocabulary has `start_id`, `begin_id` and `bare_prompts` where it is not as
+  most are.
+  """
+  begin_id = getattr(vocabulary, "begin_id", None)
+  return {
+    "start_id": getattr(vocabulary, "start_id", 0),
+    "around": None if begin_id is None else (begin_id, vocabulary.eos_id),
+    "bare_prompts": getattr(vocabulary, "bare_prompts", False),
+  }
 
 
 class Converter(seqio.FeatureConverter):
@@ -140,11 +170,15 @@ class Converter(seqio.FeatureConverter):
     pack: bool,
     loss_on_inputs: bool,
     start_id: int,
+    around: tuple[int, int] | None,
+    bare_prompts: bool,
   ):
     super().__init__(pack=pack, apply_length_check=False)
     self.architecture = architecture
     self._loss_on_inputs = loss_on_inputs
     self._start_id = start_id
+    self._around = tuple([token] for token in around) if around else ([], [])
+    self._bare_prompts = bare_prompts
 
   def __call__(
     self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
@@ -213,15 +247,30 @@ class EncoderDecoder(Converter):
   }
 
   def row_lengths(self, lengths):
-    return {"encoder": lengths["inputs"], "decoder": lengths["targets"]}
+    begin, end = self._around
+    return {
+      "encoder": lengths["inputs"] + len(begin) + len(end),
+      "decoder": lengths["targets"] + len(begin),
+    }
 
   def arrange(self, example):
-    targets = _at_least_one(example["targets"])
+    inputs, targets = example["inputs"], example["targets"]
+    begin, end = self._around
+    if begin:
+      begin, end = tf.constant(begin), tf.constant(end)
+      ends = tf.reduce_any(inputs[-1:] == end)
+      inputs = tf.concat([begin, inputs, end[: tf.where(ends, 0, 1)]], axis=0)
+      # A prompt has no targets to begin.
+      targets = tf.concat(
+        [begin[: tf.minimum(tf.size(targets), 1)], targets], axis=0
+      )
+    weights = tf.ones_like(targets)
+    targets = _at_least_one(targets)
     return {
-      "encoder_input_tokens": _at_least_one(example["inputs"]),
+      "encoder_input_tokens": _at_least_one(inputs),
       "decoder_input_tokens": self._shift_right(targets),
       "decoder_target_tokens": targets,
-      "decoder_loss_weights": _at_least_one(tf.ones_like(example["targets"])),
+      "decoder_loss_weights": _at_least_one(weights),
     }
 
 
@@ -262,7 +311,7 @@ class Decoder(Converter):
     input_weights = tf.fill(tf.shape(inputs), int(self._loss_on_inputs))
     tokens = tf.concat([inputs, _at_least_one(targets)], axis=0)
     visible = tf.range(tf.size(tokens)) <= tf.size(inputs)
-    return {
+    arranged = {
       "decoder_input_tokens": self._shift_right(tokens),
       "decoder_target_tokens": tokens,
       "decoder_loss_weights": tf.concat(
@@ -270,6 +319,10 @@ class Decoder(Converter):
       ),
       "decoder_causal_attention": tf.cast(visible, tf.int32),
     }
+    if self._bare_prompts:  # The first token of a prompt is not predicted.
+      first = tf.minimum(tf.size(inputs), 1)
+      arranged = {name: values[first:] for name, values in arranged.items()}
+    return arranged
 
   def _arrange_blanks(self, inputs, targets, positions) -> dict[str, tf.Tensor]:
     """Lays out blanks and the spans that fill them; see the module's text."""

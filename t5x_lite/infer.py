@@ -202,7 +202,7 @@ def _batches(job, read, first_id, batch_size):
   convert = features.converter(
     job.codec.architecture,
     pack=False,
-    start_id=getattr(job.codec.targets.vocabulary, "start_id", 0),
+    **features.starts(job.codec.targets.vocabulary),
   )
   ds = convert(ds, job.lengths)
   for batch in ds.batch(batch_size).prefetch(2).as_numpy_iterator():

@@ -78,6 +78,11 @@ class Codec:
       ids = ids[len(ids) - min(room, len(ids)) :] if keep_end else ids[:room]
     return np.array([*ids, *end], np.int32)
 
+  def starts_with_token(self, prompt: Sequence[int]) -> bool:
+    """Tells whether a language model's prompt comes after the start token."""
+    bare = getattr(self.targets.vocabulary, "bare_prompts", False)
+    return not (bare and len(prompt))
+
   def decode(self, ids: Sequence[int]) -> str:
     """Returns the text of predicted tokens, up to EOS."""
     return text.decode(self.targets.vocabulary, ids)
@@ -94,9 +99,12 @@ class Generate:
   Attributes:
     model: as in decoding.generate.
     codec: texts to tokens and back.
-    max_new_tokens: None is as many as the task's targets have, but at most half
-      of a length that they share with the inputs.
+    max_new_tokens: None is what the constraints say or else as many as the
+      task's targets have, but at most half of a length that they share with the
+      inputs.
     sampler: chooses tokens.
+    constraints: what holds for predictions. Given max_new_tokens, their lengths
+      do not.
     seed: of the sampler.
   """
 
@@ -104,14 +112,14 @@ class Generate:
   codec: Codec
   max_new_tokens: int | None = None
   sampler: Any = decoding.Greedy()
+  constraints: decoding.Constraints = decoding.UNCONSTRAINED
   seed: int = 0
 
   def __post_init__(self):
     if self.max_new_tokens is None:
-      length, shared = self.codec.lengths["targets"], self.codec.shared
-      if shared is not None:
-        length = min(length, max(shared // 2, 1))
-      object.__setattr__(self, "max_new_tokens", length)
+      object.__setattr__(self, "max_new_tokens", self._default_length())
+    else:
+      object.__setattr__(self, "constraints", self.constraints.unbounded())
     if self.max_new_tokens < 1:
       raise ValueError(
         f"max_new_tokens ({self.max_new_tokens}) must be at least 1"
@@ -122,6 +130,16 @@ class Generate:
         f"the length is {self.codec.shared}"
       )
     _check_positions(self.model, self.codec, sum(self.lengths.values()))
+
+  def _default_length(self):
+    length = self.codec.lengths["targets"]
+    if self.constraints.max_new_tokens is not None:
+      length = self.constraints.max_new_tokens
+    elif self.constraints.max_length is not None:
+      length = self.constraints.max_length - 1  # Without the start token.
+    if self.codec.shared is not None:
+      length = min(length, max(self.codec.shared // 2, 1))
+    return length
 
   @property
   def _prompt_length(self):
@@ -139,7 +157,20 @@ class Generate:
       self._prompt_length,
       keep_end=not self.codec.is_pair,
     )
+    self._check_room(prompt, record.place)
     return {"inputs": prompt, "targets": np.zeros(0, np.int32)}
+
+  def _check_room(self, prompt, place):
+    """Refuses a prompt that leaves no token before max_length."""
+    most = self.constraints.max_length
+    if most is None or self.codec.architecture == "encoder_decoder":
+      return
+    length = len(prompt) + self.codec.starts_with_token(prompt)
+    if length >= most:
+      raise ValueError(
+        f"{place}: the prompt has {length} tokens, but texts of this model end "
+        f"at max_length {most}: shorten it or say max_new_tokens"
+      )
 
   def compute(self, params, batch, row_ids):
     return decoding.generate(
@@ -151,12 +182,16 @@ class Generate:
       # Threefry whatever JAX's default: its draws do not depend on batching.
       key=jax.random.key(self.seed, impl="threefry2x32"),
       eos_id=self.codec.targets.vocabulary.eos_id,
+      constraints=self.constraints,
       row_ids=row_ids,
     )._asdict()
 
   def result(self, fields, row) -> dict[str, Any]:
     length = int(row["lengths"])
-    prediction = self.codec.decode(row["tokens"][:length])
+    tokens = row["tokens"][:length]
+    if length and tokens[-1] in self.constraints.ends:
+      tokens = tokens[:-1]  # Of several ends, the vocabulary knows its own.
+    prediction = self.codec.decode(tokens)
     result = {
       **fields,
       "prediction": prediction,
@@ -273,6 +308,11 @@ def _check_positions(model, codec, decoder_length):
   needed = {"encoder": codec.lengths.get("inputs"), "decoder": decoder_length}
   if codec.architecture == "encoder_decoder":
     needed["decoder"] -= needed["encoder"]
+    if getattr(codec.targets.vocabulary, "begin_id", None) is not None:
+      needed = {
+        "encoder": needed["encoder"] + 2,
+        "decoder": needed["decoder"] + 1,
+      }
   for side, length in needed.items():
     stack = getattr(getattr(model, "transformer", None), side, None)
     limit = getattr(getattr(stack, "position", None), "max_length", None)

@@ -6,7 +6,7 @@ No TensorFlow here, so that a run can be described where there is none.
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
-from t5x_lite.decoding import GREEDY
+from t5x_lite.decoding import GREEDY, UNCONSTRAINED, Constraints
 from t5x_lite.model import Model
 from t5x_lite.optimizers import Optimizer
 from t5x_lite.partitioning import Layout
@@ -137,7 +137,9 @@ class Run:
       which each happens (and after the last step); None never.
     keep: which checkpoints stay.
     warm_start: where the first parameters come from; None draws them.
-    sampler: chooses the tokens of sample predictions.
+    sampler: chooses the tokens of sample predictions, and of `infer` where no
+      flag does.
+    constraints: what holds for generated text, whoever asks for it.
   """
 
   model: Model
@@ -155,6 +157,7 @@ class Run:
   keep: Keep = Keep()
   warm_start: WarmStart | None = None
   sampler: Callable = GREEDY
+  constraints: Constraints = UNCONSTRAINED
 
   def __post_init__(self):
     for name in (

@@ -31,7 +31,12 @@ def write(
   codec = infer.codec(
     spec.task, model.architecture, spec.lengths, truncate=True
   )
-  job = Generate(model=model, codec=codec, sampler=run.sampler)
+  job = Generate(
+    model=model,
+    codec=codec,
+    sampler=run.sampler,
+    constraints=run.constraints,
+  )
   spec = dataclasses.replace(spec, shuffle=False, pack=False, num_epochs=1)
   examples = itertools.islice(
     data.examples(spec, model.architecture).as_numpy_iterator(), _COUNT

@@ -69,6 +69,57 @@ def test_rows_may_start_from_another_token(architecture):
     np.testing.assert_array_equal(row[name], values)
 
 
+def test_texts_of_an_encoder_decoder_may_stand_between_tokens():
+  # The second example's inputs have no end yet.
+  pairs = [PAIRS[0], {**PAIRS[1], "inputs": PAIRS[1]["inputs"][:-1]}]
+  (row,) = rows(
+    "encoder_decoder", pairs, {"inputs": 9, "targets": 6}, pack=True,
+    start_id=6, around=(2, 1),
+  )  # fmt: skip
+  assert_row(
+    row,
+    encoder_input_tokens="2 7 8 5 1 2 8 4 9 3 1",
+    encoder_segment_ids="1 1 1 1 1 2 2 2 2 2 2",
+    encoder_positions="0 1 2 3 4 0 1 2 3 4 5",
+    decoder_input_tokens="6 2 3 9 6 2 4",
+    decoder_target_tokens="2 3 9 1 2 4 1",
+    decoder_loss_weights="1 1 1 1 1 1 1",
+    decoder_segment_ids="1 1 1 1 2 2 2",
+    decoder_positions="0 1 2 3 0 1 2",
+  )
+
+
+def test_bare_prompts_have_no_start_token():
+  (row,) = rows(
+    "causal", PAIRS, {"inputs": 10, "targets": 5}, pack=True, bare_prompts=True
+  )
+  assert_row(
+    row,
+    decoder_input_tokens="7 8 5 1 3 9 8 4 9 3 1 4 0 0 0",
+    decoder_target_tokens="8 5 1 3 9 1 4 9 3 1 4 1 0 0 0",
+    decoder_loss_weights="0 0 0 1 1 1 0 0 0 0 1 1 0 0 0",
+    decoder_causal_attention="1 1 1 1 0 0 1 1 1 1 1 0 0 0 0",
+    decoder_segment_ids="1 1 1 1 1 1 2 2 2 2 2 2 0 0 0",
+    decoder_positions="0 1 2 3 4 5 0 1 2 3 4 5 0 0 0",
+  )
+
+
+def test_a_text_alone_has_the_start_token_even_of_bare_prompts():
+  texts = [{"targets": [7, 8, 1]}]
+  (row,) = rows(
+    "causal", texts, {"targets": 4}, pack=False, start_id=6, bare_prompts=True
+  )
+  assert_row(
+    row,
+    decoder_input_tokens="6 7 8 0",
+    decoder_target_tokens="7 8 1 0",
+    decoder_loss_weights="1 1 1 0",
+    decoder_causal_attention="1 0 0 0",
+    decoder_segment_ids="1 1 1 0",
+    decoder_positions="0 1 2 0",
+  )
+
+
 def test_encoder_decoder_unpacked():
   _, row = rows(
     "encoder_decoder", PAIRS, {"inputs": 6, "targets": 3}, pack=False

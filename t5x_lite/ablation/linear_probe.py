@@ -6,7 +6,7 @@ of the others which document they are from: Alain and Bengio 2016,
 arXiv:1610.01644.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,7 @@ def accuracies(
   folds = model_selection.StratifiedKFold(_FOLDS, shuffle=True, random_state=0)
   found = model_selection.cross_val_predict(
     classifier,
-    pooled(model, params, ids, batch_size, data.start_id(task)),
+    pooled(model, params, ids, batch_size, data.starts(task)),
     labels,
     cv=folds,
   )
@@ -62,11 +62,11 @@ def pooled(
   params: Any,
   ids: Sequence[Sequence[int]],
   batch_size: int,
-  start_id: int = 0,
+  starts: Mapping[str, Any] | None = None,
 ) -> np.ndarray:
   """Returns the mean state of each text, [texts, width]."""
   found = []
-  for batch in _batches(ids, model.architecture, batch_size, start_id):
+  for batch in _batches(ids, model.architecture, batch_size, starts):
     traces = probe.probe(model, params, batch)
     side = "encoder" if "encoder" in traces else "decoder"
     weights_BT = np.float32(batch[f"{side}_segment_ids"] > 0)
@@ -77,7 +77,7 @@ def pooled(
 
 
 def _batches(
-  ids, architecture, batch_size, start_id
+  ids, architecture, batch_size, starts
 ) -> Iterator[dict[str, np.ndarray]]:
   """Lays texts out as inputs, without anything to predict; all batches full."""
   ids = [*ids, *ids[: -len(ids) % batch_size]]
@@ -98,6 +98,6 @@ def _batches(
   lengths = dict.fromkeys(names, max(map(len, ids)))
   if architecture != "encoder":
     lengths["targets"] = 1
-  convert = features.converter(architecture, pack=False, start_id=start_id)
+  convert = features.converter(architecture, pack=False, **(starts or {}))
   rows = convert(ds, lengths)
   return rows.batch(batch_size).as_numpy_iterator()

@@ -1,6 +1,15 @@
 """Turns a model's next-token logits into sequences."""
 
-from t5x_lite.decoding.loop import GREEDY, Generated, generate
+from t5x_lite.decoding.constraints import Constraints
+from t5x_lite.decoding.loop import (
+  GREEDY,
+  UNCONSTRAINED,
+  Generated,
+  generate,
+)
 from t5x_lite.decoding.samplers import Greedy, Sample
 
-__all__ = ["GREEDY", "Generated", "Greedy", "Sample", "generate"]
+__all__ = [
+  "GREEDY", "UNCONSTRAINED", "Constraints", "Generated", "Greedy", "Sample",
+  "generate",
+]  # fmt: skip

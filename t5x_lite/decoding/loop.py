@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from t5x_lite.decoding.constraints import Constraints
 from t5x_lite.decoding.samplers import Greedy
 
 GREEDY = Greedy()
+UNCONSTRAINED = Constraints()
 
 
 class Generated(NamedTuple):
@@ -17,7 +19,8 @@ class Generated(NamedTuple):
   tokens: int32 [B, max_new_tokens]; 0 after a row's end.
   lengths: int32 [B], tokens up to and with EOS; 0 for padding rows.
   log_probs: float32 [B, max_new_tokens], the model's own log p of each token
-    (nats; before temperature, top_k and top_p); 0 after a row's end.
+    (nats; before constraints, temperature, top_k and top_p); 0 after a row's
+    end.
   """
 
   tokens: jax.Array
@@ -34,6 +37,7 @@ def generate(
   sampler: Any = GREEDY,
   key: jax.Array | None = None,
   eos_id: int | None = None,
+  constraints: Constraints = UNCONSTRAINED,
   row_ids: jax.Array | None = None,
 ) -> Generated:
   """Continues each row of a batch until EOS or max_new_tokens.
@@ -49,7 +53,9 @@ def generate(
     max_new_tokens: number of tokens to generate at most, EOS included.
     sampler: maps (logits [V], key) to a token.
     key: a random key; only Greedy goes without.
-    eos_id: the token that ends a row; None: rows never end early.
+    eos_id: the token that ends a row, where the constraints name none; None:
+      rows never end early.
+    constraints: which tokens may come where, and which end a row.
     row_ids: int32 [B], what sets apart one row's draws from another's; a
       negative id marks a padding row. None: 0, 1, 2, ...
 
@@ -69,26 +75,46 @@ def generate(
     params,
     batch,
     key,
-    jnp.int32(-1 if eos_id is None else eos_id),
+    jnp.array(constraints.end_ids(eos_id) or (-1,), jnp.int32),
     row_ids,
     max_new_tokens=max_new_tokens,
     sampler=sampler,
+    constraints=constraints,
   )
 
 
 @functools.partial(
-  jax.jit, static_argnums=0, static_argnames=("max_new_tokens", "sampler")
+  jax.jit,
+  static_argnums=0,
+  static_argnames=("max_new_tokens", "sampler", "constraints"),
 )
 def _generate(
-  model, params, batch, key, eos_id, row_ids_B, *, max_new_tokens, sampler
+  model,
+  params,
+  batch,
+  key,
+  end_ids,
+  row_ids_B,
+  *,
+  max_new_tokens,
+  sampler,
+  constraints,
 ):
   row_keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, row_ids_B)
   columns_T = jnp.arange(max_new_tokens)
+  prompt_length_B, limit_B = _lengths(batch, max_new_tokens, constraints)
 
   def emit(step, logits_BV, done_B, generated):
     """Draws one token for each unfinished row and writes it at `step`."""
     step_keys_B = jax.vmap(jax.random.fold_in, (0, None))(row_keys_B, step)
-    tokens_B = jax.vmap(sampler)(logits_BV, step_keys_B)
+    allowed_BV = constraints.allow(
+      logits_BV,
+      step=step,
+      prompt_length_B=prompt_length_B,
+      limit_B=limit_B,
+      end_ids=end_ids,
+    )
+    tokens_B = jax.vmap(sampler)(allowed_BV, step_keys_B)
     log_probs_BV = jax.nn.log_softmax(logits_BV.astype(jnp.float32))
     log_probs_B = jnp.take_along_axis(log_probs_BV, tokens_B[:, None], 1)[:, 0]
     tokens_B = jnp.where(done_B, 0, tokens_B)
@@ -99,7 +125,8 @@ def _generate(
       lengths=generated.lengths + ~done_B,
       log_probs=jnp.where(here_T, log_probs_B[:, None], generated.log_probs),
     )
-    return tokens_B, done_B | (tokens_B == eos_id), generated
+    ended_B = jnp.isin(tokens_B, end_ids) | (generated.lengths >= limit_B)
+    return tokens_B, done_B | ended_B, generated
 
   def unfinished(carry):
     step, _, _, done_B, _ = carry
@@ -123,3 +150,21 @@ def _generate(
   tokens_B, done_B, generated = emit(0, logits_BV, row_ids_B < 0, empty)
   carry = (jnp.int32(1), state, tokens_B, done_B, generated)
   return jax.lax.while_loop(unfinished, body, carry)[-1]
+
+
+def _lengths(batch, max_new_tokens, constraints):
+  """Returns each row's tokens before the first new one, and how many may come.
+
+  The prompt is a language model's start token and text, as `prefill` takes it;
+  in an encoder-decoder the start token alone.
+  """
+  rows = next(iter(batch.values())).shape[0]
+  prompt_length_B = jnp.ones(rows, jnp.int32)
+  if (
+    "encoder_input_tokens" not in batch and "decoder_causal_attention" in batch
+  ):
+    prompt_length_B = jnp.sum(batch["decoder_causal_attention"], axis=1)
+  limit_B = jnp.full(rows, max_new_tokens)
+  if constraints.max_length is not None:
+    limit_B = jnp.minimum(limit_B, constraints.max_length - prompt_length_B)
+  return prompt_length_B, limit_B

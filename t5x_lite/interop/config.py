@@ -242,19 +242,36 @@ def carried(values: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
+def token_ids(values: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the options that name special tokens by their ids."""
+  return {
+    name: value
+    for name, value in values.items()
+    if name.endswith("_token_id") and value is not None
+  }
+
+
 def read(directory: pathlib.Path) -> dict[str, Any]:
   """Reads a directory's config.json.
 
   Raises:
     ValueError: there is no such directory or file, or it is no JSON object.
   """
-  path = directory / NAME
   if not directory.is_dir():
     raise ValueError(f"{directory} is no directory")
+  if not (directory / NAME).exists():
+    raise ValueError(f"{directory} holds no {NAME}")
+  return read_object(directory / NAME)
+
+
+def read_object(path: pathlib.Path) -> dict[str, Any]:
+  """Reads a file with one JSON object.
+
+  Raises:
+    ValueError: it holds something else.
+  """
   try:
     values = json.loads(path.read_text())
-  except FileNotFoundError:
-    raise ValueError(f"{directory} holds no {NAME}") from None
   except ValueError as error:
     raise ValueError(f"{path} is no JSON: {error}") from None
   if not isinstance(values, dict):

@@ -42,12 +42,14 @@ class Loaded:
     params: plain nested dict.
     model_type: the family, as config.json names it.
     options: config.json as it was.
+    notes: what a user should know of how the files were read, a line each.
   """
 
   model: Model
   params: Params
   model_type: str
   options: Mapping[str, Any]
+  notes: tuple[str, ...] = ()
 
   def logits(self, batch: Batch) -> jax.Array:
     """Returns float32 logits [B, T, V].
@@ -123,7 +125,22 @@ def load_hf(
       yield from zip(link.slots, ours, strict=True)
 
   params = placing.place(parts(), placing.on(model, dtypes, layout))
-  return Loaded(model, params, model_type, options)
+  notes = _notes(directory, options, transformer, table, weights)
+  return Loaded(model, params, model_type, options, notes)
+
+
+def _notes(directory, options, transformer, table, weights) -> tuple[str, ...]:
+  """Tells where the weights, and not config.json, have decided."""
+  if options.get("tie_word_embeddings") is not False:
+    return ()
+  heads = [entry.theirs for entry in table.entries if entry.ours == "head"]
+  if not transformer.tie_embeddings or heads[0] in weights.shapes:
+    return ()
+  return (
+    f"{directory} has no {heads[0]}, though its {config.NAME} says"
+    " tie_word_embeddings: false: the head is the embedding, as transformers 5"
+    " reads it",
+  )
 
 
 def _read(
@@ -215,9 +232,11 @@ def save_hf(
     return
   plan = [planned(link) for link in links.values()]
   safetensors_files.write(directory, plan, gathered, shard_bytes=shard_bytes)
+  kept = config.carried(like or {})
   config.write(
     directory,
-    {**config.carried(like or {}), **options, "dtype": plan[0].dtype},
+    # Of token ids a family knows but the usual ones.
+    {**kept, **options, **config.token_ids(kept), "dtype": plan[0].dtype},
   )
 
 

@@ -19,10 +19,19 @@ gives the same values, though a run reads half precision as float32.
 
 A run that is written holds step 0, for others to start from (run.WarmStart).
 With its tokenizer beside the weights (of a T5: spiece.model or ByT5's bytes; of
-a language model: tokenizer.json or tokenizer.model, and tokenizer_config.json),
-infer and score take text, and eval measures span corruption or causal LM of
+others: tokenizer.json, or of a language model tokenizer.model), infer and score
+take text, and eval measures span corruption, prefix LM or causal LM of
 CPython's documentation, or what --gin_file and --gin flags say. Without, or
 where the tokenizer's id 0 is text, the run holds the model alone.
+
+Texts begin and end as `transformers` has it: generation_config.json, or
+config.json where there is none, says which token a decoder starts from, which
+end a text and how long texts get (run.Run.constraints), and how tokens are
+chosen (run.Run.sampler); the tokenizer's files say what stands around a text.
+An option that is not supported, such as beams, is refused by its name, and
+--ignore goes without. pad_token_id has no effect: padding is known by itself.
+A T5 without lm_head.weight has its embedding for a head, whatever
+tie_word_embeddings says; that decides whether logits are scaled.
 """
 EXAMPLE = """
 t5x_lite convert --input=t5-v1_1-small --to=run --output=runs/t5
@@ -74,6 +83,12 @@ def define(values):
       name, 1, f"{what}-parallel ranks of a Megatron split.", lower_bound=1,
       flag_values=values,
     )  # fmt: skip
+  flags.DEFINE_list(
+    "ignore", [],
+    "Options of generation_config.json, config.json or the tokenizer that are "
+    "not read: num_beams,repetition_penalty, say.",
+    flag_values=values,
+  )  # fmt: skip
   options.gin_flags(values)
 
 
@@ -100,12 +115,14 @@ class _Source:
   Attributes:
     model: with a vocabulary of known size.
     params: of the model.
-    companions: name -> file, of its tokenizer and the like.
+    companions: name -> file, or text of one, of its tokenizer and the like.
+    ids: token ids as config.json has them, where a run says so.
   """
 
   model: Any
   params: Any
-  companions: Mapping[str, pathlib.Path]
+  companions: Mapping[str, pathlib.Path | str]
+  ids: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def _read(path: pathlib.Path, values) -> _Source:
@@ -114,33 +131,39 @@ def _read(path: pathlib.Path, values) -> _Source:
   from t5x_lite.interop import config as hf_config
   from t5x_lite.interop import huggingface, megatron
 
-  companions = {name: path / name for name in _COMPANIONS}
-  companions = {n: file for n, file in companions.items() if file.exists()}
   if (path / megatron.SPLIT).exists():
     model = _configured(path)[0]
-    return _Source(model, megatron.load_megatron(model, path), companions)
+    params = megatron.load_megatron(model, path)
+    return _Source(model, params, _companions(path))
   if (path / rundir.CONFIG).exists():
     from launch import session
     from t5x_lite.partitioning import Layout
 
-    model, vocabulary = _configured(path)
+    model, run = _configured(path)
     params = session.read_params(model, Layout(), path, values.step)[0]
-    return _Source(model, params, companions or vocabulary)
+    if run is None:
+      return _Source(model, params, _companions(path))
+    from launch import run_companions
+
+    return _Source(model, params, *run_companions.find(run, path, _COMPANIONS))
   if (path / hf_config.NAME).exists():
     loaded = huggingface.load_hf(path, param_dtype=None)
-    return _Source(loaded.model, loaded.params, companions)
+    for note in loaded.notes:
+      rundir.say(note)
+    return _Source(loaded.model, loaded.params, _companions(path))
   raise ValueError(
     f"--input={path} is no run ({rundir.CONFIG} in it), no Hugging Face"
     f" directory ({hf_config.NAME}) and no Megatron split ({megatron.SPLIT})"
   )
 
 
-def _configured(path):
-  """Builds the model of a directory's config.gin.
+def _companions(path) -> dict[str, pathlib.Path]:
+  files = {name: path / name for name in _COMPANIONS}
+  return {name: file for name, file in files.items() if file.exists()}
 
-  Returns:
-    The model, and its SentencePiece model under the name that T5's have.
-  """
+
+def _configured(path):
+  """Builds the model of a directory's config.gin, and its Run or None."""
   from launch import config, environment, rundir
   from t5x_lite import model as model_lib
   from t5x_lite import run as run_lib
@@ -148,15 +171,13 @@ def _configured(path):
   with environment.importing():
     config.load([path / rundir.CONFIG])
   if not config.is_bound(run_lib.Run):
-    return config.build(model_lib.Model), {}
+    return config.build(model_lib.Model), None
   environment.load_tasks()
   from t5x_lite import data
 
   run = config.build(run_lib.Run)
-  vocabulary = data.vocabularies(run.train.task)[0]
-  file = getattr(vocabulary, "sentencepiece_model_file", None)
   model = run.model.fit_vocabulary(data.required_vocab_size(run.train.task))
-  return model, {"spiece.model": pathlib.Path(file)} if file else {}
+  return model, run
 
 
 def _write_hf(source, output, values):
@@ -166,9 +187,10 @@ def _write_hf(source, output, values):
   shard_bytes = int(values.shard_gb * 1e9)
   companions = dict(source.companions)
   earlier = companions.pop(hf_config.NAME, None)
+  like = hf_config.read_object(earlier) if earlier else {}
   interop.save_hf(
     source.model, source.params, output, shard_bytes=shard_bytes,
-    family=values.family, like=earlier and hf_config.read(earlier.parent),
+    family=values.family, like={**like, **source.ids},
   )  # fmt: skip
   _copy(companions, output)
 
@@ -189,8 +211,17 @@ def _write_run(source, output, values):
 
   if (output / rundir.CONFIG).exists():
     raise ValueError(f"--output={output} holds a run: give another directory")
+  had = {entry.name for entry in output.iterdir()} if output.exists() else None
   _copy(source.companions, output)
-  if not new_run.write(source.model, source.params, output, values):
+  try:
+    has_text = new_run.write(source.model, source.params, output, values)
+  except ValueError:
+    for name in source.companions.keys() - (had or set()):
+      (output / name).unlink()
+    if had is None and not any(output.iterdir()):
+      output.rmdir()
+    raise
+  if not has_text:
     rundir.say(
       "the run holds model and weights alone: no tokenizer that it could use"
       " lies beside the weights (see t5x_lite convert --help)"
@@ -200,4 +231,7 @@ def _write_run(source, output, values):
 def _copy(companions, output):
   output.mkdir(parents=True, exist_ok=True)
   for name, file in companions.items():
-    shutil.copyfile(file, output / name)
+    if isinstance(file, str):
+      (output / name).write_text(file)
+    else:
+      shutil.copyfile(file, output / name)

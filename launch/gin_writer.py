@@ -15,11 +15,12 @@ from typing import Any
 _HEADER = "from __gin__ import dynamic_registration"
 
 
-def text(value: Any) -> str:
+def text(value: Any, *, header: bool = True) -> str:
   """Returns a gin file that says all of an object that is not a default.
 
   Args:
     value: a dataclass or an unbound module, as deep as may be.
+    header: whether the file begins here.
   """
   modules: set[str] = set()
   bindings = list(_bindings(value, "", modules))
@@ -27,7 +28,8 @@ def text(value: Any) -> str:
     f"from {package} import {name}"
     for package, _, name in (m.rpartition(".") for m in sorted(modules))
   ]
-  return "\n".join([_HEADER, *imports, "", *bindings]) + "\n"
+  lines = [*imports, "", *bindings]
+  return "\n".join([_HEADER, *lines] if header else lines) + "\n"
 
 
 def _bindings(value, scope, modules) -> Iterator[str]:
@@ -43,7 +45,7 @@ def _bindings(value, scope, modules) -> Iterator[str]:
       continue
     inner = "/".join(filter(None, [scope, field.name]))
     written = _written(part, inner, below)
-    yield f"{_name(value, scope)}.{field.name} = {written}"
+    yield f"{name(value, scope)}.{field.name} = {written}"
   for part, inner in below:
     yield ""
     yield from _bindings(part, inner, modules)
@@ -56,7 +58,7 @@ def _written(value, scope, below) -> str:
     return f"[{', '.join(parts)}]"
   if _is_object(value):
     below.append((value, scope))
-    return f"@{_name(value, scope)}()"
+    return f"@{name(value, scope)}()"
   assert value is None or isinstance(value, bool | int | float | str), value
   return repr(value)
 
@@ -71,7 +73,8 @@ def _is_default(field, value) -> bool:
   return field.default is not dataclasses.MISSING and value == field.default
 
 
-def _name(value, scope) -> str:
+def name(value: Any, scope: str = "") -> str:
+  """Returns what gin calls an object's class, in a scope."""
   module = type(value).__module__.rpartition(".")[2]
-  name = f"{module}.{type(value).__name__}"
-  return f"{scope}/{name}" if scope else name
+  plain = f"{module}.{type(value).__name__}"
+  return f"{scope}/{plain}" if scope else plain

@@ -1,26 +1,39 @@
 """Makes a run, at step 0, of weights that come from elsewhere."""
 
-import json
+import dataclasses
 import pathlib
 import sys
 import tempfile
 
-from launch import config, environment, gin_writer, rundir
+from launch import (
+  config,
+  converted_vocabulary,
+  environment,
+  gin_writer,
+  rundir,
+)
+from t5x_lite import decoding
+from t5x_lite.interop import config as hf_config
+from t5x_lite.interop import generation as generation_lib
 
-# What a converted T5, or language model, may be asked for and evaluated on, by
-# default.
+# What a converted T5, another encoder-decoder, or a language model may be asked
+# for and evaluated on, by default.
 _FILES = {
-  "encoder_decoder": (
+  "sentinels": (
     "objectives/span_corruption.gin", "optim/adafactor_t5.gin",
     "runs/pretrain.gin",
+  ),
+  "encoder_decoder": (
+    "objectives/prefix_lm.gin", "optim/adamw.gin", "runs/pretrain.gin",
   ),
   "causal": (
     "objectives/causal_lm.gin", "optim/adamw.gin", "runs/pretrain.gin",
   ),
 }  # fmt: skip
 _LENGTHS = {
-  "encoder_decoder": "INPUTS = 512\nTARGETS = 114\n",
-  "causal": "TARGETS = 512\n",
+  "sentinels": {"INPUTS": 512, "TARGETS": 114},
+  "encoder_decoder": {"INPUTS": 512, "TARGETS": 512},
+  "causal": {"TARGETS": 512},
 }
 
 
@@ -30,22 +43,28 @@ def write(model, params, output: pathlib.Path, values) -> bool:
   Args:
     model: with a vocabulary of known size.
     params: of the model.
-    output: the run's directory, where its tokenizer's files already are.
+    output: the run's directory, where what lies beside the weights already is.
     values: flags: gin_file, gin_bindings and gin_search_paths say what the run
-      is trained on.
+      is trained on, ignore what of config.json and the like is not read.
 
   Returns:
     Whether the run has a vocabulary, so that text can be given to it.
 
   Raises:
-    ValueError: the gin files change the model, or the tokenizer is too large.
+    ValueError: the gin files change the model; the tokenizer is too large;
+      what lies beside the weights is not supported.
   """
   files, own = list(values.gin_file), gin_writer.text(model)
-  find = {"encoder_decoder": _t5_vocabulary, "causal": _causal_vocabulary}
-  vocabulary = find.get(model.architecture, lambda folder: None)(output)
+  generation, vocabulary = _beside(model, output, values.ignore)
   if vocabulary is not None:
-    own += vocabulary + ("" if files else _LENGTHS[model.architecture])
-    files = files or list(_FILES[model.architecture])
+    own += vocabulary.bindings
+    if not files:
+      kind = model.architecture
+      if kind == "encoder_decoder" and vocabulary.has_sentinels:
+        kind = "sentinels"
+      files, own = list(_FILES[kind]), own + _lengths(kind, model)
+  if generation is not None and (vocabulary is not None or files):
+    own += _generation_bindings(generation)
   with tempfile.NamedTemporaryFile("w", suffix=".gin") as file:
     file.write(own)
     file.flush()
@@ -67,82 +86,66 @@ def write(model, params, output: pathlib.Path, values) -> bool:
   return vocabulary is not None
 
 
-def _t5_vocabulary(folder: pathlib.Path) -> str | None:
-  """Returns bindings of the vocabulary whose files are in a folder, or None.
+def _beside(model, folder, ignore):
+  """Reads what lies beside the weights.
 
-  Of an encoder-decoder, only T5's kinds: their decoders start with id 0 and
-  their texts end with 1, as ours do.
+  Returns:
+    How text is generated, or None where no file is there to say or no text is
+    generated; and the vocabulary, or None.
   """
-  settings = _settings(folder)
-  model = folder / "spiece.model"
-  if model.exists():
-    # mT5's model holds its sentinels itself, and says 0.
-    extra_ids = settings.get("extra_ids", 100)
-    lines = [
-      f"vocabularies.SentencePiece.path = {str(model.absolute())!r}",
-      f"vocabularies.SentencePiece.extra_ids = {extra_ids}",
-    ]
-    value = "@vocabularies.SentencePiece()"
-  elif settings.get("tokenizer_class") == "ByT5Tokenizer":
-    lines, value = [], "'bytes'"
-  else:
-    return None
-  return _bindings("vocabularies", lines, value)
+  pair = model.architecture == "encoder_decoder"
+  if not pair and model.architecture != "causal":
+    return None, None
+  generation = generation_lib.UNSAID
+  names = (hf_config.NAME, generation_lib.NAME)
+  if any((folder / name).exists() for name in names):
+    generation = generation_lib.read(
+      folder,
+      is_encoder_decoder=pair,
+      vocab_size=model.transformer.vocab_size,
+      ignore=ignore,
+    )
+    for note in generation.notes:
+      rundir.say(note)
+  vocabulary = converted_vocabulary.find(
+    folder, generation, is_encoder_decoder=pair, ignore=ignore
+  )
+  constraints = generation.constraints
+  if vocabulary is not None and constraints.ends == (vocabulary.eos_id,):
+    # The vocabulary says so already.
+    constraints = dataclasses.replace(constraints, ends=())
+    generation = dataclasses.replace(generation, constraints=constraints)
+  return generation, vocabulary
 
 
-def _causal_vocabulary(folder: pathlib.Path) -> str | None:
-  """Returns bindings of a language model's vocabulary, or None.
-
-  Its texts begin with the tokenizer's bos_token or, where it names none, with
-  the one that ends the text before. A tokenizer whose id 0 is text
-  has other ids here than the weights have rows.
-  """
-  settings = _settings(folder)
-  eos = _token(settings.get("eos_token"))
-  start = _token(settings.get("bos_token")) or eos
-  if eos is None:
-    return None
-  path = folder / "tokenizer.json"
-  if path.exists():
-    from tasks import hf_vocabulary
-
-    found = hf_vocabulary.HuggingFaceTokenizer(str(path), extra_ids=0, eos=eos)
-    if found.offset:
-      return None
-    module, name = "hf_vocabulary", "HuggingFaceTokenizer"
-    lines = [f"{module}.{name}.eos = {eos!r}"]
-  elif (folder / "tokenizer.model").exists():
-    path, lines = folder / "tokenizer.model", []
-    module, name = "vocabularies", "SentencePiece"
-  else:
-    return None
-  lines += [
-    f"{module}.{name}.path = {str(path.absolute())!r}",
-    f"{module}.{name}.extra_ids = 0",
-    f"{module}.{name}.start = {start!r}",
-  ]
-  return _bindings(module, lines, f"@{module}.{name}()")
+def _lengths(kind, model) -> str:
+  """Returns the lengths of rows, within the positions that are learned."""
+  sides = {"INPUTS": "encoder", "TARGETS": "decoder"}
+  lines = []
+  for name, length in _LENGTHS[kind].items():
+    stack = getattr(model.transformer, sides[name])
+    limit = getattr(stack.position, "max_length", None)
+    if limit is not None:
+      if kind != "causal":  # Tokens that texts may begin and end with.
+        limit -= 2
+      length = min(length, limit)
+    lines.append(f"{name} = {length}\n")
+  return "".join(lines)
 
 
-def _settings(folder) -> dict:
-  path = folder / "tokenizer_config.json"
-  return json.loads(path.read_text()) if path.exists() else {}
-
-
-def _token(value) -> str | None:
-  """Reads a token, which may be an object with its settings."""
-  return value["content"] if isinstance(value, dict) else value
-
-
-def _bindings(module, lines, value) -> str:
-  lines = [
-    "from tasks import text",
-    f"from tasks import {module}",
-    *lines,
-    f"text.corpus_task.vocabulary = {value}",
-    f"text.text_task.vocabulary = {value}",
-  ]
-  return "\n".join(lines) + "\n"
+def _generation_bindings(generation) -> str:
+  """Returns bindings of how text is generated, where that is said."""
+  text = ""
+  for name, value in (
+    ("constraints", generation.constraints),
+    ("sampler", generation.sampler),
+  ):
+    if value not in (decoding.UNCONSTRAINED, decoding.GREEDY):
+      kind = gin_writer.name(value)
+      text += (
+        gin_writer.text(value, header=False) + f"run.Run.{name} = @{kind}()\n"
+      )
+  return text and f"from t5x_lite import run\n{text}"
 
 
 def _check_same(built, model):

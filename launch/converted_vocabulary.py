@@ -1,0 +1,229 @@
+"""Chooses the vocabulary of a converted run: gin bindings of what is there."""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Callable, Collection, Mapping
+
+from launch import environment
+from t5x_lite.interop import generation as generation_lib
+from t5x_lite.interop import tokenizer_files
+
+_SENTINEL = re.compile(r"▁?<extra_id_\d+>")
+_T5_SENTINELS = 100  # Where no file says: mT5 says 0, its model has its own.
+_BYTES = {"<pad>": 0, "</s>": 1, "<unk>": 2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+  """A vocabulary, yet to be built.
+
+  Attributes:
+    bindings: gin's, that say it to the tasks of text.
+    eos_id: what ends its texts.
+    has_sentinels: whether it has any.
+  """
+
+  bindings: str
+  eos_id: int
+  has_sentinels: bool
+
+
+def find(
+  folder: pathlib.Path,
+  generation: generation_lib.Generation,
+  *,
+  is_encoder_decoder: bool,
+  ignore: Collection[str],
+) -> Vocabulary | None:
+  """Reads the tokenizer in a folder, and what the model expects around texts.
+
+  Args:
+    folder: with the tokenizer's files.
+    generation: what config.json and generation_config.json say.
+    is_encoder_decoder: whether the model is one.
+    ignore: options that are not to be read.
+
+  Returns:
+    None where there is no vocabulary that could be used: none of a known kind;
+    a language model's without an end of texts; one whose id 0 is text, which
+    has other ids here than the weights have rows.
+
+  Raises:
+    ValueError: a token that the vocabulary does not have; tokens around a text
+      that are not supported.
+  """
+  files = tokenizer_files.read(
+    folder, is_encoder_decoder=is_encoder_decoder, ignore=ignore
+  )
+  ends = generation.constraints.ends
+  if files is None or not (files.after or files.eos or ends):
+    return None
+  kind = _KINDS[files.path.suffix if files.path else ""]
+  with environment.importing():  # TensorFlow, which vocabularies are made of.
+    table = kind(files, is_encoder_decoder=is_encoder_decoder)
+  if table is None:
+    return None
+  if is_encoder_decoder:
+    around = _around_pair(files, table)
+    around["start_id"] = generation.start_id
+  else:
+    around = _around_text(files, table, ends)
+  return Vocabulary(
+    _bindings(table, around), around["eos_id"], table.has_sentinels
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Table:
+  """Which ids a vocabulary's file gives to names.
+
+  Attributes:
+    name: of the vocabulary's class.
+    settings: of that.
+    find: name -> id, or None.
+    plain: the ids that it has around texts without more being said.
+    has_sentinels: whether it has any.
+    where: what messages call it.
+  """
+
+  name: str
+  settings: Mapping[str, object]
+  find: Callable[[str], int | None]
+  plain: Mapping[str, object] | None
+  has_sentinels: bool
+  where: str
+
+  def id(self, name: str, what: str) -> int:
+    found = self.find(name)
+    if found is None:
+      raise ValueError(
+        f"{self.where} has no {name!r}, which the files beside it call"
+        f" {what}: correct {what} in tokenizer_config.json or"
+        " special_tokens_map.json"
+      )
+    return found
+
+
+def _around_pair(files, table) -> dict[str, object]:
+  """Returns the ids around the texts of an encoder-decoder."""
+  if len(files.before) > 1 or len(files.after) != 1:
+    raise ValueError(
+      f"{table.where} puts {list(files.before)} before and"
+      f" {list(files.after)} after a text, which is not supported for an"
+      " encoder-decoder: at most one before, and one after, the end"
+    )
+  around = {"eos_id": table.id(files.after[0], "eos_token")}
+  if files.before:
+    around["begin_id"] = table.id(files.before[0], "bos_token")
+  return around
+
+
+def _around_text(files, table, ends) -> dict[str, object]:
+  """Returns the ids around the text of a language model."""
+  if len(files.before) > 1 or files.after:
+    json = table.where.endswith(".json")
+    option = "post_processor" if json else "add_eos_token"
+    raise ValueError(
+      f"{table.where} puts {list(files.before)} before and"
+      f" {list(files.after)} after a text, which is not supported for a"
+      " language model: at most one before, and none after; go without:"
+      f" --ignore={option}"
+    )
+  eos = table.id(files.eos, "eos_token") if files.eos else ends[0]
+  start = files.before[0] if files.before else files.bos
+  return {
+    "start_id": table.id(start, "bos_token") if start else eos,
+    "eos_id": eos,
+    "bare_prompts": not files.before,
+  }
+
+
+def _bytes(files, *, is_encoder_decoder) -> _Table:
+  del is_encoder_decoder
+  plain = {"start_id": 0, "eos_id": _BYTES["</s>"]}
+  return _Table("Bytes", {}, _BYTES.get, plain, True, "ByT5's vocabulary")
+
+
+def _sentencepiece(files, *, is_encoder_decoder) -> _Table:
+  import sentencepiece
+
+  model = sentencepiece.SentencePieceProcessor(model_file=str(files.path))
+  size = model.GetPieceSize()
+  extra_ids = files.extra_ids
+  if extra_ids is None:
+    extra_ids = _T5_SENTINELS if is_encoder_decoder else 0
+  pieces = {
+    token: i
+    for i, token in sorted(files.added.items())
+    if i >= size and not _SENTINEL.fullmatch(token)
+  }
+  if pieces and (
+    extra_ids or list(pieces.values()) != list(range(size, size + len(pieces)))
+  ):
+    token, i = next(iter(pieces.items()))
+    raise ValueError(
+      f"{files.path} has {size} ids, and the added token {token!r} has id {i}:"
+      " added tokens are supported right after the model's own, without"
+      " sentinels; a tokenizer.json beside the weights says the same"
+    )
+
+  def find(name):
+    found = model.PieceToId(name)
+    return found if model.IdToPiece(found) == name else pieces.get(name)
+
+  settings = {"path": str(files.path.absolute()), "extra_ids": extra_ids}
+  if pieces:
+    settings["pieces"] = list(pieces)
+  plain = {"start_id": 0, "eos_id": model.eos_id()}
+  return _Table(
+    "SentencePiece", settings, find, plain, is_encoder_decoder, str(files.path)
+  )
+
+
+def _huggingface(files, *, is_encoder_decoder) -> _Table | None:
+  from tasks import hf_vocabulary
+
+  # The end is asked for its id 0 alone, and by its name where it has one.
+  eos = files.after[-1] if files.after else files.eos
+  settings = {"path": str(files.path.absolute()), "extra_ids": 0}
+  if eos is not None:
+    settings["eos"] = eos
+  vocabulary = hf_vocabulary.HuggingFaceTokenizer(**settings)
+  find = vocabulary.tokenizer.token_to_id
+  missing = [token for token in files.added.values() if find(token) is None]
+  if missing:
+    raise ValueError(
+      f"tokenizer_config.json adds the token {missing[0]!r}, which"
+      f" {files.path} does not have: save the tokenizer anew"
+    )
+  if eos is not None and find(eos) is not None and vocabulary.offset:
+    return None
+  return _Table(
+    "HuggingFaceTokenizer",
+    settings,
+    find,
+    None,
+    vocabulary.extra_ids > 0,
+    str(files.path),
+  )
+
+
+_KINDS = {"": _bytes, ".model": _sentencepiece, ".json": _huggingface}
+
+
+def _bindings(table, around) -> str:
+  around = {name: value for name, value in around.items() if value is not False}
+  module, name = "converted", table.name
+  settings = {**table.settings, **around}
+  if around == table.plain:
+    module, settings = "vocabularies", table.settings
+  value = f"@{module}.{name}()"
+  lines = [
+    "from tasks import text",
+    f"from tasks import {module}",
+    *(f"{module}.{name}.{key} = {said!r}" for key, said in settings.items()),
+    f"text.corpus_task.vocabulary = {value}",
+    f"text.text_task.vocabulary = {value}",
+  ]
+  return "\n".join(lines) + "\n"

@@ -1,0 +1,85 @@
+"""Finds or writes what belongs beside a run's weights, its tokenizer first."""
+
+import json
+import pathlib
+from collections.abc import Collection
+from typing import Any
+
+import seqio
+
+from launch import rundir
+from t5x_lite import data
+from t5x_lite.interop import config as hf_config
+from t5x_lite.interop import generation as generation_lib
+from t5x_lite.interop import tokenizer_files
+
+
+def find(
+  run: Any, folder: pathlib.Path, names: Collection[str]
+) -> tuple[dict[str, pathlib.Path | str], dict[str, Any]]:
+  """Finds what says to `transformers` how the run's texts begin and end.
+
+  Args:
+    run: a Run, whose task is registered.
+    folder: its directory.
+    names: of the files that may stand there.
+
+  Returns:
+    Name -> file or text of one; and the token ids as config.json has them.
+  """
+  vocabulary = data.vocabularies(run.train.task)[0]
+  file = _file(vocabulary)
+  pair = run.model.architecture == "encoder_decoder"
+  companions = _there(folder, names)
+  if not companions and file is not None:
+    # A run that was trained from a converted one has its vocabulary there.
+    if (file.parent / rundir.CONFIG).exists():
+      companions = _there(file.parent, names)
+  # A vocabulary whose ids are not the file's (hf_vocabulary) has no file here.
+  if not companions and not getattr(vocabulary, "offset", 0):
+    if settings := _settings(vocabulary, file, pair):
+      companions[tokenizer_files.SETTINGS] = json.dumps(settings) + "\n"
+    if file is not None:
+      sentencepiece = "spiece.model" if pair else "tokenizer.model"
+      name = "tokenizer.json" if file.suffix == ".json" else sentencepiece
+      companions[name] = file
+  options = generation_lib.describe(
+    run.constraints,
+    run.sampler,
+    eos_id=vocabulary.eos_id,
+    start_id=data.starts(run.train.task)["start_id"],
+    is_encoder_decoder=pair,
+  )
+  named = [companions.get(n) for n in (generation_lib.NAME, hf_config.NAME)]
+  origin = next((path for path in named if path), None)
+  like = generation_lib.said(origin.parent) if origin else {}
+  companions[generation_lib.NAME] = generation_lib.text(options, like)
+  return companions, hf_config.token_ids(options)
+
+
+def _there(folder, names) -> dict[str, pathlib.Path]:
+  return {n: folder / n for n in names if (folder / n).exists()}
+
+
+def _file(vocabulary) -> pathlib.Path | None:
+  """Returns the file of a vocabulary that has one."""
+  for name in ("sentencepiece_model_file", "_path"):
+    if path := getattr(vocabulary, name, None):
+      return pathlib.Path(path)
+  return None
+
+
+def _settings(vocabulary, file, pair) -> dict[str, Any]:
+  """Returns what tokenizer_config.json has to say."""
+  if file is None:
+    is_bytes = isinstance(vocabulary, seqio.ByteVocabulary)
+    return {"tokenizer_class": "ByT5Tokenizer"} if is_bytes else {}
+  tokenizer = vocabulary.tokenizer
+  name = getattr(tokenizer, "IdToPiece", None) or tokenizer.id_to_token
+  settings = {"eos_token": name(vocabulary.eos_id)}
+  if file.suffix != ".json":
+    settings["extra_ids"] = vocabulary.extra_ids
+  if not pair:
+    settings["bos_token"] = name(getattr(vocabulary, "start_id", 0))
+    settings["add_bos_token"] = True
+  return settings

@@ -90,6 +90,11 @@ def main(values, arguments):
   options.require(values, "model_dir")
   check_source(values, bool(values.text), "--text")
   samples = values.num_samples
+  if samples > 1 and not _sampling(values):
+    raise ValueError(
+      f"--num_samples={samples} wants tokens to be drawn, or all are the "
+      "same: add --temperature, --top_k or --top_p"
+    )
   if samples > 1 and values.input:
     raise ValueError(
       "--num_samples is for --text; for a file, run it with several --seed"
@@ -97,14 +102,9 @@ def main(values, arguments):
   from launch import session
 
   restored = session.restore(values)
-  from t5x_lite import decoding, infer
+  from t5x_lite import infer
 
   sampler = _sampler(values, restored.run.sampler)
-  if samples > 1 and isinstance(sampler, decoding.Greedy):
-    raise ValueError(
-      f"--num_samples={samples} without sampling gives {samples} times the "
-      "same: add --temperature, --top_k or --top_p"
-    )
   job = infer.Generate(
     model=restored.model,
     codec=restored.codec(truncate=values.truncate),
@@ -117,12 +117,17 @@ def main(values, arguments):
   finish(job, restored, texts, values, _show)
 
 
+def _sampling(values) -> dict[str, float]:
+  """Returns the settings of sampling that the flags give."""
+  names = ("temperature", "top_k", "top_p")
+  return {n: values[n].value for n in names if values[n].value is not None}
+
+
 def _sampler(values, default):
   """Returns what the flags say, and the run where they say nothing."""
   from t5x_lite import decoding
 
-  names = ("temperature", "top_k", "top_p")
-  given = {n: values[n].value for n in names if values[n].value is not None}
+  given = _sampling(values)
   if given and not isinstance(default, decoding.Sample):
     default = decoding.Sample()
   return dataclasses.replace(default, **given) if given else default

@@ -5,10 +5,13 @@ import pathlib
 from collections.abc import Collection
 from typing import Any
 
+import seqio
+
 from launch import rundir
 from t5x_lite import data
 from t5x_lite.interop import config as hf_config
 from t5x_lite.interop import generation as generation_lib
+from t5x_lite.interop import tokenizer_files
 
 
 def find(
@@ -32,8 +35,10 @@ def find(
     # A run that was trained from a converted one has its vocabulary there.
     if (file.parent / rundir.CONFIG).exists():
       companions = _there(file.parent, names)
-  if not companions:
-    companions["tokenizer_config.json"] = _settings(vocabulary, pair)
+  # A vocabulary whose ids are not the file's (hf_vocabulary) has no file here.
+  if not companions and not getattr(vocabulary, "offset", 0):
+    if settings := _settings(vocabulary, file, pair):
+      companions[tokenizer_files.SETTINGS] = json.dumps(settings) + "\n"
     if file is not None:
       sentencepiece = "spiece.model" if pair else "tokenizer.model"
       name = "tokenizer.json" if file.suffix == ".json" else sentencepiece
@@ -64,11 +69,11 @@ def _file(vocabulary) -> pathlib.Path | None:
   return None
 
 
-def _settings(vocabulary, pair) -> str:
-  """Returns a tokenizer_config.json."""
-  file = _file(vocabulary)
+def _settings(vocabulary, file, pair) -> dict[str, Any]:
+  """Returns what tokenizer_config.json has to say."""
   if file is None:
-    return json.dumps({"tokenizer_class": "ByT5Tokenizer"}) + "\n"
+    is_bytes = isinstance(vocabulary, seqio.ByteVocabulary)
+    return {"tokenizer_class": "ByT5Tokenizer"} if is_bytes else {}
   tokenizer = vocabulary.tokenizer
   name = getattr(tokenizer, "IdToPiece", None) or tokenizer.id_to_token
   settings = {"eos_token": name(vocabulary.eos_id)}
@@ -77,4 +82,4 @@ def _settings(vocabulary, pair) -> str:
   if not pair:
     settings["bos_token"] = name(getattr(vocabulary, "start_id", 0))
     settings["add_bos_token"] = True
-  return json.dumps(settings, indent=2) + "\n"
+  return settings

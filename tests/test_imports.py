@@ -122,7 +122,7 @@ def test_accounting_imports_nn_and_losses_only():
 
 
 def test_interop_stands_on_models_and_layouts_alone():
-  allowed = ("interop", "nn", "model", "partitioning")
+  allowed = ("interop", "nn", "model", "partitioning", "decoding")
   for name, tree in modules(LIBRARY / "interop"):
     ours = {i for i in imports(tree) if under(i, "t5x_lite")}
     within = tuple(f"t5x_lite.{a}" for a in allowed)

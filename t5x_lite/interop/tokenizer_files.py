@@ -16,7 +16,7 @@ from typing import Any
 
 from t5x_lite.interop import config as config_json
 
-_SETTINGS = "tokenizer_config.json"
+SETTINGS = "tokenizer_config.json"
 _SPECIAL, _ADDED = "special_tokens_map.json", "added_tokens.json"
 # Whose class builds the tokenizer anew, and leaves the post-processor out.
 _WITHOUT_PROCESSOR = "GPTNeoXTokenizer"
@@ -63,7 +63,7 @@ def read(
     ValueError: a file that cannot be read, or a post-processor that is not
       supported.
   """
-  settings = _object(directory / _SETTINGS)
+  settings = _object(directory / SETTINGS)
   model_type = _object(directory / config_json.NAME).get("model_type")
   names = dict(settings)
   if "added_tokens_decoder" not in settings:

@@ -60,6 +60,9 @@ def test_a_language_model_goes_on_as_transformers_does(tmp_path, capsys):
   )
   tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
   tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
+  tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+    single="<s> $A", special_tokens=[("<s>", 1)]
+  )
   theirs = transformers.LlamaForCausalLM(
     transformers.LlamaConfig(
       hidden_size=32, intermediate_size=48, num_attention_heads=4,

@@ -7,10 +7,10 @@ import sys
 
 import numpy as np
 import pytest
+import sentencepiece
 
 from launch import config, main
 from t5x_lite import data, interop, vocabulary_record
-from t5x_lite.decoding import Constraints
 from t5x_lite.run import Run
 from tests import tiny
 
@@ -262,10 +262,15 @@ def test_training_on_a_run_begins_texts_alike(theirs, run):
     assert set(batch["encoder_input_tokens"][is_first].tolist()) == {1}
 
 
-def test_fine_tuning_begins_where_the_run_does(theirs, run):
+def test_fine_tuning_begins_where_the_run_does(theirs, run, tmp_path):
   if theirs.kind.template is not None:
     pytest.skip("One kind says it of all.")
-  bindings = ["SUITE = 'glue'", f"FROM = '{run}'", f"FILES = '{run}'"]
+  from t5x_lite.decoding import Constraints
+
+  (tmp_path / "squad_v1").mkdir()
+  for split in ("train", "validation"):
+    (tmp_path / "squad_v1" / f"{split}.jsonl").write_text("{}\n")
+  bindings = ["SUITE = 'squad'", f"FROM = '{run}'", f"FILES = '{tmp_path}'"]
   config.load(
     [run / "config.gin", "runs/finetune.gin"],
     [*bindings, "VOCABULARY = @converted.Bytes()"],
@@ -308,6 +313,47 @@ def test_what_is_not_supported_is_refused_and_leaves_nothing(tmp_path, capsys):
   assert convert(source, "run", tmp_path / "other") == 2
   assert "has no 'x', which the files beside it call eos_token" in (
     capsys.readouterr().err
+  )
+
+
+@pytest.mark.parametrize("eos", ["</s>", "<end>"])
+@pytest.mark.parametrize("pair", [True, False])
+def test_a_sentencepiece_model_has_the_ends_of_its_settings(
+  tmp_path, pair, eos, capsys
+):
+  source, run = tmp_path / "hf", tmp_path / "run"
+  model = tiny.with_vocab(tiny.t5() if pair else tiny.llama(), 64)
+  interop.save_hf(model, tiny.random_params(model), source)
+  name = "spiece" if pair else "tokenizer"
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(["a text of words", "and words of a text"] * 9),
+    model_prefix=str(source / name), vocab_size=20, minloglevel=2,
+    pad_id=0, eos_id=1, unk_id=2, bos_id=3, user_defined_symbols=["<end>"],
+  )  # fmt: skip
+  pieces = sentencepiece.SentencePieceProcessor(
+    model_file=str(source / f"{name}.model")
+  )
+  (source / "tokenizer_config.json").write_text(
+    json.dumps({"eos_token": "</s>", "bos_token": "▁a", "extra_ids": 0})
+  )
+  (source / "special_tokens_map.json").write_text(
+    json.dumps({"eos_token": {"content": eos}})
+  )
+  if pair:
+    path = source / "config.json"
+    options = json.loads(path.read_text())
+    path.write_text(json.dumps({**options, "decoder_start_token_id": 9}))
+  assert convert(source, "run", run, "--gin.TARGETS=20") == 0
+  config.load([run / "config.gin"])
+  task = config.build(Run).train.task
+  vocabulary = data.vocabularies(task)[1]
+  assert vocabulary.eos_id == pieces.PieceToId(eos)
+  start = 9 if pair else pieces.PieceToId("▁a")
+  assert data.starts(task)["start_id"] == start
+  # A text that is scored ends with it.
+  scored = ["score", f"--model_dir={run}", "--inputs=a", "--targets=words"]
+  assert _command(capsys, *scored)["num_tokens"] == 1 + len(
+    pieces.encode("words")
   )
 
 

@@ -8,9 +8,11 @@ USAGE = "--model_dir=RUN [flags]"
 DETAILS = """
 Bits per byte of the second half of held-out excerpts given the first, and of
 what is cut from their middle: units in which models of any objective and
-tokenizer compare. Each is asked in the format that it knows best. Suites of
-tasks (downstream.Suite) are measured by their own metrics. Writes
-RUN/measures.json; measures.Measures in gin says how much text, which suites.
+tokenizer compare. Bytes are the original text's; those that the tokenizer loses
+("lost", a share) cost 8 bits each. Each is asked in the format that it knows
+best. Suites of tasks (downstream.Suite) are measured by their own metrics.
+Writes RUN/measures.json; measures.Measures in gin says how much text, which
+suites.
 """
 EXAMPLE = """
 t5x_lite measure --model_dir=runs/quickstart
@@ -56,7 +58,7 @@ def main(values, arguments):
   evaluate.write({"step": restored.step, **found}, f"{values.model_dir}/{FILE}")
   if jax.process_index() == 0:
     shown = {
-      kind: {k: found[kind][k] for k in ("bits_per_byte", "format")}
+      kind: {k: found[kind][k] for k in ("bits_per_byte", "lost", "format")}
       for kind in measures.KINDS
       if kind in found
     }

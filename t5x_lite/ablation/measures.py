@@ -16,6 +16,12 @@ told how many tokens are missing. Of "prefix" and "sentinel", each with each
 mode token, a model of pairs has what scores best on excerpts put aside for the
 choice. Sentinels and EOS are given, not scored. "text" and "prefix" infill from
 the left side alone: it is all that they can be shown.
+
+Bytes are those of the original text, in UTF-8, whatever a tokenizer makes of
+it. Characters that it does not give back (unknown ones, and those that it
+normalises away: original_text.py) cost 8 bits a byte beside what the model says
+of the tokens, as if a uniform distribution over bytes had said them: nothing is
+gained by losing text. "lost" is their share of the bytes.
 """
 
 import dataclasses
@@ -30,10 +36,13 @@ import seqio
 
 from t5x_lite import data
 from t5x_lite.ablation import downstream, linear_probe, scoring
+from t5x_lite.ablation.original_text import OriginalText
 
 KINDS = ("continuation", "infilling")
 # Of each document that the probe tells from others.
 _PASSAGES = 8
+# Of a uniform distribution.
+_BITS_PER_LOST_BYTE = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,7 +114,8 @@ class Question:
   Attributes:
     document: which document it is of.
     left, scored, right: token ids.
-    num_bytes: of the scored text, in UTF-8.
+    num_bytes: of the scored text in the original, in UTF-8.
+    num_lost: those of them that the tokens do not give back.
   """
 
   document: int
@@ -113,6 +123,7 @@ class Question:
   scored: Sequence[int]
   right: Sequence[int]
   num_bytes: int
+  num_lost: int = 0
 
 
 def measure(
@@ -123,10 +134,11 @@ def measure(
   Returns:
     {"documents_sha256": of the texts, "sources": [per document],
     "continuation": ..., "infilling": ...}, each of these {"format": its name,
-    "bits_per_byte": over all documents, "bits": [per document], "bytes": [per
-    document]}, and "samples": excerpts with what the model makes of them;
-    "probe": the percentage of passages that a linear probe recognises, per
-    document; and "suites": name -> what `downstream.measure` finds.
+    "bits_per_byte": over all documents, "lost": the share of bytes that the
+    tokenizer loses, "bits": [per document], "bytes": [per document]}, and
+    "samples": excerpts with what the model makes of them; "probe": the
+    percentage of passages that a linear probe recognises, per document; and
+    "suites": name -> what `downstream.measure` finds.
 
   Raises:
     ValueError: the run's task has no held-out document that is long enough, or
@@ -267,26 +279,33 @@ def questions(
   """Yields what is asked about each excerpt of each document."""
   for number, document in enumerate(documents):
     for excerpt in document.pieces:
-      ids = list(vocabulary.encode(excerpt))
+      text = OriginalText(vocabulary, excerpt)
+      ids = text.ids
       start, stop = len(ids) // 2, len(ids)
       if kind == "infilling":
         span = max(round(infill * len(ids)), 1)
         start, stop = (len(ids) - span) // 2, (len(ids) + span) // 2
-      sizes = [len(vocabulary.decode(ids[:n]).encode()) for n in (start, stop)]
-      if sizes[1] > sizes[0]:  # A token may be half of a character.
+      # A token may be half of a character.
+      start, stop = text.whole(start), text.whole(stop)
+      if num_bytes := text.num_bytes(start, stop):
         yield Question(
-          number, ids[:start], ids[start:stop], ids[stop:], sizes[1] - sizes[0]
-        )
+          number, ids[:start], ids[start:stop], ids[stop:],
+          num_bytes, text.num_lost(start, stop),
+        )  # fmt: skip
 
 
 def _by_document(asked, nats, count) -> dict[str, Any]:
   documents = [question.document for question in asked]
-  bits = np.bincount(documents, weights=nats / math.log(2), minlength=count)
-  size = np.bincount(
-    documents, weights=[q.num_bytes for q in asked], minlength=count
-  )
+
+  def sums(values):
+    return np.bincount(documents, weights=values, minlength=count)
+
+  lost = sums([question.num_lost for question in asked])
+  size = sums([question.num_bytes for question in asked])
+  bits = sums(nats / math.log(2)) + _BITS_PER_LOST_BYTE * lost
   return {
     "bits_per_byte": float(bits.sum() / size.sum()),
+    "lost": float(lost.sum() / size.sum()),
     "bits": [round(float(b), 6) for b in bits],
     "bytes": [int(b) for b in size],
   }

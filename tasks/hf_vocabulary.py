@@ -117,7 +117,7 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
 
   @property
   def vocab_size(self) -> int:
-    return max(self._base_vocab_size - 1, *self.sentinel_ids) + 1
+    return max([self._base_vocab_size - 1, *self.sentinel_ids]) + 1
 
   @functools.cached_property
   def unused_ids(self) -> frozenset[int]:

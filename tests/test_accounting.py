@@ -11,7 +11,7 @@ from jax.extend import core
 
 from launch import config
 from launch import describe as launch_describe
-from t5x_lite import accounting, anatomy, memory, step, traces
+from t5x_lite import accounting, anatomy, json_text, memory, step, traces
 from t5x_lite.losses import CrossEntropy
 from t5x_lite.model import Model
 from t5x_lite.optimizers import Adafactor, AdamW
@@ -392,7 +392,7 @@ def test_what_cannot_be_read_off_a_program_is_not_known_and_all_else_is(
     account, tiny.palm(), {"lengths": {}, "batch_size": 3, "optimizer": ADAMW}
   )
   assert table.count("unknown") == len(unknown)
-  written = json.loads(launch_describe.as_json(account), parse_constant=str)
+  written = json.loads(json_text.dumps(account), parse_constant=str)
   assert written["parameters"] == known["parameters"]
   for name in unknown:
     assert written.get(name, written["bytes"].get(name)) is None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 
+import tensorflow as tf
 from etils import epath
 
 from t5x_lite import text_files
@@ -14,26 +16,56 @@ class JsonRows(sources.LazySource):
   """Reads split -> file of JSON lines, packed or not, into memory.
 
   The names of nested fields are joined: {"idx": {"query": 3}} is "idx/query".
-  A field that is null is none.
+  A field that is null is none. A split is read, and checked, when it is asked
+  for: one without labels does not stop others.
   """
 
-  def __init__(self, name: str, files: Mapping[str, str]):
+  def __init__(
+    self,
+    name: str,
+    files: Mapping[str, str],
+    read_row: Callable[[Mapping], dict] | None = None,
+  ):
+    """Takes split -> file, and what reads a row; see `Benchmark.read_row`."""
     super().__init__(name, tuple(files))
     self._files = dict(files)
+    self._read_row = read_row
+    self._of_split = functools.cache(self._of_split)
 
   def recipe(self) -> tuple:
-    return tuple(self._files.items())
+    return (*self._files.items(), self._read_row)
 
   def make(self) -> sources.MemorySource:
     return sources.MemorySource(
-      self.name, {split: _columns(path) for split, path in self._files.items()}
+      self.name,
+      {split: self._of_split(split).columns[split] for split in self._files},
     )
 
+  def _of_split(self, split: str) -> sources.MemorySource:
+    columns = _columns(self._files[split], self._read_row)
+    return sources.MemorySource(self.name, {split: columns})
 
-def _columns(path: str) -> dict[str, list]:
+  def list_shards(self, split: str) -> list[str]:
+    return self._of_split(split).list_shards(split)
+
+  def num_input_examples(self, split: str) -> int:
+    return self._of_split(split).num_input_examples(split)
+
+  def get_dataset(self, split: str = "train", **options) -> tf.data.Dataset:
+    return self._of_split(split).get_dataset(split, **options)
+
+
+def _columns(
+  path: str, read_row: Callable[[Mapping], dict] | None
+) -> dict[str, list]:
   rows, kinds = [], {}
   for place, fields in text_files.read_rows(path):
     row = _flat(fields)
+    if read_row is not None:
+      try:
+        row = read_row(row)
+      except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
     for key, value in row.items():
       kind = _kind(value)
       before = kinds.get(key, kind)

@@ -6,7 +6,7 @@
   label(row, "answerKey", ["A", "B"]) -> "B"
 
 Each function raises ValueError with the field, its value and what it must be;
-`BenchmarkRows` adds the file and the row.
+`json_rows.JsonRows` adds the file and the line.
 """
 
 from __future__ import annotations
@@ -14,47 +14,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 
-import tensorflow as tf
-
-from tasks import sources
-from tasks.evaluation import json_rows
 from tasks.text_to_text import TextToText
 
 Row = Mapping[str, object]
-
-
-class BenchmarkRows(json_rows.JsonRows):
-  """Serves JSON lines as a benchmark reads them.
-
-  A split is checked when it is read: one without labels does not stop others.
-  """
-
-  def __init__(
-    self, name: str, files: Mapping[str, str], read_row: Callable[[Row], dict]
-  ):
-    """Takes split -> file, and what reads a row; see `Benchmark.read_row`."""
-    super().__init__(name, files)
-    self._paths = dict(files)
-    self._read_row = read_row
-    self._read_split = functools.cache(self._read_split)
-
-  def recipe(self) -> tuple:
-    return (*super().recipe(), self._read_row)
-
-  def get_dataset(self, split: str = "train", **options) -> tf.data.Dataset:
-    return self._read_split(split).get_dataset(split, **options)
-
-  def _read_split(self, split: str) -> sources.MemorySource:
-    columns = self.made.columns[split]
-    read = []
-    for number, values in enumerate(zip(*columns.values(), strict=True), 1):
-      try:
-        read.append(self._read_row(dict(zip(columns, values, strict=True))))
-      except ValueError as error:
-        path = self._paths[split]
-        raise ValueError(f"{path}, row {number}: {error}") from None
-    found = {name: [row[name] for row in read] for name in read[0]}
-    return sources.MemorySource(self.name, {split: found})
 
 
 def reader(fields: Mapping[str, Callable]) -> Callable[[Row], dict]:

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 import seqio
 
 from tasks import external, vocabularies
-from tasks.evaluation import choices, generation, glue, json_rows, rows
+from tasks.evaluation import choices, generation, glue, json_rows
 from tasks.evaluation.benchmark import Benchmark
 from tasks.mixtures import ByExamples, add_mixture
 from tasks.task import add_task
@@ -164,7 +164,7 @@ def suite(
   vocabulary = vocabularies.resolve(vocabulary)
   for task, entry in entries.items():
     if files is not None:
-      source = rows.BenchmarkRows(
+      source = json_rows.JsonRows(
         task, json_rows.find(files, task), entry.benchmark.read_row
       )
     elif entry.dataset is None:

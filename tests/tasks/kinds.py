@@ -1,6 +1,7 @@
 """Small vocabularies of each kind, over text in several scripts."""
 
 import io
+import json
 
 import sentencepiece
 import seqio
@@ -60,7 +61,14 @@ def gemma_like(path):
 
 def _json(path, tokenizer, trainer):
   tokenizer.train_from_iterator([TEXT] * 9, trainer)
-  tokenizer.save(str(path))
+  content = json.loads(tokenizer.to_str())
+  # A trainer takes bytes as special tokens alone; in LLaMA's file they are text.
+  content["added_tokens"] = [
+    token
+    for token in content["added_tokens"]
+    if not token["content"].startswith("<0x")
+  ]
+  path.write_text(json.dumps(content))
   return HuggingFaceTokenizer(str(path), extra_ids=9)
 
 

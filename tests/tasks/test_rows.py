@@ -11,7 +11,7 @@ import tensorflow as tf
 from t5x_lite import data, evaluate
 from t5x_lite.run import Data
 from tasks import sources
-from tasks.evaluation import choices, rows, suites
+from tasks.evaluation import choices, json_rows, suites
 from tasks.task import add_task
 from tests.decoding.markov import Markov
 from tests.tasks.streams import BYTES
@@ -30,7 +30,7 @@ def read(tmp_path, task, *lines, split="validation"):
   path.write_text("".join(json.dumps(line) + "\n" for line in lines))
   (entry,) = (suite[task] for suite in suites.SUITES.values() if task in suite)
   benchmark = entry.benchmark
-  source = rows.BenchmarkRows(task, {split: str(path)}, benchmark.read_row)
+  source = json_rows.JsonRows(task, {split: str(path)}, benchmark.read_row)
   task = seqio.Task(
     "read",
     source=source,
@@ -169,7 +169,7 @@ def test_labels_may_be_as_their_authors_publish_them(
 def test_what_cannot_be_asked_is_said_in_a_line(tmp_path, task, row, message):
   with pytest.raises(ValueError, match=re.escape(message)) as error:
     read(tmp_path, task, row)
-  assert f"{tmp_path}/validation.jsonl, row 1: " in str(error.value)
+  assert f"{tmp_path}/validation.jsonl, line 1: " in str(error.value)
   assert "\n" not in str(error.value)
 
 
@@ -180,10 +180,10 @@ def test_the_row_is_named_and_other_splits_are_read(tmp_path):
     files[split] = str(tmp_path / f"{split}.jsonl")
     with open(files[split], "w") as file:
       file.writelines(json.dumps(row | {"label": x}) + "\n" for x in labels)
-  source = rows.BenchmarkRows("h", files, choices.read_hellaswag)
+  source = json_rows.JsonRows("h", files, choices.read_hellaswag)
   found = source.get_dataset("validation", shuffle=False)
   assert [x["label"].numpy() for x in found] == [0, 1]
-  with pytest.raises(ValueError, match=r"test.jsonl, row 2: field 'label' "):
+  with pytest.raises(ValueError, match=r"test.jsonl, line 2: field 'label' "):
     source.get_dataset("test")
 
 

@@ -62,7 +62,7 @@ def gemma_like(path):
 def _json(path, tokenizer, trainer):
   tokenizer.train_from_iterator([TEXT] * 9, trainer)
   content = json.loads(tokenizer.to_str())
-  # A trainer takes bytes as special tokens alone; in LLaMA's file they are text.
+  # Trainers take bytes as special tokens alone; in LLaMA's file they are text.
   content["added_tokens"] = [
     token
     for token in content["added_tokens"]

@@ -163,6 +163,24 @@ def continuing(tokenizer: Any) -> Any:
   return type(tokenizer).from_str(json.dumps(described))
 
 
+def drops_spaces(tokenizer: Any, continuing: Any) -> bool:
+  """Tells whether words are marked without regard to the space before them.
+
+  XLM-R's divides a text at white space, DeBERTa's takes away what it begins
+  with; only then comes the mark, which `continuing` puts nowhere.
+  """
+  word = _words(continuing, "a")
+  return _words(continuing, " a") == word != _words(tokenizer, "a")
+
+
+def _words(tokenizer: Any, text: str) -> list[str]:
+  if tokenizer.normalizer is not None:
+    text = tokenizer.normalizer.normalize_str(text)
+  if tokenizer.pre_tokenizer is None:
+    return [text]
+  return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)]
+
+
 def _without_prefix(part: Any) -> Any:
   if isinstance(part, list):
     kept = [x for x in part if not _is_prepend(x)]

@@ -13,6 +13,7 @@ Metaspace gives a continuation back without.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -83,6 +84,10 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
   @functools.cached_property
   def _continuing(self):
     return hf_files.continuing(self.tokenizer)
+
+  @functools.cached_property
+  def _drops_spaces(self) -> bool:
+    return hf_files.drops_spaces(self.tokenizer, self._continuing)
 
   @functools.cached_property
   def offset(self) -> int:
@@ -195,19 +200,26 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
 
   def _encode_parts(self, s: str) -> list[int]:
     """Encodes what is between the sentinels."""
-    ids, text = [], ""
-    tokenizer = self.tokenizer
+    ids, encode = [], functools.partial(self._ids, self.tokenizer)
     # text, number, text, ...
-    first, *rest = text_lib.SENTINEL.split(s)
-    text = first
+    text, *rest = text_lib.SENTINEL.split(s)
     for number, following in zip(rest[::2], rest[1::2], strict=True):
       if int(number) >= len(self.sentinel_ids):
         text += f"<extra_id_{number}>{following}"
         continue
-      ids += self._ids(tokenizer, text.removesuffix(" "))
+      ids += encode(text.removesuffix(" "))
       ids.append(self.sentinel_ids[int(number)])
-      text, tokenizer = following, self._continuing
-    return ids + self._ids(tokenizer, text)
+      text, encode = following, self._rest
+    return ids + encode(text)
+
+  def _rest(self, text: str) -> list[int]:
+    """Encodes text that goes on where another ends, within a word perhaps."""
+    word, others = text, ""
+    if self._drops_spaces:
+      # The words after the first have their marks, as in any text.
+      word = re.match(r"\S*", text)[0]
+      others = text[len(word) :]
+    return self._ids(self._continuing, word) + self._ids(self.tokenizer, others)
 
   def _ids(self, tokenizer, text: str) -> list[int]:
     if not text:
@@ -246,7 +258,9 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
       # `encode` leaves some out: text that spells the padding token.
       if len(last_bytes) < len(ids) and i + self.offset == ids[len(last_bytes)]:
         last_bytes.append(max(ends[begin], ends[end] - 1))
-    return np.array(ids, np.int32), np.array(last_bytes, np.int32)
+    # A space that is put before a word may claim to come after it.
+    last_bytes = np.minimum.accumulate(last_bytes[::-1])[::-1]
+    return np.array(ids, np.int32), last_bytes.astype(np.int32)
 
   def _decode(self, ids) -> str:
     tokens = []

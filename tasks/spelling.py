@@ -63,7 +63,8 @@ def _tokenizer_json(tokenizer) -> Iterator[tuple[int, bytes]]:
     if i in added:
       continue
     if "ByteLevel" in decoder:
-      yield i, bytes(alphabet[character] for character in piece)
+      # What is spelt in other characters is in no text.
+      yield i, bytes(alphabet.get(c, NO_TEXT[0]) for c in piece)
     elif "ByteFallback" in decoder and _BYTE.fullmatch(piece):
       yield i, _byte(piece)
     elif decoder & {"Metaspace", "Replace"}:

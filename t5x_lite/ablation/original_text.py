@@ -9,8 +9,8 @@ the original where the alignment has it:
     lost       T       _ ﬁ     ␤ ☃
 
 Characters that are not in it are lost; so is whatever an unknown token stands
-for. Cuts divide all of the original, so that the bytes of the parts sum to
-those of the whole.
+for, or a "</s>" in it that a tokenizer takes for its end. Cuts divide all of
+the original, so that the bytes of the parts sum to those of the whole.
 """
 
 import bisect
@@ -75,8 +75,10 @@ class OriginalText:
     return len(os.path.commonprefix([prefix, self._decoded]))
 
   def _decode(self, place: int) -> str:
-    unk_id = self._vocabulary.unk_id
-    return self._vocabulary.decode([i for i in self.ids[:place] if i != unk_id])
+    no_text = (self._vocabulary.unk_id, self._vocabulary.eos_id)
+    return self._vocabulary.decode(
+      [i for i in self.ids[:place] if i not in no_text]
+    )
 
 
 def common_subsequence(a: str, b: str) -> list[tuple[int, int]]:

@@ -17,7 +17,9 @@ from t5x_lite.ablation.original_text import OriginalText, common_subsequence
 from t5x_lite.run import Data
 from tasks import text, vocabularies
 from tasks.causal_lm import CausalLM
+from tasks.hf_vocabulary import HuggingFaceTokenizer
 from tests import tiny
+from tests.tasks import tokenizer_files
 
 # Full-width letters, a ligature, a combining accent, several spaces, a line's
 # end, letters of three and four bytes, and what no vocabulary here knows.
@@ -181,3 +183,13 @@ def test_every_window_of_a_lossy_text_is_asked(tmp_path):
   asked = list(measures.questions(vocabulary, [document], "continuation", 0.1))
   assert len(asked) == len(TEXTS)
   assert all(0 <= q.num_lost <= q.num_bytes for q in asked)
+
+
+def test_text_after_an_end_that_is_spelt_out_is_not_lost(tmp_path):
+  path = tokenizer_files.write("t5_like", tmp_path)
+  text = "the cat </s> sat on the mat"
+  whole = OriginalText(HuggingFaceTokenizer(path), text)
+  size = len(whole.ids)
+  assert whole.num_bytes(0, size) == len(text)
+  assert whole.num_lost(0, size) == len("</s> ")
+  assert all(whole.num_bytes(i, i + 1) for i in range(size - 1, size - 4, -1))

@@ -1,13 +1,16 @@
 """Fill in the middle: the parts, joined in their order, are the text."""
 
+import json
+
 import numpy as np
 import pytest
 import scipy.stats
 import seqio
 import tensorflow as tf
 
-from tasks import fim, sources, vocabularies, windows
+from tasks import fim, sources, spelling, vocabularies, windows
 from tasks.fim import FIM
+from tasks.hf_vocabulary import HuggingFaceTokenizer
 from tests.tasks import kinds
 from tests.tasks.streams import BYTES, examples
 from tests.tasks.test_spans import many
@@ -167,6 +170,20 @@ def test_a_cut_that_needs_more_room_than_there_is_is_between_tokens(pieces):
       assert pieces.decode(joined.tolist()) == TEXT
       grown.add((more, len(joined) - size))
   assert (0, 1) not in grown and {(1, 1), (20, 2)} <= grown
+
+
+def test_a_piece_that_is_in_no_text_does_no_harm(tmp_path):
+  path = tmp_path / "tokenizer.json"
+  kinds.byte_level(path)
+  content = json.loads(path.read_text())
+  ids = content["model"]["vocab"]
+  ids["<｜place▁holder｜>"] = odd = max(ids.values()) + 1
+  path.write_text(json.dumps(content))
+  vocabulary = HuggingFaceTokenizer(str(path))
+  spelt = spelling.table(vocabulary)
+  assert spelling.NO_TEXT in spelt[odd + vocabulary.offset]
+  tokens = vocabulary.encode("the café")
+  assert b"".join(spelt[i] for i in tokens).decode() == "the café"
 
 
 def test_what_does_not_fit_is_refused():

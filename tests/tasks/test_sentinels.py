@@ -78,6 +78,7 @@ KINDS = {
     for kind in (
       "byte_level", "byte_level_with_prefix", "word_piece_uncased", "t5_like",
       "t5_like_with_flags", "mt5_like", "llama_like", "word_level",
+      "xlm_r_like",
     )
   },
 }  # fmt: skip

@@ -86,6 +86,7 @@ def test_added_sentinels_cut_a_text_between_its_tokens(kind, tmp_path):
     ("the <extra_id_0> sat", None),
   ]:
     ids = vocabulary.encode(text)
+    assert len(ids) <= len(whole)  # What follows is not spelt out.
     at = ids.index(last)
     gone = len(whole) - len(ids) + 1
     assert ids == [*whole[:at], last, *whole[at + gone :]]
@@ -94,6 +95,35 @@ def test_added_sentinels_cut_a_text_between_its_tokens(kind, tmp_path):
   cut = vocabulary.encode("the c<extra_id_0>at")
   rest = vocabulary.decode([*cut[: cut.index(last)], *cut[-1:]])
   assert rest.split()[0] == "the" and cut.count(last) == 1
+
+
+@pytest.mark.parametrize("kind", ["xlm_r_like", "deberta_like", "llama_like"])
+def test_after_a_sentinel_words_keep_the_mark_of_their_space(kind, tmp_path):
+  vocabulary = HuggingFaceTokenizer(tokenizer_files.write(kind, tmp_path))
+  words = "the cat sat".split()
+  the, cat, sat = map(vocabulary.encode, words)
+  blank = vocabulary.sentinel_ids[0]
+  assert vocabulary.encode("<extra_id_0> cat sat") == [blank, *cat, *sat]
+  assert vocabulary.encode("the <extra_id_0> sat") == [*the, blank, *sat]
+  within = vocabulary.encode("the c<extra_id_0>at sat")
+  assert within[-len(sat) :] == sat
+  assert vocabulary.decode(within).endswith("<extra_id_0>at sat")
+
+
+def test_a_tokenizer_may_have_no_sentinels(tmp_path):
+  path = tokenizer_files.write("byte_level", tmp_path)
+  vocabulary = HuggingFaceTokenizer(path, extra_ids=0)
+  assert vocabulary.sentinel_ids == ()
+  assert vocabulary.vocab_size == vocabulary.eos_id + 1
+  text = "a <extra_id_0>"
+  assert vocabulary.decode(vocabulary.encode(text)) == text
+
+
+def test_bytes_of_tokens_ascend_beside_a_token_that_is_spelt_out(tmp_path):
+  path = tokenizer_files.write("byte_level_with_prefix", tmp_path)
+  ids, last = HuggingFaceTokenizer(path).encode_with_bytes(b"a<s>x y")
+  assert len(ids) == len(last) and (last[1:] >= last[:-1]).all()
+  assert (last < len("a<s>x y")).all()
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,28 @@ def unigram(pieces, *, unk_id, split=True):
   return tokenizer
 
 
+def xlm_r_like():
+  """A mark before each word, the white space is gone; no sentinels."""
+  special = ["<s>", "<pad>", "</s>", "<unk>"]
+  tokenizer = unigram(special, unk_id=3)
+  tokenizer.add_special_tokens(special)
+  tokenizer.post_processor = TEMPLATE(
+    single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+  )
+  return tokenizer
+
+
+def deberta_like():
+  """White space goes from both ends of a text, then it gets a mark."""
+  special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
+  tokenizer = unigram(special, unk_id=3, split=False)
+  tokenizer.add_special_tokens(special)
+  tokenizer.normalizer = normalizers.Sequence(
+    [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+  )
+  return tokenizer
+
+
 def t5_like():
   """Sentinels are added tokens at the end, </s> comes after each text."""
   tokenizer = unigram(["<pad>", "</s>", "<unk>"], unk_id=2)
@@ -245,6 +267,8 @@ KINDS = {
   "word_piece_cased": lambda: word_piece(lowercase=False),
   "word_piece_uncased": lambda: word_piece(lowercase=True),
   "unigram_metaspace": lambda: unigram(["<unk>"], unk_id=0, split=False),
+  "xlm_r_like": xlm_r_like,
+  "deberta_like": deberta_like,
   "t5_like": t5_like,
   "t5_like_with_flags": t5_like_with_flags,
   "mt5_like": mt5_like,

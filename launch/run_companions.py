@@ -1,6 +1,5 @@
 """Finds or writes what belongs beside a run's weights, its tokenizer first."""
 
-import json
 import pathlib
 from collections.abc import Collection
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import seqio
 
 from launch import rundir
-from t5x_lite import data
+from t5x_lite import data, json_text
 from t5x_lite.interop import config as hf_config
 from t5x_lite.interop import generation as generation_lib
 from t5x_lite.interop import tokenizer_files
@@ -38,7 +37,7 @@ def find(
   # A vocabulary whose ids are not the file's (hf_vocabulary) has no file here.
   if not companions and not getattr(vocabulary, "offset", 0):
     if settings := _settings(vocabulary, file, pair):
-      companions[tokenizer_files.SETTINGS] = json.dumps(settings) + "\n"
+      companions[tokenizer_files.SETTINGS] = json_text.dumps(settings) + "\n"
     if file is not None:
       sentencepiece = "spiece.model" if pair else "tokenizer.model"
       name = "tokenizer.json" if file.suffix == ".json" else sentencepiece

@@ -21,6 +21,7 @@ from t5x_lite import (
   disk,
   features,
   json_text,
+  task_examples,
   text,
 )
 from t5x_lite.held_out import HeldOut, held_out, unigram_entropy
@@ -200,12 +201,15 @@ def task_metrics(
   if not data.get_task(spec.task).metric_objs:
     return {}
   lengths = data.feature_lengths(spec, model.architecture)
+  # Evaluator cuts by a rule of its own, which leaves what a preprocessor has
+  # cut as it is: where none does, it is given no lengths to cut to.
+  cuts = task_examples.asks_for_lengths(data.get_task(spec.task))
   with _quiet(), batch_iterator.plain_errors(spec.task):
     evaluator = seqio.Evaluator(
       spec.task,
-      _UnpackedConverter(model.architecture, data.starts(spec.task)),
+      _UnpackedConverter(spec.task, model.architecture, lengths),
       eval_split=spec.split,
-      sequence_length=lengths,
+      sequence_length=lengths if cuts else {},
       num_examples=spec.num_batches and spec.num_batches * spec.batch_size,
       seed=spec.seed,
       async_compute_metrics=False,
@@ -363,25 +367,25 @@ def _quiet():
 
 
 class _UnpackedConverter:
-  """The architecture's converter, for tasks with features of their own.
+  """The architecture's converter, of examples cut as in training.
 
-  Evaluator hands over all output features of a task; those that only its
-  metrics read have no place in a row.
+  Evaluator hands over all output features of a task, and lengths of these;
+  those that only its metrics read have no place in a row.
   """
 
   pack = False
 
-  def __init__(self, architecture: str, starts: Mapping[str, Any]):
-    self._architecture = architecture
-    self._convert = features.converter(architecture, pack=False, **starts)
+  def __init__(self, task: str, architecture: str, lengths: Mapping[str, int]):
+    self._task, self._lengths = data.get_task(task), lengths
+    self._choose = functools.partial(
+      features.choose_targets, architecture=architecture
+    )
+    self._convert = features.converter(
+      architecture, pack=False, **data.starts(task)
+    )
     self.TASK_FEATURES = self._convert.TASK_FEATURES
 
   def __call__(self, ds, lengths):
-    names = [name for name in self.TASK_FEATURES if name in lengths]
-    ds = ds.map(
-      lambda example: {
-        name: features.choose_targets(example, self._architecture)[name]
-        for name in names
-      }
-    )
-    return self._convert(ds, {name: lengths[name] for name in names})
+    del lengths
+    ds = task_examples.fit(ds, self._task, self._lengths, self._choose)
+    return self._convert(ds, self._lengths)

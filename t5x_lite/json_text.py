@@ -16,6 +16,8 @@ from absl import logging
 # Deeper values would exhaust the stack of what walks through them.
 _MAX_DEPTH = 100
 _MAX_NAMES = 5
+_OBJECT = re.compile(r"""\s*[\[,]?\s*\{\s*(["'])[^"']*\1\s*:""")
+_MEMBER = re.compile(r'\s*"[^"]*"\s*:')
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -77,6 +79,18 @@ def is_object(line: str) -> bool:
     return False
   except (RecursionError, ValueError):  # Too deep, or a number too long.
     return True
+
+
+def begins_object(line: str, *, open_before: bool = False) -> bool:
+  """Tells whether a line begins as a JSON object does, or an array of some.
+
+  It may break off, or go on as no JSON: {"text": "a"}, with a comma after it.
+
+  Args:
+    line: its text.
+    open_before: whether it may go on with an object: "text": "a",
+  """
+  return bool(_OBJECT.match(line) or (open_before and _MEMBER.match(line)))
 
 
 def parse_object(line: str, place: str) -> dict[str, Any]:

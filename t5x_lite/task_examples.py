@@ -55,7 +55,7 @@ def read(
 
   def finish(ds):
     ds = task.preprocess_postcache(ds, sequence_length, seed=noise_seed)
-    return _fit(ds, task, lengths, choose)
+    return fit(ds, task, lengths, choose)
 
   if spec.num_epochs is None:
     with batch_iterator.plain_errors(task.name):
@@ -122,7 +122,7 @@ def documents(
   return source.get_dataset(**options).shard(count, index)
 
 
-def _fit(
+def fit(
   ds: tf.data.Dataset,
   task: seqio.Task,
   lengths: Mapping[str, int],
@@ -140,11 +140,10 @@ def _fit(
       f"give {', '.join(sorted(ds.element_spec))}"
     )
   planned = any(
-    "sequence_length" in inspect.signature(preprocessor).parameters
-    for preprocessor in task.preprocessors
     # Takes it to trim, not to plan.
-    if preprocessor is not seqio.preprocessors.append_eos_after_trim
+    preprocessor is not seqio.preprocessors.append_eos_after_trim
     and not getattr(preprocessor, "only_trims", False)
+    for preprocessor in asks_for_lengths(task)
   )
   keep_end = keeps_end(task)
 
@@ -154,7 +153,7 @@ def _fit(
       [f"{what} have", tokens, f"tokens, but their length is {length}"],
     )
 
-  def fit(example):
+  def fit_example(example):
     example = choose(example)
     tokens = {
       name: tf.cast(example[name], tf.int32)
@@ -173,7 +172,16 @@ def _fit(
       tokens, task.output_features, lengths, keep_end=keep_end
     )
 
-  return ds.map(_plain(fit), num_parallel_calls=tf.data.AUTOTUNE)
+  return ds.map(_plain(fit_example), num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def asks_for_lengths(task: seqio.Task) -> list[Callable]:
+  """Returns a task's preprocessors that trim to lengths or plan by them."""
+  return [
+    preprocessor
+    for preprocessor in task.preprocessors
+    if "sequence_length" in inspect.signature(preprocessor).parameters
+  ]
 
 
 def keeps_end(task: seqio.Task) -> bool:

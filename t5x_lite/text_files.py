@@ -9,7 +9,7 @@ What a file holds decides how it is read, not its name:
 
 A name in .json, .jsonl or .ndjson (in capitals too, or before .gz) promises
 JSON lines: a file that breaks the promise is refused. So is what is neither:
-binary data, other encodings, and a mix of both kinds.
+binary data, other encodings, JSON of another form, and a mix of both kinds.
 
 A line ends at "\\n", "\\r\\n" or "\\r" (old Macs), in both kinds alike, and at
 no other character: U+2028, form feeds and the like are text. A byte order mark
@@ -305,21 +305,27 @@ def _recognised(path: str) -> tuple[bool, Iterator[tuple[int, str]]]:
 def _plain(
   path: str, lines: Iterable[tuple[int, str]]
 ) -> Iterator[tuple[int, str]]:
-  """Passes plain lines on; refuses a file that is JSON lines for the most part.
+  """Passes plain lines on; refuses a file that is JSON for the most part.
 
-  The odd JSON object in a text is text. But where half of the lines are some,
-  the first line, which is none, is damaged or does not belong there.
+  The odd JSON object in a text is text. But where half of the lines are JSON
+  and the first is no whole object, the file is damaged, or JSON of another
+  form: an array, objects over several lines or with commas between them.
   """
-  count = objects = 0
+  count = parts = keys = 0
+  indented = False
   for number, line in lines:
     yield number, line
     if line.strip():
+      indented = indented if count else line.lstrip()[0] in "[{"
       count += 1
-      objects += json_text.is_object(line)
-  if objects and 2 * objects >= count:
+      has_key = json_text.begins_object(line, open_before=indented)
+      keys += has_key
+      parts += has_key or (indented and not line.strip(" \t[]{},"))
+  if keys and 2 * parts >= count:
     raise ValueError(
-      f"{path} mixes text and JSON lines: {objects} of {count} lines are "
-      "JSON objects, but the first is none; make them all one or the other"
+      f"{path} is neither text nor JSON lines: {parts} of {count} lines are "
+      "JSON, but the first is no whole object; write one object a line, as "
+      "`jq -c .` does (`jq -c '.[]'` of an array)"
     )
 
 

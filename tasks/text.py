@@ -167,6 +167,8 @@ class TextFiles(sources.LazySource):
     held_out = []
     if isinstance(self.validation, tuple):
       held_out = text_files.expand(self.validation)
+    for path in train + held_out:
+      text_files.check_text(path, f"the name of the file {path!r}")
     stats = {path: tf.io.gfile.stat(path) for path in train + held_out}
     size = sum(
       stat.length * (_PACKED_RATIO if text_files.compression(path) else 1)

@@ -65,7 +65,8 @@ class TextToText:
 
   def __post_init__(self):
     names = (name for of in self.labels.values() for name in of)
-    for text in (*self.input_parts, self.targets, self.between, *names):
+    between = self.between, self.delimiter
+    for text in (*self.input_parts, self.targets, *between, *names):
       text_files.check_text(text, repr(text))
     for key, template in (
       ("inputs", "".join(self.input_parts)),

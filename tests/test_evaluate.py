@@ -255,6 +255,41 @@ def test_an_evaluation_ends_where_the_split_does(task, settings, num_batches):
   assert found["num_batches"] == num_batches and "num_epochs" not in found
 
 
+@pytest.mark.parametrize(
+  ("architecture", "lengths"),
+  [
+    ("causal", {"inputs": 4, "targets": 4}),
+    ("encoder_decoder", {"inputs": 4, "targets": 4}),
+    ("prefix", {"inputs": 4, "targets": 4, "decoder": 4}),
+  ],
+)
+@pytest.mark.parametrize("append", ["append_eos", "append_eos_after_trim"])
+def test_metric_functions_see_texts_cut_as_the_loss_does(
+  append, architecture, lengths
+):
+  feature = seqio.Feature(BYTES, add_eos=True)
+  pairs = [("abcdefg", "cd"), ("c", "defghab"), ("xa", "b")]
+  seqio.TaskRegistry.add(
+    "evaluate_test_long",
+    source(pairs),
+    preprocessors=[
+      seqio.preprocessors.tokenize,
+      getattr(seqio.preprocessors, append),
+    ],
+    output_features={"inputs": feature, "targets": feature},
+    metric_fns=[mean_score],
+  )
+  try:
+    spec = Data(task="evaluate_test_long", lengths=lengths, batch_size=3)
+    model = Markov(architecture=architecture)
+    found = evaluate.evaluate(model, chain(), [spec])
+  finally:
+    seqio.TaskRegistry.remove("evaluate_test_long")
+  found = {key.partition("/")[2]: value for key, value in found.items()}
+  total = found["mean"] * len(pairs)
+  assert -found["loss"] * found["tokens"] == pytest.approx(total, rel=1e-5)
+
+
 def test_an_evaluation_of_several_passes_says_so(task):
   spec = dataclasses.replace(task, num_epochs=2, num_batches=50)
   found = evaluate.evaluate(Markov(), chain(), [spec])

@@ -71,6 +71,35 @@ def test_text_that_looks_like_json_is_text(tmp_path, first, packing):
   ]
 
 
+OBJECTS = [{"text": "a b", "n": {"m": [1]}}] * 3
+
+
+@pytest.mark.parametrize("packing", PACK)
+@pytest.mark.parametrize(
+  "text",
+  [
+    ",\n".join(map(json.dumps, OBJECTS)),
+    "[" + ",\n".join(map(json.dumps, OBJECTS)) + "]",
+    "[\n" + "\n,".join(map(json.dumps, OBJECTS)) + "\n]",
+    json.dumps(OBJECTS),
+    json.dumps(OBJECTS, indent=2),
+    json.dumps(OBJECTS[0], indent="\t"),
+    "".join(map(json.dumps, OBJECTS)),
+    '{"text": "a\tb"}\n{"text": "c\td"}',
+    "\n".join(map(repr, OBJECTS)),
+  ],
+)  # fmt: skip
+def test_json_of_another_form_is_refused_by_any_name(tmp_path, text, packing):
+  path = tmp_path / "corpus"
+  path.write_bytes(PACK[packing](text.encode()))
+  for read in (text_files.read_records, text_files.read_rows):
+    with pytest.raises(ValueError, match="neither|bad JSON|jq -c") as error:
+      list(read(str(path)))
+    assert "\n" not in str(error.value)
+  with pytest.raises(ValueError, match="is neither text nor JSON lines"):
+    list(text_files.read_documents([str(path)]))
+
+
 @pytest.mark.parametrize("blank", ["", "\n", " \t\r\n\r", "\ufeff", "\ufeff\n"])
 def test_blank_lines_and_a_mark_may_come_first(read, blank):
   assert read(blank + LINES) == DOCUMENTS
@@ -131,7 +160,7 @@ def nested(levels):
     ("x.JSONL.GZ", "plain", "line 1: bad JSON at column 1"),
     ("x.txt", '{"text": "a"}\nplain', "line 2: bad JSON at column 1"),
     ("x.txt", '{"text": "a"}\n["b"]', "line 2: expected an object"),
-    ("x.txt", f'{{"text": \n{LINES}', "mixes .*: 3 of 4 lines are JSON obj"),
+    ("x.txt", f'{{"text": \n{LINES}', "neither .*: 4 of 4 lines are JSON, but"),
     ("x", '{"body": "a"}', "line 1: no field 'text'; its fields: 'body'"),
     ("x", "{}", "line 1: no field 'text'; its fields: none"),
     ("x", '{"text": null}', "'text' is null, no text; its fields: 'text'"),

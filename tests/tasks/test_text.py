@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+import pathlib
 
 import gin
 import pytest
@@ -122,6 +124,13 @@ def test_an_interrupted_division_leaves_nothing(folder, monkeypatch):
     TextFiles(str(path)).make()
   leftovers = list(sources.cache.directory().glob(".records*"))
   assert not leftovers
+
+
+def test_a_file_whose_name_is_no_utf_8_is_refused(tmp_path):
+  path = os.fsdecode(bytes(tmp_path) + b"/caf\xe9.txt")
+  pathlib.Path(path).write_text("a\n\nb\n")
+  with pytest.raises(ValueError, match=r"the name of the file .*\\udce9"):
+    TextFiles(path).make()
 
 
 def test_of_few_documents_one_is_held_out(tmp_path):

@@ -82,6 +82,7 @@ def test_every_example_is_solved_once_and_never_shown_its_answer(shots):
     (SUM | {"inputs": "\ud83d{a}"}, r"'\\ud83d{a}' has a lone surrogate"),
     (SUM | {"targets": "{b}\udc00"}, r"\\udc00, as character 4"),
     (SUM | {"between": "\udce9"}, r"has a lone surrogate, \\udce9"),
+    (SUM | {"delimiter": "\ud83d "}, r"has a lone surrogate, \\ud83d"),
     (SUM | {"labels": {"a": ("x", "\ud83d")}}, r"surrogate, \\ud83d, as cha"),
   ],
 )

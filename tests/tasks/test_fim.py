@@ -129,10 +129,11 @@ def test_parts_are_the_windows_in_any_script_and_vocabulary(vocabulary):
   assert not any("\ufffd" in text.strip("\ufffd") for text in texts), texts
 
 
-# WordPiece does not tell where its words meet.
+# WordPiece does not tell where its words meet, and a Metaspace of
+# tokenizer.json begins every part with a space: both are cut between tokens.
 @pytest.mark.parametrize(
   "vocabulary",
-  [kind for kind in kinds.KINDS if kind != kinds.word_piece],
+  [k for k in kinds.KINDS if k not in (kinds.word_piece, kinds.metaspace)],
   indirect=True,
 )
 def test_words_are_cut_and_their_parts_encoded_for_themselves(vocabulary):

@@ -257,7 +257,7 @@ def encode_rest_tf(vocabulary: seqio.Vocabulary, text: tf.Tensor) -> tf.Tensor:
     return vocabulary.encode_tf(text)
   before = "<extra_id_0>"
   tokens = vocabulary.encode_tf(tf.strings.join([before, text]))
-  return tokens[tf.size(vocabulary.encode_tf(tf.constant(before))) :]
+  return tokens[len(vocabulary.encode(before)) :]
 
 
 def word_starts(vocabulary: seqio.Vocabulary) -> list[bool]:

@@ -86,7 +86,7 @@ def define(values):
   flags.DEFINE_list(
     "ignore", [],
     "Options of generation_config.json, config.json or the tokenizer that are "
-    "not read: num_beams,repetition_penalty, say.",
+    "not read for --to=run: num_beams,repetition_penalty, say.",
     flag_values=values,
   )  # fmt: skip
   options.gin_flags(values)
@@ -96,6 +96,11 @@ def main(values, arguments):
   """Reads the one and writes the other."""
   options.no_arguments("convert", arguments)
   options.require(values, "input", "output", "to")
+  if values.ignore and values.to != "run":
+    raise ValueError(
+      f"--ignore={','.join(values.ignore)} is for --to=run, not "
+      f"--to={values.to}, which copies the files as they are: leave it out"
+    )
   # Bits are only moved, for which the host is enough and has the most room.
   os.environ.setdefault("JAX_PLATFORMS", "cpu")
   from launch import rundir

@@ -15,6 +15,7 @@ from launch import (
 from t5x_lite import decoding
 from t5x_lite.interop import config as hf_config
 from t5x_lite.interop import generation as generation_lib
+from t5x_lite.interop import tokenizer_files
 
 # What a converted T5, another encoder-decoder, or a language model may be asked
 # for and evaluated on, by default.
@@ -52,7 +53,8 @@ def write(model, params, output: pathlib.Path, values) -> bool:
 
   Raises:
     ValueError: the gin files change the model; the tokenizer is too large;
-      what lies beside the weights is not supported.
+      what lies beside the weights is not supported, or does not have what is
+      to be ignored.
   """
   files, own = list(values.gin_file), gin_writer.text(model)
   generation, vocabulary = _beside(model, output, values.ignore)
@@ -94,7 +96,9 @@ def _beside(model, folder, ignore):
     generated; and the vocabulary, or None.
   """
   pair = model.architecture == "encoder_decoder"
-  if not pair and model.architecture != "causal":
+  is_read = pair or model.architecture == "causal"
+  _check_ignored(ignore, folder if is_read else None)
+  if not is_read:
     return None, None
   generation = generation_lib.UNSAID
   names = (hf_config.NAME, generation_lib.NAME)
@@ -116,6 +120,19 @@ def _beside(model, folder, ignore):
     constraints = dataclasses.replace(constraints, ends=())
     generation = dataclasses.replace(generation, constraints=constraints)
   return generation, vocabulary
+
+
+def _check_ignored(ignore, folder):
+  """Refuses to ignore what no file says; None reads none."""
+  said = set()
+  if folder is not None:
+    said = generation_lib.options(folder) | tokenizer_files.options(folder)
+  unknown = [name for name in ignore if name not in said]
+  if unknown:
+    raise ValueError(
+      f"--ignore={unknown[0]}: no file beside the weights has it; what could "
+      f"be ignored: {', '.join(sorted(said)) or 'nothing'}"
+    )
 
 
 def _lengths(kind, model) -> str:

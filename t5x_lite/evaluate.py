@@ -250,9 +250,9 @@ def task_metrics(
     prompts = functools.partial(_prompts, architecture=model.architecture)
     for ids, rows in run(generate, dataset, prompts):
       # All of one length, zeros after EOS: Evaluator makes an array of them.
-      # The vocabulary reads up to its EOS, whatever ended the text.
+      # The vocabulary reads up to its EOS, if any, whatever ended the text.
       ended = np.isin(rows["tokens"], constraints.ends)
-      tokens = np.where(ended, eos_id, rows["tokens"])
+      tokens = np.where(ended, eos_id or 0, rows["tokens"])
       predictions += zip(ids.tolist(), tokens, strict=True)
       scores += rows["log_probs"].sum(axis=-1, dtype=np.float64).tolist()
     return predictions, {"scores": scores}

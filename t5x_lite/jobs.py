@@ -170,6 +170,11 @@ class Generate:
         f"max_new_tokens ({self.max_new_tokens}) leaves no room for a prompt: "
         f"the length is {self.codec.shared}"
       )
+    vocabulary = self.codec.targets.vocabulary
+    self.constraints.check(
+      text.known_ids(vocabulary),
+      self.constraints.end_ids(text.eos_id(vocabulary)),
+    )
     _check_positions(self.model, self.codec, sum(self.lengths.values()))
 
   def _default_length(self):

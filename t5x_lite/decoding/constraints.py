@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,8 @@ class Constraints:
       wins.
 
   Raises:
-    ValueError: a negative id, or a length that leaves no token.
+    ValueError: a negative id, a length that leaves no token, or an id that is
+      both forced and suppressed.
   """
 
   ends: Sequence[int] = ()
@@ -48,12 +50,23 @@ class Constraints:
       object.__setattr__(self, name, tuple(getattr(self, name)))
     for name, ids in self.ids().items():
       for token in ids:
-        if not isinstance(token, int) or token < 0:
+        if type(token) is not int or token < 0:
           raise ValueError(f"{name} ({token!r}) must be a token id, from 0")
-    for name, least in (("max_length", 2), ("max_new_tokens", 1)):
-      value = getattr(self, name)
-      if value is not None and value < least:
-        raise ValueError(f"{name} ({value}) must be at least {least}")
+    for name, least in (
+      ("min_length", 0), ("min_new_tokens", 0), ("max_length", 2),
+      ("max_new_tokens", 1),
+    ):  # fmt: skip
+      value, unsaid = getattr(self, name), type(self).__dict__[name]
+      if value != unsaid and (type(value) is not int or value < least):
+        raise ValueError(
+          f"{name} ({value!r}) must be a whole number, at least {least}"
+        )
+    for name, token in (("first", self.first), ("last", self.last)):
+      if token in self.suppressed:
+        raise ValueError(
+          f"{name} ({token}) is among suppressed, which never come: take it "
+          "out of one of them"
+        )
 
   def ids(self) -> dict[str, tuple[int, ...]]:
     """Returns field -> the token ids in it."""
@@ -68,6 +81,33 @@ class Constraints:
   def end_ids(self, eos_id: int | None) -> tuple[int, ...]:
     """Returns the ids that end a text: `ends` or, without any, the EOS."""
     return self.ends or (() if eos_id is None else (eos_id,))
+
+  def check(self, known_V: np.ndarray, ends: Sequence[int]) -> None:
+    """Refuses what some step could not follow.
+
+    Args:
+      known_V: which ids may come at all, bool [V].
+      ends: as of `end_ids`.
+
+    Raises:
+      ValueError: a forced id is not known, or no id is left to come.
+    """
+    for name, token in (("first", self.first), ("last", self.last)):
+      if token is not None and not known_V[token : token + 1].any():
+        raise ValueError(
+          f"{name} ({token}) is forced, but there is no such token among the "
+          f"{known_V.sum()} that may come: correct {name} of the constraints"
+        )
+    barred = {"suppressed": self.suppressed}
+    barred["suppressed_first"] = self.suppressed_first
+    if self.min_length > 1 or self.min_new_tokens:
+      barred["ends before the least length"] = ends
+    among = {i for ids in barred.values() for i in ids if i < len(known_V)}
+    if known_V.sum() <= known_V[list(among)].sum():
+      raise ValueError(
+        f"none of {known_V.sum()} tokens may come: constraints bar all, by "
+        f"{', '.join(name for name, ids in barred.items() if ids)}"
+      )
 
   def unbounded(self) -> "Constraints":
     """Returns the same for a caller that says itself how long texts may get."""

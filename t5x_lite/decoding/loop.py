@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from t5x_lite.decoding.constraints import Constraints
 from t5x_lite.decoding.samplers import Greedy
@@ -64,7 +65,8 @@ def generate(
       never do. None: all of the model's.
 
   Raises:
-    ValueError: max_new_tokens is below 1, or a key is missing.
+    ValueError: max_new_tokens is below 1, a key is missing, or the constraints
+      leave no token at some step.
   """
   if max_new_tokens < 1:
     raise ValueError(f"max_new_tokens ({max_new_tokens}) must be at least 1")
@@ -72,6 +74,9 @@ def generate(
     if not isinstance(sampler, Greedy):
       raise ValueError(f"{sampler} draws at random: pass key=")
     key = jax.random.key(0)
+  ends = constraints.end_ids(eos_id)
+  if drawable is not None:
+    constraints.check(np.asarray(drawable), ends)
   if row_ids is None:
     row_ids = jnp.arange(next(iter(batch.values())).shape[0])
   return _generate(
@@ -79,7 +84,7 @@ def generate(
     params,
     batch,
     key,
-    jnp.array(constraints.end_ids(eos_id) or (-1,), jnp.int32),
+    jnp.array(ends or (-1,), jnp.int32),
     row_ids,
     drawable,
     max_new_tokens=max_new_tokens,
@@ -148,6 +153,8 @@ def _generate(
     return step + 1, state, tokens_B, done_B, generated
 
   logits_BV, state = model.prefill(params, batch, max_new_tokens=max_new_tokens)
+  if drawable is None:
+    constraints.check(np.ones(logits_BV.shape[-1], bool), constraints.ends)
   shape_BT = (row_ids_B.shape[0], max_new_tokens)
   empty = Generated(
     tokens=jnp.zeros(shape_BT, jnp.int32),

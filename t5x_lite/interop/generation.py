@@ -57,6 +57,44 @@ _WITHOUT_EFFECT = {
   "use_cache", "use_mtp",
 }  # fmt: skip
 
+
+def _are_ids(value) -> bool:
+  return isinstance(value, list) and all(
+    type(token) is int and token >= 0 for token in value
+  )
+
+
+# Option -> what it must be, and whether a value is; the rest is checked where
+# it is used (Constraints, Sample).
+_KINDS = {
+  "eos_token_id": (
+    "a token id or a list of them",
+    lambda value: _are_ids(value if isinstance(value, list) else [value]),
+  ),
+  "forced_eos_token_id": (
+    "a token id or a list of one",
+    lambda value: bool(value) if isinstance(value, list) else True,
+  ),
+  "bad_words_ids": (
+    "a list of lists of token ids, none of them empty",
+    lambda value: (
+      isinstance(value, list) and all(_are_ids(word) and word for word in value)
+    ),
+  ),
+  **dict.fromkeys(
+    ("suppress_tokens", "begin_suppress_tokens"),
+    ("a list of token ids", _are_ids),
+  ),
+  **dict.fromkeys(
+    ("temperature", "top_k", "top_p"),
+    ("a number", lambda value: type(value) in (int, float)),
+  ),
+  **dict.fromkeys(
+    ("do_sample", "force_bos_token_to_be_generated"),
+    ("true or false", lambda value: isinstance(value, bool)),
+  ),
+}
+
 # Field of the constraints -> the option that says it.
 _NAMES = {
   "ends": "eos_token_id",
@@ -150,6 +188,14 @@ def said(directory: pathlib.Path) -> dict[str, Any]:
   return {name: value for name, value in values.items() if name in asked}
 
 
+def options(directory: pathlib.Path) -> set[str]:
+  """Returns the names that `read` may ignore: those that the files say."""
+  ids = {"bos_token_id", "decoder_start_token_id", "eos_token_id"}
+  asked = ids if (directory / NAME).exists() else ids | _WITHOUT_EFFECT
+  asked = _values(directory / config_json.NAME).keys() & asked
+  return asked | said(directory).keys()
+
+
 def _values(path, ignore=()) -> dict[str, Any]:
   """Returns the options of a file that are said, and not ignored."""
   values = config_json.read_object(path) if path.exists() else {}
@@ -161,7 +207,7 @@ def _values(path, ignore=()) -> dict[str, Any]:
 
 
 def _check(values, path):
-  """Refuses options that are not supported."""
+  """Refuses options that are not supported, and values that are no such."""
   neutral = dict(_UNSUPPORTED)
   if values.get("do_sample"):
     neutral |= _UNSUPPORTED_SAMPLING
@@ -178,6 +224,9 @@ def _check(values, path):
       f"{path} has options that are not supported: {said}; remove them there, "
       f"or go without: --ignore={','.join(refused)}"
     )
+  for name, (what, is_right) in _KINDS.items():
+    if name in values and not is_right(values[name]):
+      raise ValueError(f"{path}: {name} ({values[name]!r}) must be {what}")
 
 
 def _start(values, fallback, path) -> tuple[int, list[str]]:

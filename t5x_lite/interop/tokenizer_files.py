@@ -83,7 +83,7 @@ def read(
     return TokenizerFiles(path=path, **found)
   path = directory / "tokenizer.json"
   if path.exists():
-    processor = config_json.read_object(path).get("post_processor")
+    processor = _object(path).get("post_processor")
     builds_anew = kind == _WITHOUT_PROCESSOR or (
       not kind and model_type == "gpt_neox"
     )
@@ -105,8 +105,20 @@ def read(
   return None
 
 
+def options(directory: pathlib.Path) -> set[str]:
+  """Returns the names that `read` may ignore: those that the files say."""
+  said = _object(directory / SETTINGS).keys() & {
+    "add_bos_token", "add_eos_token"
+  }  # fmt: skip
+  return said | _object(directory / "tokenizer.json").keys() & {
+    "post_processor"
+  }
+
+
 def _object(path) -> dict[str, Any]:
-  return config_json.read_object(path) if path.exists() else {}
+  """Returns what a file says; null says nothing."""
+  found = config_json.read_object(path) if path.exists() else {}
+  return {name: value for name, value in found.items() if value is not None}
 
 
 def _content(value) -> str | None:

@@ -13,6 +13,7 @@ lm-evaluation-harness 0.4.13.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Mapping
 
 import tensorflow as tf
@@ -22,6 +23,7 @@ from tasks.evaluation import metrics, rows
 from tasks.evaluation.benchmark import Benchmark, field
 
 _LETTERS = ("A", "B", "C", "D")
+_MARK = re.compile(r"\[.*?\]")  # In the syntax that RE2 shares.
 
 
 def multiple_choice(
@@ -133,7 +135,7 @@ def hellaswag(example: Mapping):
 
 def _without_marks(text: tf.Tensor) -> tf.Tensor:
   text = tf.strings.regex_replace(tf.strings.strip(text), r" \[title\]", ". ")
-  text = tf.strings.regex_replace(text, r"\[.*?\]", "")
+  text = tf.strings.regex_replace(text, _MARK.pattern, "")
   return tf.strings.regex_replace(text, "  ", " ")
 
 
@@ -143,7 +145,7 @@ def read_mmlu(row: Mapping) -> dict:
     "question": rows.text(row, "question"),
     "subject": rows.text(row, "subject"),
     "choices": (choices := rows.texts(row, "choices", count=len(_LETTERS))),
-    "answer": rows.index(row, "answer", len(choices)),
+    "answer": rows.answer(row, "answer", len(choices)),
   }
 
 
@@ -172,11 +174,13 @@ def read_hellaswag(row: Mapping) -> dict:
   else:
     context = rows.text(row, "context")
   endings = rows.texts(row, "endings")
+  if not all(_MARK.sub("", ending).strip() for ending in endings):
+    raise rows.wrong("endings", endings, "a list of texts with more than marks")
   return {
     "activity_label": rows.text(row, "activity_label"),
     "context": context,
     "endings": endings,
-    "label": rows.index(row, "label", len(endings)),
+    "label": rows.answer(row, "label", len(endings)),
   }
 
 

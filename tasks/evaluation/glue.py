@@ -164,10 +164,18 @@ def _words(text: str) -> list[str]:
 
 _TRUTH = functools.partial(rows.class_number, names=_FALSE_TRUE)
 _ANY_TEXTS = functools.partial(rows.texts, none=True)
-_read_wsc = rows.reader({
+_WSC_FIELDS = {
   "text": rows.text, "span1_text": rows.text, "span2_text": rows.text,
-  "span2_index": rows.whole, "label": _TRUTH,
-})  # fmt: skip
+  "label": _TRUTH,
+}  # fmt: skip
+
+
+def _read_wsc(row: Mapping) -> dict:
+  read = rows.reader(_WSC_FIELDS)(row)
+  count = len(read["text"].split(" "))
+  return read | {"span2_index": rows.index(row, "span2_index", count)}
+
+
 _MNLI_BENCHMARK = classification(
   "mnli hypothesis: {hypothesis} premise: {premise}", _MNLI
 )

@@ -12,6 +12,7 @@ Each function raises ValueError with the field, its value and what it must be;
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from tasks.text_to_text import TextToText
@@ -36,7 +37,7 @@ def text(row: Row, name: str, *, empty: bool = False) -> str:
   """Returns a text, one with content unless it may be empty."""
   value = _get(row, name)
   if not isinstance(value, str) or not (value.strip() or empty):
-    raise _wrong(name, value, "a text" if empty else "a text with content")
+    raise wrong(name, value, "a text" if empty else "a text with content")
   return value
 
 
@@ -44,7 +45,7 @@ def text_or_number(row: Row, name: str) -> str | int | float:
   """Returns what a template can show."""
   value = _get(row, name)
   if not isinstance(value, str | int | float):
-    raise _wrong(name, value, "a text or a number")
+    raise wrong(name, value, "a text or a number")
   return value
 
 
@@ -58,7 +59,7 @@ def texts(
   )
   if not fits or (len(value) != count if count else not (value or none)):
     some = f"{count} texts" if count else "texts" if none else "1 or more texts"
-    raise _wrong(name, value, f"a list of {some} with content")
+    raise wrong(name, value, f"a list of {some} with content")
   return value
 
 
@@ -67,7 +68,7 @@ def labels(row: Row, name: str, *, count: int) -> list[str]:
   value = _get(row, name)
   names = list(map(str, value)) if isinstance(value, list) else []
   if len(names) != count or len(set(names)) < count:
-    raise _wrong(name, value, f"a list of {count} labels that differ")
+    raise wrong(name, value, f"a list of {count} labels that differ")
   return names
 
 
@@ -75,26 +76,30 @@ def label(row: Row, name: str, among: Sequence[str]) -> str:
   """Returns a value that is one of some labels, as a text."""
   value = _get(row, name)
   if str(value) not in among:
-    raise _wrong(name, value, f"one of {', '.join(among)}")
+    raise wrong(name, value, f"one of {', '.join(among)}")
   return str(value)
 
 
-def index(row: Row, name: str, size: int) -> int:
+def index(row: Row, name: str, size: int, why: str = "") -> int:
   """Returns a number below `size`, which may be written as a text."""
   value = _get(row, name)
   if isinstance(value, str) and value.isdecimal():
     value = int(value)
   if type(value) is not int or not 0 <= value < size:
-    wanted = f"a number from 0 to {size - 1}"
-    raise _wrong(name, value, f"{wanted}: rows without an answer have no score")
+    raise wrong(name, value, f"a number from 0 to {size - 1}{why}")
   return value
 
 
+def answer(row: Row, name: str, size: int) -> int:
+  """Returns the number of the right one of so many choices."""
+  return index(row, name, size, ": rows without an answer have no score")
+
+
 def number(row: Row, name: str) -> float:
-  """Returns a number."""
+  """Returns a number, a finite one."""
   value = _get(row, name)
-  if isinstance(value, bool) or not isinstance(value, int | float):
-    raise _wrong(name, value, "a number")
+  if type(value) not in (int, float) or not math.isfinite(value):
+    raise wrong(name, value, "a number")
   return float(value)
 
 
@@ -102,7 +107,7 @@ def whole(row: Row, name: str) -> int:
   """Returns a whole number."""
   value = _get(row, name)
   if type(value) is not int:
-    raise _wrong(name, value, "a whole number")
+    raise wrong(name, value, "a whole number")
   return value
 
 
@@ -116,7 +121,7 @@ def class_number(row: Row, name: str, names: Sequence[str]) -> int:
     return names.index(value)
   if not isinstance(value, int) or not -1 <= value < len(names):
     wanted = f"a number from 0 to {len(names) - 1}, -1 for unlabelled"
-    raise _wrong(name, value, f"{wanted}, or one of {', '.join(names)}")
+    raise wrong(name, value, f"{wanted}, or one of {', '.join(names)}")
   return int(value)
 
 
@@ -126,5 +131,5 @@ def _get(row: Row, name: str):
   return row[name]
 
 
-def _wrong(name: str, value, wanted: str) -> ValueError:
+def wrong(name: str, value, wanted: str) -> ValueError:
   return ValueError(f"field {name!r} ({value!r:.60}) must be {wanted}")

@@ -116,9 +116,38 @@ def test_log_probs_are_the_models_own():
   [
     ({"ends": [-1]}, "ends .-1. must be a token id"),
     ({"first": "a"}, "first .'a'. must be a token id"),
-    ({"max_length": 1}, "max_length .1. must be at least 2"),
+    ({"ends": [True]}, "ends .True. must be a token id"),
+    ({"max_length": 1}, "max_length .1. must be a whole number, at least 2"),
+    ({"max_length": 8.5}, "max_length .8.5. must be a whole number"),
+    ({"min_length": "4"}, "min_length .'4'. must be a whole number"),
+    ({"min_new_tokens": -1}, "min_new_tokens .-1. must be a whole number"),
+    ({"first": 3, "suppressed": [3]}, "first .3. is among suppressed"),
   ],
 )
 def test_mistakes_are_told(settings, message):
   with pytest.raises(ValueError, match=message):
     Constraints(**settings)
+
+
+@pytest.mark.parametrize(
+  ("settings", "drawable", "message"),
+  [
+    ({"suppressed": range(4)}, None, "none of 4 tokens.*by suppressed"),
+    ({"suppressed": [0, 1]}, [1, 1, 0, 0], "none of 2 tokens.*by suppressed"),
+    (
+      {"suppressed": [0], "suppressed_first": [3]}, [1, 0, 0, 1],
+      "by suppressed, suppressed_first",
+    ),
+    ({"min_new_tokens": 1}, [0, 1, 0, 0], "by ends before the least length"),
+    ({"first": 2}, [1, 1, 0, 1], "first .2. is forced"),
+    ({"last": 4}, None, "last .4. is forced"),
+    ({"last": 4}, [1, 1, 1, 1], "last .4. is forced"),
+  ],
+)  # fmt: skip
+def test_no_step_is_without_a_token(settings, drawable, message):
+  with pytest.raises(ValueError, match=message):
+    generate(
+      Markov(), CHAIN, prompts([2]), max_new_tokens=2, eos_id=1,
+      constraints=Constraints(**settings),
+      drawable=None if drawable is None else np.array(drawable, bool),
+    )  # fmt: skip

@@ -134,6 +134,17 @@ def test_other_options_are_refused_unless_ignored(tmp_path, options):
     ({START: [1, 2]}, r"decoder_start_token_id is \[1, 2\]"),
     ({START: None}, "neither decoder_start_token_id nor bos_token_id"),
     ({"forced_eos_token_id": [1, 2]}, "forced_eos_token_id has 2 ids"),
+    ({"forced_eos_token_id": []}, "forced_eos_token_id .*a list of one"),
+    ({EOS: True}, "eos_token_id .True. must be a token id"),
+    ({"bad_words_ids": [5]}, r"bad_words_ids .\[5\]. must be a list of lists"),
+    ({"bad_words_ids": [[]]}, "none of them empty"),
+    ({"suppress_tokens": 5}, "suppress_tokens .5. must be a list of token ids"),
+    ({"min_length": "4"}, "min_length .'4'. must be a whole number"),
+    ({"do_sample": "no"}, "do_sample .'no'. must be true or false"),
+    (
+      {"do_sample": True, "top_p": "x"},
+      "top_p .'x'. must be a number",
+    ),
   ],
 )
 def test_mistakes_are_one_line(tmp_path, options, message):
@@ -161,3 +172,11 @@ def test_what_is_written_is_read_again(tmp_path, pair):
     assert again.constraints == constraints and again.sampler == sampler
     assert again.start_id == (5 if pair else None)
     assert json.loads(text)["pad_token_id"] == 1
+
+
+def test_what_is_said_may_be_ignored(tmp_path):
+  config = {START: 5, EOS: None, "num_beams": 4, "d_model": 8}
+  read(tmp_path, config, ignore=["num_beams"])
+  assert generation.options(tmp_path) == {START, "num_beams"}
+  read(tmp_path, config, {"top_k": 3})  # Beams are not asked for any more.
+  assert generation.options(tmp_path) == {START, "top_k"}

@@ -138,3 +138,18 @@ def test_a_directory_without_a_tokenizer_has_none(tmp_path):
   assert read(tmp_path) is None
   write(tmp_path, "llama", {})
   assert read(tmp_path) is None
+
+
+def test_null_is_as_good_as_unsaid(tmp_path):
+  save(tmp_path, "<s> $A")
+  plain = read(tmp_path)
+  nothing = dict.fromkeys(("tokenizer_class", "added_tokens_decoder"))
+  write(tmp_path, "llama", nothing)
+  assert read(tmp_path) == plain
+
+
+def test_what_is_said_may_be_ignored(tmp_path):
+  save(tmp_path, None, add_bos_token=True)
+  assert tokenizer_files.options(tmp_path) == {"add_bos_token"}
+  save(tmp_path, "<s> $A", add_eos_token=None)
+  assert tokenizer_files.options(tmp_path) == {"post_processor"}

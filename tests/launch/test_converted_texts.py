@@ -306,7 +306,16 @@ def test_what_is_not_supported_is_refused_and_leaves_nothing(tmp_path, capsys):
     assert message in error and error.count("\n") == 1
     assert not run.exists()
   generation.write_text(json.dumps({"num_beams": 4}))
-  assert convert(source, "run", run, "--ignore=num_beams,length_penalty") == 0
+  for to, ignored, message in [
+    ("run", "num_beams,num_beam", "--ignore=num_beam: no file beside the wei"),
+    ("run", "d_model", "be ignored: decoder_start_token_id, eos_token_id, n"),
+    ("hf", "num_beams", "--ignore=num_beams is for --to=run, not --to=hf"),
+  ]:
+    assert convert(source, to, run, f"--ignore={ignored}") == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not run.exists()
+  assert convert(source, "run", run, "--ignore=num_beams") == 0
   generation.write_text("{}")
   settings = json.dumps({"tokenizer_class": "ByT5Tokenizer", "eos_token": "x"})
   (source / "tokenizer_config.json").write_text(settings)

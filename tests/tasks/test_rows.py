@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 
 import pytest
@@ -22,6 +23,9 @@ ABC = {"text": ["x", "y", "z"], "label": ["A", "B", "C"]}
 HELLASWAG = {"activity_label": "Sailing", "context": "He"}
 ENDINGS = ["sails.", "sinks."]
 MMLU = {"question": "2 + 2?", "subject": "math", "choices": list("3456")}
+WSC = {
+  "text": "Bob said he", "span1_text": "Bob", "span2_text": "he", "label": 1,
+}  # fmt: skip
 
 
 def read(tmp_path, task, *lines, split="validation"):
@@ -161,6 +165,16 @@ def test_labels_may_be_as_their_authors_publish_them(
     ("glue_sst2", {"label": 1}, "no field 'sentence': the row has label"),
     ("glue_stsb", {"sentence1": "a", "sentence2": "b", "label": "3"},
      "field 'label' ('3') must be a number"),
+    ("hellaswag_all", HELLASWAG | {"endings": ["a", "[b]"], "label": 0},
+     "field 'endings' (['a', '[b]']) must be a list of texts with more than"),
+    ("glue_stsb", {"sentence1": "a", "sentence2": "b", "label": math.nan},
+     "field 'label' (nan) must be a number"),
+    ("glue_stsb", {"sentence1": "a", "sentence2": "b", "label": math.inf},
+     "field 'label' (inf) must be a number"),
+    ("super_glue_wsc", WSC | {"span2_index": 3},
+     "field 'span2_index' (3) must be a number from 0 to 2"),
+    ("super_glue_wsc", WSC | {"span2_index": -1},
+     "field 'span2_index' (-1) must be a number from 0 to 2"),
     ("lambada_all", {"passage": "word "},
      "field 'passage' ('word') must have two words"),
     ("wmt_ende", {"en": "a", "de": ["b"]}, "field 'de' (['b']) must be a text"),

@@ -19,11 +19,19 @@ SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch"),
 TOOLS = pathlib.Path(sysconfig.get_path("scripts"))
 
 
+# Not what the suite itself was started with.
+CHOOSES_NOTHING = {
+  name: value
+  for name, value in os.environ.items()
+  if name not in ("PYTHON", "T5X_LITE_VERSIONS")
+}
+
+
 def bash(script, *arguments, cwd=None, **environment):
   return subprocess.run(
     ["bash", str(LAUNCH / script), *arguments],
     cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL,
-    env=os.environ | environment, timeout=60,
+    env=CHOOSES_NOTHING | environment, timeout=60,
   )  # fmt: skip
 
 
@@ -279,7 +287,7 @@ def test_the_first_python_that_runs_and_fits_is_found(
     )
   done = subprocess.run(
     ["bash", "-c", f"source {LAUNCH}/env.sh; find_python"],
-    capture_output=True, text=True, env=os.environ | {
+    capture_output=True, text=True, env=CHOOSES_NOTHING | {
       "PATH": f"{tmp_path}/bin", "T5X_LITE_VERSIONS": versions,
       "PYENV_ROOT": str(tmp_path / "pyenv"), "HOME": str(tmp_path),
     },

@@ -84,6 +84,7 @@ def test_steps_are_timed_in_turns(runs, monkeypatch):
   assert timed == [wide, narrow] * 3
 
 
+@pytest.mark.slow
 def test_a_step_is_timed_against_anothers(runs):
   first, second = (
     dataclasses.replace(run, train=dataclasses.replace(run.train, batch_size=8))

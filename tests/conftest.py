@@ -20,6 +20,8 @@ os.environ.setdefault("JAX_CPU_ENABLE_ASYNC_DISPATCH", "false")
 _PROGRAMS = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "programs"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_PROGRAMS))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+# Scripts that tests start are asked for the default, whatever these run on.
+os.environ.pop("T5X_LITE_VERSIONS", None)
 # A background job starts with SIGINT ignored, and so would what tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if _DEVICES not in os.environ.get("XLA_FLAGS", ""):

@@ -7,15 +7,17 @@ import math
 import pathlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t5x_lite import json_text
 
 TEXTS = st.text(st.characters(exclude_categories=()))
+# Halves that meet become one character, and two names may become one.
+NAMES = st.text(st.characters(exclude_categories=["Cs"])) | st.just("\ud83d")
 VALUES = st.recursive(
   st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
-  lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner),
+  lambda inner: st.lists(inner) | st.dictionaries(NAMES, inner),
   max_leaves=8,
 )
 
@@ -35,13 +37,12 @@ def expected(value):
   return value
 
 
+@settings(deadline=None, derandomize=True, database=None)
 @given(VALUES, st.booleans())
 def test_any_value_is_strict_json_in_utf8(value, ascii):
   text = json_text.dumps(value, ensure_ascii=ascii)
   found = json.loads(text.encode(), parse_constant=pytest.fail)
-  names = found if isinstance(found, dict) else {}
-  if all(expected(name) == name for name in names):
-    assert found == expected(value)
+  assert found == expected(value)
   assert text.isascii() or not ascii
 
 

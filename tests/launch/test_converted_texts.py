@@ -262,9 +262,9 @@ def test_training_on_a_run_begins_texts_alike(theirs, run):
     assert set(batch["encoder_input_tokens"][is_first].tolist()) == {1}
 
 
+# One kind says it of all.
+@pytest.mark.parametrize("theirs", ["t5"], indirect=True)
 def test_fine_tuning_begins_where_the_run_does(theirs, run, tmp_path):
-  if theirs.kind.template is not None:
-    pytest.skip("One kind says it of all.")
   from t5x_lite.decoding import Constraints
 
   (tmp_path / "squad_v1").mkdir()

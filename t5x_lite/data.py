@@ -280,12 +280,6 @@ def starts(task: str) -> dict[str, Any]:
   return features.starts(vocabularies(task)[1])
 
 
-def inputs_keep_end(task: str) -> bool:
-  """Tells whether inputs that are too long lose their beginning: prompts."""
-  parts = seqio.get_subtasks(get_task(task))
-  return all(map(task_examples.keeps_end, parts))
-
-
 def vocabulary_digest(task: str) -> str:
   """Returns a digest of all that turns text into a task's ids and back.
 

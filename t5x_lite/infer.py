@@ -78,7 +78,6 @@ def codec(
       name: lengths[name] for name in (*names, "decoder") if name in lengths
     },
     truncate=truncate,
-    keep_end=data.inputs_keep_end(task),
     delimiter=_delimiter(task, delimiter),
   )
 

@@ -30,8 +30,7 @@ class Codec:
       and what is predicted share "targets" (language models of one text); with
       "decoder", they share that.
     truncate: cut longer texts or refuse them. They are cut as in training
-      (see trimming.py): before EOS, or prompts at their beginning.
-    keep_end: whether a pair's inputs are prompts; a language model's are.
+      (see trimming.py): before EOS, and inputs without it at their beginning.
     delimiter: what stands between inputs and targets to score, where these
       continue the inputs and neither has white space there.
   """
@@ -41,7 +40,6 @@ class Codec:
   targets: Any
   lengths: Mapping[str, int]
   truncate: bool = False
-  keep_end: bool = False
   delimiter: str = " "
 
   @property
@@ -115,8 +113,8 @@ class Codec:
         )
       end = end[:limit]
       excess = len(ids) + len(end) - limit
-      keep_end = name == "inputs" and (self.keep_end or not self.is_pair)
-      ids = ids[excess:] if keep_end else ids[: len(ids) - excess]
+      is_prompt = name == "inputs" and not feature.add_eos
+      ids = ids[excess:] if is_prompt else ids[: len(ids) - excess]
     return np.array([*ids, *end], np.int32)
 
   def starts_with_token(self, prompt: Sequence[int]) -> bool:

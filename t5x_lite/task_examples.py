@@ -145,7 +145,6 @@ def fit(
     and not getattr(preprocessor, "only_trims", False)
     for preprocessor in asks_for_lengths(task)
   )
-  keep_end = keeps_end(task)
 
   def refuse_longer(what, tokens, length):
     tf.debugging.Assert(
@@ -168,9 +167,7 @@ def fit(
         together = sizes["inputs"] + sizes["targets"]
         refuse_longer("inputs and targets", together, lengths["decoder"])
       return tokens
-    return trimming.fit(
-      tokens, task.output_features, lengths, keep_end=keep_end
-    )
+    return trimming.fit(tokens, task.output_features, lengths)
 
   return ds.map(_plain(fit_example), num_parallel_calls=tf.data.AUTOTUNE)
 
@@ -182,11 +179,6 @@ def asks_for_lengths(task: seqio.Task) -> list[Callable]:
     for preprocessor in task.preprocessors
     if "sequence_length" in inspect.signature(preprocessor).parameters
   ]
-
-
-def keeps_end(task: seqio.Task) -> bool:
-  """Tells whether a task's inputs, too long, lose their beginning."""
-  return getattr(task, "inputs_keep_end", False)
 
 
 def seed(spec: Spec, *parts) -> int:

@@ -6,10 +6,10 @@
   a prompt, which has no EOS                [d e]        [x y $]
 
 An EOS ($) at the end stays, and the cut comes before it: the model sees its
-inputs end, as in training's other examples. Where a decoder's row has no room
-for both, the inputs give way; with no room at all they are empty. A prompt,
-which the targets continue, loses its beginning. `jobs.Codec` does the same to
-the texts that commands are given.
+inputs end, as in all other examples. Inputs to which the task gives no EOS are
+a prompt, which the targets continue: they lose their beginning. Where a
+decoder's row has no room for both, the inputs give way; with no room at all
+they are empty. `jobs.Codec` does the same to the texts that commands are given.
 """
 
 from collections.abc import Mapping
@@ -22,8 +22,6 @@ def fit(
   example: Mapping[str, tf.Tensor],
   features: Mapping[str, seqio.Feature],
   lengths: Mapping[str, int],
-  *,
-  keep_end: bool,
 ) -> dict[str, tf.Tensor]:
   """Returns the features that have a length, none longer than it.
 
@@ -31,7 +29,6 @@ def fit(
     example: int32 vectors.
     features: of the task, for EOS and whether sequences have it.
     lengths: of features, and "decoder", if a row has a length of its own.
-    keep_end: whether inputs lose their beginning.
   """
   rows = dict(lengths)
   together = rows.pop("decoder", None)
@@ -42,20 +39,19 @@ def fit(
   }
   if "weights" in rows:  # All are aligned with the targets.
     ends = {"targets": ends["targets"]}
+
+  def cut(name, tokens, length):
+    is_aligned = name not in ends
+    is_prompt = name == "inputs" and not (is_aligned or features[name].add_eos)
+    num_ends = ends.get(name, ends["targets"])
+    return _cut(tokens, length, num_ends, keep_end=is_prompt)
+
   kept = {
-    name: _cut(
-      example[name],
-      length,
-      ends.get(name, ends["targets"]),
-      keep_end=keep_end and name == "inputs",
-    )
-    for name, length in rows.items()
+    name: cut(name, example[name], length) for name, length in rows.items()
   }
   if together:
     room = together - tf.size(kept["targets"])
-    kept["inputs"] = _cut(
-      kept["inputs"], room, ends["inputs"], keep_end=keep_end
-    )
+    kept["inputs"] = cut("inputs", kept["inputs"], room)
   return kept
 
 

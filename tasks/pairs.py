@@ -39,9 +39,6 @@ _TRAILING_SPACE = r"[\s\v\p{Z}\x{1c}-\x{1f}\x{85}]+\z"
 class Apart:
   """Encodes two texts, each with EOS; too long ones are cut before it."""
 
-  # Which end of too long inputs goes: see tasks/task.py.
-  inputs_keep_end = False
-
   def output_features(
     self, vocabulary: seqio.Vocabulary
   ) -> Mapping[str, seqio.Feature]:
@@ -74,8 +71,6 @@ class Joined:
 
   delimiter: str = " "
   end: bool = True
-
-  inputs_keep_end = True
 
   def output_features(
     self, vocabulary: seqio.Vocabulary
@@ -129,7 +124,7 @@ class Joined:
   ) -> tf.data.Dataset:
     """Cuts to the lengths and appends EOS."""
     lengths = sequence_length or {}
-    eos_id = output_features["targets"].vocabulary.eos_id
+    end = windows.document_end(output_features["targets"].vocabulary, self.end)
 
     def fit_example(example):
       fitted = dict(example)
@@ -140,7 +135,7 @@ class Joined:
         tokens = example[name]
         if self.end:
           tokens = tokens[: length - 1] if length else tokens
-          fitted[name] = tf.concat([tokens, [eos_id]], axis=0)
+          fitted[name] = tf.concat([tokens, end], axis=0)
         else:
           _check_whole(tokens, length)
       return fitted

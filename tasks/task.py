@@ -60,14 +60,11 @@ class Task(seqio.Task):
   Attributes:
     examples_together: so many that follow one another fill a row together, and
       are shuffled as one.
-    inputs_keep_end: inputs that are too long lose their beginning (prompts,
-      which the targets continue), not their end.
     delimiter: what stands between inputs and targets, where these continue the
       inputs as one text.
   """
 
   examples_together: int = 1
-  inputs_keep_end: bool = False
   delimiter: str = " "
 
   def get_dataset(
@@ -181,7 +178,7 @@ def add_task(
     shuffle_buffer_size=shuffle_buffer_size,
   )
   task.recipe = recipe
-  for of_task in ("examples_together", "inputs_keep_end", "delimiter"):
+  for of_task in ("examples_together", "delimiter"):
     default = getattr(Task, of_task)
     setattr(task, of_task, getattr(objective, of_task, default))
   return name

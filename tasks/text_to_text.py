@@ -87,11 +87,6 @@ class TextToText:
     )
 
   @property
-  def inputs_keep_end(self) -> bool:
-    """Says which end of too long inputs goes (see tasks/task.py)."""
-    return self.pair.inputs_keep_end
-
-  @property
   def fields(self) -> tuple[str, ...]:
     """Returns the names of the fields that the templates show."""
     return tuple(_FIELD.findall("".join((*self.input_parts, self.targets))))

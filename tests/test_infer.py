@@ -18,6 +18,7 @@ import seqio
 from t5x_lite import infer
 from t5x_lite.decoding import Greedy, Sample, loop
 from t5x_lite.partitioning import Layout
+from t5x_lite.text_files import Record
 from tests import processes
 from tests.decoding.markov import Markov
 
@@ -238,14 +239,17 @@ def test_pairs_may_share_a_row():
     infer.run(score, noise(), [pair])
 
 
-def test_cutting_keeps_the_end_of_a_prompt_and_the_start_of_inputs():
-  def cut(content, **lengths):
-    cutting = dataclasses.replace(codec(**lengths), truncate=True)
+def test_cutting_keeps_the_end_of_a_prompt_and_eos_of_inputs():
+  def cut(content, *, inputs_eos=False, **lengths):
+    whole = codec(inputs_eos=inputs_eos, **lengths)
+    cutting = dataclasses.replace(whole, truncate=True)
     job = infer.Generate(model=Markov(), codec=cutting, max_new_tokens=1)
-    return infer.run(job, alphabet(), [{"text": content}])[0]["prediction"]
+    return job.encode(Record("a text", {"text": content}))["inputs"].tolist()
 
-  assert cut("a" * 8 + "c", targets=4) == "d"
-  assert cut("a" * 8 + "c", inputs=3, targets=4) == "b"
+  ends = [*BYTES.encode("ab"), BYTES.eos_id]
+  assert cut("a" * 8 + "c", targets=4) == BYTES.encode("aac")
+  assert cut("a" * 8 + "c", inputs=3, targets=4) == BYTES.encode("aac")
+  assert cut("abcd", inputs_eos=True, inputs=3, targets=4) == ends
 
 
 def test_a_files_results_are_those_of_its_texts(tmp_path):

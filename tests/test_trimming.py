@@ -164,7 +164,6 @@ def test_what_is_aligned_is_cut_where_its_tokens_are():
     {"targets": row([5, 6, 7, EOS]), "weights": row([1, 0, 0, 1])},
     {"targets": feature, "weights": number},
     {"targets": 3, "weights": 3},
-    keep_end=False,
   )
   assert {name: x.numpy().tolist() for name, x in fitted.items()} == {
     "targets": [5, 6, EOS], "weights": [1, 0, 1],

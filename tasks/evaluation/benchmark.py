@@ -52,11 +52,6 @@ class Benchmark:
     """Returns what stands between inputs and targets of one text."""
     return getattr(self.pair, "delimiter", " ")
 
-  @property
-  def inputs_keep_end(self) -> bool:
-    """Says which end of too long inputs goes (see tasks/task.py)."""
-    return self.pair.inputs_keep_end
-
   def output_features(
     self, vocabulary: seqio.Vocabulary
   ) -> Mapping[str, seqio.Feature]:

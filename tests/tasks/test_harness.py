@@ -153,7 +153,7 @@ def test_what_is_cut_of_inputs_is_not_the_end_that_is_continued():
   feature = seqio.Feature(BYTES, add_eos=False)
   codec = infer.Codec(
     architecture="prefix", inputs=feature, targets=feature,
-    lengths={"inputs": 4, "targets": 4}, truncate=True, keep_end=True,
+    lengths={"inputs": 4, "targets": 4}, truncate=True,
   )  # fmt: skip
   found = codec.encode_pair("a long text: so", "it is", "here")
   assert tuple(map(BYTES.decode, found)) == (": so", " it ")

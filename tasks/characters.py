@@ -65,6 +65,10 @@ class Cutter:
     pieces = tf.gather(self.pieces, tokens)
     text = self.spell(tokens)
     bounds = tf.cumsum(tf.concat([[0], tf.strings.length(pieces)], axis=0))
+    token = tf.searchsorted(bounds, [place], side="right")[0] - 1
+    between = tokens[:token], tokens[token:]
+    if isinstance(self.vocabulary, seqio.ByteVocabulary):
+      return between  # Bytes are the same tokens, whatever stands beside them.
     words = _words(pieces, text)
     word_bounds = tf.gather(bounds, words)
     first = words[tf.searchsorted(word_bounds, [place], side="right")[0] - 1]
@@ -79,14 +83,13 @@ class Cutter:
       & (self.spell(right) == texts[1])
       & (tf.size(left) + tf.size(right) <= end - first + most)
     )
-    token = tf.searchsorted(bounds, [place], side="right")[0] - 1
     return tf.cond(
       is_good,
       lambda: (
         tf.concat([tokens[:first], left], axis=0),
         tf.concat([right, tokens[end:]], axis=0),
       ),
-      lambda: (tokens[:token], tokens[token:]),
+      lambda: between,
     )
 
   def _encode(self, text: tf.Tensor) -> tf.Tensor:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import seqio
 
 from t5x_lite import jobs
 from t5x_lite.decoding import Sample, generate
@@ -145,10 +146,11 @@ def test_positions_that_were_not_learned_are_refused():
   from t5x_lite.nn.positions import Learned
 
   model = tiny.llama(position=Learned(max_length=20))
+  feature = seqio.Feature(seqio.PassThroughVocabulary(size=37, eos_id=1))
   codec = jobs.Codec(
     architecture="causal",
-    inputs=None,
-    targets=None,
+    inputs=feature,
+    targets=feature,
     lengths={"inputs": 16, "targets": 4},
   )
   assert jobs.Generate(model=model, codec=codec)

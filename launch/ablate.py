@@ -109,10 +109,10 @@ def _plan(folder, study, text, values) -> dict:
 
 
 def _report(folder, plan, failed, say) -> int:
-  from t5x_lite import json_text
-  from t5x_lite.ablation import board, report, results
+  from t5x_lite.ablation import report, results, tensorboard_hparams
+  from t5x_lite.files import json_text
 
-  board.label(folder, plan)
+  tensorboard_hparams.label(folder, plan)
   found = results.gather(folder, plan)
   text = json_text.dumps(found, what="results.json", indent=1)
   (folder / "results.json").write_text(f"{text}\n")

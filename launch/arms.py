@@ -99,8 +99,8 @@ class _Run:
     bindings = list(run["bindings"])
     if run["stage"]:
       bindings += [
-        "run.Run.warm_start=@run.WarmStart()",
-        f"run.WarmStart.path={str(arm_path / run['after'])!r}",
+        "run.Run.warm_start=@checkpoints.WarmStart()",
+        f"checkpoints.WarmStart.path={str(arm_path / run['after'])!r}",
       ]
     train = [
       "train", f"--model_dir={self._path}",

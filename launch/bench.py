@@ -45,7 +45,8 @@ def main(values, arguments):
   session.start_processes(values)
   import jax
 
-  from t5x_lite import bench, json_text
+  from t5x_lite.files import json_text
+  from t5x_lite.training import bench
 
   model, optimizer = given.pop("model"), given.pop("optimizer")
   result = bench.bench(model, optimizer, steps=values.steps, **given)

@@ -9,12 +9,12 @@ DETAILS = """
 Does once what a task does before its CacheDatasetPlaceholder, tokenization for
 example, and writes the result as seqio's cached tasks are: on this machine,
 without Apache Beam. Windows and noise come after it, new in each epoch. Without
-a TASK, it is that of the gin files. Runs read it with run.Data.cache_dir.
+a TASK, it is that of the gin files. Runs read it with data.Data.cache_dir.
 """
 EXAMPLE = """
 t5x_lite cache offline_sort --cache_dir=cache
 t5x_lite cache --gin_file=gin/objectives/ul2.gin --cache_dir=cache
-t5x_lite train ... --gin.run.Data.cache_dir='"cache"'
+t5x_lite train ... --gin.data.Data.cache_dir='"cache"'
 """
 
 
@@ -38,16 +38,16 @@ def main(values, arguments):
   names = arguments
   if values.gin_file or values.gin_bindings:
     session.load(values)
-    from t5x_lite import run
+    from t5x_lite.data import Data
 
-    names = arguments or [config.bound(run.Data).get("task")]
+    names = arguments or [config.bound(Data).get("task")]
   if len(names) != 1 or not names[0]:
     raise ValueError(
       f"give one task or mixture, or a gin file with one, not {len(arguments)}"
     )
   import seqio
 
-  from t5x_lite import data, task_cache
+  from t5x_lite.data import batches, task_cache
 
-  for task in seqio.get_subtasks(data.get_task(names[0])):
+  for task in seqio.get_subtasks(batches.get_task(names[0])):
     task_cache.write(task, values.cache_dir, num_shards=values.num_shards)

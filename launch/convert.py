@@ -17,7 +17,8 @@ What --input is, its files say: a run has config.gin, a Hugging Face directory
 config.json, a Megatron split split.json. Nothing is rounded: there and back
 gives the same values, though a run reads half precision as float32.
 
-A run that is written holds step 0, for others to start from (run.WarmStart).
+A run that is written holds step 0, for others to start from
+(checkpoints.WarmStart).
 With its tokenizer beside the weights (of a T5: spiece.model or ByT5's bytes; of
 others: tokenizer.json, or of a language model tokenizer.model), infer and score
 take text, and eval measures span corruption, prefix LM or causal LM of
@@ -142,7 +143,7 @@ def _read(path: pathlib.Path, values) -> _Source:
     return _Source(model, params, _companions(path))
   if (path / rundir.CONFIG).exists():
     from launch import session
-    from t5x_lite.partitioning import Layout
+    from t5x_lite.devices.layout import Layout
 
     model, run = _configured(path)
     params = session.read_params(model, Layout(), path, values.step)[0]
@@ -171,17 +172,17 @@ def _configured(path):
   """Builds the model of a directory's config.gin, and its Run or None."""
   from launch import config, environment, rundir
   from t5x_lite import model as model_lib
-  from t5x_lite import run as run_lib
+  from t5x_lite.training import run as run_lib
 
   with environment.importing():
     config.load([path / rundir.CONFIG])
   if not config.is_bound(run_lib.Run):
     return config.build(model_lib.Model), None
   environment.load_tasks()
-  from t5x_lite import data
+  from t5x_lite.data import batches
 
   run = config.build(run_lib.Run)
-  model = run.model.fit_vocabulary(data.required_vocab_size(run.train.task))
+  model = run.model.fit_vocabulary(batches.required_vocab_size(run.train.task))
   return model, run
 
 

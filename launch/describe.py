@@ -71,7 +71,7 @@ def settings(values) -> dict:
 
   session.load(values)
   from t5x_lite import model as model_lib
-  from t5x_lite import run as run_lib
+  from t5x_lite.training import run as run_lib
 
   run = config.bound(run_lib.Run)
   model = run.get("model") or config.build(model_lib.Model)
@@ -99,7 +99,7 @@ def settings(values) -> dict:
 
 
 def _optimizer(name, architecture):
-  from t5x_lite import optimizers
+  from t5x_lite.optim import optimizers
 
   if name is None:
     encodes = architecture in ("encoder_decoder", "encoder")
@@ -113,10 +113,11 @@ def main(values, arguments):
   """Prints the account."""
   options.no_arguments("describe", arguments)
   given = settings(values)
-  from t5x_lite import accounting, json_text
+  from t5x_lite.accounting import costs
+  from t5x_lite.files import json_text
 
   model = given.pop("model")
-  account = accounting.describe(model, **given)
+  account = costs.describe(model, **given)
   if values.json:
     # null stands for what is not known (NaN).
     print(json_text.dumps(account))

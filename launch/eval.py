@@ -63,7 +63,9 @@ def main(values, arguments):
   restored = session.restore(values)
   import jax
 
-  from t5x_lite import evaluate, json_text, vocabulary_record
+  from t5x_lite.data import vocabulary_record
+  from t5x_lite.evaluation import evaluate
+  from t5x_lite.files import json_text
 
   specs = _specs(restored.run, values)
   for spec in specs:
@@ -84,7 +86,7 @@ def main(values, arguments):
 
 def _specs(run, values):
   """Returns what to evaluate on: the run's own, changed as the flags say."""
-  from t5x_lite import data
+  from t5x_lite.data import batches
 
   specs = run.eval
   changes = {"shuffle": False, "num_epochs": 1, "then": None}
@@ -103,7 +105,7 @@ def _specs(run, values):
   return [
     dataclasses.replace(stage, **changes)
     for spec in specs
-    for stage in data.stages(spec)
+    for stage in batches.stages(spec)
   ]
 
 

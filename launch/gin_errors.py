@@ -11,7 +11,8 @@ import re
 # Where gin's modules live: on the command line `positions.Rope` needs no
 # import and means t5x_lite.nn.positions.Rope.
 _PACKAGES = (
-  "t5x_lite", "t5x_lite.nn", "t5x_lite.decoding", "t5x_lite.ablation", "tasks",
+  "t5x_lite", "t5x_lite.nn", "t5x_lite.optim", "t5x_lite.devices",
+  "t5x_lite.decoding", "t5x_lite.training", "t5x_lite.ablation", "tasks",
 )  # fmt: skip
 
 
@@ -198,15 +199,17 @@ def _public(module) -> set[str]:
 
 
 def _modules(package) -> set[str]:
-  """Returns the short names of a package's modules, importing none."""
+  """Returns the short names of what a package holds, importing none of it."""
   try:
     spec = importlib.util.find_spec(package) if package else None
   except ModuleNotFoundError:
     spec = None
   folders = spec.submodule_search_locations or () if spec else ()
-  return {
-    path.stem for f in folders for path in pathlib.Path(f).glob("[!_]*.py")
-  }
+  patterns = ("[!_]*.py", "[!_]*/__init__.py")
+  paths = [
+    p for f in folders for n in patterns for p in pathlib.Path(f).glob(n)
+  ]
+  return {p.parent.name if p.stem == "__init__" else p.stem for p in paths}
 
 
 def _raised_by_gin(error) -> bool:

@@ -9,6 +9,7 @@ not share bindings:
 """
 
 import dataclasses
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,7 +35,7 @@ def text(value: Any, *, header: bool = True) -> str:
 
 def _bindings(value, scope, modules) -> Iterator[str]:
   """Yields the bindings of an object and of those in it."""
-  modules.add(type(value).__module__)
+  modules.add(_home(type(value)))
   below = []
   for field in dataclasses.fields(value):
     # A module's parent and name are Flax's own.
@@ -75,6 +76,13 @@ def _is_default(field, value) -> bool:
 
 def name(value: Any, scope: str = "") -> str:
   """Returns what gin calls an object's class, in a scope."""
-  module = type(value).__module__.rpartition(".")[2]
+  module = _home(type(value)).rpartition(".")[2]
   plain = f"{module}.{type(value).__name__}"
   return f"{scope}/{plain}" if scope else plain
+
+
+def _home(kind) -> str:
+  """Returns where gin files import a class from: its package if that has it."""
+  package = kind.__module__.rpartition(".")[0]
+  public = getattr(sys.modules[package], "__all__", ())
+  return package if kind.__name__ in public else kind.__module__

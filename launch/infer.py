@@ -102,7 +102,7 @@ def main(values, arguments):
   from launch import session
 
   restored = session.restore(values)
-  from t5x_lite import infer
+  from t5x_lite.inference import infer
 
   sampler = _sampler(values, restored.run.sampler)
   job = infer.Generate(
@@ -160,7 +160,8 @@ def finish(job, restored, records, values, show):
   """Runs a job on records or on --input, and prints or writes the results."""
   import jax
 
-  from t5x_lite import infer, json_text
+  from t5x_lite.files import json_text
+  from t5x_lite.inference import infer
 
   settings = {"batch_size": values.batch_size, "layout": restored.layout}
   if values.input:

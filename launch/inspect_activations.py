@@ -59,9 +59,11 @@ def main(values, arguments):
   from launch import session
 
   restored = session.restore(values)
-  from t5x_lite import data, inspection, json_text
+  from t5x_lite.data import batches
+  from t5x_lite.files import json_text
+  from t5x_lite.inference import inspection
 
-  task = data.get_task(restored.run.train.task)
+  task = batches.get_task(restored.run.train.task)
   found = inspection.inspect(
     restored.model,
     restored.params,
@@ -78,7 +80,7 @@ def main(values, arguments):
     found.as_json() | {"between": between}, what="activations"
   )
   if values.output:
-    from t5x_lite import inspection_pictures
+    from t5x_lite.inference import inspection_pictures
 
     folder = pathlib.Path(values.output)
     folder.mkdir(parents=True, exist_ok=True)

@@ -42,8 +42,9 @@ def main(values, arguments):
   restored = session.restore(values)
   import jax
 
-  from t5x_lite import evaluate, json_text
   from t5x_lite.ablation import measures
+  from t5x_lite.evaluation import evaluate
+  from t5x_lite.files import json_text
 
   settings = measures.Measures()
   if config.is_bound(measures.Measures):

@@ -74,16 +74,16 @@ def write(model, params, output: pathlib.Path, values) -> bool:
       config.load(
         [*files, file.name], values.gin_bindings, values.gin_search_paths
       )
-  from t5x_lite import checkpoint
   from t5x_lite import model as model_lib
-  from t5x_lite import run as run_lib
+  from t5x_lite.checkpoints import Keep, manager
+  from t5x_lite.training import run as run_lib
 
   _check_same(config.build(model_lib.Model), model)
   if config.is_bound(run_lib.Run):
     _write_whole(output, config.build(run_lib.Run))
   else:
     (output / rundir.CONFIG).write_text(config.text())
-  with checkpoint.Checkpoints(output, run_lib.Keep()) as checkpoints:
+  with manager.Checkpoints(output, Keep()) as checkpoints:
     checkpoints.save(0, {"params": params})
   return vocabulary is not None
 
@@ -162,7 +162,7 @@ def _generation_bindings(generation) -> str:
       text += (
         gin_writer.text(value, header=False) + f"run.Run.{name} = @{kind}()\n"
       )
-  return text and f"from t5x_lite import run\n{text}"
+  return text and f"from t5x_lite.training import run\n{text}"
 
 
 def _check_same(built, model):
@@ -178,9 +178,9 @@ def _check_same(built, model):
 def _write_whole(output, run):
   """Writes what commands need to run on text."""
   environment.load_tasks()
-  from t5x_lite import data, vocabulary_record
+  from t5x_lite.data import batches, vocabulary_record
 
-  run.model.fit_vocabulary(data.required_vocab_size(run.train.task))
+  run.model.fit_vocabulary(batches.required_vocab_size(run.train.task))
   directory = rundir.RunDirectory(output)
   directory.check(run)
   directory.start(run, sys.argv)

@@ -25,13 +25,14 @@ def measure(inputs, *, seconds=5.0) -> dict:
   """
   import seqio
 
-  from t5x_lite import data, run
+  from t5x_lite.data import Data
+  from t5x_lite.data import batches as batches_lib
 
   task = seqio.TaskRegistry.get(TASK)
   targets = task.recipe["objective"].plan(inputs).targets
   lengths = {"inputs": inputs, "targets": targets}
-  spec = run.Data(task=TASK, lengths=lengths, batch_size=_BATCH_SIZE, pack=True)
-  ours = data.batches(spec, "encoder_decoder")
+  spec = Data(task=TASK, lengths=lengths, batch_size=_BATCH_SIZE, pack=True)
+  ours = batches_lib.batches(spec, "encoder_decoder")
   theirs = _of_t5(task, lengths)
   return {
     "pipeline_tokens_per_s": _tokens_per_s(ours, seconds),
@@ -63,7 +64,7 @@ def _of_t5(task, lengths):
     return None
   import seqio
 
-  from t5x_lite import data
+  from t5x_lite.data import batches as batches_lib
 
   features = task.output_features
   plain = seqio.Task(
@@ -83,4 +84,4 @@ def _of_t5(task, lengths):
   ds = plain.get_dataset(lengths, "train", seed=0, num_epochs=None)
   rows = seqio.EncDecFeatureConverter(pack=True)(ds, lengths)
   batches = rows.batch(_BATCH_SIZE).prefetch(4)
-  return batches.with_options(data.options()).as_numpy_iterator()
+  return batches.with_options(batches_lib.options()).as_numpy_iterator()

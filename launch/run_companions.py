@@ -7,7 +7,8 @@ from typing import Any
 import seqio
 
 from launch import rundir
-from t5x_lite import data, json_text
+from t5x_lite.data import batches
+from t5x_lite.files import json_text
 from t5x_lite.interop import config as hf_config
 from t5x_lite.interop import generation as generation_lib
 from t5x_lite.interop import tokenizer_files
@@ -26,7 +27,7 @@ def find(
   Returns:
     Name -> file or text of one; and the token ids as config.json has them.
   """
-  vocabulary = data.vocabularies(run.train.task)[0]
+  vocabulary = batches.vocabularies(run.train.task)[0]
   file = _file(vocabulary)
   pair = run.model.architecture == "encoder_decoder"
   companions = _there(folder, names)
@@ -46,7 +47,7 @@ def find(
     run.constraints,
     run.sampler,
     eos_id=vocabulary.eos_id,
-    start_id=data.starts(run.train.task)["start_id"],
+    start_id=batches.starts(run.train.task)["start_id"],
     is_encoder_decoder=pair,
   )
   named = [companions.get(n) for n in (generation_lib.NAME, hf_config.NAME)]

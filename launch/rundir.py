@@ -3,7 +3,7 @@
 RUN/config.gin            all of the configuration in one file
 RUN/operative_config.gin  what was used of it, defaults included
 RUN/run.json              settings, versions, commit, devices, starts
-RUN/checkpoints, metrics.jsonl, ...: see t5x_lite/train.py
+RUN/checkpoints, metrics.jsonl, ...: see t5x_lite/training/train.py
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from etils import epath
 
 import t5x_lite
 from launch import config
-from t5x_lite import disk, json_text
+from t5x_lite.files import disk, json_text
 
 CONFIG = "config.gin"
 OPERATIVE = "operative_config.gin"

@@ -53,7 +53,7 @@ def main(values, arguments):
   from launch import session
 
   restored = session.restore(values)
-  from t5x_lite import infer as library
+  from t5x_lite.inference import infer as library
 
   job = library.Score(
     model=restored.model,

@@ -49,9 +49,9 @@ def _read(files, values):
 
 def start_processes(values):
   """Joins the other processes of this run, where there are any."""
-  from t5x_lite import partitioning
+  from t5x_lite.devices import layout as layout_lib
 
-  partitioning.initialize_distributed(
+  layout_lib.initialize_distributed(
     coordinator_address=values.coordinator_address,
     num_processes=values.num_processes,
     process_id=values.process_id,
@@ -70,7 +70,7 @@ class Restored:
 
   def codec(self, *, truncate=False, delimiter=None):
     """Returns what turns texts into the run's tokens and back."""
-    from t5x_lite import infer
+    from t5x_lite.inference import infer
 
     return infer.codec(
       self.run.train.task,
@@ -91,12 +91,12 @@ def restore(values) -> Restored:
   start_processes(values)
   environment.load_tasks()
 
-  from t5x_lite import data, vocabulary_record
-  from t5x_lite import run as run_lib
+  from t5x_lite.data import batches, vocabulary_record
+  from t5x_lite.training import run as run_lib
 
   run = config.build(run_lib.Run)
   vocabulary_record.check(run.train.task, values.model_dir)
-  model = run.model.fit_vocabulary(data.required_vocab_size(run.train.task))
+  model = run.model.fit_vocabulary(batches.required_vocab_size(run.train.task))
   params, layout, step = read_params(
     model, run.layout, values.model_dir, values.step
   )
@@ -114,7 +114,7 @@ def read_params(model, layout, model_dir, step=None):
   """
   import jax
 
-  from t5x_lite import checkpoint
+  from t5x_lite.checkpoints import manager
 
   axes, abstract = model.logical_axes(), model.abstract()
   layout = _on_these_devices(layout).fit(axes, abstract)
@@ -126,7 +126,7 @@ def read_params(model, layout, model_dir, step=None):
     abstract,
     shardings,
   )
-  with checkpoint.Checkpoints(model_dir) as checkpoints:
+  with manager.Checkpoints(model_dir) as checkpoints:
     params = checkpoints.restore_params(abstract, step)
     return params, layout, checkpoints.restored_step
 

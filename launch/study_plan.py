@@ -8,7 +8,7 @@ import json
 from typing import NamedTuple
 
 from launch import config, describe
-from t5x_lite import json_text
+from t5x_lite.files import json_text
 
 PLAN = "study.json"
 # Of what it holds, and what the arms leave behind; raise it with those.
@@ -204,13 +204,13 @@ def _as_dict(budget) -> dict:
 def _seed_bindings(seed) -> list[str]:
   """Returns what pairs arms: one seed, one order of the documents."""
   return [
-    f"run.Run.seed={seed}", f"run.Data.seed={seed}", "run.Data.order='study'",
+    f"run.Run.seed={seed}", f"data.Data.seed={seed}", "data.Data.order='study'",
   ]  # fmt: skip
 
 
 def build(cell, seed, search_paths=()):
   """Builds the run of a cell."""
-  from t5x_lite import run as run_lib
+  from t5x_lite.training import run as run_lib
 
   bindings = [*cell.bindings, *_seed_bindings(seed)]
   if not any(b.startswith("run.Run.total_steps") for b in bindings):
@@ -224,11 +224,12 @@ def build(cell, seed, search_paths=()):
 
 def _mismatch(run) -> str | None:
   """Says why a run's task and architecture do not go together, or None."""
-  from t5x_lite import architectures, data
+  from t5x_lite import row_formats
+  from t5x_lite.data import batches
 
-  names = data.feature_names(data.get_task(run.train.task))
+  names = batches.feature_names(batches.get_task(run.train.task))
   try:
-    architectures.check(names, run.model.architecture)
+    row_formats.check(names, run.model.architecture)
   except ValueError as error:
     return str(error)
   return None

@@ -8,7 +8,7 @@ import textwrap
 from absl import flags
 
 from launch import options
-from t5x_lite import architectures
+from t5x_lite import row_formats
 
 USAGE = "[NAME] [flags]"
 DETAILS = """
@@ -38,7 +38,7 @@ def define(values):
   """Defines the command's flags."""
   options.gin_flags(values)  # A gin file may register tasks of its own.
   flags.DEFINE_enum(
-    "architecture", None, architectures.NAMES,
+    "architecture", None, row_formats.NAMES,
     "Whose rows to show; by default the first that can take the task.",
     flag_values=values,
   )  # fmt: skip
@@ -64,12 +64,12 @@ def main(values, arguments):
   from launch import config, environment, session
 
   environment.load_tasks()
-  given = {}  # What a gin file says of run.Data.
+  given = {}  # What a gin file says of data.Data.
   if values.gin_file or values.gin_bindings:
     session.load(values)
-    from t5x_lite import run
+    from t5x_lite.data import Data
 
-    given = config.bound(run.Data)
+    given = config.bound(Data)
   if len(arguments) > 1:
     raise ValueError(f"give one task, not {len(arguments)}: {arguments}")
   name = arguments[0] if arguments else given.get("task")
@@ -118,13 +118,14 @@ def _describe(provider) -> str:
 
 
 def _show(name, lengths, values):
-  from t5x_lite import data, run, token_counts
+  from t5x_lite.data import Data, token_counts
+  from t5x_lite.data import batches as batches_lib
 
-  provider = data.get_task(name)
+  provider = batches_lib.get_task(name)
   names = tuple(provider.output_features)
   architecture = values.architecture or _first_fit(names)
   lengths = lengths or _default_lengths(provider)
-  spec = run.Data(
+  spec = Data(
     task=name,
     lengths=lengths,
     batch_size=_BATCH_SIZE,
@@ -132,7 +133,7 @@ def _show(name, lengths, values):
     seed=values.seed,
     pack=values.pack,
   )
-  data.check(spec, architecture)
+  batches_lib.check(spec, architecture)
   print(f"{name}: {_describe(provider)}")
   print(f"splits: {', '.join(sorted(provider.splits))}")
   if metrics := _metrics(provider):
@@ -144,14 +145,14 @@ def _show(name, lengths, values):
       print(f"{feature}:")
       print(textwrap.indent(_short(value), "  "))
 
-  stream = data.batches(spec, architecture)
+  stream = batches_lib.batches(spec, architecture)
   batches = list(itertools.islice(stream, _MEASURED_BATCHES))
   rows = (
     {name: array[i] for name, array in batch.items()}
     for batch in batches
     for i in range(_BATCH_SIZE)
   )
-  vocabulary = data.vocabularies(name)[1]
+  vocabulary = batches_lib.vocabularies(name)[1]
   for row in itertools.islice(rows, values.num_examples):
     print("\n" + _heading(f"row for {architecture}"))
     for line in _row_lines(row, vocabulary):
@@ -206,13 +207,13 @@ def _first_fit(names) -> str:
 
   A task of one text or of texts with weights has one that is made for it.
   """
-  order = architectures.NAMES
+  order = row_formats.NAMES
   if "weights" in names:
     order = ("encoder", *order)
   reasons = []
   for architecture in order:
     try:
-      architectures.check(names, architecture)
+      row_formats.check(names, architecture)
     except ValueError as error:
       reasons.append(str(error))
     else:

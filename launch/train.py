@@ -38,8 +38,8 @@ def main(values, arguments):
 
   import jax
 
-  from t5x_lite import run as run_lib
-  from t5x_lite import train
+  from t5x_lite.training import run as run_lib
+  from t5x_lite.training import train
 
   run = config.build(run_lib.Run)
   changed = directory.check(run)

@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.losses import CrossEntropy
+from t5x_lite.losses.cross_entropy import CrossEntropy
 from t5x_lite.nn.stack import StackCache
 from t5x_lite.nn.transformer import Transformer
 from t5x_lite.nn.visibility import PrefixCausal, Tokens

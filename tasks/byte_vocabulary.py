@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import seqio
 import tensorflow as tf
 
-from t5x_lite import text as text_lib
-from t5x_lite import text_files
+from t5x_lite.data import sentinels as text_lib
+from t5x_lite.files import text_files
 from tasks import python_ops
 
 # ByT5: 3 special ids, 256 bytes and these make 384.

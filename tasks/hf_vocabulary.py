@@ -20,8 +20,8 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from t5x_lite import text as text_lib
-from t5x_lite import text_files
+from t5x_lite.data import sentinels as text_lib
+from t5x_lite.files import text_files
 from tasks import hf_files, python_ops
 
 _PAD = ("<pad>", "[PAD]", "<|pad|>")

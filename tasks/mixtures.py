@@ -3,7 +3,7 @@
 python_docs_span_corruption, python_source_causal_lm, ..., and the mixtures
 python_<objective>, which draw from both corpora alike. In a gin file,
 
-  run.Data.task = @mixtures.mix()
+  data.Data.task = @mixtures.mix()
   mixtures.mix.tasks = [@one/text.corpus_task(), "python_docs_ul2"]
   mixtures.mix.rates = [3, 1]
 
@@ -110,7 +110,7 @@ def mix(
     name: the mixture's name. None makes one of the arguments.
 
   Returns:
-    The name, for `run.Data.task`.
+    The name, for `data.Data.task`.
   """
   if isinstance(rates, ByExamples):
     rates = [rates] * len(tasks)

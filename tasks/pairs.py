@@ -12,9 +12,9 @@ white space before the cut goes over to the targets, which have the tokens that
 the one text has. Where a token of it reaches across the cut ("wor|ds"), these
 lack some characters, since a decoder-only model goes on from the inputs' own
 tokens; an encoder-decoder reads two texts and loses nothing: its targets
-(`targets_alone`; t5x_lite/features.py chooses) are then encoded by themselves.
-(The harness always does so. To a SentencePiece model that puts a space before
-any text, this would be one space more than in the text.)
+(`targets_alone`; t5x_lite/data/feature_converters.py chooses) are then encoded
+by themselves. (The harness always does so. To a SentencePiece model that puts a
+space before any text, this would be one space more than in the text.)
 
 The rule is the inputs' EOS: with it they are a text of their own, which nothing
 joins to the targets, and without it the targets continue them.

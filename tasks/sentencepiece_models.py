@@ -16,8 +16,8 @@ from typing import NamedTuple
 import tensorflow as tf
 from sentencepiece import sentencepiece_model_pb2
 
-from t5x_lite import text as text_lib
-from t5x_lite import text_files
+from t5x_lite.data import sentinels as text_lib
+from t5x_lite.files import text_files
 from tasks import cache
 
 _USER_DEFINED = sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED

@@ -19,7 +19,7 @@ import sentencepiece
 import tensorflow as tf
 from sentencepiece import sentencepiece_model_pb2
 
-from t5x_lite import text_files
+from t5x_lite.files import text_files
 from tasks import cache
 
 _OPTIONS = {

@@ -25,7 +25,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from t5x_lite import text as text_lib
+from t5x_lite.data import sentinels as text_lib
 from tasks import metrics, vocabularies, windows
 
 

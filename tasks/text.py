@@ -3,11 +3,11 @@
 For example:
 
   from __gin__ import dynamic_registration
-  from t5x_lite import run
+  from t5x_lite import data
   from tasks import span_corruption
   from tasks import text
 
-  run.Data.task = @text.text_task()
+  data.Data.task = @text.text_task()
   text.text_task.files = "novels/*.txt"
   text.text_task.objective = @span_corruption.SpanCorruption()
   span_corruption.SpanCorruption.noise_density = 0.3
@@ -26,7 +26,7 @@ from collections.abc import Sequence
 import seqio
 import tensorflow as tf
 
-from t5x_lite import text_files
+from t5x_lite.files import text_files
 from tasks import cache, corpora, sources, vocabularies
 from tasks.task import Objective, add_task, find_task
 
@@ -66,7 +66,7 @@ def text_task(
       arguments' digest.
 
   Returns:
-    The name, for `run.Data.task`.
+    The name, for `data.Data.task`.
   """
   source = TextFiles(
     files, field=field, documents=documents, validation=validation
@@ -93,7 +93,7 @@ def corpus_task(
       arguments' digest.
 
   Returns:
-    The name, for `run.Data.task`.
+    The name, for `data.Data.task`.
   """
   if corpus not in corpora.CORPORA:
     close = difflib.get_close_matches(corpus, corpora.CORPORA, n=1)

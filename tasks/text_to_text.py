@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 import seqio
 import tensorflow as tf
 
-from t5x_lite import text_files
+from t5x_lite.files import text_files
 from tasks import metrics, pairs, windows
 
 _FIELD = re.compile(r"\{([^{}]+)\}")

@@ -16,8 +16,8 @@ import seqio
 import tensorflow as tf
 from absl import logging
 
-from t5x_lite import text as text_lib
-from t5x_lite import text_files
+from t5x_lite.data import sentinels as text_lib
+from t5x_lite.files import text_files
 from tasks import (
   cache,
   hf_vocabulary,

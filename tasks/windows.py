@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 import seqio
 import tensorflow as tf
 
-from t5x_lite import text as text_lib
+from t5x_lite.data import sentinels as text_lib
 
 AUTOTUNE = tf.data.AUTOTUNE
 Features = Mapping[str, seqio.Feature]

@@ -64,7 +64,7 @@ def register():
   # Not before the environment above.
   import seqio
 
-  from tests import streams
+  from tests.data import streams
 
   names = []
 

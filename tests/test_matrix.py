@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from t5x_lite import architectures, features, step
+from t5x_lite import row_formats
+from t5x_lite.data import feature_converters
 from t5x_lite.nn.heads import Classifier
-from t5x_lite.optimizers import AdamW
+from t5x_lite.optim.optimizers import AdamW
+from t5x_lite.training import step
 from tasks import mixtures
 from tests import tiny
 from tests.tasks.streams import BYTES, examples
@@ -52,10 +54,10 @@ def test_every_objective_has_its_cells():
 def test_cells_without_sense_are_refused_with_a_reason(name, architecture):
   names = mixtures.OBJECTIVES[name].output_features(BYTES)
   if name in SENSE[architecture]:
-    architectures.check(names, architecture)
+    row_formats.check(names, architecture)
     return
   with pytest.raises(ValueError, match="cannot take features .*: .* use ") as e:
-    architectures.check(names, architecture)
+    row_formats.check(names, architecture)
   assert "\n" not in str(e.value)
 
 
@@ -81,7 +83,7 @@ def batch(name, architecture, *, pack=False):
     for key in lengths
   }
   dataset = tf.data.Dataset.from_tensor_slices(columns)
-  convert = features.converter(architecture, pack=pack)
+  convert = feature_converters.converter(architecture, pack=pack)
   return next(convert(dataset, lengths).batch(8).as_numpy_iterator())
 
 
@@ -112,7 +114,7 @@ def test_no_document_leaks_across_a_packed_boundary(architecture, name):
   logits = tiny.jit(model.logits)
   before = np.asarray(logits(params, one))
   for key in [key for key in one if key.endswith("_tokens")]:
-    ids = one[f"{features.packing.side_of(key)}_segment_ids"]
+    ids = one[f"{feature_converters.packing.side_of(key)}_segment_ids"]
     one[key] = np.where(ids == 2, (one[key] + 7) % BYTES.vocab_size, one[key])
   after = np.asarray(logits(params, one))
   np.testing.assert_array_equal(before[segments == 1], after[segments == 1])

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x_lite.losses import CrossEntropy
+from t5x_lite.devices.layout import DEFAULT_RULES
+from t5x_lite.losses.cross_entropy import CrossEntropy
 from t5x_lite.nn.positions import Learned, T5Bias
 from t5x_lite.nn.visibility import PrefixCausal, Window
-from t5x_lite.partitioning import DEFAULT_RULES
 from tests import tiny
 
 every_model = pytest.mark.parametrize("name", tiny.ALL)

@@ -18,7 +18,7 @@ import jax
 import pytest
 
 from launch import config
-from t5x_lite import accounting, anatomy
+from t5x_lite.accounting import costs, model_structure
 from t5x_lite.model import Model
 
 FOLDER = config.shipped_folder() / "gin" / "models"
@@ -110,7 +110,7 @@ def counts() -> dict[str, int]:
   """Counts all presets once, as their comments do."""
   found = {}
   for preset in PRESETS:
-    counted = accounting.parameters(build(preset.name))
+    counted = costs.parameters(build(preset.name))
     found[preset.name] = counted["total"]
     if preset.part:
       parts = counted["by_component"]
@@ -151,10 +151,10 @@ def test_tiny_presets_take_packed_batches(name):
   """Traces the loss of one period of layers."""
   model = build(name)
   assert hash(model) == hash(build(name))  # As jit takes it.
-  model = anatomy.one_period(model)
+  model = model_structure.one_period(model)
   rows = {"inputs": 24, "targets": 16}
-  batch = anatomy.abstract_batch(
-    model, 2, accounting.row_lengths(model.architecture, rows)
+  batch = model_structure.abstract_batch(
+    model, 2, costs.row_lengths(model.architecture, rows)
   )
 
   loss, _ = jax.eval_shape(model.loss_and_metrics, model.abstract(), batch)
@@ -170,12 +170,12 @@ def test_count_is_that_of_the_parameters(name, scan):
   model = config.build(Model).fit_vocabulary(1000)
   leaves = jax.tree.leaves(model.abstract())
   total = sum(leaf.size for leaf in leaves)
-  assert accounting.parameters(model)["total"] == total
+  assert costs.parameters(model)["total"] == total
 
 
 def test_flops_of_a_decoder_are_six_per_parameter_and_token():
   model = build("palm/8b")
-  account = accounting.describe(model, batch_size=1, lengths={"targets": 1})
+  account = costs.describe(model, batch_size=1, lengths={"targets": 1})
   rule = 6 * account["parameters"]["total"]
   # Of one token, attention scores cost next to nothing.
   assert account["flops_per_token"] == pytest.approx(rule, rel=0.01)

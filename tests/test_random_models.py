@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
+from t5x_lite.devices.layout import Layout
 from t5x_lite.model import Model
 from t5x_lite.nn.attention import Attention
-from t5x_lite.nn.distances import Distances
 from t5x_lite.nn.feedforward import ACTIVATIONS, MLP, Gated
 from t5x_lite.nn.heads import HeadTransform
 from t5x_lite.nn.linear import FanIn, Normal, Xavier
@@ -23,6 +23,7 @@ from t5x_lite.nn.positions import (
 from t5x_lite.nn.rope_scaling import NTK, Linear, Llama3, Yarn
 from t5x_lite.nn.stack import Layer, Period, Stack
 from t5x_lite.nn.transformer import Transformer
+from t5x_lite.nn.transformer_xl_bias import Distances
 from t5x_lite.nn.visibility import (
   All,
   Any,
@@ -34,7 +35,6 @@ from t5x_lite.nn.visibility import (
   Window,
 )
 from t5x_lite.nn.yoco import DecoderDecoder
-from t5x_lite.partitioning import Layout
 from tests import tiny
 
 HEADS, HEAD_DIM = 4, 6

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_lite.losses import CrossEntropy
+from t5x_lite.losses.cross_entropy import CrossEntropy
 from t5x_lite.model import Model
 from t5x_lite.nn.attention import Attention
 from t5x_lite.nn.feedforward import Gated

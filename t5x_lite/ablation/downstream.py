@@ -11,8 +11,8 @@ from typing import Any
 
 import seqio
 
-from t5x_lite import data, evaluate
-from t5x_lite.run import Data
+from t5x_lite.data import Data, batches
+from t5x_lite.evaluation import evaluate
 
 # Stands beside LAMBADA's accuracy, and is no part of a score.
 _NO_PERCENTAGE = "perplexity"
@@ -71,7 +71,7 @@ def measure(
       num_epochs=1,
       num_batches=suite.examples // suite.batch_size,
     )
-    data.check(spec, model.architecture)
+    batches.check(spec, model.architecture)
     found[task] = evaluate.task_metrics(model, params, spec, layout=layout)
     if not found[task]:
       raise ValueError(f"Suite.tasks: {task} has no metric to measure by")
@@ -90,7 +90,7 @@ def measure(
 
 def _tasks(suite) -> list[str]:
   """Returns the names of the tasks, those of mixtures one by one."""
-  parts = [seqio.get_subtasks(data.get_task(name)) for name in suite.tasks]
+  parts = [seqio.get_subtasks(batches.get_task(name)) for name in suite.tasks]
   return list(dict.fromkeys(task.name for tasks in parts for task in tasks))
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from t5x_lite import data, features, probe
+from t5x_lite.data import batches, feature_converters
+from t5x_lite.inference import probe
 
 _FOLDS = 4
 
@@ -39,7 +40,7 @@ def accuracies(
   # It takes a second, which only those who probe wait for.
   from sklearn import linear_model, model_selection, pipeline, preprocessing
 
-  vocabulary = data.vocabularies(task)[1]
+  vocabulary = batches.vocabularies(task)[1]
   ids = [list(vocabulary.encode(x)) for passages in documents for x in passages]
   labels = np.repeat(np.arange(len(documents)), len(documents[0]))
   classifier = pipeline.make_pipeline(
@@ -49,7 +50,7 @@ def accuracies(
   folds = model_selection.StratifiedKFold(_FOLDS, shuffle=True, random_state=0)
   found = model_selection.cross_val_predict(
     classifier,
-    pooled(model, params, ids, batch_size, data.starts(task)),
+    pooled(model, params, ids, batch_size, batches.starts(task)),
     labels,
     cv=folds,
   )
@@ -98,6 +99,8 @@ def _batches(
   lengths = dict.fromkeys(names, max(map(len, ids)))
   if architecture != "encoder":
     lengths["targets"] = 1
-  convert = features.converter(architecture, pack=False, **(starts or {}))
+  convert = feature_converters.converter(
+    architecture, pack=False, **(starts or {})
+  )
   rows = convert(ds, lengths)
   return rows.batch(batch_size).as_numpy_iterator()

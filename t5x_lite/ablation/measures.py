@@ -34,9 +34,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import seqio
 
-from t5x_lite import data
 from t5x_lite.ablation import downstream, linear_probe, scoring
 from t5x_lite.ablation.original_text import OriginalText
+from t5x_lite.data import batches
 
 KINDS = ("continuation", "infilling")
 # Of each document that the probe tells from others.
@@ -164,7 +164,7 @@ def measure(
 
 
 def _of_documents(measures, model, params, run, layout) -> dict[str, Any]:
-  vocabulary = data.vocabularies(run.train.task)[1]
+  vocabulary = batches.vocabularies(run.train.task)[1]
   documents = excerpts(measures, run.train.task)
   # Aside for the choice of a format: not more than half.
   aside = min(measures.selection, len(documents) // 2)
@@ -244,7 +244,7 @@ def _held_out(task) -> dict[str, list[bytes]]:
   """Returns source -> its held-out documents, in the order of a hash."""
   found, known = {}, set()
   # What two sources share is the first's, whatever the tasks are called.
-  parts = sorted(seqio.get_subtasks(data.get_task(task)), key=_source_name)
+  parts = sorted(seqio.get_subtasks(batches.get_task(task)), key=_source_name)
   for part in parts:
     if "validation" not in part.splits:
       raise ValueError(f"task {part.name} has no validation split to measure")

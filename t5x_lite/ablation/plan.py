@@ -15,9 +15,11 @@ import jax
 import numpy as np
 import seqio
 
-from t5x_lite import accounting, bench, data, task_examples, token_counts
 from t5x_lite.ablation.study import Budget
-from t5x_lite.run import Run
+from t5x_lite.accounting import costs
+from t5x_lite.data import batches, task_examples, token_counts
+from t5x_lite.training import bench
+from t5x_lite.training.run import Run
 
 _BATCHES = 8
 _DOCUMENTS = 64
@@ -46,7 +48,7 @@ def account(run: Run) -> Account:
       data.check refuses.
   """
   model = _model(run)
-  described = accounting.describe(
+  described = costs.describe(
     model,
     batch_size=run.train.batch_size,
     lengths=run.train.lengths,
@@ -192,7 +194,7 @@ def documents_sha256(run: Run) -> str:
   makes of it is its own.
   """
   spec, digest = run.train, hashlib.sha256()
-  for task in seqio.get_subtasks(data.get_task(spec.task)):
+  for task in seqio.get_subtasks(batches.get_task(spec.task)):
     # What they depend on: the task's name where the order has none.
     known = (
       task.source, spec.order or task.name, spec.cache_dir and task.name,
@@ -233,12 +235,12 @@ def _fields(task, spec):
 
 
 def _model(run):
-  return run.model.fit_vocabulary(data.required_vocab_size(run.train.task))
+  return run.model.fit_vocabulary(batches.required_vocab_size(run.train.task))
 
 
 def _token_counts(run, architecture) -> dict[str, float]:
   """Returns the mean token counts of the first batches."""
-  stream = itertools.islice(data.batches(run.train, architecture), _BATCHES)
+  stream = itertools.islice(batches.batches(run.train, architecture), _BATCHES)
   counts = [token_counts.count(batch) for batch in stream]
   return {
     name: float(np.mean([count[name] for count in counts]))
@@ -252,12 +254,12 @@ def _source_tokens_per_example(run, architecture, counts) -> float:
   Exact for any objective: documents in, examples out. Where examples are made
   of no document (questions and answers), they are themselves the source.
   """
-  provider = data.get_task(run.train.task)
+  provider = batches.get_task(run.train.task)
   parts = seqio.get_subtasks(provider)
   if any("text" not in _fields(task, run.train) for task in parts):
     return counts["tokens"] / counts["examples"]
   spec = dataclasses.replace(run.train, shuffle=False)
-  lengths = data.feature_lengths(spec, architecture)
+  lengths = batches.feature_lengths(spec, architecture)
   lengths = {k: v for k, v in lengths.items() if k != "decoder"}
   total, rates = 0.0, 0.0
   for task in parts:

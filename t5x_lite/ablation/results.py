@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from t5x_lite.ablation import reading, statistics, targets
+from t5x_lite.ablation import conclusions, statistics, targets
 from t5x_lite.ablation.measures import KINDS
 
 _LOG_LINES = 12
@@ -84,7 +84,7 @@ def gather(folder: Any, plan: dict) -> dict[str, Any]:
     },
     "provenance": _provenance(done),
   }
-  found["reading"] = reading.paragraphs(found)
+  found["reading"] = conclusions.paragraphs(found)
   return found
 
 

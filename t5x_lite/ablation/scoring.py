@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_lite import batched, data, infer, text
+from t5x_lite.data import batches as batches_lib
+from t5x_lite.data import sentinels
+from t5x_lite.inference import batched, infer
 
 _SENTINEL = re.compile(r"<extra_id_\d+>")
 
@@ -43,7 +45,7 @@ class Format:
     if self.kind == "prefix":
       return left, scored, 0
     blank = _sentinel(vocabulary, 0)
-    end = text.require_eos(vocabulary, "the format of span corruption")
+    end = sentinels.require_eos(vocabulary, "the format of span corruption")
     inputs = [*left, blank, *question.right, end]
     return inputs, [blank, *scored], 1
 
@@ -52,11 +54,13 @@ def formats(run: Any, architecture: str, modes: Sequence[int]) -> list[Format]:
   """Returns the formats that a run's model may know."""
   if architecture == "encoder":
     return [Format("pseudo")]
-  if "inputs" not in data.get_task(run.train.task).output_features:
+  if "inputs" not in batches_lib.get_task(run.train.task).output_features:
     return [Format("text")]
-  vocabulary = data.vocabularies(run.train.task)[1]
+  vocabulary = batches_lib.vocabularies(run.train.task)[1]
   kinds = (
-    ("prefix", "sentinel") if text.sentinel_ids(vocabulary) else ("prefix",)
+    ("prefix", "sentinel")
+    if sentinels.sentinel_ids(vocabulary)
+    else ("prefix",)
   )
   return [Format(kind, mode) for kind in kinds for mode in (None, *modes)]
 
@@ -69,7 +73,7 @@ class Scorer:
   ):
     self._model, self._params = model, params
     self._run = run
-    self._vocabulary = data.vocabularies(run.train.task)[1]
+    self._vocabulary = batches_lib.vocabularies(run.train.task)[1]
     self._batch_size, self._layout = batch_size, layout
 
   def __call__(self, asked: Sequence[Any], form: Format) -> np.ndarray:
@@ -180,7 +184,7 @@ def generate(
   layout: Any = None,
 ) -> list[str]:
   """Returns greedy predictions of what is scored, as texts."""
-  vocabulary = data.vocabularies(run.train.task)[1]
+  vocabulary = batches_lib.vocabularies(run.train.task)[1]
   records = []
   for question in asked:
     inputs, targets, start = form.arrange(question, vocabulary)
@@ -209,7 +213,7 @@ def _codec(run, model, records, *, room=0) -> infer.Codec:
   inputs, targets = (
     max(len(record["ids"][side]) for record in records) for side in (0, 1)
   )
-  names = data.feature_lengths(run.train, model.architecture)
+  names = batches_lib.feature_lengths(run.train, model.architecture)
   lengths = {"inputs": inputs, "targets": targets + room}
   if "inputs" not in names:  # They share one length.
     lengths = {"targets": inputs + targets + room}
@@ -231,4 +235,4 @@ class _Generate(infer.Generate):
 
 
 def _sentinel(vocabulary, number: int) -> int:
-  return text.sentinel_ids(vocabulary)[number]
+  return sentinels.sentinel_ids(vocabulary)[number]

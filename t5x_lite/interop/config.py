@@ -12,6 +12,21 @@ from typing import Any, Protocol
 
 NAME = "config.json"
 
+# Activations: theirs -> ours. Of several names for one, the last is written.
+ACTIVATIONS = {
+  "relu": "relu",
+  "relu2": "relu_squared",
+  "tanh": "tanh",
+  "gelu_python": "gelu", "gelu": "gelu",
+  "gelu_accurate": "gelu_tanh", "gelu_fast": "gelu_tanh",
+  "gelu_python_tanh": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
+  "gelu_new": "gelu_tanh",
+  "swish": "silu", "silu": "silu",
+}  # fmt: skip
+
+# Ours -> theirs.
+NAMES = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
+
 # What has no effect on the logits: provenance, initial values, dropout, other
 # heads' labels, and how `transformers` stores, runs or generates. (How many
 # positions are learned a family reads, and it is seen in the table's shape.)

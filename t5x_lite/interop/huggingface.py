@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from t5x_lite.devices.layout import Layout
 from t5x_lite.interop import (
   config,
   families,
@@ -30,7 +31,6 @@ from t5x_lite.interop import (
 from t5x_lite.interop.safetensors_files import FLOATS, Planned, Weights, listed
 from t5x_lite.model import Batch, Model, Params
 from t5x_lite.nn.transformer import Transformer
-from t5x_lite.partitioning import Layout
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,8 +6,7 @@ Each takes from here what it has; what is its own stands in its file.
 from collections.abc import Mapping, Sequence
 
 from t5x_lite.interop import rope
-from t5x_lite.interop.activations import ACTIVATIONS, NAMES
-from t5x_lite.interop.config import Config
+from t5x_lite.interop.config import ACTIVATIONS, NAMES, Config
 from t5x_lite.interop.tables import (
   FROM_HEADS,
   TO_HEADS,

@@ -30,6 +30,7 @@ import re
 import jax
 import numpy as np
 
+from t5x_lite.devices.layout import DEFAULT_RULES
 from t5x_lite.interop import placing, tables
 from t5x_lite.interop.safetensors_files import (
   FLOATS,
@@ -39,7 +40,6 @@ from t5x_lite.interop.safetensors_files import (
   write,
 )
 from t5x_lite.model import Model, Params
-from t5x_lite.partitioning import DEFAULT_RULES
 
 SPLIT = "split.json"
 

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t5x_lite.devices.layout import Layout
 from t5x_lite.interop.tables import Slot, named_leaves, tree_of_names
 from t5x_lite.model import Model
-from t5x_lite.partitioning import Layout
 
 
 def on(model: Model, dtypes: Mapping[str, str], layout: Layout | None) -> Any:

@@ -1,9 +1,9 @@
 """Compares two Transformers by what they compute."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
-from t5x_lite.interop import periods
 from t5x_lite.nn.attention import Attention
 from t5x_lite.nn.stack import Layer, Period, Stack
 from t5x_lite.nn.transformer import Transformer
@@ -63,7 +63,17 @@ def _resolved(value: Any) -> dict[str, Any]:
       layers = [
         layer.clone(rule=layer.rule or value.rule) for layer in value.layers
       ]
-      period = periods.shortest(layers)
+      period = shortest_period(layers)
       layer = Period(period) if len(period) > 1 else period[0]
       return {"layer": layer, "rule": None}
   return {}
+
+
+def shortest_period(layers: Sequence) -> list:
+  """Returns the fewest first elements that give all by repetition."""
+  layers = list(layers)
+  for period in range(1, len(layers)):
+    repeats, rest = divmod(len(layers), period)
+    if not rest and layers == layers[:period] * repeats:
+      return layers[:period]
+  return layers

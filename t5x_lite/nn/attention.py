@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.nn import attend, checks
-from t5x_lite.nn.distances import Distances
 from t5x_lite.nn.dropout import dropout
 from t5x_lite.nn.linear import Dense, FanIn, Init
 from t5x_lite.nn.positions import NoPosition
+from t5x_lite.nn.transformer_xl_bias import Distances
 from t5x_lite.nn.visibility import Tokens
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import tensorflow as tf
 from etils import epath
 
-from t5x_lite import text_files
+from t5x_lite.files import text_files
 from tasks import sources
 
 

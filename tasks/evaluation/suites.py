@@ -1,6 +1,6 @@
 """Registers the tasks of a published benchmark, and a mixture of them.
 
-  run.Data.task = @suites.suite()
+  data.Data.task = @suites.suite()
   suites.suite.name = "glue"
   suites.suite.vocabulary = "cc_all.32000.100extra/sentencepiece.model"
 

@@ -11,7 +11,7 @@ import seqio
 from t5x_lite.ablation import linear_probe, measures, scoring
 from t5x_lite.ablation.measures import Document, Measures, Question
 from t5x_lite.ablation.scoring import Format
-from t5x_lite.run import Data
+from t5x_lite.data import Data
 from tasks import mixtures, text
 from tasks.causal_lm import CausalLM
 from tasks.mlm import MLM

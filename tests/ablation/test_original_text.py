@@ -14,7 +14,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 from t5x_lite.ablation import measures
 from t5x_lite.ablation.measures import Document, Measures
 from t5x_lite.ablation.original_text import OriginalText, common_subsequence
-from t5x_lite.run import Data
+from t5x_lite.data import Data
 from tasks import text, vocabularies
 from tasks.causal_lm import CausalLM
 from tasks.hf_vocabulary import HuggingFaceTokenizer

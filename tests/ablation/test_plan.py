@@ -4,9 +4,10 @@ import dataclasses
 
 import pytest
 
-from t5x_lite import optimizers
 from t5x_lite.ablation import plan
-from t5x_lite.run import Data, Run
+from t5x_lite.data import Data
+from t5x_lite.optim import optimizers
+from t5x_lite.training.run import Run
 from tasks import text
 from tasks.causal_lm import CausalLM
 from tasks.span_corruption import SpanCorruption

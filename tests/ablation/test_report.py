@@ -13,7 +13,14 @@ import tensorflow as tf
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from launch import config
-from t5x_lite.ablation import board, reading, report, results, study, targets
+from t5x_lite.ablation import (
+  conclusions,
+  report,
+  results,
+  study,
+  targets,
+  tensorboard_hparams,
+)
 
 _PATH = pathlib.Path(__file__).with_name("fake.py")
 _SPEC = importlib.util.spec_from_file_location("fake", _PATH)
@@ -233,7 +240,7 @@ def test_where_all_cells_are_equal_none_is_called_the_best(tmp_path):
   )
   for cell in found["cells"].values():
     cell["measures"]["quiz after tuned"]["mean"] = 0.0
-  text = words({"reading": reading.paragraphs(found)}, "quiz after tuned")
+  text = words({"reading": conclusions.paragraphs(found)}, "quiz after tuned")
   assert text == "All 2 cells have 0.000 percent."
 
 
@@ -315,7 +322,7 @@ def test_documents_of_each_source_are_a_measure_of_their_own(folder):
 def test_tensorboard_groups_runs_by_their_choices(tmp_path):
   plan = fake.study(tmp_path, seeds=(0, 1))
   for _ in range(2):
-    board.label(tmp_path, plan)
+    tensorboard_hparams.label(tmp_path, plan)
   runs = [
     arm / stage
     for arm in (tmp_path / "arms").iterdir()
@@ -363,7 +370,7 @@ def test_a_shipped_study_was_run_whole_and_its_report_says_so(path):
   assert len(numbers) > 50 and Numbers(page).links == []
   for at, form, text in numbers:
     assert text == report.shown(report.look_up(found, at), form), at
-  assert reading.paragraphs(found) == found["reading"]
+  assert conclusions.paragraphs(found) == found["reading"]
   for one in found["reading"]:
     for sentence in one["sentences"]:
       assert str(markupsafe.escape(sentence)) in page

@@ -8,9 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_lite import data, optimizers, step
 from t5x_lite.ablation import statistics
-from t5x_lite.run import Data
+from t5x_lite.data import Data, batches
+from t5x_lite.optim import optimizers
+from t5x_lite.training import step
 from tasks import text
 from tasks.causal_lm import CausalLM
 from tests import tiny
@@ -34,9 +35,11 @@ class Lab:
     spec = Data(task=task, lengths={"targets": 32}, batch_size=16)
     held_out = dataclasses.replace(spec, split="validation", num_epochs=1)
     # A row stands for a document.
-    self.held_out = list(itertools.islice(data.batches(held_out, "causal"), 2))
+    self.held_out = list(
+      itertools.islice(batches.batches(held_out, "causal"), 2)
+    )
     count = 2 * STEPS * SEEDS * REPEATS
-    self.stream = list(itertools.islice(data.batches(spec, "causal"), count))
+    self.stream = list(itertools.islice(batches.batches(spec, "causal"), count))
     model = tiny.palm()
     transformer = model.transformer.clone(vocab_size=384)
     model = dataclasses.replace(model, transformer=transformer)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import seqio
 
-from t5x_lite import jobs
 from t5x_lite.decoding import Sample, generate
-from t5x_lite.partitioning import Layout
+from t5x_lite.devices.layout import Layout
+from t5x_lite.inference import jobs
 from tests import tiny
 
 NEW = 5

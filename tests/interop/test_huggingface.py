@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from t5x_lite.devices.layout import Layout
 from t5x_lite.interop import load_hf, save_hf
 from t5x_lite.interop.safetensors_files import Weights
-from t5x_lite.partitioning import Layout
 from tests import tiny
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from t5x_lite.interop import periods
+from t5x_lite.interop import settings
 from t5x_lite.interop.settings import differences
 from t5x_lite.nn.linear import Normal
 from t5x_lite.nn.stack import Period
@@ -64,4 +64,4 @@ def test_what_differs_is_said(there, what):
   [("a", "a"), ("aaa", "a"), ("abab", "ab"), ("aba", "aba"), ("aabaab", "aab")],
 )
 def test_shortest_period(layers, period):
-  assert periods.shortest(layers) == list(period)
+  assert settings.shortest_period(layers) == list(period)

@@ -118,7 +118,7 @@ def test_stages_run_after_what_they_go_on_from_and_once(tmp_path):
   first, then = made._runs
   assert not any("warm_start" in word for word in first.commands[0])
   assert f"--model_dir={made.path}/tuned" in then.commands[0]
-  assert f"--gin.run.WarmStart.path='{made.path}'" in then.commands[0]
+  assert f"--gin.checkpoints.WarmStart.path='{made.path}'" in then.commands[0]
   for run, path in ((first, made.path), (then, made.path / "tuned")):
     script = f"mkdir -p {path}; echo x >> {path}/ran; echo '{{\"step\": 3}}'"
     run.commands = [["sh", "-c", f"{script} > {path}/measures.json"]]

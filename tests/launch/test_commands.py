@@ -9,7 +9,7 @@ import pytest
 
 from launch import describe, infer, main, options, tasks
 from launch import eval as evaluate
-from t5x_lite.run import Data
+from t5x_lite.data import Data
 from tasks import vocabularies
 
 

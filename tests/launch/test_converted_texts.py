@@ -10,8 +10,9 @@ import pytest
 import sentencepiece
 
 from launch import config, main
-from t5x_lite import data, interop, vocabulary_record
-from t5x_lite.run import Run
+from t5x_lite import interop
+from t5x_lite.data import batches, vocabulary_record
+from t5x_lite.training.run import Run
 from tests import tiny
 
 WORDS = [f"w{i}" for i in range(30)]
@@ -243,11 +244,11 @@ def test_the_way_back_says_the_same(theirs, run, tmp_path):
 
 
 def test_training_on_a_run_begins_texts_alike(theirs, run):
-  config.load([run / "config.gin"], ["run.Data.batch_size = 2"])
+  config.load([run / "config.gin"], ["data.Data.batch_size = 2"])
   spec = dataclasses.replace(config.build(Run).train, pack=True)
   vocabulary_record.check(spec.task, run)
   architecture = config.build(Run).model.architecture
-  batch = next(iter(data.batches(spec, architecture)))
+  batch = next(iter(batches.batches(spec, architecture)))
   is_first = batch["decoder_positions"] == 0
   is_first &= batch["decoder_segment_ids"] > 0
   firsts = batch["decoder_input_tokens"][is_first]
@@ -276,7 +277,7 @@ def test_fine_tuning_begins_where_the_run_does(theirs, run, tmp_path):
     [*bindings, "VOCABULARY = @converted.Bytes()"],
   )
   tuned = config.build(Run)
-  assert data.starts(tuned.train.task)["start_id"] == 5
+  assert batches.starts(tuned.train.task)["start_id"] == 5
   assert tuned.constraints == Constraints(
     ends=theirs.model.generation_config.eos_token_id, min_new_tokens=3,
     max_new_tokens=9,
@@ -355,10 +356,10 @@ def test_a_sentencepiece_model_has_the_ends_of_its_settings(
   assert convert(source, "run", run, "--gin.TARGETS=20") == 0
   config.load([run / "config.gin"])
   task = config.build(Run).train.task
-  vocabulary = data.vocabularies(task)[1]
+  vocabulary = batches.vocabularies(task)[1]
   assert vocabulary.eos_id == pieces.PieceToId(eos)
   start = 9 if pair else pieces.PieceToId("▁a")
-  assert data.starts(task)["start_id"] == start
+  assert batches.starts(task)["start_id"] == start
   # A text that is scored ends with it.
   scored = ["score", f"--model_dir={run}", "--inputs=a", "--targets=words"]
   assert _command(capsys, *scored)["num_tokens"] == 1 + len(

@@ -3,7 +3,8 @@
 import pytest
 
 from launch import config, environment
-from t5x_lite import data, run
+from t5x_lite.data import Data, batches
+from t5x_lite.training import run
 from tasks import mixtures
 
 FOLDER = config.shipped_folder() / "gin" / "objectives"
@@ -18,7 +19,7 @@ def load(*files):
 
 def fits(spec, architecture) -> bool:
   try:
-    data.check(spec, architecture)
+    batches.check(spec, architecture)
   except ValueError:
     return False
   return True
@@ -31,7 +32,7 @@ def test_every_objective_has_a_file():
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_makes_a_task_for_the_architectures_that_it_names(name):
   load(f"objectives/{name}.gin")
-  spec = run.Data(**config.bound(run.Data), batch_size=8)
+  spec = Data(**config.bound(Data), batch_size=8)
   about = (FOLDER / f"{name}.gin").read_text()
   expected = {
     "encoder_decoder": "encoder-decoders" in about,
@@ -43,7 +44,7 @@ def test_a_file_makes_a_task_for_the_architectures_that_it_names(name):
   assert {a: fits(spec, a) for a in ARCHITECTURES} == expected
   # The file's own objective is one of those that are registered.
   if name in mixtures.OBJECTIVES:
-    objective = data.get_task(spec.task).recipe["objective"]
+    objective = batches.get_task(spec.task).recipe["objective"]
     assert type(objective) is type(mixtures.OBJECTIVES[name])
 
 
@@ -57,7 +58,7 @@ def test_stages_are_one_file():
     (first.task, "validation", None),
     (second.task, "validation", None),
   ]
-  data.check(first, "encoder_decoder")
+  batches.check(first, "encoder_decoder")
 
 
 def test_causal_then_non_causal_is_one_file():
@@ -65,9 +66,11 @@ def test_causal_then_non_causal_is_one_file():
   built = config.build(run.Run)
   assert built.model.architecture == "prefix"
   first, second = built.train, built.train.then
-  names = [data.feature_names(data.get_task(x.task)) for x in (first, second)]
+  names = [
+    batches.feature_names(batches.get_task(x.task)) for x in (first, second)
+  ]
   assert names == [("targets",), ("inputs", "targets")]
   rows = [sum(spec.lengths.values()) for spec in (first, second, *built.eval)]
   assert rows == [256] * 4
   for spec in (first, *built.eval):
-    data.check(spec, "prefix")
+    batches.check(spec, "prefix")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from launch import rundir
-from t5x_lite import disk
+from t5x_lite.files import disk
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pytest
 import seqio
 
 from launch import main, session
-from t5x_lite.partitioning import Layout
+from t5x_lite.devices.layout import Layout
 
 ROOT = pathlib.Path(__file__).parents[2]
 REGISTRIES = (seqio.MixtureRegistry, seqio.TaskRegistry)
@@ -21,8 +21,9 @@ RUN = """
 include "models/t5_1_1/tiny.gin"
 include "optim/adafactor_t5.gin"
 from __gin__ import dynamic_registration
+from t5x_lite import data
 from t5x_lite import model
-from t5x_lite import run
+from t5x_lite.training import run
 from tasks import span_corruption
 from tasks import text
 
@@ -38,15 +39,15 @@ text.text_task.documents = "line"
 text.text_task.validation = 0.2
 text.text_task.objective = @span_corruption.SpanCorruption()
 
-run.Data.task = @text.text_task()
-run.Data.lengths = {{"inputs": 64, "targets": 32}}
-run.Data.batch_size = 8
-validation/run.Data.split = "validation"
-validation/run.Data.num_batches = 2
+data.Data.task = @text.text_task()
+data.Data.lengths = {{"inputs": 64, "targets": 32}}
+data.Data.batch_size = 8
+validation/data.Data.split = "validation"
+validation/data.Data.num_batches = 2
 
 run.Run.model = @model.Model()
-run.Run.train = @run.Data()
-run.Run.eval = [@validation/run.Data()]
+run.Run.train = @data.Data()
+run.Run.eval = [@validation/data.Data()]
 run.Run.total_steps = 2
 run.Run.log_every = 1
 run.Run.eval_every = 2
@@ -105,7 +106,7 @@ def test_another_configuration_is_refused(folder, trained, capsys):
 
 def test_a_run_that_is_refused_leaves_nothing_behind(folder, capsys):
   model_dir = folder / "refused"
-  assert train(folder, model_dir, "--gin.run.Data.task=nonesuch") == 2
+  assert train(folder, model_dir, "--gin.data.Data.task=nonesuch") == 2
   assert "unknown task 'nonesuch'" in capsys.readouterr().err
   assert not model_dir.exists()
 
@@ -122,9 +123,9 @@ def test_a_gin_file_comes_on_top_of_the_runs_own(folder, trained, capsys):
   other = folder / "other.gin"
   other.write_text(
     "from __gin__ import dynamic_registration\n"
-    "from t5x_lite import run\n"
-    'validation/run.Data.split = "train"\n'
-    "validation/run.Data.num_batches = 1\n"
+    "from t5x_lite import data\n"
+    'validation/data.Data.split = "train"\n'
+    "validation/data.Data.num_batches = 1\n"
   )
   arguments = [f"--model_dir={trained}", f"--gin_file={other}", "--json"]
   assert main.main(["eval", *arguments]) == 0

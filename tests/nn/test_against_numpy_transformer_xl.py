@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from t5x_lite.nn.attention import Attention, Sight
-from t5x_lite.nn.distances import Distances
 from t5x_lite.nn.positions import NoPosition
 from t5x_lite.nn.stack import Layer
+from t5x_lite.nn.transformer_xl_bias import Distances
 from t5x_lite.nn.visibility import Causal, Tokens, mask
 from tests import tiny
 

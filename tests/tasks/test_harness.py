@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import seqio
 
-from t5x_lite import data, evaluate, infer, text
-from t5x_lite.run import Data
+from t5x_lite.data import Data, batches, sentinels
+from t5x_lite.evaluation import evaluate
+from t5x_lite.inference import infer
 from tasks import pairs, sources, text_to_text, vocabularies
 from tasks.evaluation import choices, generation, metrics
 from tasks.evaluation.benchmark import Benchmark
@@ -224,7 +225,7 @@ def test_batches_score_and_training_agree_on_the_tokens(registered):
     inputs="{a}+{b}=", targets="{sum}", shots=1, between=" ; ", delimiter="_"
   )
   spec = registered("harness_agreement", objective, [row, row])
-  batch = next(data.batches(spec, "causal"))
+  batch = next(batches.batches(spec, "causal"))
   codec = infer.codec(spec.task, "causal", spec.lengths)
   job = infer.Score(model=Markov(), codec=codec)
   record = {"inputs": "x+y=_z ; x+y=", "targets": "z"}
@@ -242,8 +243,8 @@ def test_an_encoder_decoder_loses_no_character_at_the_cut(tmp_path, registered):
   given = words.encode("th")
   assert len(given) == len(words.encode("the cat")) == 2  # t, h; the, cat
   # A decoder goes on from the tokens of "th", as in the harness.
-  assert text.encode_continuation(words, "th", "e cat") == (given, [])
-  apart = text.encode_continuation(words, "th", "e cat", alone=True)
+  assert sentinels.encode_continuation(words, "th", "e cat") == (given, [])
+  apart = sentinels.encode_continuation(words, "th", "e cat", alone=True)
   assert apart == (given, words.encode("e cat"))
   objective = Benchmark(
     examples=lambda dataset: dataset, pair=pairs.Joined(delimiter="")
@@ -253,7 +254,7 @@ def test_an_encoder_decoder_loses_no_character_at_the_cut(tmp_path, registered):
   for architecture, targets in (
     ("causal", []), ("prefix", []), ("encoder_decoder", apart[1]),
   ):  # fmt: skip
-    batch = next(data.batches(spec, architecture))
+    batch = next(batches.batches(spec, architecture))
     asked = batch["decoder_target_tokens"][batch["decoder_loss_weights"] > 0]
     assert asked.tolist() == [*targets, words.eos_id]
 

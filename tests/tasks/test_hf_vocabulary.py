@@ -7,9 +7,8 @@ import tensorflow as tf
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from t5x_lite import data
-from t5x_lite.run import Data
-from t5x_lite.text import known_ids
+from t5x_lite.data import Data, batches
+from t5x_lite.data.sentinels import known_ids
 from tasks import sources, vocabularies
 from tasks.hf_vocabulary import HuggingFaceTokenizer
 from tasks.span_corruption import SpanCorruption
@@ -155,16 +154,16 @@ def test_a_task_with_it_is_read_and_its_position_restored(path, tmp_path):
   )
   try:
     spec = Data(task=name, lengths=LENGTHS, batch_size=2)
-    stream = data.batches(spec, "encoder_decoder")
+    stream = batches.batches(spec, "encoder_decoder")
     stream.check_resumable()
     next(stream)
     stream.save(tmp_path)
     expected = next(stream)
-    resumed = data.batches(spec, "encoder_decoder")
+    resumed = batches.batches(spec, "encoder_decoder")
     resumed.restore(tmp_path)
     for key, value in next(resumed).items():
       assert (value == expected[key]).all()
-    assert len(data.vocabulary_digest(name)) == 64
+    assert len(batches.vocabulary_digest(name)) == 64
   finally:
     seqio.TaskRegistry.remove(name)
 

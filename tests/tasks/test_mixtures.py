@@ -11,8 +11,7 @@ import scipy.stats
 import seqio
 
 import tasks  # noqa: F401 - registers.
-from t5x_lite import data
-from t5x_lite.run import Data
+from t5x_lite.data import Data, batches
 from tasks import mixtures, sources
 from tasks.causal_lm import CausalLM
 from tasks.task import add_task
@@ -121,7 +120,7 @@ def test_tasks_are_drawn_at_their_rates(two_sizes, rates, share):
   drawn = np.concatenate(
     [
       batch["decoder_target_tokens"][:, 0]
-      for batch in itertools.islice(data.batches(spec, "causal"), 30)
+      for batch in itertools.islice(batches.batches(spec, "causal"), 30)
     ]
   )
   counts = [(drawn == BYTES.encode(letter)[0]).sum() for letter in "fm"]

@@ -5,8 +5,9 @@ import pytest
 import seqio
 
 import tasks  # noqa: F401 - registers.
-from t5x_lite import data, evaluate, infer
-from t5x_lite.run import Data
+from t5x_lite.data import Data, batches
+from t5x_lite.evaluation import evaluate
+from t5x_lite.inference import infer
 from tasks import text
 from tasks.evaluation import offline
 from tests import tiny
@@ -91,7 +92,7 @@ def test_one_mixture_of_all_is_read_by_decoders_and_encoder_decoders():
     task="offline", lengths=LENGTHS, batch_size=8, split="train", pack=True
   )
   for architecture in ("encoder_decoder", "causal"):
-    batch = next(data.batches(spec, architecture))
+    batch = next(batches.batches(spec, architecture))
     assert batch["decoder_loss_weights"].any(axis=1).all()
 
 

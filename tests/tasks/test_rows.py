@@ -9,8 +9,8 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from t5x_lite import data, evaluate
-from t5x_lite.run import Data
+from t5x_lite.data import Data, batches
+from t5x_lite.evaluation import evaluate
 from tasks import sources
 from tasks.evaluation import choices, json_rows, suites
 from tasks.task import add_task
@@ -221,13 +221,13 @@ def test_a_question_without_a_right_choice_is_no_traceback():
     )  # fmt: skip
     message = "task rows_unlabelled: .*question.* 1 .*one must be"
     with pytest.raises(ValueError, match=message) as error:
-      list(data.batches(spec, "causal"))
+      list(batches.batches(spec, "causal"))
     assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match=message):
       evaluate.task_metrics(Markov(), {}, spec)
     # A choice is never cut: what is left of it would be scored.
     short = dataclasses.replace(spec, lengths={"inputs": 8, "targets": 3})
     with pytest.raises(ValueError, match="targets have 4 tokens.*length is 3"):
-      list(data.batches(short, "causal"))
+      list(batches.batches(short, "causal"))
   finally:
     seqio.TaskRegistry.remove(name)

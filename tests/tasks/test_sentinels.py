@@ -9,7 +9,7 @@ import seqio
 import tensorflow as tf
 from hypothesis import strategies
 
-from t5x_lite import text as text_lib
+from t5x_lite.data import sentinels as text_lib
 from tasks import hf_vocabulary, sources, vocabularies
 from tasks.bart import BART
 from tasks.cm3 import CM3

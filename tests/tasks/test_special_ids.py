@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import seqio
 
-from t5x_lite import data, infer
-from t5x_lite import text as text_lib
-from t5x_lite.run import Data
+from t5x_lite.data import Data, batches
+from t5x_lite.data import sentinels as text_lib
+from t5x_lite.inference import infer
 from tasks import hf_vocabulary, sources, vocabularies, windows
 from tasks.causal_lm import CausalLM
 from tasks.cm3 import CM3
@@ -118,12 +118,12 @@ def test_an_objective_that_ends_texts_says_that_nothing_ends_them(
   name = task(objective)
   lengths = {
     feature: 16
-    for feature in data.feature_names(seqio.get_mixture_or_task(name))
+    for feature in batches.feature_names(seqio.get_mixture_or_task(name))
   }
   spec = Data(task=name, lengths=lengths, batch_size=2)
   with pytest.raises(ValueError, match="needs an end of sequence") as error:
-    data.check(spec, architecture)
-    data.batches(spec, architecture)
+    batches.check(spec, architecture)
+    batches.batches(spec, architecture)
   message = str(error.value)
   assert "\n" not in message and "eos=..." in message
 
@@ -132,7 +132,7 @@ def test_an_objective_that_appends_none_needs_no_end(task, vocabulary):
   assert text_lib.eos_id(vocabulary) is None
   name = task(Plain())
   spec = Data(task=name, lengths={"targets": 16}, batch_size=2, num_epochs=1)
-  for batch in data.batches(spec, "causal"):
+  for batch in batches.batches(spec, "causal"):
     for side in ("decoder_input_tokens", "decoder_target_tokens"):
       assert batch[side].min() >= 0
       assert batch[side].max() < vocabulary.vocab_size

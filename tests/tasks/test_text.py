@@ -9,7 +9,7 @@ import gin
 import pytest
 import seqio
 
-from t5x_lite import text_files
+from t5x_lite.files import text_files
 from tasks import sentencepiece_training, sources, text
 from tasks.causal_lm import CausalLM
 from tasks.prefix_lm import PrefixLM

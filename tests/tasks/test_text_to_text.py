@@ -7,9 +7,11 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from t5x_lite import data, evaluate, infer, step
-from t5x_lite.optimizers import AdamW
-from t5x_lite.run import Data
+from t5x_lite.data import Data, batches
+from t5x_lite.evaluation import evaluate
+from t5x_lite.inference import infer
+from t5x_lite.optim.optimizers import AdamW
+from t5x_lite.training import step
 from tasks import sources, text_to_text
 from tasks.task import add_task
 from tasks.text_to_text import TextToText
@@ -127,7 +129,7 @@ def test_a_model_learns_prompts_and_is_measured_on_them(prompts):
   optimizer = AdamW(learning_rate=1e-2).build(model.logical_axes())
   state = step.init_state(model, optimizer, jax.random.key(0))
   learn = step.train_step(model, optimizer, dropout_key=jax.random.key(1))
-  batch = next(data.batches(spec, "causal"))
+  batch = next(batches.batches(spec, "causal"))
   state = tiny.jit(
     lambda state: jax.lax.fori_loop(
       0, 40, lambda _, state: learn(state, batch)[0], state

@@ -4,7 +4,7 @@ import pytest
 import tokenizers
 import transformers
 
-from t5x_lite import text as text_lib
+from t5x_lite.data import sentinels as text_lib
 from tasks import vocabularies
 from tasks.hf_vocabulary import HuggingFaceTokenizer
 from tests.tasks import tokenizer_files

@@ -3,8 +3,7 @@
 Lewis et al. 2019, arXiv:1910.13461.
 """
 
-from t5x_lite.interop import activations
-from t5x_lite.interop.config import Config
+from t5x_lite.interop.config import ACTIVATIONS, NAMES, Config
 from t5x_lite.interop.tables import (
   FROM_HEADS,
   TO_HEADS,
@@ -109,9 +108,7 @@ def _stack(config, side) -> Stack:
   )
   mlp = MLP(
     hidden=config.integer(f"{side}_ffn_dim"),
-    activation=config.choice(
-      "activation_function", activations.ACTIVATIONS, "gelu"
-    ),
+    activation=config.choice("activation_function", ACTIVATIONS, "gelu"),
     use_bias=True,
     dropout_rate=config.number("activation_dropout", 0.0),
   )
@@ -152,7 +149,7 @@ def write(transformer: Transformer) -> dict:
     "vocab_size": transformer.vocab_size,
     "d_model": transformer.width,
     "max_position_embeddings": stack.position.max_length,
-    "activation_function": activations.NAMES[mlp.activation],
+    "activation_function": NAMES[mlp.activation],
     "activation_dropout": mlp.dropout_rate,
     "attention_dropout": attention.dropout_rate,
     "dropout": stack.dropout_rate,

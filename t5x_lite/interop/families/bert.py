@@ -3,8 +3,7 @@
 Devlin et al. 2019, arXiv:1810.04805. RoBERTa shares its parts (roberta.py).
 """
 
-from t5x_lite.interop import activations
-from t5x_lite.interop.config import Config
+from t5x_lite.interop.config import ACTIVATIONS, NAMES, Config
 from t5x_lite.interop.tables import (
   FROM_HEADS,
   TO_HEADS,
@@ -115,7 +114,7 @@ def read(config: Config) -> Transformer:
     return read_encoder(
       config, classifier=read_classes(config, of_texts=of == _OF_TEXTS)
     )
-  activation = config.choice("hidden_act", activations.ACTIVATIONS, "gelu")
+  activation = config.choice("hidden_act", ACTIVATIONS, "gelu")
   classifier = None
   if of == _WITH_NEXT_SENTENCE:
     classifier = Classifier(num_classes=2, pool="first", transform="tanh")
@@ -168,7 +167,7 @@ def read_encoder(config: Config, *, offset: int = 0, **heads) -> Transformer:
     ),
     mlp=MLP(
       hidden=config.integer("intermediate_size"),
-      activation=config.choice("hidden_act", activations.ACTIVATIONS, "gelu"),
+      activation=config.choice("hidden_act", ACTIVATIONS, "gelu"),
       use_bias=True,
     ),
     norm=layer_norm,
@@ -225,7 +224,7 @@ def write_encoder(transformer: Transformer) -> dict:
     "num_hidden_layers": stack.num_layers,
     "num_attention_heads": attention.num_heads,
     "intermediate_size": mlp.hidden,
-    "hidden_act": activations.NAMES[mlp.activation],
+    "hidden_act": NAMES[mlp.activation],
     "hidden_dropout_prob": stack.dropout_rate,
     "attention_probs_dropout_prob": attention.dropout_rate,
     "max_position_embeddings": (

@@ -6,8 +6,7 @@ arXiv:2311.16867.
 """
 
 from t5x_lite.interop import rope
-from t5x_lite.interop.activations import ACTIVATIONS, NAMES
-from t5x_lite.interop.config import Config
+from t5x_lite.interop.config import ACTIVATIONS, NAMES, Config
 from t5x_lite.interop.tables import (
   FROM_HEADS,
   QKV,

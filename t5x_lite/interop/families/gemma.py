@@ -4,8 +4,7 @@ Gemma Team 2024, arXiv:2403.08295.
 """
 
 from t5x_lite.interop import llama_kin, rope
-from t5x_lite.interop.activations import ACTIVATIONS
-from t5x_lite.interop.config import Config
+from t5x_lite.interop.config import ACTIVATIONS, Config
 from t5x_lite.nn.stack import Layer
 from t5x_lite.nn.transformer import Transformer
 

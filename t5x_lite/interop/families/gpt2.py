@@ -3,8 +3,7 @@
 Radford et al. 2019, Language Models are Unsupervised Multitask Learners.
 """
 
-from t5x_lite.interop.activations import ACTIVATIONS, NAMES
-from t5x_lite.interop.config import Config
+from t5x_lite.interop.config import ACTIVATIONS, NAMES, Config
 from t5x_lite.interop.tables import (
   CONV1D,
   CONV1D_FROM_HEADS,

@@ -5,8 +5,7 @@ Black et al. 2022, arXiv:2204.06745; Biderman et al. 2023, arXiv:2304.01373.
 """
 
 from t5x_lite.interop import rope
-from t5x_lite.interop.activations import ACTIVATIONS, NAMES
-from t5x_lite.interop.config import Config
+from t5x_lite.interop.config import ACTIVATIONS, NAMES, Config
 from t5x_lite.interop.tables import (
   FROM_HEADS,
   QKV,

@@ -4,8 +4,7 @@ neighbours, a head with a bias.
 Wang and Komatsuzaki 2021, GPT-J-6B.
 """
 
-from t5x_lite.interop.activations import ACTIVATIONS, NAMES
-from t5x_lite.interop.config import Config
+from t5x_lite.interop.config import ACTIVATIONS, NAMES, Config
 from t5x_lite.interop.tables import (
   FROM_HEADS,
   TO_HEADS,

@@ -4,8 +4,7 @@ narrower too); learned positions.
 Zhang et al. 2022, arXiv:2205.01068.
 """
 
-from t5x_lite.interop.activations import ACTIVATIONS, NAMES
-from t5x_lite.interop.config import Config
+from t5x_lite.interop.config import ACTIVATIONS, NAMES, Config
 from t5x_lite.interop.tables import (
   FROM_HEADS,
   TO_HEADS,

@@ -4,7 +4,7 @@ layers.
 Yang et al. 2024, arXiv:2407.10671.
 """
 
-from t5x_lite.interop import llama_kin, periods, rope
+from t5x_lite.interop import llama_kin, rope, settings
 from t5x_lite.interop.config import Config
 from t5x_lite.nn.stack import Layer, Period
 from t5x_lite.nn.transformer import Transformer
@@ -22,7 +22,7 @@ def read(config: Config) -> Transformer:
     mlp=llama_kin.gated_mlp(config),
     norm=llama_kin.rms_norm(config),
   )
-  rule, *others = rules = periods.shortest(_rules(config))
+  rule, *others = rules = settings.shortest_period(_rules(config))
   if others:
     layer, rule = Period([layer.clone(rule=r) for r in rules]), Causal()
   return llama_kin.transformer(

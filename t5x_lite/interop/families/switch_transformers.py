@@ -3,8 +3,7 @@
 Fedus et al. 2021, arXiv:2101.03961.
 """
 
-from t5x_lite.interop.activations import ACTIVATIONS, NAMES
-from t5x_lite.interop.config import Config
+from t5x_lite.interop.config import ACTIVATIONS, NAMES, Config
 from t5x_lite.interop.families import t5
 from t5x_lite.interop.tables import Entry, dense
 from t5x_lite.nn.feedforward import MLP

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import flax.linen as nn
 
-from t5x_lite.interop.activations import ACTIVATIONS
-from t5x_lite.interop.config import Config
+from t5x_lite.interop.config import ACTIVATIONS, Config
 from t5x_lite.interop.tables import (
   FROM_HEADS,
   TO_HEADS,

@@ -1,0 +1,1 @@
+"""Counts parameters, FLOPs and bytes of a model before it is built."""

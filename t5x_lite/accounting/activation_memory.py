@@ -1,0 +1,119 @@
+"""Predicts the bytes of activations from a trace of the backward."""
+
+import jax
+import jax.numpy as jnp
+
+from t5x_lite.accounting import model_structure, traces
+
+
+def predict(model, params, batch_size, rows, platform) -> int:
+  """Predicts what activations take at their peak, the end of the forward.
+
+  That is what autodiff keeps for the backward, and what is in work: the logits
+  of one piece and their gradient or, where layers are scanned or computed
+  again, one whole layer.
+
+  Raises:
+    traces.Unreadable: this version of JAX writes programs another way.
+
+  XLA on the CPU (platform="cpu") widens half precision to float32, and gains
+  nothing from remat unless layers are scanned: it recomputes all layers ahead
+  of the backward.
+  """
+  stacks = model_structure.stacks(model)
+  scan = any(stack.scan for stack in stacks)
+  if platform == "cpu" and not scan:
+    model = model_structure.without_remat(model)
+  remat = any(stack.remat for stack in model_structure.stacks(model))
+
+  def kept(model):
+    return _kept(model, params, batch_size, rows, platform, scan)
+
+  total, layer = kept(model)
+  if remat:
+    layer = kept(model_structure.without_remat(model))[1]
+  length = rows[model_structure.loss_side(model)]
+  _, length = model.loss.pieces(batch_size, length)
+  logits = 4 * batch_size * length * model.transformer.vocab_size
+  return total + max(2 * logits, layer if scan or remat else 0)
+
+
+def _kept(model, params, batch_size, rows, platform, scan) -> tuple[int, int]:
+  """Traces what the backward reads beside parameters and batch.
+
+  Args:
+    params: of the traceable model.
+    scan: whether layers are scanned when the model runs.
+
+  Returns:
+    The bytes in all, and of one period of layers, the largest.
+  """
+  traced = model_structure.traceable(model)
+
+  def backward(params, batch, key):
+    def objective(params):
+      return traced.loss_and_metrics(params, batch, dropout_key=key)[0]
+
+    return jax.vjp(objective, params)[1]
+
+  jaxpr = traces.trace(
+    backward,
+    params,
+    model_structure.abstract_batch(model, batch_size, rows),
+    jax.random.key(0),
+  )
+  with traces.reading():
+    return _read(jaxpr, model, batch_size, rows, platform, scan)
+
+
+def _read(jaxpr, model, batch_size, rows, platform, scan) -> tuple[int, int]:
+  views = {"reshape", "squeeze", "expand_dims"}
+  if platform == "cpu":
+    views.add("convert_element_type")
+
+  def nbytes(variable):
+    size = variable.aval.dtype.itemsize
+    if platform == "cpu" and jnp.issubdtype(variable.aval.dtype, jnp.floating):
+      size = max(size, 4)
+    return variable.aval.size * size
+
+  # Scalars count for nothing, and literals among them cannot be hashed.
+  kept = {v for v in jaxpr.outvars if v.aval.shape}
+  kept -= _views(jaxpr.eqns, jaxpr.invars, views)
+  scans = traces.scans(jaxpr)
+  # The head's gradient is taken in the forward (losses.py): not an activation.
+  transformer = model.transformer
+  width = transformer.embedding_width if transformer.tie_embeddings else None
+  head_bytes = 4 * (width or transformer.top_width) * transformer.vocab_size
+  total = sum(map(nbytes, kept)) - head_bytes
+  periods = []
+  for loop in scans[: len(model_structure.stacks(model))]:
+    stacked = kept.intersection(loop.stacked)
+    if not scan:  # Only a scan copies a kernel that is reshaped.
+      same = _views(loop.body.eqns, loop.sliced, views)
+      copies = {
+        out for out in stacked
+        if (v := loop.stacked[out]).aval.shape and v in same
+      }  # fmt: skip
+      total -= sum(map(nbytes, copies))
+      stacked -= copies
+    periods.append(sum(map(nbytes, stacked)) // loop.length)
+  unkept = [
+    batch_size
+    * pairs
+    * attention.num_heads
+    * jnp.dtype(transformer.dtype).itemsize
+    for stack, attention, pairs in model_structure.attentions(model, rows)
+    if attention.kernel == "cudnn" and stack.remat is None
+  ]
+  largest = max(periods) - max(unkept, default=0)
+  return total - sum(unkept), largest
+
+
+def _views(eqns, roots, primitives) -> set:
+  """Returns the variables that are the roots' memory under another shape."""
+  found = set(roots)
+  for eqn in eqns:
+    if eqn.primitive.name in primitives and eqn.invars[0] in found:
+      found.add(eqn.outvars[0])
+  return found

@@ -1,0 +1,366 @@
+"""Keeps the checkpoints of a run, and notices those gone bad.
+
+    RUN/checkpoints/
+      900.corrupt-1/    did not match its digests: set aside, never deleted
+      1000/             appears whole, by one rename; see saved_step.py
+      1100.orbax-checkpoint-tmp/    being written, or left by a killed run
+
+Saving is asynchronous: `save` returns once the arrays are copied to the host,
+so the next step may donate them; digests, files and the rename follow in the
+background. A failure there is raised by the next `save`, `wait` or `close`.
+"""
+
+import contextlib
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+from jax.experimental import multihost_utils
+
+from t5x_lite.checkpoints import saved_step
+from t5x_lite.checkpoints.digests import Damaged
+from t5x_lite.checkpoints.spec import Keep
+from t5x_lite.files import disk
+
+Tree = Any
+Result = TypeVar("Result")
+
+
+class Checkpoints:
+  """The checkpoints of one run, in `model_dir`/checkpoints.
+
+  With `keep` they may be written, by one run at a time; without, they are only
+  read, and nothing in the directory is touched.
+
+      with Checkpoints(model_dir, run.keep) as checkpoints:
+        restored = checkpoints.restore(abstract_state, iterator)
+        ...
+        checkpoints.save(step, state, iterator, {"loss": 2.5})
+
+  Attributes:
+    directory: the folder.
+    restored_step: which step the last `restore` or `restore_params` took.
+
+  Raises:
+    ValueError: `model_dir` cannot be written to.
+  """
+
+  def __init__(
+    self, model_dir: epath.PathLike, keep: "Keep | None" = None
+  ) -> None:
+    self.directory = folder_of(model_dir)
+    self.restored_step: int | None = None
+    self._keep = keep
+    self._manager: ocp.CheckpointManager | None = None
+    self._own_steps: set[int] = set()  # that this run wrote or started from
+    self._saving: int | None = None
+    if keep is not None:
+      disk.check_writable(self.directory)
+
+  def __enter__(self) -> "Checkpoints":
+    return self
+
+  def __exit__(self, *error) -> None:
+    self.close()
+
+  @property
+  def latest_step(self) -> int | None:
+    """Returns the newest complete step, or None; does not verify it."""
+    return max(_steps(self.directory), default=None)
+
+  def save(
+    self,
+    step: int,
+    state: Tree,
+    iterator: saved_step.SavesItself | None = None,
+    metrics: Mapping[str, float] | None = None,
+  ) -> None:
+    """Starts to write one step; every process calls it.
+
+    Args:
+      step: the number of updates made; names the directory. Saving a step
+        twice does nothing.
+      state: a pytree of arrays with `params`, a nested dict.
+      iterator: saves itself before this returns.
+      metrics: of this step, for `Keep.metric`; NaN is never the best.
+
+    Raises:
+      ValueError: this or the previous save found no room or no right to write;
+        earlier checkpoints are intact. Or the step is another run's.
+    """
+    assert self._keep is not None, "Checkpoints without keep are read only"
+    self.wait()
+    if step in self._own_steps:
+      return
+    if step in _steps(self.directory):
+      raise ValueError(
+        f"checkpoint {self.directory / str(step)} is there, and this run did"
+        " not start from it: use another --model_dir"
+      )
+    metrics = {name: float(value) for name, value in (metrics or {}).items()}
+    with self._one_line_errors(step):
+      if self._manager is None:
+        self._retention = _Retention(self._keep, self.directory)
+        self._manager = _manager(self.directory, self._retention)
+      self._retention.add(step, metrics)
+      disk.check_room(self.directory, state)
+      args = saved_step.save_args(state, iterator, metrics)
+      self._manager.save(step, args=args, force=True)
+    self._saving = step
+    self._own_steps.add(step)
+
+  def wait(self) -> None:
+    """Waits for the save under way, and raises its error if it failed."""
+    if self._manager is not None:
+      with self._one_line_errors(self._saving):
+        self._manager.wait_until_finished()
+      self._saving = None
+
+  def close(self) -> None:
+    """Waits for the save under way, and ends the background threads."""
+    try:
+      self.wait()
+    finally:
+      if self._manager is not None:
+        self._manager.close()
+        self._manager = None
+
+  def restore(
+    self,
+    abstract_state: Tree,
+    iterator: saved_step.SavesItself | None = None,
+    step: int | None = None,
+  ) -> tuple[Tree, int] | None:
+    """Restores the newest step that still holds what was written to it.
+
+    Args:
+      abstract_state: the tree to return; its leaves have shape, dtype and the
+        sharding wanted (None: the first device), however they were saved.
+      iterator: put back to where it was; it must be the same pipeline.
+      step: this one or none.
+
+    Returns:
+      (state, step), or None where there is no checkpoint at all.
+
+    Raises:
+      ValueError: all checkpoints are damaged, or the state does not fit.
+    """
+    self.wait()
+    if step is None and self.latest_step is None:
+      return None
+    wanted = saved_step.named_leaves(abstract_state)
+
+    def read(path: epath.Path) -> Tree:
+      manifest = saved_step.read_manifest(path)
+      saved_step.check_fit(path, manifest["leaves"], wanted)
+      leaves = saved_step.read_leaves(path, manifest, wanted)
+      if iterator is not None:
+        saved_step.restore_iterator(path, manifest, iterator)
+      return saved_step.with_leaves(abstract_state, leaves)
+
+    # Set aside only by a run that will reach those steps again.
+    set_aside = self._keep is not None
+    state, step = newest_sound(self.directory, read, step, set_aside=set_aside)
+    self.restored_step = step
+    self._own_steps.add(step)
+    return state, step
+
+  def restore_params(self, abstract_params: Tree, step: int | None = None):
+    """Restores parameters alone, for evaluation and inference.
+
+    Takes the newest sound step, or `step`, and changes nothing on disk. Floats
+    are cast to the dtypes of `abstract_params`.
+
+    Raises:
+      ValueError: no checkpoint, only damaged ones, or another model's.
+    """
+    self.wait()
+    wanted = saved_step.named_leaves({"params": abstract_params})
+
+    def read(path: epath.Path) -> Tree:
+      manifest = saved_step.read_manifest(path)
+      saved = saved_step.params_of(manifest)
+      saved_step.check_fit(path, saved, wanted, any_float=True)
+      leaves = saved_step.read_leaves(path, manifest, wanted)
+      return saved_step.with_leaves({"params": abstract_params}, leaves)
+
+    state, self.restored_step = newest_sound(self.directory, read, step)
+    return state["params"]
+
+  @contextlib.contextmanager
+  def _one_line_errors(self, step: int | None):
+    """Says in one line that the disk refused, and cleans up behind it."""
+    try:
+      yield
+    except Exception as error:
+      manager, self._manager, self._saving = self._manager, None, None
+      self._own_steps.discard(step)
+      with contextlib.suppress(Exception):  # It would say the same again.
+        manager.close()
+      if jax.process_index() == 0:
+        _remove_unfinished(self.directory, step)
+      reason = disk.reason(error)
+      if reason is None:
+        raise
+      raise ValueError(
+        f"checkpoint of step {step} could not be written to {self.directory}:"
+        f" {reason}; earlier checkpoints are intact"
+      ) from None
+
+
+def folder_of(model_dir: epath.PathLike) -> epath.Path:
+  """Returns where a run keeps its checkpoints."""
+  return epath.Path(model_dir).expanduser().absolute() / "checkpoints"
+
+
+def newest_sound(
+  folder: epath.Path,
+  read: Callable[[epath.Path], Result],
+  step: int | None = None,
+  *,
+  set_aside: bool = False,
+) -> tuple[Result, int]:
+  """Returns `read` of the newest step that it does not find damaged.
+
+  Args:
+    folder: of checkpoints.
+    read: of a step's directory; raises Damaged.
+    step: this one or none.
+    set_aside: whether damaged ones are renamed, as they would be in the way
+      when training reaches their steps again.
+
+  Raises:
+    ValueError: there is none.
+  """
+  steps = _steps(folder)
+  if not steps:
+    raise ValueError(f"no checkpoint in {folder}: run train first")
+  if step is not None and step not in steps:
+    have = ", ".join(map(str, steps))
+    raise ValueError(f"no checkpoint of step {step} in {folder}; have {have}")
+  damaged: dict[int, str] = {}
+  for number in reversed(steps) if step is None else [step]:
+    try:
+      result = read(folder / str(number))
+    except Damaged as error:
+      damaged[number] = str(error)
+      continue
+    # Only now that a sound one is found: with all of them set aside, the next
+    # start would see an empty folder and train from the beginning.
+    for bad, reason in damaged.items():
+      path = folder / str(bad)
+      end = (
+        f"set aside as {_set_aside(path).name}" if set_aside else "passed by"
+      )
+      logging.warning(
+        "checkpoint %s is damaged (%s): %s; step %d is restored instead",
+        path, reason, end, number,
+      )  # fmt: skip
+    return result, number
+  if step is None and _steps(folder)[-1:] > steps[-1:]:
+    # A run that goes on has removed those, and saved a newer one.
+    return newest_sound(folder, read, set_aside=set_aside)
+  reasons = [f"step {n}: {reason}" for n, reason in damaged.items()]
+  if len(reasons) > 3:
+    reasons[2:] = [f"and {len(reasons) - 2} more"]
+  raise ValueError(
+    f"no sound checkpoint in {folder} ({'; '.join(reasons)}): bring a copy"
+    " back, or move them away to start anew"
+  )
+
+
+class _Retention:
+  """Chooses the checkpoints that stay, as `Keep` says; orbax asks it."""
+
+  def __init__(self, keep: Keep, folder: epath.Path) -> None:
+    self._keep = keep
+    self._metrics: dict[int, float] = {}
+    if keep.best is not None:
+      for step in _steps(folder):
+        self.add(step, saved_step.read_metrics(folder / str(step)))
+
+  def add(self, step: int, metrics: Mapping[str, float | None]) -> None:
+    name = self._keep.metric
+    if metrics and name is not None and name not in metrics:
+      logging.log_first_n(
+        logging.WARNING,
+        "Keep.metric (%r) is none of the metrics: %s; no checkpoint is best",
+        1,
+        name,
+        ", ".join(metrics),
+      )
+    value = metrics.get(name)
+    if value is not None and math.isfinite(value):
+      self._metrics[step] = value
+
+  def should_preserve(
+    self, checkpoints: Sequence[Any], *, context: Any
+  ) -> list[bool]:
+    del context
+    keep, steps = self._keep, [checkpoint.step for checkpoint in checkpoints]
+    if keep.last is None:
+      return [True] * len(steps)
+    kept = set(steps[-max(keep.last, 1) :])
+    if keep.every is not None:
+      kept |= {step for step in steps if step % keep.every == 0}
+    if keep.best is not None:
+      sign = 1 if keep.mode == "min" else -1
+      best_first = sorted(  # Of equals, the newest.
+        self._metrics.keys() & set(steps),
+        key=lambda step: (sign * self._metrics[step], -step),
+      )
+      kept |= set(best_first[: keep.best])
+    return [step in kept for step in steps]
+
+
+def _manager(
+  folder: epath.Path, retention: _Retention
+) -> ocp.CheckpointManager:
+  """Returns orbax's manager, which writes and deletes; reading is ours."""
+  options = ocp.CheckpointManagerOptions(
+    # The iterator saves itself into its directory before `save` returns.
+    async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+    cleanup_tmp_directories=True,
+    lightweight_initialize=True,  # One bad old step must not stop a run.
+    preservation_policy=retention,
+    save_root_metadata=False,
+  )
+  return ocp.CheckpointManager(
+    folder, options=options, handler_registry=saved_step.handlers()
+  )
+
+
+def _steps(folder: epath.Path) -> list[int]:
+  """Lists the complete steps, sound or not."""
+  names = ocp.path.step.standard_name_format()
+  return sorted(found.step for found in names.find_all(folder))
+
+
+def _set_aside(path: epath.Path) -> epath.Path:
+  """Renames a step so that nobody takes it for one."""
+  number = 1
+  while (target := path.with_name(f"{path.name}.corrupt-{number}")).exists():
+    number += 1
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(f"set aside {path}: name chosen")
+  if jax.process_index() == 0:
+    path.rename(target)
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(f"set aside {path}: renamed")
+  return target
+
+
+def _remove_unfinished(folder: epath.Path, step: int) -> None:
+  """Removes what a failed save has written, to give the room back."""
+  # Orbax reports the first writer that fails; the others are still at work.
+  for thread in threading.enumerate():
+    if type(thread).__module__.startswith("orbax."):
+      threading.Thread.join(thread)
+  for path in folder.glob(f"{step}.orbax-checkpoint-tmp*"):
+    with contextlib.suppress(OSError):  # The next run tries again.
+      path.rmtree()

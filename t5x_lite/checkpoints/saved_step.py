@@ -1,0 +1,393 @@
+"""Writes and reads the directory of one checkpoint step.
+
+    1000/
+      params/                 orbax: the parameters, a plain nested dict
+      state/                  orbax: step and optimizer state
+      hosts/process_0/        what one process adds
+        iterator/...          the data iterator, as it saves itself
+        metrics.json
+        manifest.json         names, shapes and digests of all the above
+
+What is read is compared with its digests, and `Damaged` says what differs.
+"""
+
+import concurrent.futures
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from flax import traverse_util
+from jax.experimental import multihost_utils
+
+from t5x_lite.checkpoints import digests, orbax_noise
+from t5x_lite.checkpoints.digests import Damaged
+from t5x_lite.files import json_text
+
+orbax_noise.silence()
+
+Tree = Any
+
+_NAMES_SHOWN = 8
+# TensorStore's words for a storage that may be sound again in a minute.
+_PASSING = ("DEADLINE_EXCEEDED", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED",
+            "UNAUTHENTICATED", "UNAVAILABLE")  # fmt: skip
+
+
+class SavesItself(Protocol):
+  """A data iterator: writes where it is into a directory, and reads it."""
+
+  def save(self, directory: epath.Path) -> None: ...
+  def restore(self, directory: epath.Path) -> None: ...
+
+
+def named_leaves(tree: Tree) -> dict[str, Any]:
+  """Returns {"params/decoder/.../kernel": leaf}, in the order of the tree."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
+def with_leaves(tree: Tree, leaves: Mapping[str, Any]) -> Tree:
+  """Returns a tree of the same structure with the leaves of these names."""
+  structure = jax.tree.structure(tree)
+  return jax.tree.unflatten(structure, [leaves[n] for n in named_leaves(tree)])
+
+
+def save_args(
+  state: Tree, iterator: SavesItself | None, metrics: Mapping[str, float]
+) -> ocp.args.Composite:
+  """Takes `state` to the host and returns what orbax shall write of it."""
+  leaves = {n: jnp.asarray(leaf) for n, leaf in named_leaves(state).items()}
+  for leaf in leaves.values():
+    leaf.copy_to_host_async()
+  hosts = _HostsSave(leaves, iterator, metrics)
+  trees = {
+    item: ocp.args.PyTreeSave(traverse_util.unflatten_dict(part, sep="/"))
+    for item, part in _by_item(leaves).items()
+  }
+  return ocp.args.Composite(hosts=hosts, **trees)
+
+
+def handlers() -> ocp.handlers.DefaultCheckpointHandlerRegistry:
+  """Returns how orbax shall write each item of `save_args`."""
+  registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+  for item in ("params", "state"):
+    registry.add(item, ocp.args.PyTreeSave, _array_handler())
+  registry.add("hosts", _HostsSave, _HostsHandler())
+  return registry
+
+
+def read_manifest(path: epath.Path) -> dict[str, Any]:
+  """Reads what a step says of itself, and verifies this process's files.
+
+  Returns:
+    "leaves": {name: {"shape", "dtype", "digests"}}, of all processes; and the
+    first process's "metrics" and "processes".
+
+  Raises:
+    Damaged: on some process; then on all.
+  """
+  manifest, reason = {}, ""
+  try:
+    manifest = _merged_manifest(path / "hosts")
+  except Damaged as error:
+    reason = str(error)
+  _agree(reason)
+  return manifest
+
+
+def read_metrics(path: epath.Path) -> dict[str, float | None]:
+  """Returns the metrics of a step, None for what was not finite.
+
+  None at all where they cannot be read.
+  """
+  try:
+    return json.loads((path / "hosts/process_0/metrics.json").read_text())
+  except (OSError, ValueError):
+    return {}
+
+
+def read_leaves(
+  path: epath.Path, manifest: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> dict[str, jax.Array]:
+  """Reads some leaves of a step onto their shardings, and verifies them.
+
+  Args:
+    path: the step's directory.
+    manifest: of `read_manifest`.
+    wanted: {name: something with dtype and sharding}; cast to that dtype.
+
+  Raises:
+    Damaged: a leaf cannot be read, or is not what was written.
+  """
+  leaves, reason = {}, ""
+  try:
+    for item, part in _by_item(wanted).items():
+      leaves |= _read_item(path / item, manifest, part)
+  except Exception as error:  # A flipped bit in metadata can raise anything.
+    if _is_passing(error):
+      raise
+    reason = f"cannot be read: {_first_line(error)}"
+  _agree(reason)
+  saved = manifest["leaves"]
+  for name, leaf in wanted.items():
+    if name not in leaves:  # TensorStore has no empty arrays.
+      nothing = np.zeros(saved[name]["shape"], saved[name]["dtype"])
+      leaves[name] = jax.device_put(nothing, sharding_of(leaf))
+  # One thread where hosts gather together: they must do it in one order.
+  workers = 1 if jax.process_count() > 1 else min(4, os.cpu_count() or 1)
+  with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+    sound = pool.map(
+      lambda name: digests.matches(leaves[name], saved[name]["digests"]), wanted
+    )
+    bad = [name for name, ok in zip(wanted, sound, strict=True) if not ok]
+  _agree(f"{bad[0]} does not match its digest" if bad else "")
+  return {
+    # Only where it differs: astype compiles, and may copy.
+    n: leaves[n] if leaves[n].dtype == w.dtype else leaves[n].astype(w.dtype)
+    for n, w in wanted.items()
+  }
+
+
+def restore_iterator(
+  path: epath.Path, manifest: Mapping[str, Any], iterator: SavesItself
+) -> None:
+  """Puts a data iterator back to where it was when the step was saved.
+
+  Raises:
+    ValueError: it was saved by another number of processes, or does not fit.
+  """
+  saved, now = manifest["processes"], jax.process_count()
+  if saved != now:
+    raise ValueError(
+      f"checkpoint {path} holds the data iterators of {saved} processes, this"
+      f" run has {now}; start it with {saved}"
+    )
+  directory = path / "hosts" / f"process_{jax.process_index()}" / "iterator"
+  if not directory.exists():
+    raise ValueError(f"checkpoint {path} holds no data iterator")
+  try:
+    iterator.restore(directory)
+  except ValueError:
+    raise
+  except Exception as error:
+    raise ValueError(
+      f"the data iterator in {path} does not fit this run's data:"
+      f" {_first_line(error)}"
+    ) from error
+
+
+def params_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the parameters among the leaves of a manifest."""
+  return {
+    name: leaf
+    for name, leaf in manifest["leaves"].items()
+    if name.startswith("params/")
+  }
+
+
+def check_fit(
+  path: epath.Path,
+  saved: Mapping[str, Any],
+  wanted: Mapping[str, Any],
+  *,
+  any_float: bool = False,
+) -> None:
+  """Raises ValueError, in one line, where names, shapes or dtypes differ."""
+  differences = describe_differences(saved, wanted, any_float=any_float)
+  if differences:
+    raise ValueError(
+      f"checkpoint {path} does not fit this configuration (- missing in it, +"
+      f" only in it): {differences}"
+    )
+
+
+def describe_differences(
+  saved: Mapping[str, Any], wanted: Mapping[str, Any], *, any_float: bool
+) -> str:
+  """Lists `-missing, +unexpected, name is [8], wanted [9]`; "" when none."""
+  found = [f"-{name}" for name in wanted if name not in saved]
+  found += [f"+{name}" for name in saved if name not in wanted]
+  for name, leaf in wanted.items():
+    if name not in saved:
+      continue
+    was = saved[name]
+    floats = jnp.issubdtype(was["dtype"], jnp.floating)
+    floats = floats and jnp.issubdtype(leaf.dtype, jnp.floating)
+    if was["shape"] != list(leaf.shape):
+      found.append(f"{name} is {was['shape']}, wanted {list(leaf.shape)}")
+    elif was["dtype"] != str(leaf.dtype) and not (any_float and floats):
+      found.append(f"{name} is {was['dtype']}, wanted {leaf.dtype}")
+  if len(found) > _NAMES_SHOWN:
+    more = len(found) - _NAMES_SHOWN
+    found = [*found[:_NAMES_SHOWN], f"and {more} more"]
+  return ", ".join(found)
+
+
+def sharding_of(leaf: Any) -> jax.sharding.Sharding:
+  """Returns the sharding asked for, or the first device."""
+  first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  return getattr(leaf, "sharding", None) or first
+
+
+@dataclasses.dataclass
+class _HostsSave(ocp.args.CheckpointArgs):
+  """What each process writes by itself, beside orbax's arrays."""
+
+  leaves: Mapping[str, jax.Array]
+  iterator: SavesItself | None
+  metrics: Mapping[str, float]
+
+
+class _HostsHandler(ocp.AsyncCheckpointHandler):
+  """Writes `hosts`: the iterator at once, the digests in the background."""
+
+  async def async_save(
+    self, directory: epath.Path, args: _HostsSave
+  ) -> list[ocp.future.Future]:
+    own = directory / f"process_{jax.process_index()}"
+    own.mkdir(parents=True, exist_ok=True)
+    if args.iterator is not None:
+      (own / "iterator").mkdir(exist_ok=True)
+      args.iterator.save(own / "iterator")
+    # Now: once this returns, the next step may take the arrays' memory.
+    leaves = {
+      name: (leaf.shape, str(leaf.dtype), digests.host_shards(leaf))
+      for name, leaf in args.leaves.items()
+    }
+
+    async def finish() -> None:
+      (own / "metrics.json").write_text(json_text.dumps(dict(args.metrics)))
+      manifest = {
+        "processes": jax.process_count(),
+        "files": digests.file_digests(own),
+        "leaves": {
+          name: {
+            "shape": list(shape),
+            "dtype": dtype,
+            "digests": digests.shard_digests(shards),
+          }
+          for name, (shape, dtype, shards) in leaves.items()
+        },
+      }
+      digests.write_manifest(own / "manifest.json", manifest)
+
+    return [ocp.future.CommitFutureAwaitingContractedSignals(finish())]
+
+  def save(self, directory: epath.Path, *args, **kwargs) -> None:
+    raise NotImplementedError("saved in the background only")
+
+  def restore(self, directory: epath.Path, *args, **kwargs) -> None:
+    raise NotImplementedError("read by read_manifest and restore_iterator")
+
+
+ocp.args.register_with_handler(_HostsHandler, for_save=True)(_HostsSave)
+
+
+def _array_handler() -> ocp.PyTreeCheckpointHandler:
+  """Returns orbax's writer of arrays.
+
+  Without compression: float32 weights shrink by 8%, and take twice the time.
+  Without pinned memory, so that digests and files share one copy to the host
+  (JAX keeps what was copied with the array). One process has no use for
+  replica-parallel writing, which would slice every replicated array on the
+  devices first.
+  """
+  arrays = ocp.type_handlers.ArrayHandler(
+    use_replica_parallel=jax.process_count() > 1
+  )
+  return ocp.PyTreeCheckpointHandler(
+    use_compression=False,
+    enable_pinned_host_transfer=False,
+    type_handler_registry=ocp.type_handlers.create_type_handler_registry(
+      (jax.Array, arrays)
+    ),
+  )
+
+
+def _by_item(leaves: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+  """Splits leaves into orbax's items; TensorStore has no empty arrays."""
+  items: dict[str, dict[str, Any]] = {}
+  for name, leaf in leaves.items():
+    if math.prod(leaf.shape):
+      item = "params" if name.startswith("params/") else "state"
+      items.setdefault(item, {})[name.removeprefix("params/")] = leaf
+  return items
+
+
+def _read_item(
+  path: epath.Path, manifest: Mapping[str, Any], part: Mapping[str, Any]
+) -> dict[str, jax.Array]:
+  prefix = "params/" if path.name == "params" else ""
+  saved = {name: manifest["leaves"][prefix + name] for name in part}
+  restore_args = {
+    name: ocp.ArrayRestoreArgs(
+      restore_type=jax.Array,
+      sharding=sharding_of(leaf),
+      global_shape=tuple(saved[name]["shape"]),
+      dtype=jnp.dtype(saved[name]["dtype"]),
+    )
+    for name, leaf in part.items()
+  }
+  tree = _array_handler().restore(
+    path,
+    args=ocp.args.PyTreeRestore(
+      traverse_util.unflatten_dict(dict.fromkeys(part, 0), sep="/"),
+      restore_args=traverse_util.unflatten_dict(restore_args, sep="/"),
+      partial_restore=True,
+    ),
+  )
+  flat = traverse_util.flatten_dict(tree, sep="/")
+  return {prefix + name: leaf for name, leaf in flat.items()}
+
+
+def _merged_manifest(hosts: epath.Path) -> dict[str, Any]:
+  """Reads all processes' manifests and this process's files."""
+  merged = digests.read_manifest(hosts / "process_0" / "manifest.json")
+  for process in range(1, merged["processes"]):
+    other = digests.read_manifest(hosts / f"process_{process}/manifest.json")
+    for name, leaf in other["leaves"].items():
+      merged["leaves"][name]["digests"] |= leaf["digests"]
+  for name, leaf in merged["leaves"].items():
+    if not digests.covers(leaf["digests"], leaf["shape"]):
+      raise Damaged(f"{name} has parts without a digest")
+  # Fewer processes than then: the first ones look at more than one's files.
+  for process in range(merged["processes"]):
+    if process % jax.process_count() == jax.process_index():
+      own = hosts / f"process_{process}"
+      recorded = digests.read_manifest(own / "manifest.json")["files"]
+      found = digests.file_digests(own)
+      for name, value in recorded.items():
+        if found.get(name) != value:
+          how = "is missing" if name not in found else "does not match"
+          raise Damaged(f"{own.name}/{name} {how}")
+  return merged
+
+
+def _agree(reason: str) -> None:
+  """Raises Damaged on every process if any of them has a reason to."""
+  damaged = bool(reason)
+  if jax.process_count() > 1:
+    damaged = multihost_utils.process_allgather(np.array(damaged)).any()
+  if damaged:
+    raise Damaged(reason or "on another process")
+
+
+def _is_passing(error: Exception) -> bool:
+  kinds = (MemoryError, PermissionError, jax.errors.JaxRuntimeError)
+  return isinstance(error, kinds) or any(w in str(error) for w in _PASSING)
+
+
+def _first_line(error: Exception) -> str:
+  lines = str(error).strip().splitlines()
+  text = lines[0] if lines else type(error).__name__
+  return text if len(text) <= 100 else f"{text[:100]}..."

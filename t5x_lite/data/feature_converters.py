@@ -1,0 +1,428 @@
+"""Arranges a task's examples as what an architecture eats.
+
+A task gives, per example, sequences of any length: `inputs` and `targets` (a
+pair), `targets` alone (a language model's text), or `inputs`, `targets` and
+`weights` of one length (aligned: MLM). A text may have `weights`, aligned
+examples `token_types` and a `next_sentence` label (BERT's pairs), and a pair
+`positions`, those of the blanks that its targets fill (GLM). Where targets
+continue the inputs, cut from one text, `targets_alone` may stand beside them,
+what an encoder-decoder has for targets (tasks/pairs.py). The converter of an
+architecture turns them into rows of one fixed length, under seqio's names.
+Two pairs,
+
+  inputs [7 8 5 1]     targets [3 9 1]
+  inputs [8 4 9 3 1]   targets [4 1]
+
+with room for 10 inputs and 7 targets are, packed into one row, for
+
+  encoder_decoder
+    encoder_input_tokens      7 8 5 1 8 4 9 3 1 0
+    encoder_segment_ids       1 1 1 1 2 2 2 2 2 0
+    encoder_positions         0 1 2 3 0 1 2 3 4 0
+    decoder_input_tokens      0 3 9 0 4 0 0           shifted right; the start
+                                                      token is `start_id`, 0
+    decoder_target_tokens     3 9 1 4 1 0 0
+    decoder_loss_weights      1 1 1 1 1 0 0
+    decoder_segment_ids       1 1 1 2 2 0 0
+    decoder_positions         0 1 2 0 1 0 0
+
+  causal, prefix (the row has room for inputs and targets: 17)
+    decoder_input_tokens      0 7 8 5 1 3 9 0 8 4 9 3 1 4 0 0 0
+    decoder_target_tokens     7 8 5 1 3 9 1 8 4 9 3 1 4 1 0 0 0
+    decoder_loss_weights      0 0 0 0 1 1 1 0 0 0 0 0 1 1 0 0 0
+    decoder_causal_attention  1 1 1 1 1 0 0 1 1 1 1 1 1 0 0 0 0
+    decoder_segment_ids       1 1 1 1 1 1 1 2 2 2 2 2 2 2 0 0 0
+    decoder_positions         0 1 2 3 4 5 6 0 1 2 3 4 5 6 0 0 0
+
+and an aligned example is, for
+
+  encoder, from inputs [7 4 5 1] targets [7 8 5 1] weights [0 1 0 0]
+    encoder_input_tokens      7 4 5 1 0 0
+    encoder_target_tokens     7 8 5 1 0 0
+    encoder_loss_weights      0 1 0 0 0 0
+    encoder_segment_ids       1 1 1 1 0 0
+    encoder_positions         0 1 2 3 0 0
+
+Sentence pairs also have encoder_token_types, and class_targets, one
+class a row. Blanks filled by spans of the targets, each from the start token,
+are, for a prefix model, from inputs [7 6 5 6] targets [3 9 1 4 1] positions
+[3 3 3 1 1]
+
+    decoder_input_tokens      7 6 5 6 0 3 9 0 4
+    decoder_target_tokens     7 6 5 6 3 9 1 4 1
+    decoder_loss_weights      0 0 0 0 1 1 1 1 1
+    decoder_causal_attention  1 1 1 1 0 0 0 0 0
+    decoder_segment_ids       1 1 1 1 1 1 1 1 1
+    decoder_positions         0 1 2 3 3 3 3 1 1     of the blank
+    decoder_block_positions   0 0 0 0 1 2 3 1 2     within the span
+
+The start token may differ from vocabulary to vocabulary, and models that come
+from elsewhere may begin texts otherwise; see `converter`.
+
+Segment ids, positions and weights are always there, packed or not: padding is
+where the segment id is 0, and nothing here or later looks for a token id 0.
+"""
+
+import abc
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import seqio
+import tensorflow as tf
+
+from t5x_lite import row_formats
+from t5x_lite.data import packing
+
+# The accelerators are JAX's; TensorFlow would take a GPU's whole memory. Once
+# TensorFlow runs (a notebook), its devices are its user's business.
+with contextlib.suppress(RuntimeError):
+  tf.config.set_visible_devices([], "GPU")
+
+_INT32 = seqio.FeatureConverter.FeatureSpec(dtype=tf.int32)
+
+
+def choose_targets(
+  example: Mapping[str, tf.Tensor], architecture: str
+) -> dict[str, tf.Tensor]:
+  """Returns an example with the targets that an architecture is asked for."""
+  example = dict(example)
+  alone = example.pop("targets_alone", None)
+  if alone is not None and architecture == "encoder_decoder":
+    example["targets"] = alone
+  return example
+
+
+def converter(
+  architecture: str,
+  *,
+  pack: bool,
+  loss_on_inputs: bool = False,
+  start_id: int = 0,
+  around: tuple[int, int] | None = None,
+  bare_prompts: bool = False,
+) -> seqio.FeatureConverter:
+  """Returns the converter of an architecture.
+
+  Called with a dataset of examples and the lengths of their features, as
+  `seqio.get_dataset` and `seqio.Evaluator` do, it gives a dataset of rows. For
+  a pair, a decoder's row has room for inputs and targets, or for
+  lengths["decoder"] tokens if that is given.
+
+  Args:
+    architecture: one of `architectures.NAMES`.
+    pack: whether rows hold as many examples as fit, in their order, rather
+      than one each.
+    loss_on_inputs: whether inputs bear loss too; causal and prefix only.
+    start_id: the token before the first one that a decoder predicts.
+    around: the tokens that every text of an encoder-decoder begins and ends
+      with, as BART's "<s>" and "</s>". Inputs get both, and targets the first,
+      beyond what the lengths have room for; an end that is there stays alone.
+    bare_prompts: whether the inputs of a decoder-only model stand without the
+      start token, as GPT-2's; then only a text without inputs has it.
+
+  Raises:
+    ValueError: for an unknown architecture, or `loss_on_inputs` where the
+      inputs are not predicted.
+  """
+  kinds = {
+    "encoder_decoder": EncoderDecoder,
+    "causal": Decoder,
+    "prefix": Decoder,
+    "encoder": Encoder,
+  }
+  if architecture not in kinds:
+    raise ValueError(
+      f"architecture {architecture!r} must be one of "
+      f"{', '.join(row_formats.NAMES)}"
+    )
+  if loss_on_inputs and kinds[architecture] is not Decoder:
+    raise ValueError(
+      f"loss_on_inputs needs architecture causal or prefix, not {architecture}"
+    )
+  return kinds[architecture](
+    architecture,
+    pack=pack,
+    loss_on_inputs=loss_on_inputs,
+    start_id=start_id,
+    around=around,
+    bare_prompts=bare_prompts,
+  )
+
+
+def starts(vocabulary: seqio.Vocabulary) -> dict[str, Any]:
+  """Returns how rows of a vocabulary's ids begin, as `converter` takes it.
+
+  A vocabulary has `start_id`, `begin_id` and `bare_prompts` where it is not as
+  most are.
+  """
+  begin_id = getattr(vocabulary, "begin_id", None)
+  return {
+    "start_id": getattr(vocabulary, "start_id", 0),
+    "around": None if begin_id is None else (begin_id, vocabulary.eos_id),
+    "bare_prompts": getattr(vocabulary, "bare_prompts", False),
+  }
+
+
+class Converter(seqio.FeatureConverter):
+  """Turns examples of a task into rows; see the arrays in the module's text.
+
+  An example with more tokens than a row is refused with both numbers, not cut:
+  `data.py` and seqio trim before, where that is what the task wants.
+  """
+
+  TASK_FEATURES: Mapping = {
+    name: _INT32 for name in sorted(set().union(*row_formats.KINDS))
+  }
+  # Segment ids and positions are there without packing as well.
+  PACKING_FEATURE_DTYPES: Mapping = {}
+
+  def __init__(
+    self,
+    architecture: str,
+    *,
+    pack: bool,
+    loss_on_inputs: bool,
+    start_id: int,
+    around: tuple[int, int] | None,
+    bare_prompts: bool,
+  ):
+    super().__init__(pack=pack, apply_length_check=False)
+    self.architecture = architecture
+    self._loss_on_inputs = loss_on_inputs
+    self._start_id = start_id
+    self._around = tuple([token] for token in around) if around else ([], [])
+    self._bare_prompts = bare_prompts
+
+  def __call__(
+    self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
+  ) -> tf.data.Dataset:
+    """Converts examples with features of these lengths to rows.
+
+    The base class does not let a language model go without inputs.
+    """
+    names = task_feature_lengths.keys() - {"decoder"}
+    row_formats.check(names, self.architecture)
+    for name in sorted(names):
+      spec = ds.element_spec.get(name)
+      if spec is None or spec.dtype != tf.int32 or spec.shape.rank != 1:
+        raise ValueError(f"feature {name} must be an int32 vector, not {spec}")
+    return self._convert_features(ds, task_feature_lengths)
+
+  def _shift_right(self, tokens: tf.Tensor) -> tf.Tensor:
+    """Returns the start token, and all tokens but the last."""
+    return tf.concat([[self._start_id], tokens[:-1]], axis=0)
+
+  @abc.abstractmethod
+  def row_lengths(self, lengths: Mapping[str, int]) -> dict[str, int]:
+    """Returns the length of a row's sides, "encoder" and "decoder"."""
+
+  @abc.abstractmethod
+  def arrange(self, example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Returns an example's model features, still unpadded.
+
+    All features of a side ("encoder_*", "decoder_*") have one length.
+    """
+
+  def get_model_feature_lengths(
+    self, task_feature_lengths: Mapping[str, int]
+  ) -> dict[str, int]:
+    rows = self.row_lengths(task_feature_lengths)
+    return {name: rows[packing.side_of(name)] for name in self.MODEL_FEATURES}
+
+  def _convert_features(
+    self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
+  ) -> tf.data.Dataset:
+    ds = ds.map(_plain(self.arrange), num_parallel_calls=tf.data.AUTOTUNE)
+    return packing.lay_out(
+      ds, self.row_lengths(task_feature_lengths), pack=self.pack
+    )
+
+
+def _model_features(side: str, *names: str) -> dict:
+  names = (*names, "segment_ids", "positions")
+  return {f"{side}_{name}": _INT32 for name in names}
+
+
+_SCORED = ("input_tokens", "target_tokens", "loss_weights")
+
+
+class EncoderDecoder(Converter):
+  """Encodes the inputs, decodes the targets.
+
+  An example whose inputs are empty gets one token 0 to encode: its targets
+  have something of their own to attend to, and only that. One whose targets
+  are empty (a prompt) gets a start token, without weight.
+  """
+
+  MODEL_FEATURES: Mapping = {
+    **_model_features("encoder", "input_tokens"),
+    **_model_features("decoder", *_SCORED),
+  }
+
+  def row_lengths(self, lengths):
+    begin, end = self._around
+    return {
+      "encoder": lengths["inputs"] + len(begin) + len(end),
+      "decoder": lengths["targets"] + len(begin),
+    }
+
+  def arrange(self, example):
+    inputs, targets = example["inputs"], example["targets"]
+    begin, end = self._around
+    if begin:
+      begin, end = tf.constant(begin), tf.constant(end)
+      ends = tf.reduce_any(inputs[-1:] == end)
+      inputs = tf.concat([begin, inputs, end[: tf.where(ends, 0, 1)]], axis=0)
+      # A prompt has no targets to begin.
+      targets = tf.concat(
+        [begin[: tf.minimum(tf.size(targets), 1)], targets], axis=0
+      )
+    weights = tf.ones_like(targets)
+    targets = _at_least_one(targets)
+    return {
+      "encoder_input_tokens": _at_least_one(inputs),
+      "decoder_input_tokens": self._shift_right(targets),
+      "decoder_target_tokens": targets,
+      "decoder_loss_weights": _at_least_one(weights),
+    }
+
+
+class Decoder(Converter):
+  """Continues the inputs, if any, with the targets: causal and prefix LM.
+
+  `decoder_causal_attention`, seqio's name, is 1 on the start token and the
+  inputs: a prefix LM sees all of it from each of them, and decoding takes it
+  for the prompt. Inputs bear loss if `loss_on_inputs`. A prompt (empty
+  targets) gets one token 0 without weight, so that the shifted row still holds
+  the last of its inputs:
+
+    inputs [7 8 5]   targets []
+    decoder_input_tokens      0 7 8 5
+    decoder_target_tokens     7 8 5 0
+    decoder_causal_attention  1 1 1 1
+    decoder_loss_weights      0 0 0 0
+  """
+
+  MODEL_FEATURES: Mapping = _model_features(
+    "decoder", *_SCORED, "causal_attention"
+  )
+
+  def row_lengths(self, lengths):
+    together = lengths.get("inputs", 0) + lengths["targets"]
+    return {"decoder": lengths.get("decoder", together)}
+
+  def arrange(self, example):
+    if "positions" in example:
+      return self._arrange_blanks(**example)
+    targets = example["targets"]
+    inputs = example.get("inputs", targets[:0])
+    weights = example.get("weights")
+    if weights is None:
+      weights = tf.ones_like(targets)
+    else:
+      _check_aligned(example, "targets", "weights")
+    input_weights = tf.fill(tf.shape(inputs), int(self._loss_on_inputs))
+    tokens = tf.concat([inputs, _at_least_one(targets)], axis=0)
+    visible = tf.range(tf.size(tokens)) <= tf.size(inputs)
+    arranged = {
+      "decoder_input_tokens": self._shift_right(tokens),
+      "decoder_target_tokens": tokens,
+      "decoder_loss_weights": tf.concat(
+        [input_weights, _at_least_one(weights)], axis=0
+      ),
+      "decoder_causal_attention": tf.cast(visible, tf.int32),
+    }
+    if self._bare_prompts:  # The first token of a prompt is not predicted.
+      first = tf.minimum(tf.size(inputs), 1)
+      arranged = {name: values[first:] for name, values in arranged.items()}
+    return arranged
+
+  def _arrange_blanks(self, inputs, targets, positions) -> dict[str, tf.Tensor]:
+    """Lays out blanks and the spans that fill them; see the module's text."""
+    aligned = {"targets": targets, "positions": positions}
+    _check_aligned(aligned, *aligned)
+    # No two spans that follow one another fill the same blank.
+    is_first = tf.concat([[True], positions[1:] != positions[:-1]], axis=0)
+    is_first = is_first[: tf.size(positions)]
+    index = tf.range(tf.size(targets))
+    first = tf.boolean_mask(index, is_first)
+    owner = tf.cumsum(tf.cast(is_first, tf.int32)) - 1
+    sides = (  # of the inputs and of the targets
+      ("input_tokens", inputs,
+       tf.where(is_first, self._start_id, self._shift_right(targets))),
+      ("target_tokens", inputs, targets),
+      ("loss_weights", tf.zeros_like(inputs), tf.ones_like(targets)),
+      ("causal_attention", tf.ones_like(inputs), tf.zeros_like(targets)),
+      ("positions", tf.range(tf.size(inputs)), positions),
+      ("block_positions", tf.zeros_like(inputs),
+       index - tf.gather(first, owner) + 1),
+    )  # fmt: skip
+    return {
+      f"decoder_{name}": tf.concat(parts, axis=0) for name, *parts in sides
+    }
+
+
+class Encoder(Converter):
+  """Predicts targets in place where `weights` says so.
+
+  The weights come from the task: BERT's kept and random tokens bear loss, and
+  the inputs alone do not tell which they are. A pair of sentences has a row to
+  itself: its label is one of the row.
+  """
+
+  MODEL_FEATURES: Mapping = _model_features("encoder", *_SCORED)
+
+  def row_lengths(self, lengths):
+    label = {"class": 1} if "next_sentence" in lengths else {}
+    return {"encoder": lengths["inputs"], **label}
+
+  def arrange(self, example):
+    _check_aligned(example, "inputs", "targets")
+    _check_aligned(example, "inputs", "weights")
+    arranged = {
+      "encoder_input_tokens": example["inputs"],
+      "encoder_target_tokens": example["targets"],
+      "encoder_loss_weights": example["weights"],
+    }
+    if "token_types" in example:
+      _check_aligned(example, "inputs", "token_types")
+      arranged |= {
+        "encoder_token_types": example["token_types"],
+        "class_targets": example["next_sentence"],
+      }
+    return arranged
+
+  def _convert_features(self, ds, task_feature_lengths):
+    if "next_sentence" not in task_feature_lengths:
+      return super()._convert_features(ds, task_feature_lengths)
+    if self.pack:
+      raise ValueError(
+        "sentence pairs have a label for each row and cannot be packed: set "
+        "pack to False"
+      )
+    ds = super()._convert_features(ds, task_feature_lengths)
+
+    def label_rows(row):
+      label = row["class_targets"][0]
+      row = {k: v for k, v in row.items() if packing.side_of(k) == "encoder"}
+      return row | {"class_targets": label}
+
+    return ds.map(_plain(label_rows))
+
+
+def _check_aligned(example, first: str, second: str) -> None:
+  sizes = tf.size(example[first]), tf.size(example[second])
+  tf.debugging.Assert(
+    tf.equal(*sizes),
+    [f"{first} and {second} must align, but have", *sizes, "tokens"],
+  )
+
+
+def _at_least_one(tokens: tf.Tensor) -> tf.Tensor:
+  """Returns the tokens, or [0] for none."""
+  return tf.pad(tokens, [[0, tf.cast(tf.size(tokens) == 0, tf.int32)]])
+
+
+# Tracing is several times faster without AutoGraph's conversion.
+_plain = tf.autograph.experimental.do_not_convert

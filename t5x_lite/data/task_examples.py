@@ -1,0 +1,200 @@
+"""Reads the examples of one task, from its source to the shuffle buffer.
+
+What `seqio.Task.get_dataset` does, except that the seeds depend on task and
+shard (seqio's do not: two shards, or two tasks over one source, get the same
+noise), that only what is needed goes through the shuffle buffer, and that
+nothing is cached in memory: buffer and cache would be in each checkpoint.
+"""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import seqio
+import tensorflow as tf
+
+from t5x_lite.data import batch_iterator, task_cache, trimming
+
+# A `data.Data`: any dataclass with its fields will do.
+Spec = Any
+
+
+def read(
+  task: seqio.Task,
+  spec: Spec,
+  lengths: Mapping[str, int],
+  shard,
+  *,
+  choose: Callable[[Mapping], Mapping],
+) -> tf.data.Dataset:
+  """Returns a task's examples, trimmed and shuffled.
+
+  Args:
+    task: a task, not a mixture.
+    spec: what to read of it.
+    lengths: of its features, as `data.feature_lengths` gives them.
+    shard: (index, count) of the part to read.
+    choose: of an example; what of it is for the architecture.
+
+  Returns:
+    Dicts of int32 vectors, no longer than their lengths.
+
+  Raises:
+    ValueError: there is no example, or they cannot be shuffled.
+  """
+  source = _source(task, spec)
+  ds = documents(task, spec, shard=shard)
+  noise_seed = seed(spec, "noise", task.name, shard)
+  once = ds
+  if spec.cache_dir is None:
+    once = task.preprocess_precache(ds, seed=noise_seed)
+
+  sequence_length = {k: v for k, v in lengths.items() if k != "decoder"}
+
+  def finish(ds):
+    ds = task.preprocess_postcache(ds, sequence_length, seed=noise_seed)
+    return fit(ds, task, lengths, choose)
+
+  if spec.num_epochs is None:
+    with batch_iterator.plain_errors(task.name):
+      is_empty = not any(True for _ in finish(once).take(1))
+    if is_empty:
+      # Repeated for ever, it would never give a batch nor an error.
+      raise ValueError(nothing(spec, task.name, shard))
+  # Before the noise, which is then another in each epoch.
+  ds = finish(once if spec.num_epochs == 1 else once.repeat(spec.num_epochs))
+  if spec.shuffle and task.shuffle_buffer_size:
+    order_seed = seed(spec, "order", task.name, shard)
+    # Complementary examples, of which a row takes so many, stay side by side.
+    together = getattr(task, "examples_together", 1)
+    if together > 1:
+      ds = ds.ragged_batch(together)
+    buffer_size = max(1, task.shuffle_buffer_size // together)
+    # One order whenever it is begun: a stage's iterator may be made and then
+    # discarded, when a position before the stage is restored.
+    ds = ds.shuffle(
+      buffer_size, seed=order_seed, reshuffle_each_iteration=False
+    )
+    if together > 1:
+      # Mapped, its vectors are no longer ragged tensors of rank 0.
+      ds = ds.unbatch().map(_plain(lambda example: example))
+  elif spec.shuffle and not source.performs_internal_shuffling:
+    raise ValueError(
+      f"task {task.name} has shuffle_buffer_size None and cannot be shuffled: "
+      "set shuffle=False, or give the task a buffer"
+    )
+  return ds
+
+
+def _source(task: seqio.Task, spec: Spec) -> seqio.DataSource:
+  """Returns the task's source or, where the spec says, its offline cache."""
+  if spec.cache_dir is None:
+    return task.source
+  return task_cache.source(task, spec.cache_dir, spec.split)
+
+
+def documents(
+  task: seqio.Task, spec: Spec, *, shard: tuple[int, int] = (0, 1)
+) -> tf.data.Dataset:
+  """Returns what a task's source gives, in the order in which it is read.
+
+  The order depends on the source, the split, `spec.seed` and `spec.order`, for
+  which the task's own name stands in.
+  """
+  index, count = shard
+  source = _source(task, spec)
+  # The same in all shards: each takes every count-th example of one order.
+  options = {
+    "split": spec.split,
+    "shuffle": spec.shuffle,
+    "seed": seed(spec, "source", spec.order or task.name),
+  }
+  if count == 1:
+    return source.get_dataset(**options)
+  if (
+    source.supports_arbitrary_sharding
+    or len(source.list_shards(spec.split)) >= count
+  ):
+    shard_info = seqio.ShardInfo(index=index, num_shards=count)
+    return source.get_dataset(**options, shard_info=shard_info)
+  return source.get_dataset(**options).shard(count, index)
+
+
+def fit(
+  ds: tf.data.Dataset,
+  task: seqio.Task,
+  lengths: Mapping[str, int],
+  choose: Callable[[Mapping], Mapping],
+) -> tf.data.Dataset:
+  """Keeps the features that have a length, none longer than it.
+
+  They are cut to it (see trimming.py), unless the task plans its lengths
+  itself: too long is then a mistake, and refused.
+  """
+  missing = sorted(lengths.keys() - {"decoder"} - ds.element_spec.keys())
+  if missing:
+    raise ValueError(
+      f"task {task.name} promises feature {missing[0]}, but its preprocessors "
+      f"give {', '.join(sorted(ds.element_spec))}"
+    )
+  planned = any(
+    # Takes it to trim, not to plan.
+    preprocessor is not seqio.preprocessors.append_eos_after_trim
+    and not getattr(preprocessor, "only_trims", False)
+    for preprocessor in asks_for_lengths(task)
+  )
+
+  def refuse_longer(what, tokens, length):
+    tf.debugging.Assert(
+      tokens <= length,
+      [f"{what} have", tokens, f"tokens, but their length is {length}"],
+    )
+
+  def fit_example(example):
+    example = choose(example)
+    tokens = {
+      name: tf.cast(example[name], tf.int32)
+      for name in lengths
+      if name != "decoder"
+    }
+    if planned:
+      sizes = {name: tf.size(value) for name, value in tokens.items()}
+      for name, size in sizes.items():
+        refuse_longer(name, size, lengths[name])
+      if "decoder" in lengths:
+        together = sizes["inputs"] + sizes["targets"]
+        refuse_longer("inputs and targets", together, lengths["decoder"])
+      return tokens
+    return trimming.fit(tokens, task.output_features, lengths)
+
+  return ds.map(_plain(fit_example), num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def asks_for_lengths(task: seqio.Task) -> list[Callable]:
+  """Returns a task's preprocessors that trim to lengths or plan by them."""
+  return [
+    preprocessor
+    for preprocessor in task.preprocessors
+    if "sequence_length" in inspect.signature(preprocessor).parameters
+  ]
+
+
+def seed(spec: Spec, *parts) -> int:
+  """Returns a seed, the same in every process and run; Python's hash is not."""
+  digest = hashlib.sha256(json.dumps([spec.seed, *parts]).encode()).digest()
+  return int.from_bytes(digest[:4]) >> 1
+
+
+def nothing(spec: Spec, task: str = "", shard: tuple[int, int] = (0, 1)) -> str:
+  """Says what it means that there is no example."""
+  where = f" (shard {shard[0]} of {shard[1]})" if shard[1] > 1 else ""
+  return (
+    f"task {task or spec.task}, split {spec.split!r}{where} gives no example: "
+    "its files are empty, it has fewer examples than there are processes, or "
+    "its preprocessors drop all"
+  )
+
+
+_plain: Callable = tf.autograph.experimental.do_not_convert

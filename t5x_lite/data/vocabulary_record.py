@@ -1,0 +1,67 @@
+"""Remembers which vocabulary a run's token ids belong to."""
+
+import json
+
+import jax
+from etils import epath
+
+from t5x_lite.data import batches
+from t5x_lite.files import disk, json_text
+
+_FILE = "vocabulary.json"
+_MODEL = "vocabulary.model"
+
+
+def write(task: str, model_dir: str) -> None:
+  """Writes a task's vocabulary into a run's directory.
+
+  vocabulary.json has its digest, vocabulary.model the SentencePiece model.
+  """
+  path = epath.Path(model_dir) / _FILE
+  if jax.process_index() or path.exists():
+    return
+  content = {
+    "task": task,
+    "size": batches.required_vocab_size(task),
+    "digest": batches.vocabulary_digest(task),
+  }
+  model = getattr(batches.vocabularies(task)[1], "sp_model", None)
+  if model is not None:
+    with disk.partial(path.with_name(_MODEL)) as temporary:
+      temporary.write_bytes(model)
+  # The other processes may be reading it already.
+  disk.write_text(path, json_text.dumps(content, indent=2) + "\n")
+
+
+def size(model_dir: str) -> int | None:
+  """Returns the number of ids of a run's vocabulary, if it is recorded."""
+  path = _find(model_dir)
+  return json.loads(path.read_text())["size"] if path.exists() else None
+
+
+def _find(model_dir: str) -> epath.Path:
+  """Returns the record's path, given a run or one of its checkpoint steps."""
+  path = epath.Path(model_dir).expanduser()
+  is_step = path.parent.name == "checkpoints"
+  return (path.parent.parent if is_step else path) / _FILE
+
+
+def check(task: str, model_dir: str) -> None:
+  """Refuses a task whose ids mean other tokens than those of the run.
+
+  Raises:
+    ValueError: the run in `model_dir` was trained with another vocabulary.
+  """
+  path = _find(model_dir)
+  if not path.exists():
+    return
+  there = json.loads(path.read_text())
+  if there["digest"] != batches.vocabulary_digest(task):
+    model = path.with_name(_MODEL)
+    own = f" ({model})" if model.exists() else ""
+    raise ValueError(
+      f"the run in {model_dir} was trained with the vocabulary of "
+      f"{there['task']} ({there['size']} ids); {task} has another one "
+      f"({batches.required_vocab_size(task)} ids): its ids mean other tokens. "
+      f"Use the run's own vocabulary{own}, or start a new run"
+    )

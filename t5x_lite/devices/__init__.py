@@ -1,0 +1,1 @@
+"""Devices: which of them hold what, and what they have room for."""

@@ -1,0 +1,390 @@
+"""Measures parameters: loss on held-out batches, and tasks' own metrics."""
+
+import contextlib
+import functools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import seqio
+from absl import logging
+from etils import epath
+
+from t5x_lite import decoding
+from t5x_lite.data import (
+  batch_iterator,
+  feature_converters,
+  sentinels,
+  task_examples,
+)
+from t5x_lite.data import batches as batches_lib
+from t5x_lite.evaluation.held_out import HeldOut, held_out, unigram_entropy
+from t5x_lite.files import disk, json_text
+from t5x_lite.inference import batched
+
+__all__ = [
+  "evaluate",
+  "held_out",
+  "task_metrics",
+  "teacher_forced",
+  "unigram_entropy",
+  "write",
+]
+
+Metrics = dict[str, float]
+
+
+def evaluate(
+  model: Any,
+  params: Any,
+  specs: Sequence[Any],
+  *,
+  layout: Any = None,
+  metric_fns: bool = True,
+  sampler: Any = decoding.GREEDY,
+  constraints: decoding.Constraints = decoding.UNCONSTRAINED,
+  max_new_tokens: int | None = None,
+) -> Metrics:
+  """Measures each task of some `data.Data`, a mixture's tasks apart.
+
+  Args:
+    model: a Model.
+    params: its parameters, laid out as `layout` says.
+    specs: what to evaluate on, each example once (see `held_out`). To do so
+      again and again, from `held_out`: that keeps what it read.
+    layout: the devices; None is one device.
+    metric_fns: whether to compute the tasks' own metrics, where they have any.
+    sampler, constraints, max_new_tokens: for these, as in `task_metrics`.
+
+  Returns:
+    "TASK/METRIC" -> value: those of `teacher_forced`, "unigram_entropy" of the
+    same targets, and those of `task_metrics`, which win where both have a name,
+    their number of examples as "metric_examples". Where a spec asks for several
+    passes, "num_epochs" says that examples count as often.
+
+  Raises:
+    ValueError: for what cannot be read (see data.check), before any is.
+  """
+  if not all(isinstance(spec, HeldOut) for spec in specs):
+    specs = held_out(specs, model.architecture, layout=layout)
+  results = {}
+  for batches in specs:
+    metrics = teacher_forced(model, params, batches, layout=layout)
+    metrics["unigram_entropy"] = batches.unigram_entropy
+    if batches.spec.num_epochs > 1:
+      metrics["num_epochs"] = batches.spec.num_epochs
+    if metric_fns:
+      own = task_metrics(
+        model,
+        params,
+        batches.spec,
+        layout=layout,
+        sampler=sampler,
+        constraints=constraints,
+        max_new_tokens=max_new_tokens,
+      )
+      if own:
+        metrics["metric_examples"] = own.pop("num_examples")
+      metrics |= own
+    task = batches.spec.task
+    results |= {f"{task}/{name}": value for name, value in metrics.items()}
+  return results
+
+
+def teacher_forced(
+  model: Any,
+  params: Any,
+  batches: Iterable[Mapping[str, np.ndarray]],
+  *,
+  layout: Any = None,
+) -> Metrics:
+  """Measures how well a model predicts targets from what comes before.
+
+  Args:
+    model: a Model.
+    params: its parameters.
+    batches: this process's rows of each batch; as many batches in each.
+    layout: the devices; None is one device.
+
+  Returns:
+    "loss" (nats per loss-bearing token), "perplexity", "accuracy" (share of
+    tokens that are the most probable ones; of equals the lowest id), "tokens",
+    per token whatever else the model sums, and how much was read:
+    "num_examples" and "num_batches".
+  """
+  totals, waiting, num_batches = {}, None, 0
+  for batch in batches:
+    num_batches += 1
+    with batched.active(layout):
+      if layout is not None:
+        batch = layout.shard_batch(batch)
+      sums = _sums(model, params, batch)
+    _add(totals, waiting)  # one batch late: the device never waits
+    waiting = sums
+  _add(totals, waiting)
+  if not totals.get("weight"):
+    raise ValueError("no token of the evaluation batches bears loss")
+  weight = totals.pop("weight")
+  loss = totals.pop("loss") / weight
+  metrics = {
+    "loss": loss,
+    "perplexity": math.exp(min(loss, 700.0)),
+    "accuracy": totals.pop("correct") / weight,
+    "tokens": weight,
+    "num_examples": totals.pop("num_examples"),
+    "num_batches": num_batches,
+  }
+  # What is minimised, and what it is divided by, depend on the normaliser.
+  for name in ("objective", "denominator"):
+    totals.pop(name, None)
+  # A sum of nothing, such as the z-loss of a model without, is left out.
+  return metrics | {name: x / weight for name, x in totals.items() if x}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _sums(model, params, batch):
+  sums = model.loss_and_metrics(params, batch)[1]
+  return {**sums, "num_examples": _num_examples(batch)}
+
+
+def _num_examples(batch):
+  """Counts a batch's examples: the segments of its rows, none of padding."""
+  segments = [x for name, x in batch.items() if name.endswith("_segment_ids")]
+  if not segments:
+    return len(next(iter(batch.values())))
+  return jnp.sum(jnp.concatenate(segments, axis=1).max(axis=1))
+
+
+def _add(totals, sums):
+  # In Python's float64: a float32 stops counting tokens at 2 ** 24.
+  for name, value in (sums or {}).items():
+    totals[name] = totals.get(name, 0.0) + float(value)
+
+
+def task_metrics(
+  model: Any,
+  params: Any,
+  spec: Any,
+  *,
+  layout: Any = None,
+  sampler: Any = decoding.GREEDY,
+  constraints: decoding.Constraints = decoding.UNCONSTRAINED,
+  max_new_tokens: int | None = None,
+  seed: int = 0,
+) -> Metrics:
+  """Computes the metric functions of a task by seqio.Evaluator.
+
+  Predictions are generated from the inputs, scores are log-likelihoods of the
+  targets; a predict_with_aux metric gets "scores", of its predictions, and a
+  metric of scores with intermediates "is_greedy": whether each token of the
+  targets is the most probable one.
+
+  Args:
+    model: a Model.
+    params: its parameters.
+    spec: of a task, not a mixture; as many examples as `num_batches` unpacked
+      ones hold are taken, in their order and once.
+    layout: the devices; None is one device.
+    sampler: chooses the tokens of predictions.
+    constraints: what holds for predictions, but for their length.
+    max_new_tokens: of a prediction; None is the length of the targets.
+    seed: of the sampler.
+
+  Returns:
+    METRIC -> value, of those that are numbers, and "num_examples", from how
+    many; nothing where there are no metric functions.
+  """
+  if not batches_lib.get_task(spec.task).metric_objs:
+    return {}
+  lengths = batches_lib.feature_lengths(spec, model.architecture)
+  # Evaluator cuts by a rule of its own, which leaves what a preprocessor has
+  # cut as it is: where none does, it is given no lengths to cut to.
+  cuts = task_examples.asks_for_lengths(batches_lib.get_task(spec.task))
+  with _quiet(), batch_iterator.plain_errors(spec.task):
+    evaluator = seqio.Evaluator(
+      spec.task,
+      _UnpackedConverter(spec.task, model.architecture, lengths),
+      eval_split=spec.split,
+      sequence_length=lengths if cuts else {},
+      num_examples=spec.num_batches and spec.num_batches * spec.batch_size,
+      seed=spec.seed,
+      async_compute_metrics=False,
+    )
+  max_new_tokens = max_new_tokens or lengths["targets"]
+  key = jax.random.key(seed, impl="threefry2x32")
+  vocabulary = batches_lib.vocabularies(spec.task)[1]
+  eos_id = sentinels.eos_id(vocabulary)
+  drawable = sentinels.known_ids(vocabulary)
+  constraints = constraints.unbounded()
+
+  def generate(batch, row_ids):
+    return decoding.generate(
+      model,
+      params,
+      batch,
+      max_new_tokens=max_new_tokens,
+      sampler=sampler,
+      key=key,
+      eos_id=eos_id,
+      constraints=constraints,
+      row_ids=row_ids,
+      drawable=drawable,
+    )._asdict()
+
+  def run(function, dataset, arrange):
+    batch_size = batched.round_up(spec.batch_size, layout)
+    batches = dataset.batch(batch_size).as_numpy_iterator()
+    return batched.compute(
+      function,
+      ((ids.astype(np.int32), arrange(batch)) for ids, batch in batches),
+      batch_size=batch_size,
+      layout=layout,
+    )
+
+  def predict_with_scores(dataset):
+    predictions, scores = [], []
+    prompts = functools.partial(_prompts, architecture=model.architecture)
+    for ids, rows in run(generate, dataset, prompts):
+      # All of one length, zeros after EOS: Evaluator makes an array of them.
+      # The vocabulary reads up to its EOS, if any, whatever ended the text.
+      ended = np.isin(rows["tokens"], constraints.ends)
+      tokens = np.where(ended, eos_id or 0, rows["tokens"])
+      predictions += zip(ids.tolist(), tokens, strict=True)
+      scores += rows["log_probs"].sum(axis=-1, dtype=np.float64).tolist()
+    return predictions, {"scores": scores}
+
+  def score(dataset):
+    def scores(batch, row_ids):
+      del row_ids
+      return {"scores": _scores(model, params, batch)}
+
+    found = []
+    for ids, rows in run(scores, dataset, dict):
+      found += zip(ids.tolist(), rows["scores"].tolist(), strict=True)
+    return found
+
+  def score_with_greedy(dataset):
+    def sums(batch, row_ids):
+      del row_ids
+      return _sums_of_rows(model, params, batch)
+
+    found, is_greedy = [], []
+    for ids, rows in run(sums, dataset, dict):
+      found += zip(ids.tolist(), (-rows["loss"]).tolist(), strict=True)
+      is_greedy += (rows["correct"] == rows["weight"]).tolist()
+    return found, {"is_greedy": is_greedy}
+
+  kinds = seqio.metrics.ModelOutputType
+  with batch_iterator.plain_errors(spec.task):
+    all_metrics, _ = evaluator.evaluate(
+      compute_metrics=True,
+      model_fns={
+        kinds.PREDICTION: lambda dataset: predict_with_scores(dataset)[0],
+        kinds.PREDICTION_WITH_AUX: predict_with_scores,
+        kinds.SCORE: score,
+        kinds.SCORE_WITH_INTERMEDIATES: score_with_greedy,
+      },
+    )
+  found = _numbers(all_metrics.result()[spec.task])
+  examples = evaluator.cached_task_datasets[spec.task]
+  return {**found, "num_examples": len(list(examples.as_numpy_iterator()))}
+
+
+def write(metrics: Metrics, path: str) -> None:
+  """Writes metrics as JSON, whole or not at all; process 0 does.
+
+  What is not finite is null, and a warning names it.
+
+  Raises:
+    ValueError: the file cannot be written.
+  """
+  if jax.process_index() != 0:
+    return
+  path = epath.Path(path)
+  try:
+    text = json_text.dumps(metrics, what=path.name, indent=2, sort_keys=True)
+    disk.write_text(path, f"{text}\n")
+  except OSError as e:
+    raise ValueError(f"cannot write {path}: {e.strerror or e}") from None
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _scores(model, params, batch):
+  return model.score(params, batch)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _sums_of_rows(model, params, batch):
+  """Returns each row's own sums of `loss_and_metrics`, [B]."""
+
+  def row(row_batch):
+    one = jax.tree.map(lambda x: x[None], row_batch)
+    return model.loss_and_metrics(params, one)[1]
+
+  return jax.vmap(row)(dict(batch))
+
+
+def _prompts(batch, *, architecture):
+  """Keeps what is given: the encoder's tokens and where the decoder starts.
+
+  Or the decoder's prompt.
+  """
+  if architecture == "encoder_decoder":
+    given = {k: v for k, v in batch.items() if k.startswith("encoder_")}
+    start = ("decoder_input_tokens", "decoder_segment_ids")
+    return given | {name: batch[name][:, :1] for name in start}
+  prompt = batch["decoder_causal_attention"]
+  return {
+    name: batch[name] * prompt
+    for name in batch
+    if name not in ("decoder_target_tokens", "decoder_loss_weights")
+  }
+
+
+def _numbers(metrics):
+  """Returns the metrics that are single numbers."""
+  numbers = {}
+  for name, value in metrics.items():
+    value = value.value if isinstance(value, seqio.metrics.Scalar) else value
+    if not isinstance(value, seqio.metrics.MetricValue) and np.ndim(value) == 0:
+      numbers[name] = float(value)
+  return numbers
+
+
+@contextlib.contextmanager
+def _quiet():
+  """Leaves out warnings: Evaluator's are on lengths that are as meant."""
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
+  try:
+    yield
+  finally:
+    logging.set_verbosity(verbosity)
+
+
+class _UnpackedConverter:
+  """The architecture's converter, of examples cut as in training.
+
+  Evaluator hands over all output features of a task, and lengths of these;
+  those that only its metrics read have no place in a row.
+  """
+
+  pack = False
+
+  def __init__(self, task: str, architecture: str, lengths: Mapping[str, int]):
+    self._task, self._lengths = batches_lib.get_task(task), lengths
+    self._choose = functools.partial(
+      feature_converters.choose_targets, architecture=architecture
+    )
+    self._convert = feature_converters.converter(
+      architecture, pack=False, **batches_lib.starts(task)
+    )
+    self.TASK_FEATURES = self._convert.TASK_FEATURES
+
+  def __call__(self, ds, lengths):
+    del lengths
+    ds = task_examples.fit(ds, self._task, self._lengths, self._choose)
+    return self._convert(ds, self._lengths)

@@ -1,0 +1,137 @@
+"""Held-out batches: read once if they are small, their targets counted."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from t5x_lite.data import batches as batches_lib
+from t5x_lite.inference import batched
+
+
+def held_out(
+  specs: Sequence[Any], architecture: str, *, layout: Any = None
+) -> list["HeldOut"]:
+  """Returns what to evaluate on, task by task, to be read on first use.
+
+  Each reads its split once: an endless `num_epochs=None` is one pass, and ends
+  where the split does, after fewer than `num_batches` perhaps. The tasks of a
+  mixture and the stages of `Data.then` are read each by itself.
+
+  Raises:
+    ValueError: for what cannot be read (see data.check).
+  """
+  _, count = batched.share(layout)
+  for spec in specs:
+    batches_lib.check(spec, architecture, process_count=count)
+  return [
+    HeldOut(one, architecture, layout)
+    for spec in specs
+    for stage in batches_lib.stages(spec)
+    for one in _each_task(stage)
+  ]
+
+
+class HeldOut:
+  """This process's batches of a `data.Data`, the same on each iteration.
+
+  Attributes:
+    spec: what is read, with an end.
+    unigram_entropy: of the targets, nats per token; None before the first
+      iteration has ended.
+  """
+
+  # Up to here they are kept, and read once: reading takes longer than a small
+  # model's evaluation.
+  keep_bytes = 256 * 2**20
+
+  def __init__(self, spec: Any, architecture: str, layout: Any = None):
+    # Endless, it would wrap around a split smaller than num_batches.
+    self.spec = dataclasses.replace(spec, num_epochs=spec.num_epochs or 1)
+    self.unigram_entropy = None
+    self._architecture = architecture
+    self._share = batched.share(layout)
+    self._kept = None
+
+  def __iter__(self) -> Iterator[Mapping[str, np.ndarray]]:
+    if self._kept is not None:
+      yield from self._kept
+      return
+    index, count = self._share
+    stream = batches_lib.batches(
+      self.spec, self._architecture, process_index=index, process_count=count
+    )
+    counts, kept, kept_bytes = TargetCounts(), [], 0
+    for batch in counts.watch(stream):
+      kept_bytes += sum(value.nbytes for value in batch.values())
+      if kept_bytes <= self.keep_bytes:
+        kept.append(batch)
+      yield batch
+    self.unigram_entropy = counts.entropy()
+    self._kept = kept if kept_bytes <= self.keep_bytes else None
+
+
+def unigram_entropy(batches: Iterable[Mapping[str, np.ndarray]]) -> float:
+  """Returns the entropy of the loss-bearing targets, in nats per token.
+
+  What the best model without context would lose on these very tokens.
+  """
+  counts = TargetCounts()
+  for _ in counts.watch(batches):
+    pass
+  return counts.entropy()
+
+
+class TargetCounts:
+  """Counts the loss-bearing targets of the batches that pass by."""
+
+  def __init__(self):
+    self._counts = np.zeros(0)
+
+  def watch(self, batches: Iterable[Any]) -> Iterator[Any]:
+    """Yields the same batches, counting."""
+    for batch in batches:
+      for side in ("encoder", "decoder"):
+        if f"{side}_target_tokens" in batch:
+          self._count(
+            np.asarray(batch[f"{side}_target_tokens"]).ravel(),
+            np.asarray(batch[f"{side}_loss_weights"]).ravel(),
+          )
+      yield batch
+
+  def _count(self, tokens, weights):
+    counts = np.bincount(
+      tokens[weights > 0],
+      weights=weights[weights > 0],
+      minlength=len(self._counts),
+    ).astype(np.float64)  # of nothing, NumPy makes integers
+    counts[: len(self._counts)] += self._counts
+    self._counts = counts
+
+  def entropy(self) -> float:
+    """Returns the entropy of what was counted by all processes, in nats."""
+    counts = self._counts
+    if jax.process_count() > 1:
+      sizes = multihost_utils.process_allgather(np.int32(len(counts)))
+      counts = np.pad(counts, (0, int(np.max(sizes)) - len(counts)))
+      # As integers of 32 bits: JAX has no float64 to carry them.
+      parts = multihost_utils.process_allgather(counts.astype(np.int32))
+      counts = np.sum(parts, axis=0, dtype=np.float64)
+    probs = counts[counts > 0] / max(counts.sum(), 1)
+    return float(-np.sum(probs * np.log(probs)))
+
+
+def _each_task(spec):
+  """Returns the spec of each task, with nothing after it."""
+  spec = dataclasses.replace(spec, then=None)
+  provider = batches_lib.get_task(spec.task)
+  if not hasattr(provider, "tasks"):
+    return [spec]
+  return [
+    dataclasses.replace(spec, task=task.name)
+    for task in provider.tasks
+    if spec.split in task.splits
+  ]

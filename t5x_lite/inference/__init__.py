@@ -1,0 +1,1 @@
+"""Generates, scores and inspects texts with a trained model."""

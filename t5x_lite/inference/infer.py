@@ -1,0 +1,297 @@
+"""Runs jobs on texts: dicts in, dicts out, or JSONL files.
+
+codec = infer.codec("python_docs_span_corruption", model.architecture,
+                    {"inputs": 512, "targets": 114})
+job = infer.Generate(model=model, codec=codec, sampler=Sample(top_p=0.9))
+infer.run(job, params, [{"inputs": "To be or not <extra_id_0>"}])
+infer.run_file(job, params, "questions.jsonl", "answers.jsonl")
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import seqio
+import tensorflow as tf
+from jax.experimental import multihost_utils
+
+from t5x_lite import row_formats
+from t5x_lite.data import batches as batches_lib
+from t5x_lite.data import feature_converters
+from t5x_lite.files import text_files
+from t5x_lite.files.text_files import Record
+from t5x_lite.inference import batched, jsonl
+from t5x_lite.inference.jobs import Codec, Generate, Score
+from t5x_lite.inference.progress import Progress
+
+__all__ = ["Codec", "Generate", "Score", "codec", "run", "run_file"]
+
+
+def codec(
+  task: str,
+  architecture: str,
+  lengths: Mapping[str, int],
+  *,
+  truncate: bool = False,
+  delimiter: str | None = None,
+) -> Codec:
+  """Returns the codec of a task or mixture: its vocabularies, its EOS.
+
+  The delimiter is the task's (`delimiter` of it, or a space) if none is given.
+
+  Raises:
+    ValueError: the architecture does not generate, or not for this task; or a
+      delimiter that it has no place for, or has several of.
+  """
+  if architecture == "encoder":
+    raise ValueError(
+      "an encoder-only model has no decoder to generate or score with: use a "
+      "causal, prefix or encoder_decoder model"
+    )
+  of = batches_lib.get_task(task).output_features
+  if "positions" in of:
+    raise ValueError(
+      f"task {task} fills blanks at positions (GLM) that a prompt does not "
+      "have: generate and score by a prefix_lm or span_corruption task"
+    )
+  # A task may have other features, for its metrics.
+  row_formats.check({"inputs", "targets", "weights"} & of.keys(), architecture)
+  names = [name for name in ("inputs", "targets") if name in of]
+  if missing := set(names) - lengths.keys():
+    raise ValueError(
+      f"lengths ({dict(lengths)}) lacks {', '.join(sorted(missing))} of {task}"
+    )
+  targets = of["targets"]
+  return Codec(
+    architecture=architecture,
+    # The prompt of a language model is the beginning of a text: no EOS.
+    inputs=of.get("inputs", dataclasses.replace(targets, add_eos=False)),
+    targets=targets,
+    lengths={
+      name: lengths[name] for name in (*names, "decoder") if name in lengths
+    },
+    truncate=truncate,
+    delimiter=_delimiter(task, delimiter),
+  )
+
+
+def _delimiter(task: str, given: str | None) -> str:
+  """Returns what stands between inputs and the targets that continue them."""
+  found = {
+    getattr(part, "delimiter", " ")
+    for part in seqio.get_subtasks(batches_lib.get_task(task))
+    if not _ends_inputs(part)
+  }
+  if given is None and len(found) > 1:
+    raise ValueError(
+      f"the tasks of {task} have {len(found)} delimiters before their targets "
+      f"({', '.join(map(repr, sorted(found)))}): give one by delimiter"
+    )
+  if given is not None and not found:
+    raise ValueError(
+      f"delimiter ({given!r}) has no place: the inputs of {task} end with EOS, "
+      "and nothing joins the targets to them; leave it out"
+    )
+  return given if given is not None else min(found, default=" ")
+
+
+def _ends_inputs(task: seqio.Task) -> bool:
+  inputs = task.output_features.get("inputs")
+  return inputs is not None and inputs.add_eos
+
+
+def run(
+  job: Generate | Score,
+  params: Any,
+  records: Iterable[Mapping[str, Any]],
+  *,
+  batch_size: int = 32,
+  layout: Any = None,
+) -> list[dict[str, Any]]:
+  """Runs a job on records in memory.
+
+  Args:
+    job: what to do with each record.
+    params: the model's parameters, laid out as `layout` says.
+    records: dicts of texts.
+    batch_size: rows at a time, rounded up to what the devices divide.
+    layout: the devices; None is one device.
+
+  Returns:
+    One dict per record, in order: its own fields and the job's.
+
+  Raises:
+    ValueError: a record that the job cannot take.
+  """
+  records = [
+    Record(f"text {i}", dict(fields)) for i, fields in enumerate(records, 1)
+  ]
+  for record in records:
+    job.encode(record)
+  batch_size = min(batch_size, max(len(records), 1))
+  batches = _run(
+    job, params, lambda: iter(records), 0, batch_size=batch_size, layout=layout
+  )
+  return list(itertools.chain.from_iterable(batches))
+
+
+def run_file(
+  job: Generate | Score,
+  params: Any,
+  path_in: str,
+  path_out: str,
+  *,
+  batch_size: int = 32,
+  layout: Any = None,
+) -> int:
+  """Runs a job on each line of a file and writes JSONL in the same order.
+
+  All lines are checked before the first is computed. Results are added a
+  batch at a time, whole lines only; the same call goes on after the last of
+  them, with the results that it would have had without an interruption.
+
+  Args:
+    job, params, batch_size, layout: as in `run`.
+    path_in: JSON lines, or texts, one a line (text_files.py tells which).
+    path_out: local `.jsonl` file; `jsonl.Output` says what stands beside it.
+
+  Returns:
+    The number of lines in the output.
+
+  Raises:
+    ValueError: in one line, what is wrong with which line of which file.
+  """
+  if pathlib.Path(path_in).is_fifo():
+    raise ValueError(f"{path_in} is a pipe, and is read twice: make it a file")
+  num_records, tokens_sha256 = 0, hashlib.sha256()
+  for record in text_files.read_records(path_in):
+    num_records += 1
+    tokens_sha256.update(json.dumps(record.fields).encode())
+    for ids in job.encode(record).values():
+      tokens_sha256.update(len(ids).to_bytes(8, "little") + ids.tobytes())
+  if not num_records:
+    raise ValueError(f"{path_in} has no texts")
+  identity = {
+    "input": tokens_sha256.hexdigest(),
+    **_settings(job),
+    "parameters": fingerprint(params),
+  }
+  with contextlib.ExitStack() as stack:
+    output, num_done = None, 0
+    if jax.process_index() == 0:
+      output = stack.enter_context(jsonl.Output(path_out, identity))
+      num_done = output.num_lines
+    if jax.process_count() > 1:
+      num_done = int(multihost_utils.broadcast_one_to_all(np.int32(num_done)))
+    if num_done > num_records:
+      raise ValueError(
+        f"{path_out} has {num_done} lines, more than the {num_records} texts "
+        f"in {path_in}: remove it or choose another output"
+      )
+    progress = stack.enter_context(Progress(num_records, num_done))
+    for results in _run(
+      job,
+      params,
+      lambda: itertools.islice(
+        text_files.read_records(path_in), num_done, None
+      ),
+      num_done,
+      batch_size=batch_size,
+      layout=layout,
+    ):
+      if output is not None:
+        output.append(results)
+      progress.update(len(results))
+  return num_records
+
+
+def _run(job, params, read, first_id, *, batch_size, layout):
+  """Yields the results of each batch of the records that `read` reads."""
+  batch_size = batched.round_up(batch_size, layout)
+  records = read()
+  for row_ids, rows in batched.compute(
+    functools.partial(job.compute, params),
+    _batches(job, read, first_id, batch_size),
+    batch_size=batch_size,
+    layout=layout,
+  ):
+    yield [
+      job.result(record.fields, {name: row[i] for name, row in rows.items()})
+      for i, record in enumerate(itertools.islice(records, len(row_ids)))
+    ]
+
+
+def _batches(job, read, first_id, batch_size):
+  """Arranges records as the architecture eats them; yields ids and batches."""
+  spec = tf.TensorSpec([None], tf.int32)
+  ds = tf.data.Dataset.from_generator(
+    lambda: map(job.encode, read()),
+    output_signature={"inputs": spec, "targets": spec},
+  )
+  convert = feature_converters.converter(
+    job.codec.architecture,
+    pack=False,
+    **feature_converters.starts(job.codec.targets.vocabulary),
+  )
+  ds = convert(ds, job.lengths)
+  for batch in ds.batch(batch_size).prefetch(2).as_numpy_iterator():
+    next_id = first_id + len(next(iter(batch.values())))
+    yield np.arange(first_id, next_id, dtype=np.int32), batch
+    first_id = next_id
+
+
+def fingerprint(params: Any) -> str:
+  """Returns a short name for these very parameters, on any devices.
+
+  Per leaf, the sum of its bits, each word times an odd number of its own: an
+  integer sum, exact in any order, so that sharding does not change it.
+  """
+
+  @jax.jit
+  def sums(leaves):
+    def weighted_bits(x):
+      unsigned = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
+      words = jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)
+      place = jnp.zeros((), jnp.uint32)
+      for dim, size in enumerate(x.shape):
+        index = jax.lax.broadcasted_iota(jnp.uint32, x.shape, dim)
+        place = place * np.uint32(size) + index
+      odd = place * np.uint32(2654435761) * 2 + 1  # Knuth's hash of the place
+      return jnp.sum(words * odd, dtype=jnp.uint32)
+
+    return [weighted_bits(x) for x in leaves]
+
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  totals = jax.device_get(sums([x for _, x in leaves]))
+  contents = [
+    (jax.tree_util.keystr(path), x.shape, str(x.dtype), int(total))
+    for (path, x), total in zip(leaves, totals, strict=True)
+  ]
+  return hashlib.sha256(repr(contents).encode()).hexdigest()[:16]
+
+
+def _settings(job):
+  """Returns what a job's results depend on, beside parameters and input."""
+  settings = {
+    field.name: getattr(job, field.name)
+    for field in dataclasses.fields(job)
+    if field.name not in ("model", "codec")
+  }
+  return {
+    "job": type(job).__name__,
+    "architecture": job.codec.architecture,
+    "model": hashlib.sha256(repr(job.model).encode()).hexdigest()[:16],
+    **{
+      k: v if isinstance(v, int | float | None) else repr(v)
+      for k, v in settings.items()
+    },
+  }

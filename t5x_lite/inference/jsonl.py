@@ -1,0 +1,137 @@
+"""Writes results as JSON lines, so that a rerun of the job goes on."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from t5x_lite.files import json_text
+
+
+class Output:
+  """A JSONL file that a rerun of the same job continues.
+
+  Lines are added whole, a batch at a time; what an interruption cut short is
+  cut off when the file is opened again. `PATH.job.json` beside it says which
+  job writes it: another job's file is refused, not overwritten.
+
+  Attributes:
+    num_lines: complete lines in the file.
+  """
+
+  def __init__(self, path: str, job: Mapping[str, Any]):
+    """Opens or creates the file.
+
+    Args:
+      path: of a local file.
+      job: what decides the lines (input, model, settings); JSON values.
+
+    Raises:
+      ValueError: the file is another job's, in use, or cannot be written.
+    """
+    self.path = str(path)
+    self._job_path = f"{self.path}.job.json"
+    self._fd = None
+    self._warned = set()
+    job = json.loads(json_text.dumps(job))
+    try:
+      self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+      fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      self._claim(job)
+      self.num_lines = self._cut_off_partial_line()
+    except BlockingIOError:
+      self.close()
+      raise ValueError(
+        f"{self.path} is being written by another process: wait for it, or "
+        "choose another output"
+      ) from None
+    except OSError as e:
+      self.close()
+      raise ValueError(f"cannot write {self.path}: {e.strerror or e}") from None
+    except ValueError:
+      self.close()
+      raise
+
+  def append(self, records: Iterable[Mapping[str, Any]]) -> None:
+    """Adds one line per record; all of them or, if that fails, none."""
+    lines = []
+    for number, record in enumerate(records, start=self.num_lines + 1):
+      self._warn(record, number)
+      lines.append(json_text.dumps(record, ensure_ascii=False) + "\n")
+    data = "".join(lines).encode()
+    size = os.fstat(self._fd).st_size
+    try:
+      written = 0
+      while written < len(data):
+        written += os.write(self._fd, data[written:])
+    except OSError as e:
+      os.ftruncate(self._fd, size)
+      raise ValueError(
+        f"cannot write {self.path}: {e.strerror or e}; its {self.num_lines} "
+        "lines are complete, and a rerun goes on from there"
+      ) from None
+    self.num_lines += len(lines)
+
+  def close(self) -> None:
+    if self._fd is not None:
+      os.close(self._fd)
+      self._fd = None
+
+  def __enter__(self) -> "Output":
+    return self
+
+  def __exit__(self, *exc_info) -> None:
+    self.close()
+
+  def _warn(self, record, number):
+    """Names numbers that are written as null, each field once."""
+    found = json_text.not_finite(record)
+    new = {name: x for name, x in found.items() if name not in self._warned}
+    self._warned |= new.keys()
+    json_text.warn(new, f"{self.path}, line {number} on")
+
+  def _claim(self, job):
+    """Checks that the file's lines are this job's, or makes them so."""
+    if os.fstat(self._fd).st_size:
+      try:
+        with open(self._job_path, encoding="utf-8") as f:
+          theirs = json.load(f)
+      except (OSError, ValueError):
+        raise ValueError(
+          f"{self.path} exists and was not written by this command: remove it "
+          "or choose another output"
+        ) from None
+      if theirs != job:
+        names = sorted(job.keys() | theirs.keys())
+        changed = ", ".join(
+          f"{name} (was {_short(theirs.get(name))}, is {_short(job.get(name))})"
+          for name in names
+          if theirs.get(name) != job.get(name)
+        )
+        raise ValueError(
+          f"{self.path} was written with another {changed}: remove it or "
+          "choose another output"
+        )
+      return
+    partial = f"{self._job_path}.partial"
+    with open(partial, "w", encoding="utf-8") as f:
+      f.write(json_text.dumps(job, indent=1, ensure_ascii=False) + "\n")
+    os.replace(partial, self._job_path)
+
+  def _cut_off_partial_line(self):
+    """Returns the number of complete lines; nothing follows the last."""
+    num_lines = complete = position = 0
+    with open(self.path, "rb") as f:
+      while block := f.read(1 << 20):
+        num_lines += block.count(b"\n")
+        if (last := block.rfind(b"\n")) >= 0:
+          complete = position + last + 1
+        position += len(block)
+    os.ftruncate(self._fd, complete)
+    return num_lines
+
+
+def _short(value):
+  text = str(value)
+  return text if len(text) <= 24 else f"{text[:20]}..."

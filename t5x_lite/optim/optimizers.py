@@ -1,0 +1,244 @@
+"""Optimizers as frozen objects that build an optax transformation.
+
+    optimizer = AdamW(learning_rate=Cosine(peak=1e-3, total_steps=10_000))
+    transform = optimizer.build(model.logical_axes())
+    state = transform.init(params)
+    updates, state = transform.update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+
+Everything that depends on a parameter's shape goes by its logical axes, not by
+its sizes: what is decayed, what Adafactor factors, and which axes only stack
+separate tensors. So a layer learns the same whether it stands alone or is one
+slice of a scanned stack.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from t5x_lite.optim import adafactor, schedules
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimizer:
+  """Holds what every optimizer has.
+
+  Attributes:
+    learning_rate: a schedule; a number means `Constant`. Call it with the step
+      to know the rate that the update of that step uses.
+    clip_norm: the gradients are scaled down to this global norm.
+    weight_decay: each step takes `weight_decay * learning_rate **
+      weight_decay_lr_exponent` of every matrix away (decoupled decay,
+      Loshchilov & Hutter 2019, arXiv:1711.05101). Norm scales and biases are
+      not decayed.
+  """
+
+  learning_rate: schedules.Schedule | float
+  clip_norm: float | None = None
+  weight_decay: float = 0.0
+  weight_decay_lr_exponent: float = 1.0
+
+  def __post_init__(self):
+    if isinstance(self.learning_rate, (int, float)):
+      constant = schedules.Constant(value=self.learning_rate)
+      object.__setattr__(self, "learning_rate", constant)
+    _check(self, "learning_rate", callable, "a number or a schedule")
+    _check(self, "clip_norm", _none_or(_positive), "above 0, or None")
+    _check(self, "weight_decay", _at_least_0, "0 or more")
+    _check(self, "weight_decay_lr_exponent", _at_least_0, "0 or more")
+
+  def fit_steps(self, total_steps: int) -> "Optimizer":
+    """Gives the run's length to a schedule that was not told any."""
+    schedule = schedules.fit_steps(self.learning_rate, total_steps)
+    return dataclasses.replace(self, learning_rate=schedule)
+
+  def build(self, logical_axes) -> optax.GradientTransformation:
+    """Builds the transformation.
+
+    Args:
+      logical_axes: a tree like the parameters', with tuples of axis names.
+    """
+    chain = [self._descend(logical_axes)]
+    if self.clip_norm is not None:
+      chain.insert(0, clip_by_global_norm(self.clip_norm))
+    if self.weight_decay:
+      mask = jax.tree.map(
+        lambda axes: adafactor.as_matrix(axes).is_matrix,
+        logical_axes,
+        is_leaf=_is_axes,
+      )
+      chain.append(optax.add_decayed_weights(self._decay_per_step, mask))
+    return optax.chain(*chain)
+
+  def _decay_per_step(self, step):
+    rate = self.learning_rate(step) ** self.weight_decay_lr_exponent
+    return -self.weight_decay * rate
+
+  def _descend(self, logical_axes) -> optax.GradientTransformation:
+    """Turns (clipped) gradients into updates, the learning rate included."""
+    raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdamW(Optimizer):
+  """Adam with decoupled weight decay. arXiv:1412.6980, arXiv:1711.05101."""
+
+  beta1: float = 0.9
+  beta2: float = 0.999
+  epsilon: float = 1e-8
+
+  def __post_init__(self):
+    super().__post_init__()
+    _check(self, "beta1", _in_unit, "in [0, 1)")
+    _check(self, "beta2", _in_unit, "in [0, 1)")
+    _check(self, "epsilon", _positive, "above 0")
+
+  def _descend(self, logical_axes):
+    del logical_axes
+    return optax.chain(
+      optax.scale_by_adam(self.beta1, self.beta2, self.epsilon),
+      optax.scale_by_learning_rate(self.learning_rate),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adafactor(Optimizer):
+  """Adafactor, with the settings of T5 (the defaults) or of PaLM.
+
+  Shazeer & Stern 2018, arXiv:1804.04235, algorithms 4 and 5. PaLM (section 5
+  of arXiv:2204.02311) keeps the full second moment: `factored=False,
+  beta1=0.9`. The names are T5X's.
+
+  Attributes:
+    factored: keep row and column means instead of every second moment.
+    min_dim_size_to_factor: leaves with fewer rows or columns are kept whole.
+    beta1: decay of a running mean of the updates; None keeps none.
+    decay_rate: the second moment's decay at update t is 1 - t ** -decay_rate.
+    clipping_threshold: largest root mean square of a leaf's update, before the
+      learning rate; None does not clip.
+    multiply_by_parameter_scale: steps are relative to a leaf's own root mean
+      square, which counts as at least `epsilon2`.
+    epsilon1: added to squared gradients.
+  """
+
+  factored: bool = True
+  min_dim_size_to_factor: int = 128
+  beta1: float | None = None
+  decay_rate: float = 0.8
+  clipping_threshold: float | None = 1.0
+  multiply_by_parameter_scale: bool = True
+  epsilon1: float = 1e-30
+  epsilon2: float = 1e-3
+
+  def __post_init__(self):
+    super().__post_init__()
+    _check(self, "min_dim_size_to_factor", _positive, "above 0")
+    _check(self, "beta1", _none_or(_in_unit), "in [0, 1), or None")
+    _check(self, "decay_rate", _positive, "above 0")
+    _check(self, "clipping_threshold", _none_or(_positive), "above 0, or None")
+    _check(self, "epsilon1", _positive, "above 0")
+    _check(self, "epsilon2", _at_least_0, "0 or more")
+
+  def _descend(self, logical_axes):
+    chain = [
+      adafactor.scale_by_adafactor(
+        logical_axes,
+        factored=self.factored,
+        min_dim_size_to_factor=self.min_dim_size_to_factor,
+        decay_rate=self.decay_rate,
+        clipping_threshold=self.clipping_threshold,
+        multiply_by_parameter_scale=self.multiply_by_parameter_scale,
+        epsilon1=self.epsilon1,
+        epsilon2=self.epsilon2,
+      ),
+      optax.scale_by_learning_rate(self.learning_rate),
+    ]
+    if self.beta1 is not None:
+      # The mean is over whole updates, learning rate and scale included.
+      chain.append(optax.ema(self.beta1, debias=False))
+    return optax.chain(*chain)
+
+
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+  """Scales gradients down to a global norm, as optax's function does.
+
+  It multiplies by one factor for all. optax divides each element, which XLA
+  does not fuse into what follows: that costs a pass and a copy of them all.
+  """
+
+  def update(grads, state, params=None):
+    del params
+    norm = optax.tree.norm(grads)
+    factor = max_norm / jnp.maximum(norm, max_norm)
+    return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads), state
+
+  return optax.GradientTransformation(optax.init_empty_state, update)
+
+
+def state_axes(state, logical_axes):
+  """Names the logical axes of each leaf of an optimizer's state.
+
+  Moments have their parameter's axes, a factored second moment those that it
+  keeps, and counters none, ().
+
+  Args:
+    state: an optimizer's state, arrays or `jax.eval_shape`'s stand-ins.
+    logical_axes: the parameters' tree, with tuples of axis names.
+
+  Returns:
+    The state's tree, with tuples of axis names.
+  """
+  axes_leaves, params_tree = jax.tree.flatten(logical_axes, is_leaf=_is_axes)
+
+  def mirrors_params(node) -> bool:
+    try:
+      params_tree.flatten_up_to(node)
+    except (ValueError, TypeError):
+      return False
+    return True
+
+  def axes_of(node):
+    if not mirrors_params(node):
+      assert node.shape == (), f"state of unknown kind: {node}"
+      return ()
+    moments = params_tree.flatten_up_to(node)
+    return params_tree.unflatten(
+      [
+        adafactor.moment_axes(moment, axes)
+        for moment, axes in zip(moments, axes_leaves, strict=True)
+      ]
+    )
+
+  return jax.tree.map(axes_of, state, is_leaf=mirrors_params)
+
+
+def _is_axes(node) -> bool:
+  # Not a NamedTuple: optax's states are those.
+  return type(node) is tuple
+
+
+def _check(optimizer: Optimizer, field: str, valid, allowed: str):
+  value = getattr(optimizer, field)
+  if not valid(value):
+    name = f"{type(optimizer).__name__}.{field}"
+    raise ValueError(f"{name} ({value!r}) must be {allowed}")
+
+
+def _at_least_0(value) -> bool:
+  number = isinstance(value, (int, float)) and not isinstance(value, bool)
+  return number and math.isfinite(value) and value >= 0
+
+
+def _positive(value) -> bool:
+  return _at_least_0(value) and value > 0
+
+
+def _in_unit(value) -> bool:
+  return _at_least_0(value) and value < 1
+
+
+def _none_or(valid):
+  return lambda value: value is None or valid(value)

@@ -1,0 +1,1 @@
+"""Training: a run, its loop, and what it writes."""

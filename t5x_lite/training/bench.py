@@ -1,0 +1,147 @@
+"""Measures a training step on synthetic token ids: no data, no TensorFlow."""
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from t5x_lite.accounting import costs, model_structure
+from t5x_lite.devices import matmul_peak, memory
+from t5x_lite.devices.layout import Layout
+from t5x_lite.model import Model
+from t5x_lite.optim.optimizers import Optimizer
+from t5x_lite.training import step
+
+
+def bench(
+  model: Model,
+  optimizer: Optimizer,
+  *,
+  batch_size: int,
+  lengths: Mapping[str, int],
+  steps: int = 5,
+  microbatches: int = 1,
+  layout: Layout | None = None,
+) -> dict[str, Any]:
+  """Times whole training steps: forward, backward and update.
+
+  Args:
+    model: with its vocabulary size stated.
+    optimizer: any; its update is part of the step.
+    batch_size: global, in rows.
+    lengths: "inputs" and "targets" in tokens, as for a run.
+    steps: timed, after one that is not.
+    microbatches: as in a run.
+    layout: the devices; None spreads the batch over all.
+
+  Returns:
+    "tokens_per_s" (encoder and decoder tokens), "step_ms_median", "step_ms"
+    (every step), "flops_per_s" (model FLOPs: no recomputation counted),
+    "pct_of_peak" (of the matmul peak measured here, before and after: the
+    better one), "peak_flops_per_s", "rss_mb" (largest resident memory of the
+    process), "device_mb" (peak of the device's own memory, None where it has
+    none), "compile_s", "parameters", "dtype", "kernel", "device" and "loss".
+  """
+  described = costs.describe(
+    model, batch_size=batch_size, lengths=lengths, optimizer=optimizer,
+    microbatches=microbatches, platform=jax.default_backend(),
+  )  # fmt: skip
+  layout = layout or Layout()
+  memory.check_memory(described, layout=layout)
+  transform = optimizer.fit_steps(1000).build(model.logical_axes())
+  layout = layout.fit(model.logical_axes(), model.abstract())
+  with layout.activate():
+    batch = layout.shard_batch(_batch(model, batch_size, lengths))
+    init = jax.jit(lambda key: step.init_state(model, transform, key))
+    train_step = jax.jit(
+      step.train_step(
+        model,
+        transform,
+        microbatches=microbatches,
+        dropout_key=jax.random.key(1),
+      ),
+      donate_argnums=0,
+    )
+    state = init(jax.random.key(0))
+    begun = time.perf_counter()
+    compiled = train_step.lower(state, batch).compile()
+    compile_seconds = time.perf_counter() - begun
+    peaks = [matmul_peak.matmul_flops(model.transformer.dtype)]
+    seconds = []
+    for _ in range(1 + steps):
+      begun = time.perf_counter()
+      state, metrics = compiled(state, batch)
+      jax.block_until_ready(state)
+      seconds.append(time.perf_counter() - begun)
+    peaks.append(matmul_peak.matmul_flops(model.transformer.dtype))
+  median = statistics.median(seconds[1:])
+  stack = model.transformer.decoder or model.transformer.encoder
+  return {
+    "tokens_per_s": round(described["tokens_per_step"] / median, 1),
+    "step_ms_median": round(median * 1e3, 1),
+    "step_ms": [round(s * 1e3, 1) for s in seconds[1:]],
+    "flops_per_s": described["flops_per_step"] / median,
+    "pct_of_peak": round(
+      100 * described["flops_per_step"] / median / max(peaks), 1
+    ),
+    "peak_flops_per_s": max(peaks),
+    "rss_mb": round(_rss_bytes() / 1e6, 1),
+    "device_mb": _device_mb(),
+    "compile_s": round(compile_seconds, 1),
+    "parameters": described["parameters"]["total"],
+    "architecture": model.architecture,
+    "batch_size": batch_size,
+    "lengths": dict(lengths),
+    "dtype": model.transformer.dtype,
+    "kernel": stack.layers[0].attention.kernel,
+    "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    "loss": float(metrics.sums["loss"] / metrics.sums["weight"]),
+  }
+
+
+def _batch(model: Model, rows: int, lengths: Mapping[str, int]):
+  """Draws full rows of random ids; every target bears loss."""
+  rng = np.random.default_rng(0)
+  vocab_size = model.transformer.vocab_size
+  inputs = lengths.get("inputs", 0)
+  sides = costs.row_lengths(model.architecture, lengths)
+  batch = {}
+  for side, length in sides.items():
+    if not length:
+      raise ValueError(
+        f"lengths ({dict(lengths)}) leave the {side} without tokens: set "
+        "inputs and targets as the architecture needs"
+      )
+    shape = (rows, length)
+    positions = np.broadcast_to(np.arange(length, dtype=np.int32), shape)
+    ids = rng.integers(1, vocab_size, shape, dtype=np.int32)
+    batch[f"{side}_input_tokens"] = ids
+    batch[f"{side}_segment_ids"] = np.ones(shape, np.int32)
+    batch[f"{side}_positions"] = positions.copy()
+  for name in model_structure.abstract_batch(model, rows, sides):
+    if name.endswith("block_positions"):
+      batch[name] = np.zeros(shape, np.int32)
+  # The last side is the one that is scored.
+  batch[f"{side}_target_tokens"] = np.roll(ids, -1, axis=1)
+  batch[f"{side}_loss_weights"] = np.ones(shape, np.int32)
+  if model.architecture in ("causal", "prefix"):
+    prompt = positions <= inputs
+    batch["decoder_causal_attention"] = prompt.astype(np.int32)
+    batch["decoder_loss_weights"] -= (positions < inputs).astype(np.int32)
+  return batch
+
+
+def _rss_bytes() -> int:
+  unit = 1 if sys.platform == "darwin" else 1024
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _device_mb() -> float | None:
+  stats = jax.local_devices()[0].memory_stats() or {}
+  used = stats.get("peak_bytes_in_use")
+  return None if used is None else round(used / 1e6, 1)

@@ -1,0 +1,223 @@
+"""Records a run: metrics.jsonl, TensorBoard events, and what the user sees."""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import tensorflow as tf
+import tqdm
+
+from t5x_lite.files import json_text
+from t5x_lite.training.step import Metrics
+
+_FILE = "metrics.jsonl"
+
+
+class Interval:
+  """Adds up what happened since the last record.
+
+  Sums of losses stay on the device until they are asked for, so that the
+  device never waits for the host. Saved beside the data's position: a record
+  whose interval was cut has the same bits as one that was not.
+  """
+
+  def __init__(self):
+    self._begin(sums=[], counts={}, seconds=0.0)
+
+  def _begin(self, *, sums, counts, seconds):
+    self._sums: list[dict[str, float]] = sums  # of steps already fetched
+    self._pending: list[Metrics] = []
+    self._counts: dict[str, int] = counts
+    self._begun = time.perf_counter() - seconds
+
+  def add(self, metrics: Metrics, counts: Mapping[str, int]) -> None:
+    """Adds one step: its metrics and its batch's token counts."""
+    self._pending.append(metrics)
+    for name, count in counts.items():
+      self._counts[name] = self._counts.get(name, 0) + count
+
+  def take(self) -> dict[str, float]:
+    """Returns the means and rates, and begins anew; waits for the last step."""
+    norms = jax.device_get(self._pending[-1].norms)
+    steps = self._fetch()
+    seconds = time.perf_counter() - self._begun
+    sums = {name: _sum([s[name] for s in steps]) for name in steps[0]}
+    weight, counts = max(sums["weight"], 1e-9), self._counts
+    self._begin(sums=[], counts={}, seconds=0.0)
+    return {
+      "loss": sums["loss"] / weight,
+      "objective": sums["objective"] / max(sums["denominator"], 1e-9),
+      "z_loss": sums["z_loss"] / weight,
+      "accuracy": sums["correct"] / weight,
+      **{name: float(value) for name, value in norms.items()},
+      "padding_fraction": 1 - counts["tokens"] / counts["positions"],
+      "loss_fraction": counts["loss_tokens"] / max(counts["tokens"], 1),
+      "tokens_per_second": counts["positions"] * jax.process_count() / seconds,
+      "step_seconds": seconds / len(steps),
+    }
+
+  def save(self, directory: str | os.PathLike) -> None:
+    """Writes what was added so far into a directory."""
+    saved = {
+      "sums": self._fetch(),
+      "counts": self._counts,
+      "seconds": time.perf_counter() - self._begun,
+    }
+    with tf.io.gfile.GFile(os.path.join(directory, "interval.json"), "w") as f:
+      f.write(json_text.dumps(saved))
+
+  def restore(self, directory: str | os.PathLike) -> None:
+    """Goes on from what `save` wrote into a directory."""
+    with tf.io.gfile.GFile(os.path.join(directory, "interval.json")) as f:
+      saved = json.load(f)
+    for sums in saved["sums"]:  # null stands for what was not finite.
+      sums |= {name: math.nan for name, x in sums.items() if x is None}
+    self._begin(**saved)
+
+  def _fetch(self) -> list[dict[str, float]]:
+    pending, self._pending = jax.device_get(self._pending), []
+    self._sums += [{n: float(x) for n, x in m.sums.items()} for m in pending]
+    return self._sums
+
+
+class Recorder:
+  """Writes the records of process 0, and shows progress.
+
+  A value that is not finite is null in metrics.jsonl, and a warning names it;
+  TensorBoard gets it as it is.
+
+  A bar on a terminal, plain lines elsewhere. What a killed run had recorded
+  after the checkpoint that is resumed from is dropped: the steps come again.
+  """
+
+  def __init__(
+    self,
+    model_dir: str,
+    *,
+    first_step: int,
+    total_steps: int,
+    flops_per_step: float,
+    peak_flops: float,
+  ):
+    """Opens the files.
+
+    Args:
+      model_dir: the run's directory.
+      first_step: the step that the run goes on from.
+      total_steps: of the whole run.
+      flops_per_step: of the model, for the share of the peak; NaN leaves it
+        out.
+      peak_flops: FLOP/s of all devices (peak.py).
+    """
+    self._main = jax.process_index() == 0
+    self._total_steps = total_steps
+    self._flops = flops_per_step, peak_flops
+    self._first_step, self._begun = first_step, time.monotonic()
+    if not self._main:
+      return
+    self._path = os.path.join(model_dir, _FILE)
+    _drop_after(self._path, first_step)
+    self._file = tf.io.gfile.GFile(self._path, "a")
+    self._events = tf.summary.create_file_writer(model_dir)
+    # None hides the bar where standard error is not a terminal.
+    self._bar = tqdm.tqdm(
+      total=total_steps, initial=first_step, unit="step", disable=None,
+      dynamic_ncols=True,
+    )  # fmt: skip
+
+  def __enter__(self) -> "Recorder":
+    return self
+
+  def __exit__(self, *error) -> None:
+    if self._main:
+      self._bar.close()
+      self._file.close()
+      self._events.close()
+
+  def say(self, line: str) -> None:
+    """Prints a line for the user, above the bar if there is one."""
+    if self._main:
+      tqdm.tqdm.write(line, file=sys.stderr)
+
+  def advance(self, number: int) -> None:
+    """Moves the bar to a step."""
+    if self._main:
+      self._bar.update(number - self._bar.n)
+
+  def train(
+    self, number: int, interval: Interval, *, learning_rate: float
+  ) -> None:
+    """Records the steps since the last record, which the interval gives up."""
+    values = interval.take() | {"learning_rate": learning_rate}
+    flops, peak = self._flops
+    if math.isfinite(flops):
+      values["flops_share"] = flops / values["step_seconds"] / peak
+    self._write(number, "train", values)
+    if not self._main:
+      return
+    self._bar.set_postfix_str(f"loss {values['loss']:.3f}", refresh=False)
+    if self._bar.disable:
+      self.say(
+        f"step {number}/{self._total_steps}  loss {values['loss']:.3f}  "
+        f"learning rate {learning_rate:.2e}  "
+        f"{values['tokens_per_second']:,.0f} tokens/s  "
+        f"{self._time_left(number)} left"
+      )
+
+  def evaluation(self, number: int, metrics: Mapping[str, float]) -> None:
+    """Records an evaluation, "TASK/METRIC" -> value."""
+    self._write(number, "eval", metrics)
+    losses = [
+      f"{name.removesuffix('/loss')} {value:.3f}"
+      for name, value in metrics.items()
+      if name.endswith("/loss")
+    ]
+    self.say(f"step {number}/{self._total_steps}  held-out loss: "
+             f"{', '.join(losses)}")  # fmt: skip
+
+  def _write(self, number: int, kind: str, values: Mapping[str, float]):
+    if not self._main:
+      return
+    record: dict[str, Any] = {"step": number, "kind": kind, **values}
+    what = f"{_FILE}, step {number}, {kind}"
+    self._file.write(json_text.dumps(record, what=what) + "\n")
+    self._file.flush()
+    with self._events.as_default(step=number):
+      for name, value in values.items():
+        tf.summary.scalar(f"{kind}/{name}", value)
+    self._events.flush()
+
+  def _time_left(self, number: int) -> str:
+    done = number - self._first_step
+    rate = done / (time.monotonic() - self._begun)
+    return tqdm.tqdm.format_interval((self._total_steps - number) / rate)
+
+
+def _sum(values: Sequence[float]) -> float:
+  """Adds without rounding; infinities of both signs give NaN."""
+  try:
+    return math.fsum(values)
+  except (OverflowError, ValueError):
+    return math.nan
+
+
+def _drop_after(path: str, step: int) -> None:
+  """Keeps the whole records of a file up to a step, in one rename."""
+  if not tf.io.gfile.exists(path):
+    return
+  with tf.io.gfile.GFile(path) as file:
+    lines = file.read().splitlines(keepends=True)
+  kept = [
+    line
+    for line in lines
+    if line.endswith("\n") and json.loads(line)["step"] <= step
+  ]
+  if kept != lines:
+    with tf.io.gfile.GFile(f"{path}.partial", "w") as file:
+      file.write("".join(kept))
+    tf.io.gfile.rename(f"{path}.partial", path, overwrite=True)

@@ -1,0 +1,307 @@
+"""The training loop, in reading order."""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import math
+import signal
+from typing import Any
+
+import jax
+import numpy as np
+
+from t5x_lite.accounting import costs
+from t5x_lite.checkpoints import warm_start
+from t5x_lite.checkpoints.manager import Checkpoints
+from t5x_lite.data import batches as batches_lib
+from t5x_lite.data import token_counts, vocabulary_record
+from t5x_lite.devices import matmul_peak, memory
+from t5x_lite.evaluation import evaluate
+from t5x_lite.optim import optimizers
+from t5x_lite.training import metrics_log, samples, step
+from t5x_lite.training.run import Run
+from t5x_lite.training.step import TrainState
+
+# Steps that may be under way before the host waits for the oldest.
+_STEPS_AHEAD = 2
+
+
+def train(run: Run, *, model_dir: str) -> TrainState:
+  """Trains, or goes on training, until `run.total_steps`.
+
+  Ctrl-C and SIGTERM end the step under way, save a checkpoint and leave with
+  the signal's usual exit status; a second one leaves at once. The same call
+  resumes, on CPU with the same bits as a run never interrupted.
+
+  Args:
+    run: what to train.
+    model_dir: receives checkpoints/, samples/, metrics.jsonl and TensorBoard
+      events.
+
+  Returns:
+    The final state.
+
+  Raises:
+    ValueError: before anything is written, for a run that cannot be: unknown
+      task, lengths, batch or vocabulary that do not fit, too little memory.
+  """
+  model, settings = _fit(run, model_dir)
+  optimizer = settings.build(model.logical_axes())
+  architecture = model.architecture
+  description = costs.describe(
+    model,
+    batch_size=run.train.batch_size,
+    lengths=run.train.lengths,
+    optimizer=settings,
+    microbatches=run.microbatches,
+    platform=jax.default_backend(),
+  )
+  memory.check_memory(description, layout=run.layout)
+
+  abstract_state, axes = _abstract_state(model, optimizer)
+  layout = run.layout.fit(axes.params, abstract_state.params)
+  with layout.activate(), contextlib.ExitStack() as stack:
+    abstract_state = _place(abstract_state, axes, layout)
+    checkpoints = stack.enter_context(Checkpoints(model_dir, run.keep))
+    # Programs compile on other threads while the host goes on.
+    first_state = None
+    if checkpoints.latest_step is None:
+      first_state = _compile_first_state(run, model, optimizer, abstract_state)
+    shard = layout.data_shard()
+    batches = batches_lib.batches(
+      run.train, architecture, process_index=shard[0], process_count=shard[1]
+    )
+    train_step = _compile_step(
+      run, model, optimizer, layout, abstract_state, batches
+    )
+    batches.check_resumable()
+    interval = metrics_log.Interval()
+    position = _Position(batches, interval)
+    if first_state is None:
+      state, first_step = checkpoints.restore(abstract_state, position)
+    else:
+      state, first_step = _first_state(run, first_state.result()), 0
+    vocabulary_record.write(run.train.task, model_dir)
+    # Before the peak is measured: compiling takes the same cores.
+    train_step = train_step.result()
+    recorder = stack.enter_context(
+      metrics_log.Recorder(
+        model_dir,
+        first_step=first_step,
+        total_steps=run.total_steps,
+        flops_per_step=description["flops_per_step"],
+        peak_flops=matmul_peak.matmul_flops(model.transformer.dtype),
+      )
+    )
+    recorder.say(_describe(run, layout, description, model, first_step))
+    stop = stack.enter_context(_Stop())
+    held_out = evaluate.held_out(run.eval, architecture, layout=layout)
+
+    def due(every, number):
+      last = number == run.total_steps
+      return every is not None and (number % every == 0 or last)
+
+    under_way = collections.deque()
+    for number in range(first_step + 1, run.total_steps + 1):
+      host_batch = next(batches)
+      state, metrics = train_step(state, layout.shard_batch(host_batch))
+      interval.add(metrics, token_counts.count(host_batch))
+      under_way.append(metrics)
+      if len(under_way) > _STEPS_AHEAD:
+        jax.block_until_ready(under_way.popleft())
+
+      stopping = stop.requested(number)
+      if due(run.log_every, number):
+        rate = settings.learning_rate(number - 1)
+        recorder.train(number, interval, learning_rate=float(rate))
+      evaluation = None
+      if due(run.eval_every, number) and run.eval:
+        evaluation = evaluate.evaluate(
+          model, state.params, held_out, layout=layout, metric_fns=False
+        )
+        recorder.evaluation(number, evaluation)
+      if due(run.sample_every, number):
+        samples.write(model, state.params, run, layout, model_dir, number)
+      if due(run.checkpoint_every, number) or stopping:
+        checkpoints.save(number, state, position, evaluation)
+      recorder.advance(number)
+      if stopping:
+        break
+    checkpoints.wait()
+  stop.leave()
+  return state
+
+
+def _fit(run: Run, model_dir: str):
+  """Checks the run, and fits model and optimizer to data and length."""
+  run.layout.check_batch(run.train.batch_size, run.microbatches)
+  for spec in (run.train, *run.eval):
+    if spec.pack and not run.model.reads_packed_rows:
+      raise ValueError(
+        f"Stack.pool averages neighbours across documents: {spec.task} needs "
+        "Data.pack=False"
+      )
+    batches_lib.check(
+      spec, run.model.architecture, process_count=jax.process_count()
+    )
+  vocabulary_record.check(run.train.task, model_dir)
+  source = run.warm_start
+  if source is not None and source.strict and source.last_ids is None:
+    vocabulary_record.check(run.train.task, source.path)
+  model = run.model.fit_vocabulary(
+    batches_lib.required_vocab_size(run.train.task)
+  )
+  return model, run.optimizer.fit_steps(run.total_steps)
+
+
+def _abstract_state(model, optimizer) -> tuple[TrainState, TrainState]:
+  """Returns the state's shapes, and its logical axes."""
+  state = jax.eval_shape(
+    lambda: step.init_state(model, optimizer, jax.random.key(0))
+  )
+  axes = model.logical_axes()
+  opt_axes = optimizers.state_axes(state.opt_state, axes)
+  return state, TrainState((), axes, opt_axes)
+
+
+def _place(abstract_state, axes, layout) -> TrainState:
+  """Gives each leaf of an abstract state its sharding."""
+  shardings = layout.tree_shardings(axes, abstract_state)
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    abstract_state,
+    shardings,
+  )
+
+
+def _compile_first_state(run, model, optimizer, abstract_state):
+  """Starts to compile what draws the first state; a future."""
+  init = jax.jit(
+    functools.partial(step.init_state, model, optimizer),
+    out_shardings=jax.tree.map(lambda x: x.sharding, abstract_state),
+  )
+  return _compile(init.lower(jax.random.key(run.seed)))
+
+
+def _compile_step(run, model, optimizer, layout, abstract_state, batches):
+  """Starts to compile the training step; a future."""
+  rows = run.train.batch_size
+  abstract_batch = {
+    name: jax.ShapeDtypeStruct(
+      (rows, *shape[1:]), np.int32, sharding=layout.batch_sharding()
+    )
+    for name, shape in batches.shapes.items()
+  }
+  shardings = jax.tree.map(lambda x: x.sharding, abstract_state)
+  function = jax.jit(
+    step.train_step(
+      model,
+      optimizer,
+      microbatches=run.microbatches,
+      dropout_key=jax.random.key(run.seed + 1),
+    ),
+    donate_argnums=0,
+    out_shardings=(shardings, layout.replicated()),
+  )
+  return _compile(function.lower(abstract_state, abstract_batch))
+
+
+def _compile(lowered) -> concurrent.futures.Future:
+  executor = concurrent.futures.ThreadPoolExecutor(1)
+  future = executor.submit(lowered.compile)
+  executor.shutdown(wait=False)
+  return future
+
+
+def _first_state(run, draw) -> TrainState:
+  """Draws the first state, or takes its parameters from another run."""
+  state = draw(jax.random.key(run.seed))
+  if run.warm_start is not None:
+    params = warm_start.warm_start(
+      run.warm_start,
+      state.params,
+      vocabularies=(
+        vocabulary_record.size(run.warm_start.path),
+        batches_lib.required_vocab_size(run.train.task),
+      ),
+    )
+    state = dataclasses.replace(state, params=params)
+  return state
+
+
+def _describe(run, layout, description, model, first_step) -> str:
+  """Says once what is about to run."""
+  mesh = layout.mesh().shape
+  stack = model.transformer.decoder or model.transformer.encoder
+  start = f"resuming after step {first_step}" if first_step else "from step 0"
+  sizes = [f"{description['parameters']['total']:,} parameters"]
+  if math.isfinite(flops := description["flops_per_token"]):
+    sizes.append(f"{flops / 1e6:,.1f} MFLOP a token")
+  if math.isfinite(nbytes := description["bytes"]["total"]):
+    sizes.append(f"{nbytes / 2**20:,.0f} MiB predicted")
+  return (
+    f"{model.architecture} on {run.train.task}, {start} of {run.total_steps}: "
+    f"{', '.join(sizes)}, "
+    f"attention kernel {stack.layers[0].attention.kernel}, mesh data "
+    f"{mesh['data']} x tensor {mesh['tensor']}, {jax.default_backend()}"
+  )
+
+
+class _Position:
+  """Where the host stands, saved beside the state: in data and interval."""
+
+  def __init__(self, *parts):
+    self._parts = parts
+
+  def save(self, directory) -> None:
+    for part in self._parts:
+      part.save(directory)
+
+  def restore(self, directory) -> None:
+    for part in self._parts:
+      part.restore(directory)
+
+
+class _Stop:
+  """Turns the first Ctrl-C or SIGTERM into a request to end after this step."""
+
+  def __init__(self):
+    self.signal: int | None = None
+
+  def __enter__(self) -> "_Stop":
+    # Among several processes, JAX's own SIGTERM handler agrees on a step.
+    self._several = jax.process_count() > 1
+    signals = (
+      (signal.SIGINT,) if self._several else (signal.SIGINT, signal.SIGTERM)
+    )
+    # A job in the background starts with SIGINT ignored: Ctrl-C is then meant
+    # for another program in the foreground.
+    caught = (s for s in signals if signal.getsignal(s) is not signal.SIG_IGN)
+    self._previous = {s: signal.signal(s, self._note) for s in caught}
+    return self
+
+  def _note(self, number: int, frame: Any) -> None:
+    del frame
+    self.signal = number
+    signal.signal(number, self._previous[number])
+
+  def requested(self, step_number: int) -> bool:
+    """Tells whether to end, the same in all processes."""
+    if not self._several:
+      return self.signal is not None
+    from jax.experimental import multihost_utils
+
+    if multihost_utils.reached_preemption_sync_point(step_number):
+      self.signal = self.signal or signal.SIGTERM
+    return self.signal is not None
+
+  def leave(self) -> None:
+    """Exits with the signal's status, if there was one."""
+    if self.signal is not None:
+      raise SystemExit(128 + self.signal)
+
+  def __exit__(self, *error) -> None:
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)

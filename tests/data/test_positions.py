@@ -1,0 +1,150 @@
+"""A stream of batches goes on exactly where it was saved."""
+
+import dataclasses
+import os
+
+import pytest
+import seqio
+import tensorflow as tf
+
+from t5x_lite.data import Data, batches
+from tests.data.streams import (
+  LENGTHS,
+  add_noise,
+  assert_equal_batches,
+  pairs,
+  take,
+  which,
+)
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_a_restored_stream_goes_on_to_the_last_bit(register, pack, tmp_path):
+  register("noisy", pairs(30), add_noise)
+  spec = Data(task="noisy", lengths=LENGTHS, batch_size=4, pack=pack, seed=3)
+  # 60 batches are several epochs; each save is in another state of the buffers.
+  expected = take(batches.batches(spec, "encoder_decoder"), 60)
+  stream = batches.batches(spec, "encoder_decoder")
+  stream.check_resumable()
+  position = 0
+  for step in (0, 1, 7, 40):
+    take(stream, step - position)
+    position = step
+    os.mkdir(tmp_path / str(step))
+    stream.save(tmp_path / str(step))
+  assert_equal_batches(take(stream, 20), expected[40:])
+  resumed = batches.batches(spec, "encoder_decoder")
+  for step in (7, 40, 0, 1):  # Any order: a restore forgets what was before.
+    resumed.restore(tmp_path / str(step))
+    assert_equal_batches(take(resumed, 20), expected[step : step + 20])
+
+
+def test_a_restored_mixture_goes_on_to_the_last_bit(register, tmp_path):
+  register("a", pairs(20), add_noise)
+  register("b", pairs(9, start=100), add_noise)
+  seqio.MixtureRegistry.add("a_and_b", [("a", 3), ("b", 1)])
+  try:
+    spec = Data(task="a_and_b", lengths=LENGTHS, batch_size=4, pack=True)
+    stream = batches.batches(spec, "prefix")
+    take(stream, 11)
+    stream.save(tmp_path)
+    expected = take(stream, 20)
+    resumed = batches.batches(spec, "prefix")
+    resumed.restore(tmp_path)
+    assert_equal_batches(take(resumed, 20), expected)
+  finally:
+    seqio.MixtureRegistry.remove("a_and_b")
+
+
+@pytest.fixture
+def stages(register):
+  """Three batches of one task, then five of another, then the first again."""
+  register("first", pairs(20), add_noise)
+  register("second", pairs(30, start=100), add_noise)
+  common = {"lengths": LENGTHS, "batch_size": 4, "pack": True}
+  return Data(
+    task="first", num_batches=3, **common,
+    then=Data(
+      task="second", num_batches=5, **common,
+      then=Data(task="first", seed=1, **common),
+    ),
+  )  # fmt: skip
+
+
+def test_stages_follow_one_another_and_resume_to_the_last_bit(stages, tmp_path):
+  stream, expected = batches.batches(stages, "encoder_decoder"), []
+  for step in (2, 3, 9, 14):  # Within a stage, at its end, in the last.
+    expected += take(stream, step - len(expected))
+    os.mkdir(tmp_path / str(step))
+    stream.save(tmp_path / str(step))
+  is_second = [min(which([batch])) >= 100 for batch in expected]
+  assert is_second == [False] * 3 + [True] * 5 + [False] * 6
+  # Each is the stream that it is alone.
+  second = dataclasses.replace(stages.then, then=None)
+  assert_equal_batches(
+    list(batches.batches(second, "encoder_decoder")), expected[3:8]
+  )
+  resumed = batches.batches(stages, "encoder_decoder")
+  for step in (9, 2, 3):
+    resumed.restore(tmp_path / str(step))
+    assert_equal_batches(take(resumed, 14 - step), expected[step:])
+
+
+def test_stages_of_other_shapes_are_refused_with_both(stages):
+  longer = dataclasses.replace(stages.then, lengths={"inputs": 9, "targets": 4})
+  with pytest.raises(
+    ValueError, match=r"task first has \(4, 12\) and task second \(4, 13\): set"
+  ):
+    batches.batches(dataclasses.replace(stages, then=longer), "causal")
+
+
+def test_stages_of_other_vocabularies_are_refused(stages, register):
+  other = seqio.Feature(seqio.PassThroughVocabulary(size=77))
+  register("other", pairs(3), inputs=other, targets=other)
+  then = dataclasses.replace(stages.then, task="other")
+  with pytest.raises(ValueError, match="one vocabulary, but task first has"):
+    batches.check(dataclasses.replace(stages, then=then), "causal")
+
+
+def test_a_stage_without_an_end_is_refused(stages):
+  with pytest.raises(ValueError, match="goes on with second, but num_batches"):
+    dataclasses.replace(stages, num_batches=None)
+
+
+def test_a_position_is_only_restored_to_its_own_stream(register, tmp_path):
+  register("pairs", pairs(7))
+  spec = Data(task="pairs", lengths=LENGTHS, batch_size=4)
+  batches.batches(spec, "encoder_decoder").save(tmp_path)
+  other = dataclasses.replace(spec, batch_size=8, seed=1)
+  with pytest.raises(
+    ValueError, match=r"batch_size was 4, is 8; seed was 0, is 1$"
+  ):
+    batches.batches(other, "encoder_decoder").restore(tmp_path)
+  with pytest.raises(ValueError, match="another number of processes"):
+    batches.batches(spec, "encoder_decoder", process_count=2).restore(tmp_path)
+
+
+def test_what_keeps_no_position_is_refused(register, tmp_path):
+  def unseeded(dataset):
+    return dataset.map(
+      lambda ex: {**ex, "inputs": tf.random.uniform([2], 0, 9, tf.int32)}
+    )
+
+  def python(split, shuffle_files, seed=None):
+    spec = tf.TensorSpec([3], tf.int32)
+    return tf.data.Dataset.from_generator(
+      lambda: iter([{"inputs": [1, 2, 3], "targets": [1, 2, 3]}]),
+      output_signature={"inputs": spec, "targets": spec},
+    )
+
+  register("unseeded", pairs(7), unseeded)
+  register("python", python)
+  for task, operation in (
+    ("unseeded", "RandomUniformInt"),
+    ("python", "PyFunc"),
+  ):
+    spec = Data(task=task, lengths=LENGTHS, batch_size=4)
+    stream = batches.batches(spec, "encoder_decoder")
+    with pytest.raises(ValueError, match=f"task {task} .* {operation} in it"):
+      stream.check_resumable()
+    next(stream)  # It can be read all the same.

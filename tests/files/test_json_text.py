@@ -1,0 +1,85 @@
+"""What is written as JSON, every JSON reader takes."""
+
+import ast
+import json
+import logging
+import math
+import pathlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from t5x_lite.files import json_text
+
+TEXTS = st.text(st.characters(exclude_categories=()))
+# Halves that meet become one character, and two names may become one.
+NAMES = st.text(st.characters(exclude_categories=["Cs"])) | st.just("\ud83d")
+VALUES = st.recursive(
+  st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
+  lambda inner: st.lists(inner) | st.dictionaries(NAMES, inner),
+  max_leaves=8,
+)
+
+
+def expected(value):
+  """Returns a value as JSON has it."""
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  if isinstance(value, list):
+    return [expected(one) for one in value]
+  if isinstance(value, dict):
+    return {key: expected(one) for key, one in value.items()}
+  if isinstance(value, str):  # Two halves side by side are one character.
+    return value.encode("utf-16", "surrogatepass").decode(
+      "utf-16", "surrogatepass"
+    )
+  return value
+
+
+@settings(deadline=None, derandomize=True, database=None)
+@given(VALUES, st.booleans())
+def test_any_value_is_strict_json_in_utf8(value, ascii):
+  text = json_text.dumps(value, ensure_ascii=ascii)
+  found = json.loads(text.encode(), parse_constant=pytest.fail)
+  assert found == expected(value)
+  assert text.isascii() or not ascii
+
+
+def test_one_place_writes_json():
+  root = pathlib.Path(json_text.__file__).parents[2]
+  for folder in ("t5x_lite", "launch"):
+    for path in (root / folder).rglob("*.py"):
+      tree = ast.parse(path.read_text())
+      # What is hashed is read by nobody.
+      hashed = {
+        id(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr == "encode"
+      }
+      calls = [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and id(node) not in hashed
+        and ast.unparse(node.func) in ("json.dump", "json.dumps")
+      ]
+      # The formats of interop are others', of whole numbers and settings.
+      elsewhere = path.name == "json_text.py" or path.parent.name == "interop"
+      assert elsewhere or not calls, (path, calls)
+
+
+def test_numbers_that_are_not_finite_are_named(caplog):
+  value = {"a": {"b": [1.0, math.nan]}, "c": (-math.inf,), "d": 1e308}
+  assert json_text.not_finite(value).keys() == {"a/b/1", "c/0"}
+  with caplog.at_level(logging.WARNING):
+    text = json_text.dumps(value, what="eval-3.json", sort_keys=True)
+    json_text.dumps({"a": 1.0}, what="nothing to say")
+    json_text.dumps([math.nan] * 8, what="list")
+    json_text.dumps([math.nan])
+  assert text == '{"a": {"b": [1.0, null]}, "c": [null], "d": 1e+308}'
+  assert [record.getMessage() for record in caplog.records] == [
+    "eval-3.json: a/b/1 is nan, c/0 is -inf (written as null)",
+    "list: 0 is nan, 1 is nan, 2 is nan, 3 is nan, 4 is nan, 3 more "
+    "(written as null)",
+  ]

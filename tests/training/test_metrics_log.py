@@ -1,0 +1,98 @@
+"""Records are strict JSON and go on as they were, whatever the loss is."""
+
+import json
+import math
+
+import jax.numpy as jnp
+import pytest
+import tensorflow as tf
+
+from t5x_lite.training import metrics_log
+from t5x_lite.training.step import Metrics
+
+COUNTS = {"tokens": 6, "positions": 8, "loss_tokens": 3}
+
+
+def step(loss):
+  sums = dict.fromkeys(
+    ("objective", "z_loss", "correct", "weight", "denominator"), jnp.ones(())
+  )
+  norms = {"grad_norm": jnp.asarray(loss)}
+  return Metrics({**sums, "loss": jnp.asarray(loss)}, norms)
+
+
+def interval(*losses):
+  made = metrics_log.Interval()
+  for loss in losses:
+    made.add(step(loss), COUNTS)
+  return made
+
+
+def recorder(path):
+  return metrics_log.Recorder(
+    str(path), first_step=0, total_steps=9, flops_per_step=1.0, peak_flops=1.0
+  )
+
+
+def test_values_that_are_not_finite_are_null_and_named(tmp_path, caplog):
+  with recorder(tmp_path) as record:
+    record.train(1, interval(1.0), learning_rate=0.1)
+    record.train(2, interval(1.0, math.nan), learning_rate=0.1)
+    record.evaluation(2, {"task/loss": -math.inf, "task/tokens": 3.0})
+  lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  first, second, third = (
+    json.loads(line, parse_constant=pytest.fail) for line in lines
+  )
+  assert first["loss"] == 1.0
+  assert second["loss"] is None and second["z_loss"] == 1.0
+  assert third == {
+    "step": 2, "kind": "eval", "task/loss": None, "task/tokens": 3.0,
+  }  # fmt: skip
+  assert [record.getMessage() for record in caplog.records] == [
+    "metrics.jsonl, step 2, train: loss is nan, grad_norm is nan "
+    "(written as null)",
+    "metrics.jsonl, step 2, eval: task/loss is -inf (written as null)",
+  ]
+  # TensorBoard draws them as what they are.
+  (path,) = tmp_path.glob("events*")
+  events = {
+    (value.tag, event.step): float(tf.make_ndarray(value.tensor))
+    for event in tf.compat.v1.train.summary_iterator(str(path))
+    for value in event.summary.value
+  }
+  assert events["train/loss", 1] == 1.0
+  assert math.isnan(events["train/loss", 2])
+  assert events["eval/task/loss", 2] == -math.inf
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_an_interval_that_was_cut_is_recorded_as_the_whole_one(tmp_path, bad):
+  whole = interval(2.0, bad, 3.0)
+  cut = interval(2.0, bad)
+  cut.save(tmp_path)
+  text = (tmp_path / "interval.json").read_text()
+  json.loads(text, parse_constant=pytest.fail)
+  again = metrics_log.Interval()
+  again.restore(tmp_path)
+  again.add(step(3.0), COUNTS)
+  one, other = whole.take(), again.take()
+  assert not math.isfinite(one["loss"]) and not math.isfinite(other["loss"])
+  del one["loss"], other["loss"]
+  for name in ("step_seconds", "tokens_per_second"):
+    del one[name], other[name]
+  assert one == other
+
+
+def test_infinities_of_both_signs_have_no_sum():
+  assert math.isnan(interval(math.inf, -math.inf).take()["loss"])
+
+
+def test_a_resumed_run_keeps_records_with_null(tmp_path):
+  with recorder(tmp_path) as record:
+    record.train(2, interval(math.nan), learning_rate=0.1)
+  before = (tmp_path / "metrics.jsonl").read_text()
+  metrics_log.Recorder(
+    str(tmp_path), first_step=2, total_steps=9, flops_per_step=1.0,
+    peak_flops=1.0,
+  ).__exit__()  # fmt: skip
+  assert (tmp_path / "metrics.jsonl").read_text() == before

@@ -114,7 +114,7 @@ def _report(folder, plan, failed, say) -> int:
 
   tensorboard_hparams.label(folder, plan)
   found = results.gather(folder, plan)
-  text = json_text.dumps(found, what="results.json", indent=1)
+  text = json_text.dumps(found, what="results.json")
   (folder / "results.json").write_text(f"{text}\n")
   report.write(found, folder)
   say(f"{found['arms_done']} of {len(plan['arms'])} arms: {folder}/report.html")

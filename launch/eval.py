@@ -89,13 +89,13 @@ def _specs(run, values):
   from t5x_lite.data import batches
 
   specs = run.eval
-  changes = {"shuffle": False, "num_epochs": 1, "then": None}
+  changes = {"shuffle": False, "num_epochs": 1, "next_stage": None}
   if not specs:  # What it trains on, where num_batches ends a stage.
     specs = [run.train]
     changes |= {"split": "validation", "num_batches": None}
   if values.task:
     specs = [
-      dataclasses.replace(specs[0], task=task, then=None)
+      dataclasses.replace(specs[0], task=task, next_stage=None)
       for task in values.task
     ]
   if values.split:

@@ -75,7 +75,7 @@ def write(model, params, output: pathlib.Path, values) -> bool:
         [*files, file.name], values.gin_bindings, values.gin_search_paths
       )
   from t5x_lite import model as model_lib
-  from t5x_lite.checkpoints import Keep, manager
+  from t5x_lite.checkpoints import Retention, manager
   from t5x_lite.training import run as run_lib
 
   _check_same(config.build(model_lib.Model), model)
@@ -83,7 +83,7 @@ def write(model, params, output: pathlib.Path, values) -> bool:
     _write_whole(output, config.build(run_lib.Run))
   else:
     (output / rundir.CONFIG).write_text(config.text())
-  with manager.Checkpoints(output, Keep()) as checkpoints:
+  with manager.Checkpoints(output, Retention()) as checkpoints:
     checkpoints.save(0, {"params": params})
   return vocabulary is not None
 

@@ -197,15 +197,17 @@ def _planned(stage, run, seed, search_paths) -> dict:
 
 
 def _as_dict(budget) -> dict:
-  names = ("equal", "amount", "embeddings", "parameters_within")
+  names = ("unit", "amount", "embeddings", "parameters_within")
   return {name: getattr(budget, name) for name in names}
 
 
 def _seed_bindings(seed) -> list[str]:
   """Returns what pairs arms: one seed, one order of the documents."""
   return [
-    f"run.Run.seed={seed}", f"data.Data.seed={seed}", "data.Data.order='study'",
-  ]  # fmt: skip
+    f"run.Run.seed={seed}",
+    f"data.Data.seed={seed}",
+    "data.Data.document_order='study'",
+  ]
 
 
 def build(cell, seed, search_paths=()):
@@ -298,7 +300,7 @@ def table(plan) -> str:
   budget = plan["budget"]
   return "\n".join([
     plan["question"],
-    f"equal {budget['equal']}: {budget['amount']:g}; seeds "
+    f"equal {budget['unit']}: {budget['amount']:g}; seeds "
     f"{', '.join(map(str, plan['seeds']))}; {len(plan['arms'])} arms, about "
     f"{seconds / 60:.0f} minutes of training on this device",
     *lines,

@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.losses.cross_entropy import CrossEntropy
+from t5x_lite.nn.attention_rules import PrefixCausal, TokenInfo
 from t5x_lite.nn.stack import StackCache
 from t5x_lite.nn.transformer import Transformer
-from t5x_lite.nn.visibility import PrefixCausal, Tokens
 
 Batch = Mapping[str, jax.Array]
 Params = dict[str, Any]
@@ -37,8 +37,8 @@ class DecodeState(NamedTuple):
 
   cache: StackCache
   slot: jax.Array
-  next: Tokens
-  source: Tokens | None
+  next: TokenInfo
+  source: TokenInfo | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -309,23 +309,23 @@ def _classifier(transformer: Transformer):
   return transformer.classifier
 
 
-def _tokens(batch: Batch, side: str) -> Tokens:
+def _tokens(batch: Batch, side: str) -> TokenInfo:
   """Says where one side's tokens stand; unpacked rows need only their ids."""
   ids = batch[f"{side}_input_tokens"]
   index = jnp.arange(ids.shape[1], dtype=jnp.int32)[None]
   # Without segment ids, zeros of an encoder are padding; a decoder's first
   # token is a zero, and its padding bears no loss and is seen by no one.
   segment = (ids != 0) if side == "encoder" else jnp.ones_like(ids)
-  return Tokens(
+  return TokenInfo(
     index=index,
     position=batch.get(f"{side}_positions", index),
     segment=batch.get(f"{side}_segment_ids", segment.astype(jnp.int32)),
     prefix=batch.get(f"{side}_causal_attention", jnp.zeros_like(ids)) > 0,
-    block=batch.get(f"{side}_block_positions"),
+    block_position=batch.get(f"{side}_block_positions"),
   )
 
 
-def _encoded(transformer, batch) -> tuple[jax.Array, Tokens]:
+def _encoded(transformer, batch) -> tuple[jax.Array, TokenInfo]:
   return transformer.encode(
     batch["encoder_input_tokens"],
     _tokens(batch, "encoder"),
@@ -333,7 +333,7 @@ def _encoded(transformer, batch) -> tuple[jax.Array, Tokens]:
   )
 
 
-def _hidden(transformer, batch) -> tuple[jax.Array, Tokens]:
+def _hidden(transformer, batch) -> tuple[jax.Array, TokenInfo]:
   """Returns the last stack's output, [B, T, D], and where its tokens stand."""
   source = {}
   if transformer.has_encoder:
@@ -377,25 +377,27 @@ def _prefill_decoder_only(transformer, batch, max_new_tokens):
     places = places_B1.reshape(rows, 1, *(1,) * (x_BT.ndim - 2))
     return jnp.take_along_axis(x_BT, places, axis=1)
 
-  if tokens.block is None:
+  if tokens.block_position is None:
     following = _standing(prompt_length_B, prompt_length_B, None)
   else:  # What fills a blank keeps the blank's place in the text.
     following = _standing(
-      prompt_length_B, last(tokens.position)[:, 0], last(tokens.block)[:, 0] + 1
+      prompt_length_B,
+      last(tokens.position)[:, 0],
+      last(tokens.block_position)[:, 0] + 1,
     )
   state = DecodeState(cache, jnp.int32(length), following, None)
   return transformer.logits(last(hidden_BTD))[:, 0], state
 
 
-def _standing(index_B, position_B, block_B) -> Tokens:
+def _standing(index_B, position_B, block_B) -> TokenInfo:
   """Says where one generated token of each row stands."""
   ones_B1 = jnp.ones_like(index_B[:, None])
-  return Tokens(
+  return TokenInfo(
     index=index_B[:, None],
     position=position_B[:, None],
     segment=ones_B1,
     prefix=jnp.zeros_like(ones_B1, bool),
-    block=None if block_B is None else block_B[:, None],
+    block_position=None if block_B is None else block_B[:, None],
   )
 
 
@@ -407,10 +409,10 @@ def _step(transformer, state, tokens_B, *, source_BSD):
   hidden_B1D, cache = transformer.decode(
     tokens_B[:, None], here, cache=state.cache, slot=state.slot, **source
   )
-  if here.block is None:
+  if here.block_position is None:
     following = here._replace(position=here.position + 1)
   else:
-    following = here._replace(block=here.block + 1)
+    following = here._replace(block_position=here.block_position + 1)
   following = following._replace(index=here.index + 1)
   new_state = DecodeState(cache, state.slot + 1, following, state.source)
   return transformer.logits(hidden_B1D)[:, 0], new_state

@@ -2,8 +2,8 @@
 
 All are seqio vocabularies, and none reads or trains anything before it is
 used. Sentinels are the last ids, descending, <extra_id_0> the very last, unless
-a file has its own: `t5x_lite.text.sentinel_ids` tells. In a text <extra_id_0>
-is one token, in Python's encode as in TensorFlow's.
+a file has its own: `t5x_lite.data.sentinels.sentinel_ids` tells. In a text
+<extra_id_0> is one token, in Python's encode as in TensorFlow's.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class SentencePiece(seqio.SentencePieceVocabulary):
       extra_ids: the number of sentinels, where the file has none: those of mT5
         or of a run's own vocabulary.model stay as they are.
       pieces: new tokens, which get ids after those of the file. A checkpoint
-        follows by WarmStart.last_ids = extra_ids.
+        follows by WarmStart.num_trailing_sentinels = extra_ids.
       start: the piece that decoders start from, LLaMA's "<s>" say; None is id
         0, as T5 has it.
     """

@@ -10,8 +10,8 @@ import pytest
 
 from t5x_lite.devices.layout import DEFAULT_RULES
 from t5x_lite.losses.cross_entropy import CrossEntropy
+from t5x_lite.nn.attention_rules import PrefixCausal, Window
 from t5x_lite.nn.positions import Learned, T5Bias
-from t5x_lite.nn.visibility import PrefixCausal, Window
 from tests import tiny
 
 every_model = pytest.mark.parametrize("name", tiny.ALL)

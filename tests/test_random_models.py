@@ -7,6 +7,16 @@ import pytest
 from t5x_lite.devices.layout import Layout
 from t5x_lite.model import Model
 from t5x_lite.nn.attention import Attention
+from t5x_lite.nn.attention_rules import (
+  And,
+  Causal,
+  Full,
+  LocalWindow,
+  Or,
+  PrefixCausal,
+  Sinks,
+  Window,
+)
 from t5x_lite.nn.feedforward import ACTIVATIONS, MLP, Gated
 from t5x_lite.nn.heads import HeadTransform
 from t5x_lite.nn.linear import FanIn, Normal, Xavier
@@ -23,17 +33,7 @@ from t5x_lite.nn.positions import (
 from t5x_lite.nn.rope_scaling import NTK, Linear, Llama3, Yarn
 from t5x_lite.nn.stack import Layer, Period, Stack
 from t5x_lite.nn.transformer import Transformer
-from t5x_lite.nn.transformer_xl_bias import Distances
-from t5x_lite.nn.visibility import (
-  All,
-  Any,
-  Causal,
-  Full,
-  Near,
-  PrefixCausal,
-  Sinks,
-  Window,
-)
+from t5x_lite.nn.transformer_xl_bias import TransformerXLBias
 from t5x_lite.nn.yoco import DecoderDecoder
 from tests import tiny
 
@@ -93,13 +93,13 @@ def random_model(seed: int) -> Model:
     parallel = not cross and flag()
     placement = "pre" if parallel else one_of("pre", "post", "sandwich")
     return Layer(
-      attention=attention(kv_heads, one_of(None, None, Distances())),
+      attention=attention(kv_heads, one_of(None, None, TransformerXLBias())),
       cross_attention=attention() if cross else None,
       mlp=mlp(),
       norm=norm(),
       parallel=parallel,
       parallel_norms=one_of(1, 2),
-      placement=placement,
+      norm_placement=placement,
       residual_scale=1.5 if placement == "post" else 1.0,
       rule=rule,
     )
@@ -140,7 +140,7 @@ def random_model(seed: int) -> Model:
   cross = flag()
   share = cross and flag()
   one_way = one_of(
-    Causal(), Window(4), Any((Window(2), All((Causal(), Sinks(2)))))
+    Causal(), Window(4), Or((Window(2), And((Causal(), Sinks(2)))))
   )
   rule = one_way if cross else one_of(one_way, PrefixCausal())
   decoder = stack(rule, cross, local=Window(3))
@@ -157,7 +157,7 @@ def random_model(seed: int) -> Model:
   transformer = Transformer(
     width=width,
     vocab_size=tiny.VOCAB,
-    encoder=stack(Full(), False, local=Near(3))
+    encoder=stack(Full(), False, local=LocalWindow(3))
     if cross and not share
     else None,
     decoder=decoder,

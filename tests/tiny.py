@@ -13,12 +13,12 @@ import numpy as np
 from t5x_lite.losses.cross_entropy import CrossEntropy
 from t5x_lite.model import Model
 from t5x_lite.nn.attention import Attention
+from t5x_lite.nn.attention_rules import Causal, Full, PrefixCausal
 from t5x_lite.nn.feedforward import Gated
 from t5x_lite.nn.norms import LayerNorm, RMSNorm
 from t5x_lite.nn.positions import Rope, T5Bias
 from t5x_lite.nn.stack import Layer, Stack
 from t5x_lite.nn.transformer import Transformer
-from t5x_lite.nn.visibility import Causal, Full, PrefixCausal
 
 WIDTH, HEADS, HEAD_DIM, HIDDEN, LAYERS, VOCAB = 20, 4, 6, 28, 2, 37
 PLAIN = CrossEntropy()

@@ -48,7 +48,7 @@ def _of_contrast(one) -> str:
   return (
     f"{one['title']}: {one['a']} less {one['b']} is {one['difference']:+.3f} "
     f"({low:.3f} to {high:.3f}), "
-    f"{'a difference' if one['seen'] else 'no difference seen'}."
+    f"{'significant' if one['significant'] else 'not significant'} at 5%."
   )
 
 
@@ -98,11 +98,11 @@ def _of_cell(name, pairs, better) -> list[str]:
   lines = [f"{words}." for words in _leads(name, pairs, better)]
   for one in pairs:
     lines += [f"{words}." for words in _leads(_other(one, name), [one], better)]
-  unseen = [_other(one, name) for one in pairs if not one["seen"]]
-  if unseen:
-    everyone = len(unseen) == len(pairs) > 2
-    others = "any other cell" if everyone else _listed(unseen, "or")
-    lines.append(f"No difference seen between {name} and {others}.")
+  rest = [_other(one, name) for one in pairs if not one["significant"]]
+  if rest:
+    everyone = len(rest) == len(pairs) > 2
+    others = "any other cell" if everyone else _listed(rest, "or")
+    lines.append(f"No significant difference between {name} and {others}.")
   return lines
 
 
@@ -113,10 +113,10 @@ def _of_options(pairs, better) -> str:
     for name in names
     for lead in _leads(name, [o for o in pairs if _has(o, name)], better)
   ]
-  unseen = [f"{o['a']} and {o['b']}" for o in pairs if not o["seen"]]
-  if unseen:
-    which = _listed(unseen, "or") if words else "any two of them"
-    words.append(f"no difference seen between {which}")
+  rest = [f"{o['a']} and {o['b']}" for o in pairs if not o["significant"]]
+  if rest:
+    which = _listed(rest, "or") if words else "any two of them"
+    words.append(f"no significant difference between {which}")
   return "; ".join(words)
 
 
@@ -129,7 +129,7 @@ def _leads(name, pairs, better) -> list[str]:
       (-sign if better == "lower" else sign) * value
       for value in (one["difference"], *one["interval"])
     )
-    if one["seen"] and lead > 0:
+    if one["significant"] and lead > 0:
       low, high = sorted(ends)
       parts.append(
         f"{_other(one, name)} by {lead:.3f} ({low:.3f} to {high:.3f})"
@@ -146,14 +146,15 @@ def _other(one, name) -> str:
 
 
 def _power(kind, unit, pairs, found) -> str:
-  visible = found["smallest_visible"][kind]
-  if visible is None:
-    return "With one seed there is no telling."
-  count = sum(one["seen"] for one in pairs)
+  effect = found["minimum_detectable_effect"][kind]
+  if effect is None:
+    return "With one seed nothing can be tested."
+  count = sum(one["significant"] for one in pairs)
   return (
-    f"{count} of {len(pairs)} comparisons of cells show a difference at 5% "
-    f"after Holm's correction. With {len(found['seeds'])} seeds a single test "
-    f"sees {visible:.3f} {unit} with a power of 80%; less may go unseen."
+    f"{count} of {len(pairs)} comparisons of cells are significant at 5% "
+    f"after Holm's correction. With {len(found['seeds'])} seeds the minimum "
+    f"detectable effect of a single test is {effect:.3f} {unit}, at a power of "
+    "80%."
   )
 
 

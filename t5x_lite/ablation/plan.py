@@ -89,26 +89,24 @@ def steps(of: Account, budget: Budget) -> int:
   cost = _cost_of_a_step(of, budget)
   if math.isnan(cost):
     raise ValueError(
-      f"Budget.equal={budget.equal!r} needs the FLOPs of a step, which cannot "
+      f"Budget.unit={budget.unit!r} needs the FLOPs of a step, which cannot "
       "be read with this version of JAX: choose 'loss_tokens' or 'steps'"
     )
   count = round(budget.amount / cost)
   if count < 1:
     raise ValueError(
-      f"Budget.amount ({budget.amount:g} {budget.equal}) is less than one step "
+      f"Budget.amount ({budget.amount:g} {budget.unit}) is less than one step "
       f"({cost:g}): raise it, or lower the batch size"
     )
   return count
 
 
 def _cost_of_a_step(of, budget) -> float:
-  if budget.equal == "steps":
+  if budget.unit == "steps":
     return 1.0
-  if budget.equal == "flops" and not budget.embeddings:
+  if budget.unit == "flops" and not budget.embeddings:
     return of["flops_per_step_without_head"]
-  name = {"seconds": "step_seconds"}.get(
-    budget.equal, f"{budget.equal}_per_step"
-  )
+  name = {"seconds": "step_seconds"}.get(budget.unit, f"{budget.unit}_per_step")
   return of[name]
 
 
@@ -197,8 +195,9 @@ def documents_sha256(run: Run) -> str:
   for task in seqio.get_subtasks(batches.get_task(spec.task)):
     # What they depend on: the task's name where the order has none.
     known = (
-      task.source, spec.order or task.name, spec.cache_dir and task.name,
-      spec.cache_dir, spec.split, spec.shuffle, spec.seed,
+      task.source, spec.document_order or task.name,
+      spec.cache_dir and task.name, spec.cache_dir, spec.split, spec.shuffle,
+      spec.seed,
     )  # fmt: skip
     if known not in _digests:
       _digests[known] = _first_documents_sha256(task, spec)

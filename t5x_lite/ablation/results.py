@@ -74,8 +74,9 @@ def gather(folder: Any, plan: dict) -> dict[str, Any]:
       name: _options_compared(plan, scores[name]) for name in measures
     },
     "contrasts": statistics.contrast(_contrasts(plan, done)),
-    "smallest_visible": {
-      name: statistics.smallest_visible(scores[name]) for name in measures
+    "minimum_detectable_effect": {
+      name: statistics.minimum_detectable_effect(scores[name])
+      for name in measures
     },
     "scaling": {
       name: _scaling(plan, cells, name)

@@ -19,7 +19,7 @@ from statsmodels.stats import multitest, power
 
 CONFIDENCE = 0.95
 _RESAMPLES = 4000
-# The power at which the smallest visible difference is stated.
+# The power at which the minimum detectable effect is stated.
 _POWER = 0.8
 _FITS = 100
 
@@ -94,7 +94,7 @@ def compare(
   Returns:
     For each pair "a", "b", "difference" (a - b), its "interval", "p" and
     "p_holm", corrected for the number of comparisons (Holm 1979), and whether
-    it is "seen" at 5%; without repeats, p is None and nothing is seen.
+    it is "significant" at 5%; without repeats, p is None and nothing is.
   """
   pairs = list(itertools.combinations(cells, 2))
   if baseline is not None:
@@ -163,7 +163,7 @@ def _difference(a, b, cells, others) -> dict[str, Any]:
     "interval": interval(cells, others),
     "p": _paired_p(ours, theirs),
     "p_holm": None,
-    "seen": False,
+    "significant": False,
   }
 
 
@@ -171,11 +171,11 @@ def _corrected(found) -> list[dict[str, Any]]:
   """Corrects the tests for their number: Holm 1979."""
   tested = [one for one in found if one["p"] is not None]
   if tested:
-    seen, corrected, *_ = multitest.multipletests(
+    significant, corrected, *_ = multitest.multipletests(
       [one["p"] for one in tested], alpha=1 - CONFIDENCE, method="holm"
     )
-    for one, is_seen, p in zip(tested, seen, corrected, strict=True):
-      one |= {"p_holm": float(p), "seen": bool(is_seen)}
+    for one, passes, p in zip(tested, significant, corrected, strict=True):
+      one |= {"p_holm": float(p), "significant": bool(passes)}
   return found
 
 
@@ -190,7 +190,7 @@ def _paired_p(a, b) -> float | None:
     return float(stats.ttest_rel(a, b).pvalue)
 
 
-def smallest_visible(cells: Mapping[str, Scores]) -> float | None:
+def minimum_detectable_effect(cells: Mapping[str, Scores]) -> float | None:
   """Returns the difference that one test sees with a power of 80%.
 
   Of a single pair at 5%, whose differences spread as those of all pairs do in

@@ -33,7 +33,7 @@ class Budget:
 
   Attributes:
     amount: how much.
-    equal: "flops" of training (accounting.flops), "source_tokens" of text
+    unit: "flops" of training (accounting.flops), "source_tokens" of text
       read, "loss_tokens" (those that bear loss), "steps", or "seconds" of
       training on this device, by a short calibration.
     embeddings: whether FLOPs count the head, which is as large as the
@@ -43,14 +43,14 @@ class Budget:
   """
 
   amount: float
-  equal: str = "flops"
+  unit: str = "flops"
   embeddings: bool = True
   parameters_within: float | None = None
 
   def __post_init__(self):
-    if self.equal not in BUDGETS:
+    if self.unit not in BUDGETS:
       raise ValueError(
-        f"Budget.equal ({self.equal!r}) must be one of {', '.join(BUDGETS)}"
+        f"Budget.unit ({self.unit!r}) must be one of {', '.join(BUDGETS)}"
       )
     if self.amount <= 0:
       raise ValueError(f"Budget.amount ({self.amount}) must be positive")

@@ -3,6 +3,6 @@
 Only the settings are imported here.
 """
 
-from t5x_lite.checkpoints.spec import Keep, WarmStart
+from t5x_lite.checkpoints.spec import Retention, WarmStart
 
-__all__ = ["Keep", "WarmStart"]
+__all__ = ["Retention", "WarmStart"]

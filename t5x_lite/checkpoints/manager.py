@@ -24,7 +24,7 @@ from jax.experimental import multihost_utils
 
 from t5x_lite.checkpoints import saved_step
 from t5x_lite.checkpoints.digests import Damaged
-from t5x_lite.checkpoints.spec import Keep
+from t5x_lite.checkpoints.spec import Retention
 from t5x_lite.files import disk
 
 Tree = Any
@@ -51,7 +51,7 @@ class Checkpoints:
   """
 
   def __init__(
-    self, model_dir: epath.PathLike, keep: "Keep | None" = None
+    self, model_dir: epath.PathLike, keep: Retention | None = None
   ) -> None:
     self.directory = folder_of(model_dir)
     self.restored_step: int | None = None
@@ -87,7 +87,7 @@ class Checkpoints:
         twice does nothing.
       state: a pytree of arrays with `params`, a nested dict.
       iterator: saves itself before this returns.
-      metrics: of this step, for `Keep.metric`; NaN is never the best.
+      metrics: of this step, for `Retention.metric`; NaN is never the best.
 
     Raises:
       ValueError: this or the previous save found no room or no right to write;
@@ -277,7 +277,7 @@ def newest_sound(
 class _Retention:
   """Chooses the checkpoints that stay, as `Keep` says; orbax asks it."""
 
-  def __init__(self, keep: Keep, folder: epath.Path) -> None:
+  def __init__(self, keep: Retention, folder: epath.Path) -> None:
     self._keep = keep
     self._metrics: dict[int, float] = {}
     if keep.best is not None:
@@ -289,7 +289,8 @@ class _Retention:
     if metrics and name is not None and name not in metrics:
       logging.log_first_n(
         logging.WARNING,
-        "Keep.metric (%r) is none of the metrics: %s; no checkpoint is best",
+        "Retention.metric (%r) is none of the metrics: %s; no checkpoint is "
+        "best",
         1,
         name,
         ", ".join(metrics),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Keep:
+class Retention:
   """Says which checkpoints stay; what several rules name stays once.
 
   Attributes:
@@ -24,11 +24,11 @@ class Keep:
 
   def __post_init__(self):
     if self.mode not in ("min", "max"):
-      raise ValueError(f"Keep.mode ({self.mode!r}) must be 'min' or 'max'")
+      raise ValueError(f"Retention.mode ({self.mode!r}) must be 'min' or 'max'")
     if (self.best is None) != (self.metric is None):
       raise ValueError(
-        f"Keep.best ({self.best}) and Keep.metric ({self.metric!r}) go "
-        "together: set both or neither"
+        f"Retention.best ({self.best}) and Retention.metric "
+        f"({self.metric!r}) go together: set both or neither"
       )
 
 
@@ -44,14 +44,14 @@ class WarmStart:
     strict: whether missing or unexpected names are refused, and a vocabulary
       other than the run's; otherwise names are listed, and what is missing is
       initialised.
-    last_ids: where the vocabulary has grown: how many ids at its end, the
-      sentinels, stay at its end. The new ids come before them, and begin as
-      the mean of all old ones. Rows of the embedding beyond the ids, which
-      round its size up, do not count. None refuses another size.
+    num_trailing_sentinels: where the vocabulary has grown: how many ids at its
+      end, the sentinels, stay at its end. The new ids come before them, and
+      start as the mean of all old ones. Rows of the embedding beyond the ids,
+      which round its size up, do not count. None refuses another size.
   """
 
   path: str
   renames: Sequence[tuple[str, str]] = ()
   step: int | None = None
   strict: bool = True
-  last_ids: int | None = None
+  num_trailing_sentinels: int | None = None

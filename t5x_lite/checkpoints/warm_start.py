@@ -76,8 +76,8 @@ def warm_start(
     spec: path (a run, or one of its checkpoint steps), step, renames, strict.
     params: the tree to fill, initialised or abstract; its leaves have shape,
       dtype and the sharding wanted. Floats are cast.
-    vocabularies: with `last_ids`, the number of ids of the source's vocabulary
-      and of the model's; None is all rows of the embedding.
+    vocabularies: with `num_trailing_sentinels`, the number of ids of the
+      source's vocabulary and of the model's; None is all rows of the embedding.
 
   Returns:
     `params`, each leaf replaced that the source has. With `strict` that is
@@ -97,8 +97,10 @@ def warm_start(
       for name, leaf in saved_step.params_of(manifest).items()
     }
     sources, unused = _sources(_renamed(saved, spec.renames), saved, wanted)
-    if spec.last_ids is not None:
-      sources = _grown(sources, saved, wanted, spec.last_ids, vocabularies)
+    if spec.num_trailing_sentinels is not None:
+      sources = _grown(
+        sources, saved, wanted, spec.num_trailing_sentinels, vocabularies
+      )
     offered = {n: _made_from(source, saved) for n, source in sources.items()}
     offered |= {name: saved[old] for name, old in unused.items()}
     if spec.strict:
@@ -188,7 +190,7 @@ def _grown(
   sources: Mapping[str, _Source],
   saved: Mapping[str, Any],
   wanted: Mapping[str, Any],
-  last_ids: int,
+  num_trailing_sentinels: int,
   vocabularies: tuple[int | None, int | None],
 ) -> dict[str, _Source]:
   """Marks the sources of leaves whose vocabulary has grown."""
@@ -199,15 +201,17 @@ def _grown(
     old_rows = saved[sources[name].names[0]]["shape"][axis]
     rows = wanted[name].shape[axis]
     old, new = vocabularies
-    growth = _Growth(axis, rows, old or old_rows, new or rows, last_ids)
+    growth = _Growth(
+      axis, rows, old or old_rows, new or rows, num_trailing_sentinels
+    )
     if not (
-      0 <= last_ids <= growth.old <= min(growth.new, old_rows)
+      0 <= num_trailing_sentinels <= growth.old <= min(growth.new, old_rows)
       and growth.new <= rows
     ):
       raise ValueError(
-        f"WarmStart.last_ids ({last_ids}) must be at most the source's ids "
-        f"({growth.old}), and those at most the model's ({growth.new}): a "
-        "vocabulary only grows"
+        f"WarmStart.num_trailing_sentinels ({num_trailing_sentinels}) must be "
+        f"at most the source's ids ({growth.old}), and those at most the "
+        f"model's ({growth.new}): a vocabulary only grows"
       )
     if growth.new > growth.old or rows != old_rows:
       grown[name] = dataclasses.replace(sources[name], growth=growth)

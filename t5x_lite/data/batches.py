@@ -77,7 +77,7 @@ def batches(
     _check_shapes(spec, ds, stage, following)
     ds = ds.concatenate(following)
   ds = ds.prefetch(_PREFETCHED_BATCHES).with_options(
-    options(warm_start=spec.then is None)
+    options(warm_start=spec.next_stage is None)
   )
   stream = dataclasses.asdict(spec) | {"architecture": architecture}
   return batch_iterator.BatchIterator(
@@ -87,7 +87,7 @@ def batches(
 
 def stages(spec: Spec) -> list[Spec]:
   """Returns what is read one after the other: a spec, what is `then`, ..."""
-  return [spec, *(stages(spec.then) if spec.then else ())]
+  return [spec, *(stages(spec.next_stage) if spec.next_stage else ())]
 
 
 def _stage(spec: Spec, architecture: str, shard) -> tf.data.Dataset:

@@ -16,9 +16,9 @@ class Data:
     shuffle: whether examples are drawn in a random order.
     pack: whether several examples share a row.
     seed: of order and noise.
-    order: a name for the order of the source's documents: two tasks over one
-      source with one name and seed read the same documents in the same order,
-      whatever each makes of them. None is an order of the task's own.
+    document_order: a name for the order of the source's documents: two tasks
+      over one source with one name and seed read the same documents in the same
+      order, whatever each makes of them. None is an order of the task's own.
     num_epochs: passes over the split; None repeats for ever in training, and
       is one pass in evaluation.
     num_batches: where evaluation stops, if the split does not end before; None
@@ -26,8 +26,8 @@ class Data:
     loss_on_inputs: whether a decoder-only model is scored on inputs too.
     cache_dir: where `t5x_lite cache` has written the task; None reads the
       source and tokenizes anew.
-    then: what is read after `num_batches`, in training the next stage: another
-      task, whose rows have the same shapes.
+    next_stage: what training reads after `num_batches`: another task, whose
+      rows have the same shapes.
   """
 
   task: str
@@ -37,18 +37,18 @@ class Data:
   shuffle: bool = True
   pack: bool = False
   seed: int = 0
-  order: str | None = None
+  document_order: str | None = None
   num_epochs: int | None = None
   num_batches: int | None = None
   loss_on_inputs: bool = False
   cache_dir: str | None = None
-  then: "Data | None" = None
+  next_stage: "Data | None" = None
 
   def __post_init__(self):
-    if self.then is not None and self.num_batches is None:
+    if self.next_stage is not None and self.num_batches is None:
       raise ValueError(
-        f"Data of {self.task} goes on with {self.then.task}, but num_batches "
-        "does not say when: set it"
+        f"Data of {self.task} goes on with {self.next_stage.task}, but "
+        "num_batches does not say when: set it"
       )
     for name in ("batch_size", "num_epochs", "num_batches"):
       value = getattr(self, name)

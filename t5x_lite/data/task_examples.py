@@ -100,8 +100,8 @@ def documents(
 ) -> tf.data.Dataset:
   """Returns what a task's source gives, in the order in which it is read.
 
-  The order depends on the source, the split, `spec.seed` and `spec.order`, for
-  which the task's own name stands in.
+  The order depends on the source, the split, `spec.seed` and
+  `spec.document_order`, or the task's own name where that is None.
   """
   index, count = shard
   source = _source(task, spec)
@@ -109,7 +109,7 @@ def documents(
   options = {
     "split": spec.split,
     "shuffle": spec.shuffle,
-    "seed": seed(spec, "source", spec.order or task.name),
+    "seed": seed(spec, "source", spec.document_order or task.name),
   }
   if count == 1:
     return source.get_dataset(**options)

@@ -19,7 +19,7 @@ def held_out(
 
   Each reads its split once: an endless `num_epochs=None` is one pass, and ends
   where the split does, after fewer than `num_batches` perhaps. The tasks of a
-  mixture and the stages of `Data.then` are read each by itself.
+  mixture and the stages of `Data.next_stage` are read each by itself.
 
   Raises:
     ValueError: for what cannot be read (see data.check).
@@ -126,7 +126,7 @@ class TargetCounts:
 
 def _each_task(spec):
   """Returns the spec of each task, with nothing after it."""
-  spec = dataclasses.replace(spec, then=None)
+  spec = dataclasses.replace(spec, next_stage=None)
   provider = batches_lib.get_task(spec.task)
   if not hasattr(provider, "tasks"):
     return [spec]

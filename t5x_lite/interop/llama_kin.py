@@ -17,12 +17,12 @@ from t5x_lite.interop.tables import (
   under,
 )
 from t5x_lite.nn.attention import Attention
+from t5x_lite.nn.attention_rules import AttentionRule, Causal
 from t5x_lite.nn.feedforward import Gated
 from t5x_lite.nn.norms import RMSNorm
-from t5x_lite.nn.positions import NoPosition
+from t5x_lite.nn.positions import PositionEncoding
 from t5x_lite.nn.stack import Layer, Period, Stack
 from t5x_lite.nn.transformer import Transformer
-from t5x_lite.nn.visibility import Causal, Rule
 
 GATED_MLP = [
   *dense("mlp.gate_proj", "mlp/wi_gate"),
@@ -103,8 +103,8 @@ def transformer(
   config: Config,
   layer: Layer | Period,
   *,
-  position: NoPosition,
-  rule: Rule | None = None,
+  position: PositionEncoding,
+  rule: AttentionRule | None = None,
   tied: bool = False,
   **settings,
 ) -> Transformer:

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.nn import attend, checks
+from t5x_lite.nn.attention_rules import TokenInfo
 from t5x_lite.nn.dropout import dropout
 from t5x_lite.nn.linear import Dense, FanIn, Init
-from t5x_lite.nn.positions import NoPosition
-from t5x_lite.nn.transformer_xl_bias import Distances
-from t5x_lite.nn.visibility import Tokens
+from t5x_lite.nn.positions import PositionEncoding
+from t5x_lite.nn.transformer_xl_bias import TransformerXLBias
 
 
 class KVCache(NamedTuple):
@@ -32,7 +32,7 @@ class KVCache(NamedTuple):
     )
 
 
-class Sight(NamedTuple):
+class AttentionContext(NamedTuple):
   """What one kind of attention sees: the same for all layers of a stack.
 
   Attributes:
@@ -41,8 +41,8 @@ class Sight(NamedTuple):
     bias: float32 [B or 1, N, T, S], or None.
   """
 
-  query: Tokens
-  key: Tokens
+  query: TokenInfo
+  key: TokenInfo
   mask: jax.Array
   bias: jax.Array | None
 
@@ -79,7 +79,7 @@ class Attention(nn.Module):
   use_bias: bool = False
   out_bias: bool | None = None
   qk_norm: nn.Module | None = None
-  distances: Distances | None = None
+  distances: TransformerXLBias | None = None
   soft_cap: float | None = None
   sink: bool = False
   dropout_rate: float = 0.0
@@ -119,9 +119,9 @@ class Attention(nn.Module):
     self,
     x_BTD: jax.Array,
     source_BSD: jax.Array | None,
-    sight: Sight,
+    sight: AttentionContext,
     *,
-    position: NoPosition,
+    position: PositionEncoding,
     cache: KVCache | None = None,
     slot: jax.Array | None = None,
   ) -> tuple[jax.Array, KVCache]:

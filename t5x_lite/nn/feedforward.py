@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.nn import checks
+from t5x_lite.nn.attention_rules import TokenInfo
 from t5x_lite.nn.dropout import dropout
 from t5x_lite.nn.linear import Dense, FanIn, Init
-from t5x_lite.nn.visibility import Tokens
 
 ACTIVATIONS = {
   "relu": jax.nn.relu,
@@ -51,7 +51,7 @@ class MLP(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x_BTD: jax.Array, tokens: Tokens | None = None
+    self, x_BTD: jax.Array, tokens: TokenInfo | None = None
   ) -> jax.Array:
     """Transforms each token by itself, wherever it stands."""
     del tokens

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.nn import checks
+from t5x_lite.nn.attention_rules import TokenInfo
 from t5x_lite.nn.dropout import dropout
 from t5x_lite.nn.feedforward import ACTIVATIONS
 from t5x_lite.nn.linear import Dense, FanIn, Init
-from t5x_lite.nn.visibility import Tokens
 
 POOLS = ("first", "last", "mean")
 
@@ -102,7 +102,7 @@ class Classifier(nn.Module):
     super().__post_init__()
 
   @nn.compact
-  def __call__(self, x_BTD: jax.Array, tokens: Tokens) -> jax.Array:
+  def __call__(self, x_BTD: jax.Array, tokens: TokenInfo) -> jax.Array:
     """Returns float32 logits [B, classes], or [B, T, classes]."""
     x = x_BTD if self.pool is None else self._text(x_BTD, tokens)
     width = x.shape[-1]

@@ -28,11 +28,11 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.nn import checks
+from t5x_lite.nn.attention_rules import TokenInfo
 from t5x_lite.nn.feedforward import MLP
 from t5x_lite.nn.linear import Dense, FanIn, Init
-from t5x_lite.nn.visibility import Tokens
 
-CHOOSERS = ("tokens", "experts")
+ROUTINGS = ("token_choice", "expert_choice")
 
 
 class MoE(nn.Module):
@@ -55,10 +55,10 @@ class MoE(nn.Module):
     expert_capacity: instead, room for so many tokens of a text of any length,
       in training or not, as `transformers` has it for Switch. (Decoding takes
       one token at a time, and there they all find room.)
-    chooser: "tokens" or "experts". Each expert chooses in each text by itself,
-      by `capacity_factor` of its length in training or not. It sees the whole
-      text, so only an encoder may have experts choose; in training, what a
-      packed row chooses beyond the room of a row passes by.
+    routing: "token_choice" or "expert_choice". Each expert chooses in each text
+      by itself, by `capacity_factor` of its length in training or not. It sees
+      the whole text, so only an encoder may have experts choose; in training,
+      what a packed row chooses beyond the room of a row passes by.
     normalize_gates: whether a token's gates sum to 1 (GShard, Mixtral) or are
       the router's probabilities (Switch).
     shared_expert: an MLP that every token passes beside its experts, or None
@@ -76,7 +76,7 @@ class MoE(nn.Module):
   top_k: int = 1
   capacity_factor: float | None = None
   expert_capacity: int | None = None
-  chooser: str = "tokens"
+  routing: str = "token_choice"
   normalize_gates: bool = False
   shared_expert: MLP | None = None
   balance_loss: float = 0.0
@@ -100,10 +100,10 @@ class MoE(nn.Module):
         f"MoE.capacity_factor ({self.capacity_factor}) and expert_capacity "
         f"({self.expert_capacity}) are two ways to say the same: choose one"
       )
-    if self.chooser not in CHOOSERS:
+    if self.routing not in ROUTINGS:
       raise ValueError(
-        f"unknown MoE.chooser {self.chooser!r}: use one of "
-        f"{', '.join(CHOOSERS)}"
+        f"unknown MoE.routing {self.routing!r}: use one of "
+        f"{', '.join(ROUTINGS)}"
       )
     super().__post_init__()
 
@@ -117,11 +117,13 @@ class MoE(nn.Module):
     return min(length, max(1, math.ceil(self.capacity_factor * share)))
 
   @nn.compact
-  def __call__(self, x_BTD: jax.Array, tokens: Tokens) -> jax.Array:
+  def __call__(self, x_BTD: jax.Array, tokens: TokenInfo) -> jax.Array:
     """Transforms each token by the experts that it is sent to."""
     segment_BT = jnp.broadcast_to(tokens.segment, x_BTD.shape[:2])
     probs_BTE = self._route(x_BTD, segment_BT != 0)
-    choose = _tokens_choose if self.chooser == "tokens" else _experts_choose
+    choose = (
+      _tokens_choose if self.routing == "token_choice" else _experts_choose
+    )
     gates_BTE = choose(self, probs_BTE, segment_BT)
     out_BTD = self._dispatch(x_BTD, gates_BTE, tokens)
     if self.shared_expert is not None:
@@ -229,7 +231,7 @@ class MoE(nn.Module):
     number = jnp.maximum(jnp.sum(real_BT), 1)
     log_z_BT = jax.nn.logsumexp(logits_BTE, axis=-1)
     loss = self.router_z_loss * jnp.sum(jnp.square(log_z_BT) * real_BT) / number
-    if self.chooser == "tokens":
+    if self.routing == "token_choice":
       chosen_BTE = _top(probs_BTE, self.top_k) * real_BT[..., None]
       sent_E = jnp.sum(chosen_BTE, axis=(0, 1)) / number
       mean_E = jnp.sum(probs_BTE, axis=(0, 1)) / number

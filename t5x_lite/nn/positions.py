@@ -12,34 +12,38 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.nn import checks
+from t5x_lite.nn.attention_rules import TokenInfo
 from t5x_lite.nn.rope_scaling import RopeScaling
-from t5x_lite.nn.visibility import Tokens
 
 
-class NoPosition(nn.Module):
-  """Encodes nothing: order is known from the visibility rule alone."""
+class PositionEncoding(nn.Module):
+  """Base of all encodings: it encodes nothing, and each overrides its part."""
 
   def check(self, num_heads: int, head_dim: int):
     """Refuses attention heads that the encoding does not fit."""
     del num_heads, head_dim
 
-  def embed(self, x_BTD: jax.Array, tokens: Tokens) -> jax.Array:
+  def embed(self, x_BTD: jax.Array, tokens: TokenInfo) -> jax.Array:
     """Adds the encoding to the embeddings [B, T, D]."""
     del tokens
     return x_BTD
 
-  def rotate(self, x_BNTH: jax.Array, tokens: Tokens) -> jax.Array:
+  def rotate(self, x_BNTH: jax.Array, tokens: TokenInfo) -> jax.Array:
     """Turns queries or keys [B, N, T, H] by their positions."""
     del tokens
     return x_BNTH
 
-  def bias(self, query: Tokens, key: Tokens) -> jax.Array | None:
+  def bias(self, query: TokenInfo, key: TokenInfo) -> jax.Array | None:
     """Returns what is added to the logits, [B or 1, N, T, S], or None."""
     del query, key
     return None
 
 
-class T5Bias(NoPosition):
+class NoPosition(PositionEncoding):
+  """Encodes nothing: order is known from the attention rule alone."""
+
+
+class T5Bias(PositionEncoding):
   """Adds one learned scalar per head and bucket of relative distance.
 
   Distances up to half the buckets have one each, the rest share buckets that
@@ -75,7 +79,7 @@ class T5Bias(NoPosition):
     _same_heads(self, num_heads)
 
   @nn.compact
-  def bias(self, query: Tokens, key: Tokens) -> jax.Array:
+  def bias(self, query: TokenInfo, key: TokenInfo) -> jax.Array:
     init = nn.with_logical_partitioning(
       nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
       ("buckets", "heads"),
@@ -143,7 +147,7 @@ def relative_bucket(
   return offset + jnp.where(distance < exact, distance, large)
 
 
-class Alibi(NoPosition):
+class Alibi(PositionEncoding):
   """Lowers the logits of a head in proportion to the distance.
 
   The slopes are a geometric sequence over the heads, 2^-1 to 2^-8 for eight.
@@ -164,7 +168,7 @@ class Alibi(NoPosition):
     del head_dim
     _same_heads(self, num_heads)
 
-  def bias(self, query: Tokens, key: Tokens) -> jax.Array:
+  def bias(self, query: TokenInfo, key: TokenInfo) -> jax.Array:
     distance = key.index[:, None, :] - query.index[:, :, None]
     slopes_N11 = jnp.array(self.slopes(), jnp.float32)[:, None, None]
     return -slopes_N11 * jnp.abs(distance)[:, None].astype(jnp.float32)
@@ -178,7 +182,7 @@ class Alibi(NoPosition):
     return slopes + between
 
 
-class Rope(NoPosition):
+class Rope(PositionEncoding):
   """Rotates pairs of query and key features by angles that grow with position.
 
   Eq. 34, Su et al. 2021, arXiv:2104.09864.
@@ -212,7 +216,7 @@ class Rope(NoPosition):
   def _rotated(self, head_dim: int) -> int:
     return int(head_dim * self.fraction + 1e-6)
 
-  def rotate(self, x_BNTH: jax.Array, tokens: Tokens) -> jax.Array:
+  def rotate(self, x_BNTH: jax.Array, tokens: TokenInfo) -> jax.Array:
     dims = self._rotated(x_BNTH.shape[-1])
     half = dims // 2
     frequency = self.base ** (-jnp.arange(half, dtype=jnp.float32) / half)
@@ -241,7 +245,7 @@ class Rope(NoPosition):
     return jnp.concatenate([turned, x_BNTH[..., dims:]], axis=-1)
 
 
-class Sinusoidal(NoPosition):
+class Sinusoidal(PositionEncoding):
   """Adds sines and cosines of geometric wavelengths, sin at even features.
 
   Section 3.5, Vaswani et al. 2017, arXiv:1706.03762.
@@ -249,7 +253,7 @@ class Sinusoidal(NoPosition):
 
   base: float = 10_000.0
 
-  def embed(self, x_BTD: jax.Array, tokens: Tokens) -> jax.Array:
+  def embed(self, x_BTD: jax.Array, tokens: TokenInfo) -> jax.Array:
     waves_BTD = waves(tokens.position, x_BTD.shape[-1], self.base)
     return x_BTD + waves_BTD.astype(x_BTD.dtype)
 
@@ -262,7 +266,7 @@ def waves(position: jax.Array, width: int, base: float) -> jax.Array:
   return pairs.reshape(*angle.shape[:-1], -1)[..., :width]
 
 
-class Learned(NoPosition):
+class Learned(PositionEncoding):
   """Adds one learned vector per position (GPT, BERT).
 
   Attributes:
@@ -281,14 +285,14 @@ class Learned(NoPosition):
     super().__post_init__()
 
   @nn.compact
-  def embed(self, x_BTD: jax.Array, tokens: Tokens) -> jax.Array:
+  def embed(self, x_BTD: jax.Array, tokens: TokenInfo) -> jax.Array:
     _check_length(self, tokens)
     rows = self.max_length + self.offset
     table = _table(self, "position_embedding", rows, x_BTD.shape[-1])
     return x_BTD + _rows(table, tokens.position + self.offset, x_BTD.dtype)
 
 
-class Learned2D(NoPosition):
+class Learned2D(PositionEncoding):
   """Adds two learned vectors: of the place in the text, and in the blank.
 
   Tokens that fill a blank all have the blank's place in the text, and count
@@ -310,8 +314,8 @@ class Learned2D(NoPosition):
     super().__post_init__()
 
   @nn.compact
-  def embed(self, x_BTD: jax.Array, tokens: Tokens) -> jax.Array:
-    if tokens.block is None:
+  def embed(self, x_BTD: jax.Array, tokens: TokenInfo) -> jax.Array:
+    if tokens.block_position is None:
       raise ValueError(
         "Learned2D needs the places within blanks, decoder_block_positions: "
         "use a GLM objective"
@@ -320,7 +324,7 @@ class Learned2D(NoPosition):
     text = _table(self, "position_embedding", self.max_length, width)
     blank = _table(self, "block_embedding", self.max_blank + 1, width)
     x_BTD += _rows(text, tokens.position, dtype)
-    return x_BTD + _rows(blank, tokens.block, dtype)
+    return x_BTD + _rows(blank, tokens.block_position, dtype)
 
 
 def _table(module, name, rows, width):

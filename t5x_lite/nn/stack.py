@@ -1,7 +1,7 @@
 """Layer and Stack: the body of every architecture.
 
 An encoder, a causal decoder, a prefix-LM and the decoder over an encoder are
-the same stack under another visibility rule (nn/visibility.py).
+the same stack under another attention rule (nn/attention_rules.py).
 """
 
 import dataclasses
@@ -12,11 +12,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.nn import checks, visibility
-from t5x_lite.nn.attention import Attention, KVCache, Sight
+from t5x_lite.nn import attention_rules, checks
+from t5x_lite.nn.attention import Attention, AttentionContext, KVCache
+from t5x_lite.nn.attention_rules import TokenInfo
 from t5x_lite.nn.dropout import dropout
-from t5x_lite.nn.positions import NoPosition
-from t5x_lite.nn.visibility import Tokens
+from t5x_lite.nn.positions import NoPosition, PositionEncoding
 
 REMAT_POLICIES = {
   # Save only the input of each layer, and compute the rest again.
@@ -46,17 +46,17 @@ class StackCache(NamedTuple):
   """
 
   layers: tuple[LayerCache, ...]
-  tokens: Tokens
+  tokens: TokenInfo
 
 
 class SharedKV(NamedTuple):
   """Keys and values that several layers read, and where their tokens stand."""
 
   kv: KVCache
-  tokens: Tokens
+  tokens: TokenInfo
 
 
-class Seen(NamedTuple):
+class LayerContext(NamedTuple):
   """What the layers of a stack see beside x.
 
   Attributes:
@@ -67,10 +67,10 @@ class Seen(NamedTuple):
     shared_kv: what self-attention reads instead of its own keys, or None.
   """
 
-  sight: Sight
-  position: NoPosition
+  sight: AttentionContext
+  position: PositionEncoding
   source_BSD: jax.Array | None
-  cross_sight: Sight | None
+  cross_sight: AttentionContext | None
   shared_kv: KVCache | None
 
 
@@ -93,7 +93,7 @@ class Layer(nn.Module):
     parallel: whether attention and feed-forward stand side by side.
     parallel_norms: of a parallel block: 1, both read the same (GPT-J, PaLM), or
       2, each has its own (GPT-NeoX).
-    placement: "pre", "post" or "sandwich".
+    norm_placement: "pre", "post" or "sandwich".
     residual_scale: a, DeepNorm's alpha (Wang et al. 2022, arXiv:2203.00555);
       only for "post".
     rule: who sees whom in self-attention, or None: as the stack says.
@@ -106,26 +106,26 @@ class Layer(nn.Module):
   cross_attention: Attention | None = None
   parallel: bool = False
   parallel_norms: int = 1
-  placement: str = "pre"
+  norm_placement: str = "pre"
   residual_scale: float = 1.0
-  rule: visibility.Rule | None = None
+  rule: attention_rules.AttentionRule | None = None
   dropout_rate: float = 0.0
 
   def __post_init__(self):
     checks.dropout_rate(self)
-    if self.placement not in PLACEMENTS:
+    if self.norm_placement not in PLACEMENTS:
       raise ValueError(
-        f"unknown placement {self.placement!r}: use one of "
+        f"unknown Layer.norm_placement {self.norm_placement!r}: use one of "
         f"{', '.join(PLACEMENTS)}"
       )
-    if self.residual_scale != 1 and self.placement != "post":
+    if self.residual_scale != 1 and self.norm_placement != "post":
       raise ValueError(
-        f"residual_scale ({self.residual_scale}) needs placement='post', not "
-        f"{self.placement!r}"
+        f"residual_scale ({self.residual_scale}) needs norm_placement='post', "
+        f"not {self.norm_placement!r}"
       )
-    if self.parallel and self.placement != "pre":
+    if self.parallel and self.norm_placement != "pre":
       raise ValueError(
-        f"parallel=True needs placement='pre', not {self.placement!r}"
+        f"parallel=True needs norm_placement='pre', not {self.norm_placement!r}"
       )
     if self.parallel_norms not in (1, 2):
       raise ValueError(f"parallel_norms ({self.parallel_norms}) must be 1 or 2")
@@ -149,7 +149,7 @@ class Layer(nn.Module):
     self,
     x_BTD: jax.Array,
     cache: LayerCache | None,
-    seen: Seen,
+    seen: LayerContext,
     slot: jax.Array | None,
   ) -> tuple[jax.Array, LayerCache | None]:
     """Runs one block; see Stack.__call__."""
@@ -196,11 +196,11 @@ class Layer(nn.Module):
 
   def _add(self, name, x_BTD, branch):
     """Adds a branch to x, with norms where they stand."""
-    if self.placement == "post":
+    if self.norm_placement == "post":
       x_BTD = self.residual_scale * x_BTD + self._drop(branch(x_BTD))
       return self._norm(f"{name}_norm", x_BTD)
     y_BTD = branch(self._norm(f"{name}_norm", x_BTD))
-    if self.placement == "sandwich":
+    if self.norm_placement == "sandwich":
       y_BTD = self._norm(f"{name}_post_norm", y_BTD)
     return x_BTD + self._drop(y_BTD)
 
@@ -243,7 +243,7 @@ class _ScannedPeriod(nn.Module):
 
 
 class Stack(nn.Module):
-  """Repeats a layer, or a period of several, under one visibility rule.
+  """Repeats a layer, or a period of several, under one attention rule.
 
   Attributes:
     layer: copied `num_layers` times; or a Period of layers that differ: dense
@@ -265,8 +265,8 @@ class Stack(nn.Module):
 
   layer: Layer | Period
   num_layers: int
-  rule: visibility.Rule
-  position: NoPosition
+  rule: attention_rules.AttentionRule
+  position: PositionEncoding
   input_norm: nn.Module | None = None
   final_norm: nn.Module | None = None
   pool: int = 1
@@ -286,11 +286,13 @@ class Stack(nn.Module):
     for layer in self.period:
       attention = layer.attention
       self.position.check(attention.num_heads, attention.head_dim)
-      chooser = getattr(layer.mlp, "chooser", "tokens")
-      if chooser == "experts" and not isinstance(self.rule, visibility.Full):
+      routing = getattr(layer.mlp, "routing", "token_choice")
+      if routing == "expert_choice" and not isinstance(
+        self.rule, attention_rules.Full
+      ):
         raise ValueError(
-          "MoE.chooser='experts' reads the whole row, so that a decoder would "
-          "see what it predicts: use chooser='tokens'"
+          "MoE.routing='expert_choice' reads the whole row, so that a decoder "
+          "would see what it predicts: use routing='token_choice'"
         )
     if self.remat is not None and self.remat not in REMAT_POLICIES:
       raise ValueError(
@@ -320,14 +322,14 @@ class Stack(nn.Module):
   def __call__(
     self,
     x_BTD: jax.Array,
-    tokens: Tokens,
+    tokens: TokenInfo,
     *,
     source_BSD: jax.Array | None = None,
-    source_tokens: Tokens | None = None,
+    source_tokens: TokenInfo | None = None,
     cache: StackCache | None = None,
     slot: jax.Array | None = None,
     shared_kv: SharedKV | None = None,
-    rule: visibility.Rule | None = None,
+    rule: attention_rules.AttentionRule | None = None,
   ) -> tuple[jax.Array, StackCache | None]:
     """Runs the layers.
 
@@ -357,18 +359,22 @@ class Stack(nn.Module):
     keys = shared_kv.tokens if shared_kv else cached_tokens or tokens
     bias = self.position.bias(tokens, keys)
     sights = {
-      r: Sight(tokens, keys, visibility.mask(r, tokens, keys), bias)
+      r: AttentionContext(
+        tokens, keys, attention_rules.mask(r, tokens, keys), bias
+      )
       for r in {layer.rule or rule or self.rule for layer in self.period}
     }
     cross_sight = None
     if source_tokens is not None:
-      cross_mask = visibility.mask(visibility.Full(), tokens, source_tokens)
-      cross_sight = Sight(tokens, source_tokens, cross_mask, None)
+      cross_mask = attention_rules.mask(
+        attention_rules.Full(), tokens, source_tokens
+      )
+      cross_sight = AttentionContext(tokens, source_tokens, cross_mask, None)
 
     def run(layer, x_BTD, layer_cache):
       sight = sights[layer.rule or rule or self.rule]
       kv = shared_kv and shared_kv.kv
-      seen = Seen(sight, self.position, source_BSD, cross_sight, kv)
+      seen = LayerContext(sight, self.position, source_BSD, cross_sight, kv)
       return layer(x_BTD, layer_cache, seen, slot)
 
     if self.remat is not None:
@@ -399,7 +405,7 @@ class Stack(nn.Module):
       written.append(layer_cache)
     return x_BTD, caches and tuple(written)
 
-  def pooled(self, tokens: Tokens) -> Tokens:
+  def pooled(self, tokens: TokenInfo) -> TokenInfo:
     """Returns where the tokens stand that come out of the stack."""
     first = jax.tree.map(lambda x: x[:, :: self.pool], tokens)
     return first._replace(
@@ -433,13 +439,15 @@ class Stack(nn.Module):
     return StackCache(layers, empty_tokens(batch, length))
 
 
-def empty_tokens(batch: int, length: int) -> Tokens:
+def empty_tokens(batch: int, length: int) -> TokenInfo:
   """Returns tokens of so many empty slots."""
   zeros = jnp.zeros((batch, length), jnp.int32)
-  return Tokens(zeros, zeros, zeros, zeros.astype(bool))
+  return TokenInfo(zeros, zeros, zeros, zeros.astype(bool))
 
 
-def write_tokens(cached: Tokens, new: Tokens, slot: jax.Array) -> Tokens:
+def write_tokens(
+  cached: TokenInfo, new: TokenInfo, slot: jax.Array
+) -> TokenInfo:
   """Returns the cached tokens with `new` written from `slot` on."""
 
   def write(old_BS, new_BT):
@@ -447,10 +455,10 @@ def write_tokens(cached: Tokens, new: Tokens, slot: jax.Array) -> Tokens:
     return jax.lax.dynamic_update_slice_in_dim(old_BS, new_BT, slot, axis=1)
 
   # No encoding reads a key's place in its blank.
-  return jax.tree.map(write, cached, new._replace(block=None))
+  return jax.tree.map(write, cached, new._replace(block_position=None))
 
 
-def _pool(x_BTD: jax.Array, tokens: Tokens, size: int) -> jax.Array:
+def _pool(x_BTD: jax.Array, tokens: TokenInfo, size: int) -> jax.Array:
   """Averages every `size` neighbours, padding aside."""
   batch, length, _ = x_BTD.shape
   real_BT1 = (tokens.segment != 0)[..., None]

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.nn import checks
+from t5x_lite.nn.attention_rules import Full, TokenInfo
 from t5x_lite.nn.heads import Classifier, Head, HeadTransform
 from t5x_lite.nn.linear import Dense, FanIn
 from t5x_lite.nn.stack import Stack, StackCache
-from t5x_lite.nn.visibility import Full, Tokens
 from t5x_lite.nn.yoco import DecoderDecoder
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -184,8 +184,11 @@ class Transformer(nn.Module):
     return nn.with_logical_constraint(x_BTD, ("batch", "length", "embed"))
 
   def encode(
-    self, ids_BS: jax.Array, tokens: Tokens, types_BS: jax.Array | None = None
-  ) -> tuple[jax.Array, Tokens]:
+    self,
+    ids_BS: jax.Array,
+    tokens: TokenInfo,
+    types_BS: jax.Array | None = None,
+  ) -> tuple[jax.Array, TokenInfo]:
     """Runs the encoder; returns [B, S, D], and where these states stand."""
     if self.share_encoder:
       x_BSD = self.embed(ids_BS, types_BS, "decoder")
@@ -194,7 +197,7 @@ class Transformer(nn.Module):
     return self.encoder(x_BSD, tokens)[0], self.encoder.pooled(tokens)
 
   def decode(
-    self, ids_BT: jax.Array, tokens: Tokens, **source_and_cache
+    self, ids_BT: jax.Array, tokens: TokenInfo, **source_and_cache
   ) -> tuple[jax.Array, StackCache | None]:
     """Runs the decoder; returns [B, T, D] and the cache (Stack.__call__)."""
     x_BTD = self.embed(ids_BT, None, "decoder")

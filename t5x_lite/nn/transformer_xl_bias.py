@@ -4,12 +4,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from t5x_lite.nn.attention_rules import TokenInfo
 from t5x_lite.nn.linear import Dense, FanIn, Init
 from t5x_lite.nn.positions import waves
-from t5x_lite.nn.visibility import Tokens
 
 
-class Distances(nn.Module):
+class TransformerXLBias(nn.Module):
   """Adds to each product of query and key one of query and distance.
 
     logit(t, s) = (q_t + u) k_s + (q_t + v) W r_(t - s)
@@ -28,7 +28,7 @@ class Distances(nn.Module):
 
   @nn.compact
   def __call__(
-    self, q_BNTH: jax.Array, query: Tokens, key: Tokens, width: int
+    self, q_BNTH: jax.Array, query: TokenInfo, key: TokenInfo, width: int
   ) -> tuple[jax.Array, jax.Array]:
     """Returns what the keys are multiplied by, and what is added [B, N, T, S].
 

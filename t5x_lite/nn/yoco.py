@@ -9,8 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.nn import visibility
+from t5x_lite.nn import attention_rules
 from t5x_lite.nn.attention import KVCache
+from t5x_lite.nn.attention_rules import TokenInfo
 from t5x_lite.nn.linear import Dense
 from t5x_lite.nn.stack import (
   SharedKV,
@@ -19,7 +20,6 @@ from t5x_lite.nn.stack import (
   empty_tokens,
   write_tokens,
 )
-from t5x_lite.nn.visibility import Tokens
 
 
 class DecoderDecoderCache(NamedTuple):
@@ -65,7 +65,7 @@ class DecoderDecoder(nn.Module):
     super().__post_init__()
 
   @property
-  def rule(self) -> visibility.Rule:
+  def rule(self) -> attention_rules.AttentionRule:
     """Returns who sees whom in the end."""
     return self.cross_decoder.rule
 
@@ -88,7 +88,7 @@ class DecoderDecoder(nn.Module):
   def __call__(
     self,
     x_BTD: jax.Array,
-    tokens: Tokens,
+    tokens: TokenInfo,
     *,
     cache: DecoderDecoderCache | None = None,
     slot: jax.Array | None = None,

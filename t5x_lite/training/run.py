@@ -6,7 +6,7 @@ No TensorFlow here, so that a run can be described where there is none.
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from t5x_lite.checkpoints import Keep, WarmStart
+from t5x_lite.checkpoints import Retention, WarmStart
 from t5x_lite.data import Data
 from t5x_lite.decoding import GREEDY, UNCONSTRAINED, Constraints
 from t5x_lite.devices.layout import Layout
@@ -48,7 +48,7 @@ class Run:
   eval_every: int | None = 1000
   sample_every: int | None = None
   checkpoint_every: int | None = 1000
-  keep: Keep = Keep()
+  keep: Retention = Retention()
   warm_start: WarmStart | None = None
   sampler: Callable = GREEDY
   constraints: Constraints = UNCONSTRAINED

@@ -148,7 +148,11 @@ def _fit(run: Run, model_dir: str):
     )
   vocabulary_record.check(run.train.task, model_dir)
   source = run.warm_start
-  if source is not None and source.strict and source.last_ids is None:
+  if (
+    source is not None
+    and source.strict
+    and source.num_trailing_sentinels is None
+  ):
     vocabulary_record.check(run.train.task, source.path)
   model = run.model.fit_vocabulary(
     batches_lib.required_vocab_size(run.train.task)

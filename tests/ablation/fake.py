@@ -30,7 +30,7 @@ def study(folder, *, seeds=(0, 1, 2), effects=None, sizes=False, noise=0.01):
   }
   plan = {
     "question": "Does <this> work?",
-    "budget": {"equal": "flops", "amount": 1e12, "embeddings": True},
+    "budget": {"unit": "flops", "amount": 1e12, "embeddings": True},
     "axes": axes,
     "seeds": list(seeds),
     "baseline": None,
@@ -38,7 +38,7 @@ def study(folder, *, seeds=(0, 1, 2), effects=None, sizes=False, noise=0.01):
     "contrasts": {},
     "step_ratios": {},
     "stages": {
-      "tuned": {"after": None, "budget": {"equal": "steps", "amount": 50}},
+      "tuned": {"after": None, "budget": {"unit": "steps", "amount": 50}},
     },
     "paper": {
       "title": "a paper",

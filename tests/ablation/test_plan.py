@@ -27,7 +27,9 @@ def make(tmp_path_factory):
     transformer = model.transformer.clone(vocab_size=None)
     return Run(
       model=dataclasses.replace(model, transformer=transformer),
-      train=Data(task=task, lengths=lengths, batch_size=4, order="study"),
+      train=Data(
+        task=task, lengths=lengths, batch_size=4, document_order="study"
+      ),
       optimizer=optimizers.AdamW(learning_rate=1e-3),
       total_steps=1,
     )
@@ -62,7 +64,9 @@ def test_arms_of_one_seed_read_the_same_documents(runs):
   )
   assert plan.documents_sha256(other) != first
   apart = [
-    dataclasses.replace(run, train=dataclasses.replace(run.train, order=None))
+    dataclasses.replace(
+      run, train=dataclasses.replace(run.train, document_order=None)
+    )
     for run in runs
   ]
   assert len(set(map(plan.documents_sha256, apart))) == 2

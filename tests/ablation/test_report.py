@@ -127,7 +127,7 @@ def test_a_study_that_is_not_finished_says_what_is_missing(tmp_path):
   page = report.html(found, {})
   assert "wrong &lt;here&gt;" in page
   # What is compared has the same seeds: one.
-  assert not any(one["seen"] for one in found["comparisons"]["infilling"])
+  assert not any(one["significant"] for one in found["comparisons"]["infilling"])
 
 
 def test_an_arm_that_diverged_is_missing_and_the_others_are_compared(tmp_path):
@@ -199,7 +199,7 @@ def test_a_baseline_is_said_to_be_behind_what_beats_it(tmp_path):
   assert "parallel has the lowest mean" in text
   assert "parallel is ahead of serial by 0.5" in text
   assert "serial is ahead of other by 0.5" in text
-  assert "No difference seen between serial and same." in text
+  assert "No significant difference between serial and same." in text
 
 
 def test_the_page_says_how_long_a_step_takes(tmp_path):
@@ -227,7 +227,7 @@ def test_a_cell_after_a_stage_is_tested_against_another_before(tmp_path):
   difference = np.subtract(
     a["infilling"]["by_seed"], b["continuation"]["by_seed"]
   ).mean()
-  assert one["difference"] == pytest.approx(difference) and one["seen"]
+  assert one["difference"] == pytest.approx(difference) and one["significant"]
   text = words(found, "chosen beforehand")
   assert text.startswith("All <in> all: causal (infilling) less masked (")
   assert "All &lt;in&gt; all" in report.html(found, {})
@@ -359,7 +359,7 @@ def test_a_shipped_study_was_run_whole_and_its_report_says_so(path):
   asked = config.build(study.Study)
   assert found["question"] == asked.question
   assert found["seeds"] == list(asked.seeds) and len(asked.seeds) >= 3
-  assert found["budget"]["equal"] == asked.budget.equal
+  assert found["budget"]["unit"] == asked.budget.unit
   assert found["budget"]["amount"] == asked.budget.amount
   cells = {cell.name for cell in asked.cells()} - found["skipped"].keys()
   assert found["cells"].keys() == cells

@@ -39,8 +39,8 @@ def test_holm_by_hand():
   ps = sorted(one["p"] for one in found)
   wanted = np.minimum(np.maximum.accumulate(np.multiply(ps, [3, 2, 1])), 1)
   assert sorted(one["p_holm"] for one in found) == pytest.approx(wanted)
-  seen = {(one["a"], one["b"]) for one in found if one["seen"]}
-  assert seen == {("a", "b"), ("b", "c")}
+  pairs = {(one["a"], one["b"]) for one in found if one["significant"]}
+  assert pairs == {("a", "b"), ("b", "c")}
 
 
 def test_a_baseline_is_compared_with_each_other():
@@ -82,14 +82,15 @@ def test_options_are_compared_where_all_else_is_equal():
 def test_the_same_runs_do_not_differ():
   same = scores([1.0, 1.1, 1.3])
   (one,) = statistics.compare({"a": same, "b": same})
-  assert one["p"] == 1.0 and not one["seen"] and one["interval"] == [0.0, 0.0]
+  assert one["p"] == 1.0 and not one["significant"] and one["interval"] == [0.0, 0.0]
 
 
 def test_one_seed_shows_nothing():
   (one,) = statistics.compare({"a": scores([1.0]), "b": scores([2.0])})
-  assert one["p"] is None and not one["seen"]
+  assert one["p"] is None and not one["significant"]
   assert (
-    statistics.smallest_visible({"a": scores([1]), "b": scores([2])}) is None
+    statistics.minimum_detectable_effect({"a": scores([1]), "b": scores([2])})
+    is None
   )
 
 
@@ -131,10 +132,12 @@ def test_an_interval_over_seeds_alone_is_scipys():
   assert interval == pytest.approx([found.low, found.high], abs=0.005)
 
 
-def test_the_smallest_visible_difference_has_a_power_of_80_percent():
+def test_the_minimum_detectable_effect_has_a_power_of_80_percent():
   a, b = [1.0, 1.2, 1.5, 1.1], [1.1, 1.5, 1.6, 1.0]
   spread = np.subtract(a, b).std(ddof=1)
-  visible = statistics.smallest_visible({"a": scores(a), "b": scores(b)})
+  visible = statistics.minimum_detectable_effect(
+    {"a": scores(a), "b": scores(b)}
+  )
   shift = visible / spread * math.sqrt(4)
   limit = stats.t.ppf(0.975, df=3)
   power = stats.nct.sf(limit, 3, shift) + stats.nct.cdf(-limit, 3, shift)

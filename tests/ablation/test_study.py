@@ -40,7 +40,7 @@ def test_a_skip_leaves_out_what_it_names_with_the_reason():
 
 
 def stage(*settings, **other):
-  return Stage(budget=Budget(amount=5, equal="steps"), settings=settings,
+  return Stage(budget=Budget(amount=5, unit="steps"), settings=settings,
                **other)  # fmt: skip
 
 
@@ -120,10 +120,10 @@ ACCOUNT = {
   [
     (Budget(amount=8e8), 100),
     (Budget(amount=6e8, embeddings=False), 100),
-    (Budget(amount=1e4, equal="source_tokens"), 20),
-    (Budget(amount=1e4, equal="loss_tokens"), 100),
-    (Budget(amount=10, equal="seconds"), 40),
-    (Budget(amount=7, equal="steps"), 7),
+    (Budget(amount=1e4, unit="source_tokens"), 20),
+    (Budget(amount=1e4, unit="loss_tokens"), 100),
+    (Budget(amount=10, unit="seconds"), 40),
+    (Budget(amount=7, unit="steps"), 7),
   ],
 )
 def test_a_budget_becomes_steps(budget, steps):
@@ -142,7 +142,7 @@ def test_a_budget_of_no_step_is_refused():
   with pytest.raises(ValueError, match="is less than one step"):
     plan.steps(ACCOUNT, Budget(amount=1))
   with pytest.raises(ValueError, match="must be one of flops, source_tokens"):
-    Budget(amount=1, equal="time")
+    Budget(amount=1, unit="time")
   with pytest.raises(ValueError, match="must be positive"):
     Budget(amount=0)
 

@@ -59,10 +59,10 @@ class Lab:
     scores = [self.score(state.params, batch) for batch in self.held_out]
     return -np.concatenate(scores) / math.log(2)
 
-  def seen(self, one, other) -> bool:
-    """Tells whether a difference is seen; of lists, an entry for a seed."""
+  def significant(self, one, other) -> bool:
+    """Tells whether a difference is significant; of lists, an entry for a seed."""
     (comparison,) = statistics.compare(_cells(one, other))
-    return comparison["seen"]
+    return comparison["significant"]
 
 
 def _cells(one, other):
@@ -86,7 +86,7 @@ def test_identical_arms_are_equal_in_20_of_20_repeats(lab):
       [lab.arm(order=seed, init=seed) for seed in seeds] for _ in range(2)
     )
     np.testing.assert_array_equal(one, other)
-    assert not lab.seen(one, other)
+    assert not lab.significant(one, other)
 
 
 @pytest.mark.slow
@@ -122,5 +122,5 @@ def test_an_arm_of_twice_the_tokens_is_found(lab):
     [lab.arm(order=n, init=n, steps=steps) for n in range(SEEDS)]
     for steps in (STEPS, 2 * STEPS)
   )
-  assert lab.seen(one, other)
+  assert lab.significant(one, other)
   assert np.mean(other) < np.mean(one)

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 from flax import struct
 
-from t5x_lite.checkpoints import Keep
+from t5x_lite.checkpoints import Retention
 from t5x_lite.checkpoints.manager import Checkpoints
 
 
@@ -55,7 +55,7 @@ def assert_same(a, b):
 
 
 def save_steps(run, *steps, keep=None):
-  with Checkpoints(run, keep or Keep(last=None)) as checkpoints:
+  with Checkpoints(run, keep or Retention(last=None)) as checkpoints:
     for step in steps:
       checkpoints.save(step, make_state(step), Counter(10 * step))
 

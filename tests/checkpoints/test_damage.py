@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_lite.checkpoints import Keep
+from t5x_lite.checkpoints import Retention
 from t5x_lite.checkpoints.manager import Checkpoints
 from tests.checkpoints.states import (
   Counter,
@@ -72,7 +72,7 @@ def test_damaged_newest_is_set_aside_for_the_one_before(
   save_steps(tmp_path, 1, 2)
   DAMAGE[damage](tmp_path / "checkpoints/2")
   iterator = Counter()
-  with Checkpoints(tmp_path, Keep()) as checkpoints:
+  with Checkpoints(tmp_path, Retention()) as checkpoints:
     state, step = checkpoints.restore(abstract(make_state()), iterator)
     assert (step, iterator.position) == (1, 10)
     assert_same(state, make_state(1))
@@ -81,7 +81,9 @@ def test_damaged_newest_is_set_aside_for_the_one_before(
     assert names(tmp_path) == ["1", "2.corrupt-1"]
     checkpoints.save(2, make_state(2), Counter(20))  # Training gets there.
   assert names(tmp_path) == ["1", "2", "2.corrupt-1"]
-  state, step = Checkpoints(tmp_path, Keep()).restore(make_state(), iterator)
+  state, step = Checkpoints(tmp_path, Retention()).restore(
+    make_state(), iterator
+  )
   assert (step, iterator.position) == (2, 20)
 
 
@@ -107,7 +109,7 @@ def test_all_damaged_is_an_error_and_nothing_is_renamed(tmp_path):
     DAMAGE["flipped bit in parameters"](tmp_path / f"checkpoints/{step}")
   for _ in range(2):  # A second start must not begin anew in silence.
     with pytest.raises(ValueError, match="no sound checkpoint in .*tmp.*"):
-      Checkpoints(tmp_path, Keep()).restore(make_state())
+      Checkpoints(tmp_path, Retention()).restore(make_state())
   assert names(tmp_path) == ["1", "2"]
 
 
@@ -117,9 +119,9 @@ def test_damaged_step_is_an_error_when_asked_for(tmp_path):
   with pytest.raises(
     ValueError, match="step 1: .*kernel does not match its digest"
   ):
-    Checkpoints(tmp_path, Keep()).restore(make_state(), step=1)
+    Checkpoints(tmp_path, Retention()).restore(make_state(), step=1)
   with pytest.raises(ValueError, match="no checkpoint of step 7 .*have 1, 2"):
-    Checkpoints(tmp_path, Keep()).restore(make_state(), step=7)
+    Checkpoints(tmp_path, Retention()).restore(make_state(), step=7)
 
 
 def test_reader_passes_damage_by_and_changes_nothing(tmp_path, warnings):
@@ -139,7 +141,7 @@ def test_full_disk_is_one_line_and_earlier_checkpoints_stay(
   save_steps(tmp_path, 1)
   usage = types.SimpleNamespace(free=0)
   monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
-  with Checkpoints(tmp_path, Keep(last=1)) as checkpoints:
+  with Checkpoints(tmp_path, Retention(last=1)) as checkpoints:
     with pytest.raises(ValueError, match="step 2 .*No space left") as error:
       checkpoints.save(2, make_state())
     assert "\n" not in str(error.value)
@@ -156,7 +158,7 @@ class FullDisk(Counter):
 
 def test_full_disk_while_the_iterator_saves_itself(tmp_path):
   save_steps(tmp_path, 1)
-  with Checkpoints(tmp_path, Keep(last=1)) as checkpoints:
+  with Checkpoints(tmp_path, Retention(last=1)) as checkpoints:
     with pytest.raises(ValueError, match="step 2 .*: No space left on device;"):
       checkpoints.save(2, make_state(), FullDisk())
   assert names(tmp_path) == ["1"]
@@ -171,7 +173,7 @@ def test_failure_in_the_background_is_raised_by_the_next_call(
   def full(path, body):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-  checkpoints = Checkpoints(tmp_path, Keep(last=1))
+  checkpoints = Checkpoints(tmp_path, Retention(last=1))
   with monkeypatch.context() as patch:
     patch.setattr("t5x_lite.checkpoints.digests.write_manifest", full)
     checkpoints.save(2, make_state())
@@ -190,7 +192,7 @@ def test_full_disk_while_arrays_are_written(tmp_path):
   save_steps(tmp_path, 1)
   large = {"params": {"w": jax.random.normal(jax.random.key(0), (200, 200))}}
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-  with Checkpoints(tmp_path, Keep(last=1)) as checkpoints:
+  with Checkpoints(tmp_path, Retention(last=1)) as checkpoints:
     try:
       resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
       with pytest.raises(ValueError, match="step 2 .*: File too large;"):

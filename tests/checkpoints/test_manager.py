@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from t5x_lite.checkpoints import Keep
+from t5x_lite.checkpoints import Retention
 from t5x_lite.checkpoints.digests import Damaged
 from t5x_lite.checkpoints.manager import Checkpoints, newest_sound
 from tests.checkpoints.states import (
@@ -25,7 +25,7 @@ from tests.checkpoints.states import (
 def test_restore_returns_what_was_saved(tmp_path, warnings):
   save_steps(tmp_path, 1, 2)
   iterator = Counter()
-  checkpoints = Checkpoints(tmp_path, Keep())
+  checkpoints = Checkpoints(tmp_path, Retention())
   state, step = checkpoints.restore(abstract(make_state()), iterator)
   assert (step, iterator.position, checkpoints.latest_step) == (2, 20, 2)
   assert_same(state, make_state(2))
@@ -34,7 +34,7 @@ def test_restore_returns_what_was_saved(tmp_path, warnings):
 
 
 def test_restore_of_nothing_is_none(tmp_path):
-  assert Checkpoints(tmp_path, Keep()).restore(make_state()) is None
+  assert Checkpoints(tmp_path, Retention()).restore(make_state()) is None
 
 
 def test_saved_state_is_that_before_the_next_donated_step(tmp_path):
@@ -44,7 +44,7 @@ def test_saved_state_is_that_before_the_next_donated_step(tmp_path):
   )
   state = jax.tree.map(jnp.copy, make_state())
   expected = {}
-  with Checkpoints(tmp_path, Keep(last=None)) as checkpoints:
+  with Checkpoints(tmp_path, Retention(last=None)) as checkpoints:
     for step in range(1, 6):
       state = update(state)
       expected[step] = jax.tree.map(lambda x: np.array(x, copy=True), state)
@@ -75,7 +75,7 @@ def test_tf_data_iterator_resumes_without_repeating_or_skipping(tmp_path):
 
   batches = Batches()
   batches.take(3)
-  with Checkpoints(tmp_path, Keep()) as checkpoints:
+  with Checkpoints(tmp_path, Retention()) as checkpoints:
     checkpoints.save(3, make_state(), batches)
     rest = batches.take(17)
     again = Batches()
@@ -107,7 +107,7 @@ SHARDINGS = {
 def test_restore_onto_another_mesh(tmp_path, saved, restored):
   array = jnp.arange(64.0).reshape(8, 8)
   source, target = (mesh_sharding(*SHARDINGS[k]) for k in (saved, restored))
-  with Checkpoints(tmp_path, Keep()) as checkpoints:
+  with Checkpoints(tmp_path, Retention()) as checkpoints:
     checkpoints.save(1, {"params": {"w": jax.device_put(array, source)}})
     wanted = abstract({"params": {"w": array}}, target)
     state, _ = checkpoints.restore(wanted)
@@ -116,11 +116,11 @@ def test_restore_onto_another_mesh(tmp_path, saved, restored):
 
 
 KEEPS = {
-  "last": (Keep(last=2), [40, 50]),
-  "all": (Keep(last=None), [10, 20, 30, 40, 50]),
-  "every": (Keep(last=1, every=20), [20, 40, 50]),
-  "min": (Keep(last=1, best=2, metric="loss"), [20, 30, 50]),
-  "max": (Keep(last=1, best=1, metric="loss", mode="max"), [10, 50]),
+  "last": (Retention(last=2), [40, 50]),
+  "all": (Retention(last=None), [10, 20, 30, 40, 50]),
+  "every": (Retention(last=1, every=20), [20, 40, 50]),
+  "min": (Retention(last=1, best=2, metric="loss"), [20, 30, 50]),
+  "max": (Retention(last=1, best=1, metric="loss", mode="max"), [10, 50]),
 }
 
 
@@ -137,7 +137,7 @@ def test_keep(tmp_path, keep):
 
 
 def test_best_of_equals_is_the_newest(tmp_path):
-  keep = Keep(last=1, best=1, metric="loss")
+  keep = Retention(last=1, best=1, metric="loss")
   with Checkpoints(tmp_path, keep) as checkpoints:
     for step, loss in {1: 2.0, 2: 2.0, 3: 3.0}.items():
       checkpoints.save(step, make_state(), metrics={"loss": loss})
@@ -145,7 +145,7 @@ def test_best_of_equals_is_the_newest(tmp_path):
 
 
 def test_metric_that_is_none_of_the_metrics_is_named(tmp_path, warnings):
-  keep = Keep(last=1, best=1, metric="validation/los")
+  keep = Retention(last=1, best=1, metric="validation/los")
   with Checkpoints(tmp_path, keep) as checkpoints:
     checkpoints.save(1, make_state(), metrics={"validation/loss": 2.0})
     checkpoints.save(2, make_state())
@@ -161,7 +161,7 @@ def test_reader_follows_a_run_that_goes_on(tmp_path):
   def read(path):
     opened.append(path.name)
     if path.name == "1":  # The run saves 2 and removes 1 meanwhile.
-      save_steps(tmp_path, 2, keep=Keep(last=1))
+      save_steps(tmp_path, 2, keep=Retention(last=1))
       raise Damaged("gone")
     return "parameters"
 
@@ -171,12 +171,12 @@ def test_reader_follows_a_run_that_goes_on(tmp_path):
 
 
 def test_saving_a_step_again(tmp_path):
-  with Checkpoints(tmp_path, Keep()) as checkpoints:
+  with Checkpoints(tmp_path, Retention()) as checkpoints:
     checkpoints.save(1, make_state(1))
     checkpoints.save(1, make_state(2))  # The end of a run may be due twice.
     state, _ = checkpoints.restore(make_state())
     assert_same(state, make_state(1))
-  with Checkpoints(tmp_path, Keep()) as other:
+  with Checkpoints(tmp_path, Retention()) as other:
     with pytest.raises(ValueError, match="did not start from it"):
       other.save(1, make_state(1))
 
@@ -185,7 +185,7 @@ def test_left_over_temporary_directories_are_ignored_and_removed(tmp_path):
   save_steps(tmp_path, 1)
   left = tmp_path / "checkpoints/2.orbax-checkpoint-tmp"
   (left / "params").mkdir(parents=True)
-  with Checkpoints(tmp_path, Keep()) as checkpoints:
+  with Checkpoints(tmp_path, Retention()) as checkpoints:
     assert checkpoints.restore(make_state())[1] == 1
     checkpoints.save(2, make_state(2))
   assert names(tmp_path) == ["1", "2"]
@@ -198,7 +198,7 @@ def test_state_that_does_not_fit_names_the_differences(tmp_path, warnings):
   del other.params["decoder"]
   other.params["embedding"] = jnp.zeros((24, 4), jnp.bfloat16)
   with pytest.raises(ValueError) as error:
-    Checkpoints(tmp_path, Keep()).restore(other)
+    Checkpoints(tmp_path, Retention()).restore(other)
   message = str(error.value)
   assert "-params/bias" in message
   assert "+params/decoder/layer_0/kernel" in message
@@ -210,11 +210,11 @@ def test_state_that_does_not_fit_names_the_differences(tmp_path, warnings):
   wide = make_state()
   wide.opt_state[1]["none"] = jnp.zeros((0, 2), jnp.int32)
   with pytest.raises(ValueError, match="none is float32, wanted int32"):
-    Checkpoints(tmp_path, Keep()).restore(wide)
+    Checkpoints(tmp_path, Retention()).restore(wide)
 
 
 def test_iterator_errors(tmp_path):
-  with Checkpoints(tmp_path, Keep()) as checkpoints:
+  with Checkpoints(tmp_path, Retention()) as checkpoints:
     checkpoints.save(1, make_state())
     with pytest.raises(ValueError, match="holds no data iterator"):
       checkpoints.restore(make_state(), Counter())
@@ -246,4 +246,4 @@ def test_no_checkpoint_says_what_to_do(tmp_path):
 def test_unwritable_directory_is_refused_at_once(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(ValueError, match="file/run/.*: Not a directory"):
-    Checkpoints(tmp_path / "file/run", Keep())
+    Checkpoints(tmp_path / "file/run", Retention())

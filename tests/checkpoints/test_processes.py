@@ -34,14 +34,14 @@ KILLED = """
     import os, random, signal, sys, time
     import jax
     import jax.numpy as jnp
-    from t5x_lite.checkpoint import Checkpoints
-    from t5x_lite.run import Keep
+    from t5x_lite.checkpoints.manager import Checkpoints
+    from t5x_lite.checkpoints import Retention
     from tests.checkpoints.states import Counter
 
     def train(run, saved):
       state = {"params": {f"w{i}": jnp.zeros((64, 64)) for i in range(4)}}
       iterator = Counter()
-      checkpoints = Checkpoints(run, Keep(last=2))
+      checkpoints = Checkpoints(run, Retention(last=2))
       start = 0
       if restored := checkpoints.restore(state, iterator):
         state, start = restored
@@ -92,8 +92,8 @@ PROCESSES = """
     import numpy as np
     from jax.experimental import multihost_utils
     from jax.sharding import AxisType, NamedSharding, PartitionSpec
-    from t5x_lite.checkpoint import Checkpoints
-    from t5x_lite.run import Keep
+    from t5x_lite.checkpoints.manager import Checkpoints
+    from t5x_lite.checkpoints import Retention
     from tests.checkpoints.states import Counter
 
     def put(values, *spec, names=("data", "tensor"), shape=(2, 2)):
@@ -121,7 +121,7 @@ PROCESSES = """
           whole, np.arange(32, dtype=np.float32).reshape(8, 4) + step
         )
 
-    with Checkpoints(run, Keep()) as checkpoints:
+    with Checkpoints(run, Retention()) as checkpoints:
       for step in (1, 2, 3):
         iterator = Counter()
         iterator.position = 10 * step + process

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from t5x_lite.checkpoints import Keep, WarmStart
+from t5x_lite.checkpoints import Retention, WarmStart
 from t5x_lite.checkpoints.manager import Checkpoints
 from t5x_lite.checkpoints.warm_start import warm_start
 
@@ -27,14 +27,14 @@ STACKED = jnp.stack([layer(i)["mlp"]["wi"] for i in range(3)])
 @pytest.fixture
 def source(tmp_path):
   """Returns a run with the parameters SOURCE, and zeros a step later."""
-  with Checkpoints(tmp_path / "run", Keep()) as checkpoints:
+  with Checkpoints(tmp_path / "run", Retention()) as checkpoints:
     checkpoints.save(1, {"params": SOURCE})
     checkpoints.save(2, {"params": jax.tree.map(jnp.zeros_like, SOURCE)})
   return str(tmp_path / "run")
 
 
 def save(run, params):
-  with Checkpoints(run, Keep()) as checkpoints:
+  with Checkpoints(run, Retention()) as checkpoints:
     checkpoints.save(1, {"params": params})
   return str(run)
 
@@ -200,30 +200,37 @@ def test_a_grown_vocabulary_keeps_its_ids_and_the_last_ones_last(tmp_path):
     "head": jnp.zeros((4, 8)),
     "head_bias": jnp.zeros(8),
   }
-  grown = warm_start(WarmStart(path=path, last_ids=2), wanted)
+  grown = warm_start(WarmStart(path=path, num_trailing_sentinels=2), wanted)
   for name, axis in (("token_embedding", 0), ("head", 1), ("head_bias", 0)):
     leaf, before = grown[name], np.asarray(old[name])
     assert_same(jnp.take(leaf, jnp.array([0, 1, 2, 6, 7]), axis), before)
     for i in (3, 4, 5):
       assert_same(jnp.take(leaf, i, axis), before.mean(axis))
-  assert_same(warm_start(WarmStart(path=path, last_ids=2), abstract(old)), old)
+  assert_same(
+    warm_start(WarmStart(path=path, num_trailing_sentinels=2), abstract(old)),
+    old,
+  )
 
 
 @pytest.mark.parametrize(
-  ("last_ids", "size", "message"),
+  ("num_trailing_sentinels", "size", "message"),
   [
     (None, 8, r"token_embedding"),
-    (6, 8, r"last_ids \(6\) must be at most the source's ids \(5\)"),
+    (
+      6,
+      8,
+      r"num_trailing_sentinels \(6\) must be at most the source's ids \(5\)",
+    ),
     (2, 4, r"ids \(5\), and those at most the model's \(4\)"),
   ],
 )
 def test_a_vocabulary_that_does_not_grow_so_is_refused(
-  tmp_path, last_ids, size, message
+  tmp_path, num_trailing_sentinels, size, message
 ):
   path = save(tmp_path / "run", {"token_embedding": jnp.ones((5, 4))})
   with pytest.raises(ValueError, match=message):
     warm_start(
-      WarmStart(path=path, last_ids=last_ids),
+      WarmStart(path=path, num_trailing_sentinels=num_trailing_sentinels),
       {"token_embedding": jnp.zeros((size, 4))},
     )
 
@@ -235,7 +242,7 @@ def test_a_grown_vocabulary_moves_sentinels_not_the_rows_that_round_it_up(
   old = {"token_embedding": jnp.arange(12.0).reshape(6, 2)}
   path = save(tmp_path / "run", old)
   grown = warm_start(
-    WarmStart(path=path, last_ids=2),
+    WarmStart(path=path, num_trailing_sentinels=2),
     {"token_embedding": jnp.zeros((6, 2))},
     vocabularies=(5, 6),
   )["token_embedding"]

@@ -64,9 +64,9 @@ def stages(register):
   common = {"lengths": LENGTHS, "batch_size": 4, "pack": True}
   return Data(
     task="first", num_batches=3, **common,
-    then=Data(
+    next_stage=Data(
       task="second", num_batches=5, **common,
-      then=Data(task="first", seed=1, **common),
+      next_stage=Data(task="first", seed=1, **common),
     ),
   )  # fmt: skip
 
@@ -80,7 +80,7 @@ def test_stages_follow_one_another_and_resume_to_the_last_bit(stages, tmp_path):
   is_second = [min(which([batch])) >= 100 for batch in expected]
   assert is_second == [False] * 3 + [True] * 5 + [False] * 6
   # Each is the stream that it is alone.
-  second = dataclasses.replace(stages.then, then=None)
+  second = dataclasses.replace(stages.next_stage, next_stage=None)
   assert_equal_batches(
     list(batches.batches(second, "encoder_decoder")), expected[3:8]
   )
@@ -91,19 +91,21 @@ def test_stages_follow_one_another_and_resume_to_the_last_bit(stages, tmp_path):
 
 
 def test_stages_of_other_shapes_are_refused_with_both(stages):
-  longer = dataclasses.replace(stages.then, lengths={"inputs": 9, "targets": 4})
+  longer = dataclasses.replace(
+    stages.next_stage, lengths={"inputs": 9, "targets": 4}
+  )
   with pytest.raises(
     ValueError, match=r"task first has \(4, 12\) and task second \(4, 13\): set"
   ):
-    batches.batches(dataclasses.replace(stages, then=longer), "causal")
+    batches.batches(dataclasses.replace(stages, next_stage=longer), "causal")
 
 
 def test_stages_of_other_vocabularies_are_refused(stages, register):
   other = seqio.Feature(seqio.PassThroughVocabulary(size=77))
   register("other", pairs(3), inputs=other, targets=other)
-  then = dataclasses.replace(stages.then, task="other")
+  then = dataclasses.replace(stages.next_stage, task="other")
   with pytest.raises(ValueError, match="one vocabulary, but task first has"):
-    batches.check(dataclasses.replace(stages, then=then), "causal")
+    batches.check(dataclasses.replace(stages, next_stage=then), "causal")
 
 
 def test_a_stage_without_an_end_is_refused(stages):

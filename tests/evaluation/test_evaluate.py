@@ -36,7 +36,7 @@ class Data:
   loss_on_inputs: bool = False
   order: str | None = None
   cache_dir: str | None = None
-  then: object = None
+  next_stage: object = None
 
 
 def chain():
@@ -301,7 +301,7 @@ def test_an_evaluation_of_several_passes_says_so(task):
 
 def test_each_stage_and_each_task_of_a_mixture_is_read_once(task):
   mixture = dataclasses.replace(task, task="evaluate_test_mixture")
-  first = dataclasses.replace(task, num_batches=50, then=mixture)
+  first = dataclasses.replace(task, num_batches=50, next_stage=mixture)
   specs = evaluate.held_out([first], "causal")
   names = [one.spec.task for one in specs]
   assert names == ["evaluate_test", "evaluate_test", "evaluate_test_other"]

@@ -175,9 +175,9 @@ import jax
 address, index, path_in, path_out = sys.argv[1:]
 jax.config.update("jax_num_cpu_devices", 2)
 jax.distributed.initialize(address, 2, int(index))
-from t5x_lite import infer
+from t5x_lite.inference import infer
 from t5x_lite.decoding import Sample
-from t5x_lite.partitioning import Layout
+from t5x_lite.devices.layout import Layout
 from tests.inference import test_infer
 job = test_infer.generation(sampler=Sample(), max_new_tokens=5)
 layout = Layout()

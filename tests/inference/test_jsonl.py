@@ -88,7 +88,7 @@ def test_a_full_disk_leaves_complete_lines(tmp_path):
   path = tmp_path / "out.jsonl"
   code = f"""
 import resource, signal
-from t5x_lite import jsonl
+from t5x_lite.inference import jsonl
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write fails instead
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 with jsonl.Output({str(path)!r}, {JOB!r}) as out:

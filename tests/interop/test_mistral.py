@@ -2,7 +2,7 @@
 
 import pytest
 
-from t5x_lite.nn.visibility import Causal, Window
+from t5x_lite.nn.attention_rules import Causal, Window
 from tests import tiny
 from tests.interop import parity
 

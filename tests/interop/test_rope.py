@@ -6,9 +6,9 @@ import pytest
 
 from t5x_lite.interop import rope
 from t5x_lite.interop.config import Config
+from t5x_lite.nn.attention_rules import TokenInfo
 from t5x_lite.nn.positions import Rope
 from t5x_lite.nn.rope_scaling import NTK
-from t5x_lite.nn.visibility import Tokens
 
 HEAD_DIM, LENGTH = 22, 50
 SIZES = {
@@ -51,7 +51,7 @@ def read(options, **settings):
 def turned(position):
   """Turns ones, so that each feature shows its sine and cosine."""
   index = jnp.arange(LENGTH)[None]
-  tokens = Tokens(index, index, jnp.ones_like(index), index > 0)
+  tokens = TokenInfo(index, index, jnp.ones_like(index), index > 0)
   return position.rotate(jnp.ones((1, 1, LENGTH, HEAD_DIM)), tokens)[0, 0]
 
 

@@ -4,9 +4,9 @@ import pytest
 
 from t5x_lite.interop import settings
 from t5x_lite.interop.settings import differences
+from t5x_lite.nn.attention_rules import Causal, Window
 from t5x_lite.nn.linear import Normal
 from t5x_lite.nn.stack import Period
-from t5x_lite.nn.visibility import Causal, Window
 from tests import tiny
 
 HERE = tiny.llama(num_kv_heads=4).transformer

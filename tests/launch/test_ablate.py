@@ -33,7 +33,9 @@ def test_every_cell_of_the_shipped_studies_builds(path):
   for cell in cells:
     for settings in study.runs(cell).values():
       run = study_plan.build(settings, seed=1)
-      assert run.seed == run.train.seed == 1 and run.train.order == "study"
+      assert (
+        run.seed == run.train.seed == 1 and run.train.document_order == "study"
+      )
       if config.is_bound(measures.Measures):
         suites = config.build(measures.Measures).suites
         assert all(suite.tasks for suite in suites.values())

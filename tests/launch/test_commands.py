@@ -60,13 +60,15 @@ def test_the_table_of_an_evaluation_compares_with_the_unigram_entropy():
 
 def test_a_run_in_stages_is_evaluated_on_the_held_out_text_of_each():
   second = Data(task="b", lengths={"targets": 8}, batch_size=2)
-  first = dataclasses.replace(second, task="a", num_batches=7, then=second)
+  first = dataclasses.replace(
+    second, task="a", num_batches=7, next_stage=second
+  )
   run = types.SimpleNamespace(train=first, eval=())
   flags = {"task": [], "split": None, "num_batches": None}
   specs = evaluate._specs(run, types.SimpleNamespace(**flags))
   expected = {
     "split": "validation", "shuffle": False, "num_epochs": 1,
-    "num_batches": None, "then": None,
+    "num_batches": None, "next_stage": None,
   }  # fmt: skip
   assert specs == [
     dataclasses.replace(second, task=task, **expected) for task in "ab"

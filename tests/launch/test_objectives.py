@@ -51,9 +51,9 @@ def test_a_file_makes_a_task_for_the_architectures_that_it_names(name):
 def test_stages_are_one_file():
   load("runs/stages.gin")
   built = config.build(run.Run)
-  first, second = built.train, built.train.then
-  assert first.num_batches == 700 and second.then is None
-  held_out = [(spec.task, spec.split, spec.then) for spec in built.eval]
+  first, second = built.train, built.train.next_stage
+  assert first.num_batches == 700 and second.next_stage is None
+  held_out = [(spec.task, spec.split, spec.next_stage) for spec in built.eval]
   assert held_out == [
     (first.task, "validation", None),
     (second.task, "validation", None),
@@ -65,7 +65,7 @@ def test_causal_then_non_causal_is_one_file():
   load("runs/causal_then_prefix.gin")
   built = config.build(run.Run)
   assert built.model.architecture == "prefix"
-  first, second = built.train, built.train.then
+  first, second = built.train, built.train.next_stage
   names = [
     batches.feature_names(batches.get_task(x.task)) for x in (first, second)
   ]

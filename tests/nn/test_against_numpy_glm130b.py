@@ -11,13 +11,13 @@ import numpy as np
 
 from t5x_lite.model import Model
 from t5x_lite.nn.attention import Attention
+from t5x_lite.nn.attention_rules import PrefixCausal
 from t5x_lite.nn.feedforward import Gated
 from t5x_lite.nn.linear import Xavier
 from t5x_lite.nn.norms import LayerNorm
 from t5x_lite.nn.positions import Rope
 from t5x_lite.nn.stack import Layer, Stack
 from t5x_lite.nn.transformer import Transformer
-from t5x_lite.nn.visibility import PrefixCausal
 from tests import tiny
 
 N = tiny.LAYERS
@@ -42,7 +42,7 @@ def glm() -> Model:
       kernel_init=Xavier(BETA),
     ),
     norm=LayerNorm(),
-    placement="post",
+    norm_placement="post",
     residual_scale=ALPHA,
   )
   return Model(

@@ -9,16 +9,16 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_lite.nn.attention import Attention, Sight
+from t5x_lite.nn.attention import Attention, AttentionContext
+from t5x_lite.nn.attention_rules import Causal, TokenInfo, mask
 from t5x_lite.nn.positions import NoPosition
 from t5x_lite.nn.stack import Layer
-from t5x_lite.nn.transformer_xl_bias import Distances
-from t5x_lite.nn.visibility import Causal, Tokens, mask
+from t5x_lite.nn.transformer_xl_bias import TransformerXLBias
 from tests import tiny
 
 LENGTH = 7
 ATTENTION = Attention(
-  num_heads=tiny.HEADS, head_dim=tiny.HEAD_DIM, distances=Distances()
+  num_heads=tiny.HEADS, head_dim=tiny.HEAD_DIM, distances=TransformerXLBias()
 )
 
 
@@ -51,8 +51,8 @@ def test_attention_is_the_papers():
   rng = np.random.default_rng(0)
   x = rng.normal(size=(1, LENGTH, tiny.WIDTH)).astype(np.float32)
   index = np.arange(LENGTH)[None]
-  tokens = Tokens(index, index, np.ones_like(index), index < 0)
-  sight = Sight(tokens, tokens, mask(Causal(), tokens, tokens), None)
+  tokens = TokenInfo(index, index, np.ones_like(index), index < 0)
+  sight = AttentionContext(tokens, tokens, mask(Causal(), tokens, tokens), None)
   call = {"position": NoPosition()}
   shapes = jax.eval_shape(
     lambda: ATTENTION.init(jax.random.key(0), x, x, sight, **call)

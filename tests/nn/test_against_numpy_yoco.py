@@ -7,12 +7,12 @@ import numpy as np
 
 from t5x_lite.model import Model
 from t5x_lite.nn.attention import Attention
+from t5x_lite.nn.attention_rules import Causal, Window
 from t5x_lite.nn.feedforward import Gated
 from t5x_lite.nn.norms import RMSNorm
 from t5x_lite.nn.positions import Rope
 from t5x_lite.nn.stack import Layer, Stack
 from t5x_lite.nn.transformer import Transformer
-from t5x_lite.nn.visibility import Causal, Window
 from t5x_lite.nn.yoco import DecoderDecoder
 from tests import tiny
 

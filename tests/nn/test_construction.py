@@ -4,12 +4,12 @@ import jax
 import pytest
 
 from t5x_lite.nn.attention import Attention
+from t5x_lite.nn.attention_rules import Causal, Full
 from t5x_lite.nn.feedforward import MLP, Gated
 from t5x_lite.nn.norms import RMSNorm
 from t5x_lite.nn.positions import Learned, Rope, T5Bias
 from t5x_lite.nn.stack import Layer, Stack
 from t5x_lite.nn.transformer import Transformer
-from t5x_lite.nn.visibility import Causal, Full
 from tests import tiny
 
 ATTENTION, NORM = Attention(num_heads=2, head_dim=4), RMSNorm()

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from t5x_lite.nn.attention_rules import Causal, Full, TokenInfo
 from t5x_lite.nn.feedforward import MLP, Gated
 from t5x_lite.nn.moe import MoE
 from t5x_lite.nn.stack import Period, Stack
-from t5x_lite.nn.visibility import Causal, Full, Tokens
 from tests import tiny
 
 B, T, D, F, E = 2, 6, 5, 7, 3
@@ -18,7 +18,7 @@ SEGMENT = np.array([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
 
 def tokens(segment=SEGMENT):
   index = np.broadcast_to(np.arange(segment.shape[1]), segment.shape)
-  return Tokens(index, index, segment, segment < 0)
+  return TokenInfo(index, index, segment, segment < 0)
 
 
 def weights(moe, seed=1):
@@ -95,8 +95,8 @@ ROOM = [
   {"capacity_factor": 0.5},
   {"top_k": 2, "capacity_factor": 0.4, "normalize_gates": True},
   {"expert_capacity": 1},
-  {"capacity_factor": 0.7, "chooser": "experts"},
-  {"expert_capacity": 2, "chooser": "experts"},
+  {"capacity_factor": 0.7, "routing": "expert_choice"},
+  {"expert_capacity": 2, "routing": "expert_choice"},
 ]
 
 
@@ -150,7 +150,10 @@ def test_in_training_padding_takes_no_room_and_makes_none(settings):
 
 def test_experts_choose_their_best_tokens():
   moe = MoE(
-    expert=MLP(hidden=F), num_experts=E, capacity_factor=1.0, chooser="experts"
+    expert=MLP(hidden=F),
+    num_experts=E,
+    capacity_factor=1.0,
+    routing="expert_choice",
   )
   params = weights(moe)
   logits = X @ params["router"]["kernel"]
@@ -300,7 +303,7 @@ def test_bad_settings_are_refused():
       expert_capacity=2,
     )  # fmt: skip
   stack = tiny.llama().transformer.decoder
-  moe = MoE(expert=MLP(hidden=F), num_experts=E, chooser="experts")
+  moe = MoE(expert=MLP(hidden=F), num_experts=E, routing="expert_choice")
   layer = stack.layer.clone(mlp=moe)
   with pytest.raises(ValueError, match="whole row"):
     stack.clone(layer=layer, rule=Causal())

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from t5x_lite.nn.attention_rules import TokenInfo
 from t5x_lite.nn.positions import (
   Alibi,
   Learned,
@@ -14,14 +15,13 @@ from t5x_lite.nn.positions import (
   T5Bias,
   relative_bucket,
 )
-from t5x_lite.nn.visibility import Tokens
 
 
 def tokens(position, index=None):
   position = jnp.atleast_2d(jnp.asarray(position))
   index = position if index is None else jnp.atleast_2d(jnp.asarray(index))
   ones = jnp.ones_like(index)
-  return Tokens(index, position, ones, ones > 0)
+  return TokenInfo(index, position, ones, ones > 0)
 
 
 def run(position, method, *args, params=None):
@@ -202,7 +202,9 @@ def test_tokens_of_a_blank_share_its_place_in_the_text():
     "block_embedding": 10 * np.arange(4.0)[:, None] * np.ones((4, 4)),
   }
   position = Learned2D(max_length=8, max_blank=3)
-  row = tokens([0, 1, 2, 2, 2])._replace(block=jnp.array([[0, 0, 0, 1, 2]]))
+  row = tokens([0, 1, 2, 2, 2])._replace(
+    block_position=jnp.array([[0, 0, 0, 1, 2]])
+  )
   ours = run(position, "embed", jnp.zeros((1, 5, 4)), row, params=table)[0]
   expected = np.eye(8, 4)[[0, 1, 2, 2, 2]] + [[0], [0], [0], [10], [20]]
   np.testing.assert_allclose(ours, expected)

@@ -16,7 +16,7 @@ import seqio
 import tensorflow as tf
 
 from t5x_lite.accounting import traces
-from t5x_lite.checkpoints import Keep, WarmStart
+from t5x_lite.checkpoints import Retention, WarmStart
 from t5x_lite.checkpoints.manager import Checkpoints
 from t5x_lite.data import Data
 from t5x_lite.devices.layout import Layout
@@ -140,14 +140,14 @@ def test_a_signal_saves_leaves_and_resumes_to_the_same_bits(
   unbroken, tmp_path, monkeypatch
 ):
   state, model_dir = unbroken
-  add = train.records.Interval.add
+  add = train.metrics_log.Interval.add
 
   def add_and_signal(self, *args):
     add(self, *args)
     os.kill(os.getpid(), signal.SIGTERM)
 
   with monkeypatch.context() as patch:
-    patch.setattr(train.records.Interval, "add", add_and_signal)
+    patch.setattr(train.metrics_log.Interval, "add", add_and_signal)
     with pytest.raises(SystemExit) as left:
       train.train(make_run(), model_dir=str(tmp_path))
   assert left.value.code == 128 + signal.SIGTERM
@@ -187,7 +187,7 @@ def test_evaluations_choose_the_best_checkpoint(tmp_path):
   run = make_run(
     eval=(held_out,),
     eval_every=2,
-    keep=Keep(last=1, best=1, metric=metric),
+    keep=Retention(last=1, best=1, metric=metric),
   )
   train.train(run, model_dir=str(tmp_path))
   found = records(tmp_path, "eval")

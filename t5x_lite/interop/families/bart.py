@@ -14,12 +14,12 @@ from t5x_lite.interop.tables import (
   under,
 )
 from t5x_lite.nn.attention import Attention
+from t5x_lite.nn.attention_rules import Causal, Full
 from t5x_lite.nn.feedforward import MLP
 from t5x_lite.nn.norms import LayerNorm
 from t5x_lite.nn.positions import Learned
 from t5x_lite.nn.stack import Layer, Stack
 from t5x_lite.nn.transformer import Transformer
-from t5x_lite.nn.visibility import Causal, Full
 
 MODEL_TYPES = {"bart": "BartForConditionalGeneration"}
 
@@ -117,7 +117,7 @@ def _stack(config, side) -> Stack:
     cross_attention=attention if side == "decoder" else None,
     mlp=mlp,
     norm=LayerNorm(),
-    placement="post",
+    norm_placement="post",
     dropout_rate=dropout,
   )
   return Stack(

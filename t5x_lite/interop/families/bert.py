@@ -14,13 +14,13 @@ from t5x_lite.interop.tables import (
   under,
 )
 from t5x_lite.nn.attention import Attention
+from t5x_lite.nn.attention_rules import Full
 from t5x_lite.nn.feedforward import MLP
 from t5x_lite.nn.heads import Classifier, HeadTransform
 from t5x_lite.nn.norms import LayerNorm
 from t5x_lite.nn.positions import Learned
 from t5x_lite.nn.stack import Layer, Stack
 from t5x_lite.nn.transformer import Transformer
-from t5x_lite.nn.visibility import Full
 
 MODEL_TYPES = {"bert": "BertForMaskedLM"}
 
@@ -171,7 +171,7 @@ def read_encoder(config: Config, *, offset: int = 0, **heads) -> Transformer:
       use_bias=True,
     ),
     norm=layer_norm,
-    placement="post",
+    norm_placement="post",
     dropout_rate=dropout,
   )
   max_length = config.integer("max_position_embeddings", 512) - offset

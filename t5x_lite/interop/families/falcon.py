@@ -18,11 +18,11 @@ from t5x_lite.interop.tables import (
   under,
 )
 from t5x_lite.nn.attention import Attention
+from t5x_lite.nn.attention_rules import Causal
 from t5x_lite.nn.feedforward import MLP
 from t5x_lite.nn.norms import LayerNorm
 from t5x_lite.nn.stack import Layer, Stack
 from t5x_lite.nn.transformer import Transformer
-from t5x_lite.nn.visibility import Causal
 
 MODEL_TYPES = {"falcon": "FalconForCausalLM"}
 

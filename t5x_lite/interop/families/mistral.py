@@ -5,9 +5,9 @@ Jiang et al. 2023, arXiv:2310.06825.
 
 from t5x_lite.interop import llama_kin, rope
 from t5x_lite.interop.config import Config
+from t5x_lite.nn.attention_rules import Causal, Window
 from t5x_lite.nn.stack import Layer
 from t5x_lite.nn.transformer import Transformer
-from t5x_lite.nn.visibility import Causal, Window
 
 MODEL_TYPES = {"mistral": "MistralForCausalLM"}
 

@@ -8,10 +8,10 @@ MoE.balance_loss to train with one.
 from t5x_lite.interop import llama_kin, rope
 from t5x_lite.interop.config import Config
 from t5x_lite.interop.tables import Entry, dense, under
+from t5x_lite.nn.attention_rules import Causal, Window
 from t5x_lite.nn.moe import MoE
 from t5x_lite.nn.stack import Layer
 from t5x_lite.nn.transformer import Transformer
-from t5x_lite.nn.visibility import Causal, Window
 
 MODEL_TYPES = {"mixtral": "MixtralForCausalLM"}
 

@@ -17,12 +17,12 @@ from t5x_lite.interop.tables import (
   under,
 )
 from t5x_lite.nn.attention import Attention
+from t5x_lite.nn.attention_rules import Causal
 from t5x_lite.nn.feedforward import MLP
 from t5x_lite.nn.norms import LayerNorm
 from t5x_lite.nn.positions import Learned
 from t5x_lite.nn.stack import Layer, Stack
 from t5x_lite.nn.transformer import Transformer
-from t5x_lite.nn.visibility import Causal
 
 MODEL_TYPES = {"openai-gpt": "OpenAIGPTLMHeadModel"}
 
@@ -79,7 +79,7 @@ def read(config: Config) -> Transformer:
       use_bias=True,
     ),
     norm=LayerNorm(epsilon=config.number("layer_norm_epsilon", 1e-5)),
-    placement="post",
+    norm_placement="post",
     dropout_rate=config.number("resid_pdrop", 0.1),
   )
   return Transformer(

@@ -15,12 +15,12 @@ from t5x_lite.interop.tables import (
   under,
 )
 from t5x_lite.nn.attention import Attention
+from t5x_lite.nn.attention_rules import Causal
 from t5x_lite.nn.feedforward import MLP
 from t5x_lite.nn.norms import LayerNorm
 from t5x_lite.nn.positions import Learned
 from t5x_lite.nn.stack import Layer, Stack
 from t5x_lite.nn.transformer import Transformer
-from t5x_lite.nn.visibility import Causal
 
 MODEL_TYPES = {"opt": "OPTForCausalLM"}
 
@@ -80,7 +80,7 @@ def read(config: Config) -> Transformer:
       use_bias=bias,
     ),
     norm=LayerNorm(),
-    placement="pre" if pre else "post",
+    norm_placement="pre" if pre else "post",
     dropout_rate=config.number("dropout", 0.1),
   )
   max_length = config.integer("max_position_embeddings", 2048)
@@ -103,7 +103,7 @@ def write(transformer: Transformer) -> dict:
   """Returns the options that describe a Transformer."""
   stack = transformer.decoder
   layer = stack.layer
-  pre = layer.placement == "pre"
+  pre = layer.norm_placement == "pre"
   return {
     "vocab_size": transformer.vocab_size,
     "hidden_size": transformer.width,

@@ -6,9 +6,9 @@ Yang et al. 2024, arXiv:2407.10671.
 
 from t5x_lite.interop import llama_kin, rope, settings
 from t5x_lite.interop.config import Config
+from t5x_lite.nn.attention_rules import AttentionRule, Causal, Window
 from t5x_lite.nn.stack import Layer, Period
 from t5x_lite.nn.transformer import Transformer
-from t5x_lite.nn.visibility import Causal, Rule, Window
 
 MODEL_TYPES = {"qwen2": "Qwen2ForCausalLM"}
 
@@ -30,14 +30,14 @@ def read(config: Config) -> Transformer:
   )
 
 
-def _rules(config: Config) -> list[Rule]:
+def _rules(config: Config) -> list[AttentionRule]:
   """Reads who sees whom in each layer."""
   num_layers = config.integer("num_hidden_layers")
   first = config.integer("max_window_layers", 28, least=0)
   on = config.flag("use_sliding_window", False)
   on = on and not config.null("sliding_window")
   window = Window(config.integer("sliding_window", 4096))
-  kinds: dict[str, Rule] = {"full_attention": Causal()}
+  kinds: dict[str, AttentionRule] = {"full_attention": Causal()}
   if on:
     kinds["sliding_attention"] = window
   rules = config.choices("layer_types", kinds, num_layers)

@@ -19,12 +19,12 @@ from t5x_lite.interop.tables import (
   under,
 )
 from t5x_lite.nn.attention import Attention
+from t5x_lite.nn.attention_rules import Causal, Full
 from t5x_lite.nn.feedforward import MLP, Gated
 from t5x_lite.nn.norms import RMSNorm
 from t5x_lite.nn.positions import T5Bias
 from t5x_lite.nn.stack import Layer, Period, Stack
 from t5x_lite.nn.transformer import Transformer
-from t5x_lite.nn.visibility import Causal, Full
 
 MODEL_TYPES = {
   "t5": "T5ForConditionalGeneration",

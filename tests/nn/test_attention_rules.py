@@ -5,15 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x_lite.nn.visibility import (
-  All,
-  Any,
+from t5x_lite.nn.attention_rules import (
+  And,
   Causal,
   Full,
-  Near,
+  LocalWindow,
+  Or,
   PrefixCausal,
   Sinks,
-  Tokens,
+  TokenInfo,
   Window,
   mask,
 )
@@ -25,7 +25,7 @@ def tokens(*, segment, prefix=None):
   index = jnp.arange(length)[None]
   prefix = [c == "x" for c in prefix or "." * length]
   segment = [int(c) for c in segment]
-  return Tokens(index, index, jnp.array([segment]), jnp.array([prefix]))
+  return TokenInfo(index, index, jnp.array([segment]), jnp.array([prefix]))
 
 
 def drawn(rule, query, key=None):
@@ -119,7 +119,7 @@ def test_decoder_tokens_see_the_inputs_of_their_own_document():
 
 def test_order_is_by_index_whatever_slot_a_token_lies_in():
   # A cache: a prompt of two with a free slot, then a token of index 2.
-  key = Tokens(
+  key = TokenInfo(
     index=jnp.array([[0, 1, 2, 2, 0]]),
     position=jnp.zeros((1, 5), int),
     segment=jnp.array([[1, 1, 0, 1, 0]]),
@@ -137,7 +137,7 @@ def test_a_window_without_room_is_refused():
 
 
 def test_near_reaches_both_ways():
-  assert drawn(Near(1), tokens(segment="11111")) == [
+  assert drawn(LocalWindow(1), tokens(segment="11111")) == [
     "xx...",
     "xxx..",
     ".xxx.",
@@ -147,7 +147,7 @@ def test_near_reaches_both_ways():
 
 
 def test_a_window_with_sinks_sees_the_first_token_too():
-  rule = Any((Window(2), All((Causal(), Sinks(1)))))
+  rule = Or((Window(2), And((Causal(), Sinks(1)))))
   assert drawn(rule, tokens(segment="11111")) == [
     "x....",
     "xx...",

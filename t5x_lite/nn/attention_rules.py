@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 
-class Tokens(NamedTuple):
+class TokenInfo(NamedTuple):
   """Says of each token of a row where it stands; all [B, T] or [1, T].
 
   Attributes:
@@ -29,28 +29,28 @@ class Tokens(NamedTuple):
     position: place in its own document, int32; what a position encoding sees.
     segment: which document of a packed row, int32; 0 is padding.
     prefix: whether the token belongs to the bidirectional prefix, bool.
-    block: place within a filled blank, 0 outside, int32; for encodings with a
-      second position (GLM), else None.
+    block_position: place within a filled blank, 0 outside, int32; for encodings
+      with a second position (GLM), else None.
   """
 
   index: jax.Array
   position: jax.Array
   segment: jax.Array
   prefix: jax.Array
-  block: jax.Array | None = None
+  block_position: jax.Array | None = None
 
 
-class Rule(Protocol):
+class AttentionRule(Protocol):
   """Maps query and key tokens to what is visible, bool [B or 1, T, S]."""
 
-  def __call__(self, query: Tokens, key: Tokens) -> jax.Array: ...
+  def __call__(self, query: TokenInfo, key: TokenInfo) -> jax.Array: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Full:
   """Lets every token see every token (encoders, cross-attention)."""
 
-  def __call__(self, query: Tokens, key: Tokens) -> jax.Array:
+  def __call__(self, query: TokenInfo, key: TokenInfo) -> jax.Array:
     return jnp.ones((1, query.index.shape[1], key.index.shape[1]), bool)
 
 
@@ -58,7 +58,7 @@ class Full:
 class Causal:
   """Lets a token see itself and what stands before it."""
 
-  def __call__(self, query: Tokens, key: Tokens) -> jax.Array:
+  def __call__(self, query: TokenInfo, key: TokenInfo) -> jax.Array:
     return query.index[:, :, None] >= key.index[:, None, :]
 
 
@@ -70,7 +70,7 @@ class PrefixCausal:
   section 3.2.1).
   """
 
-  def __call__(self, query: Tokens, key: Tokens) -> jax.Array:
+  def __call__(self, query: TokenInfo, key: TokenInfo) -> jax.Array:
     return Causal()(query, key) | key.prefix[:, None, :]
 
 
@@ -87,13 +87,13 @@ class Window:
     if self.size < 1:
       raise ValueError(f"Window.size ({self.size}) must be at least 1")
 
-  def __call__(self, query: Tokens, key: Tokens) -> jax.Array:
+  def __call__(self, query: TokenInfo, key: TokenInfo) -> jax.Array:
     distance = query.index[:, :, None] - key.index[:, None, :]
     return (distance >= 0) & (distance < self.size)
 
 
 @dataclasses.dataclass(frozen=True)
-class Near:
+class LocalWindow:
   """Lets a token see those at most `radius` away, on both sides.
 
   Local attention for encoders (Beltagy et al. 2020, arXiv:2004.05150).
@@ -105,7 +105,7 @@ class Near:
     if self.radius < 0:
       raise ValueError(f"Near.radius ({self.radius}) must not be negative")
 
-  def __call__(self, query: Tokens, key: Tokens) -> jax.Array:
+  def __call__(self, query: TokenInfo, key: TokenInfo) -> jax.Array:
     distance = query.index[:, :, None] - key.index[:, None, :]
     return jnp.abs(distance) <= self.radius
 
@@ -115,49 +115,49 @@ class Sinks:
   """Lets every token see the first `count` of its document.
 
   Beside a window they take the attention that has nowhere to go:
-  `Any((Window(512), All((Causal(), Sinks(4)))))`, Xiao et al. 2023,
+  `Or((Window(512), And((Causal(), Sinks(4)))))`, Xiao et al. 2023,
   arXiv:2309.17453.
   """
 
   count: int
 
-  def __call__(self, query: Tokens, key: Tokens) -> jax.Array:
+  def __call__(self, query: TokenInfo, key: TokenInfo) -> jax.Array:
     rows, keys = key.position.shape
     first_B1S = (key.position < self.count)[:, None, :]
     return jnp.broadcast_to(first_B1S, (rows, query.index.shape[1], keys))
 
 
 @dataclasses.dataclass(frozen=True)
-class All:
+class And:
   """Shows what all of its rules show."""
 
-  rules: tuple[Rule, ...]
+  rules: tuple[AttentionRule, ...]
 
   def __post_init__(self):
     object.__setattr__(self, "rules", tuple(self.rules))
 
-  def __call__(self, query: Tokens, key: Tokens) -> jax.Array:
+  def __call__(self, query: TokenInfo, key: TokenInfo) -> jax.Array:
     return functools.reduce(
       jnp.logical_and, (rule(query, key) for rule in self.rules)
     )
 
 
 @dataclasses.dataclass(frozen=True)
-class Any:
+class Or:
   """Shows what at least one of its rules shows."""
 
-  rules: tuple[Rule, ...]
+  rules: tuple[AttentionRule, ...]
 
   def __post_init__(self):
     object.__setattr__(self, "rules", tuple(self.rules))
 
-  def __call__(self, query: Tokens, key: Tokens) -> jax.Array:
+  def __call__(self, query: TokenInfo, key: TokenInfo) -> jax.Array:
     return functools.reduce(
       jnp.logical_or, (rule(query, key) for rule in self.rules)
     )
 
 
-def mask(rule: Rule, query: Tokens, key: Tokens) -> jax.Array:
+def mask(rule: AttentionRule, query: TokenInfo, key: TokenInfo) -> jax.Array:
   """Draws what is visible under a rule, padding and packing included.
 
   Returns:

@@ -49,6 +49,7 @@ def svg(figure: Figure) -> str:
     )
   text = buffer.getvalue()
   text = text[text.index("<svg") :].replace(_INK, "currentColor")
+  text = re.sub(r"^ +", "", text, flags=re.MULTILINE)
   # As wide as the page lets it be.
   return re.sub(
     r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", text, count=1

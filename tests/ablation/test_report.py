@@ -127,7 +127,9 @@ def test_a_study_that_is_not_finished_says_what_is_missing(tmp_path):
   page = report.html(found, {})
   assert "wrong &lt;here&gt;" in page
   # What is compared has the same seeds: one.
-  assert not any(one["significant"] for one in found["comparisons"]["infilling"])
+  assert not any(
+    one["significant"] for one in found["comparisons"]["infilling"]
+  )
 
 
 def test_an_arm_that_diverged_is_missing_and_the_others_are_compared(tmp_path):

@@ -82,7 +82,9 @@ def test_options_are_compared_where_all_else_is_equal():
 def test_the_same_runs_do_not_differ():
   same = scores([1.0, 1.1, 1.3])
   (one,) = statistics.compare({"a": same, "b": same})
-  assert one["p"] == 1.0 and not one["significant"] and one["interval"] == [0.0, 0.0]
+  assert (
+    one["p"] == 1.0 and not one["significant"] and one["interval"] == [0.0, 0.0]
+  )
 
 
 def test_one_seed_shows_nothing():

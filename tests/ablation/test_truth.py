@@ -60,7 +60,7 @@ class Lab:
     return -np.concatenate(scores) / math.log(2)
 
   def significant(self, one, other) -> bool:
-    """Tells whether a difference is significant; of lists, an entry for a seed."""
+    """Tells whether a difference is significant; lists have one entry a seed."""
     (comparison,) = statistics.compare(_cells(one, other))
     return comparison["significant"]
 

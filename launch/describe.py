@@ -86,7 +86,7 @@ def settings(values) -> dict:
   lengths = options.parse_lengths(values.lengths)
   optimizer = run.get("optimizer")
   if optimizer is None or values.optimizer:
-    optimizer = _optimizer(values.optimizer, model.architecture)
+    optimizer = _optimizer(values.optimizer, model.row_format)
   return {
     "model": model,
     "optimizer": optimizer,
@@ -94,16 +94,17 @@ def settings(values) -> dict:
     "batch_size": values.batch_size
     or (train.batch_size if train else _DEFAULT_BATCH_SIZE),
     "lengths": lengths
-    or (dict(train.lengths) if train else _DEFAULT_LENGTHS[model.architecture]),
+    or (
+      dict(train.lengths) if train else _DEFAULT_LENGTHS[model.row_format.name]
+    ),
   }
 
 
-def _optimizer(name, architecture):
+def _optimizer(name, row_format):
   from t5x_lite.optim import optimizers
 
   if name is None:
-    encodes = architecture in ("encoder_decoder", "encoder")
-    name = "adafactor" if encodes else "adamw"
+    name = "adafactor" if "encoder" in row_format.sides else "adamw"
   if name == "adamw":
     return optimizers.AdamW(learning_rate=1e-3, weight_decay=0.1, clip_norm=1.0)
   return optimizers.Adafactor(learning_rate=1e-3)
@@ -146,9 +147,7 @@ def _table(account, model, given) -> str:
   width = max(len(name) for name, _, _ in rows)
   lines = [f"{n:<{width}}  {v:>15}  {s}".rstrip() for n, v, s in rows]
   optimizer = type(given["optimizer"]).__name__
-  title = (
-    f"{model.architecture}, batch {given['batch_size']}, {lengths}, {optimizer}"
-  )
+  title = f"{model.row_format.name}, batch {given['batch_size']}, {lengths}, {optimizer}"
   return "\n".join([title, *lines])
 
 

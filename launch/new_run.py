@@ -12,7 +12,7 @@ from launch import (
   gin_writer,
   rundir,
 )
-from t5x_lite import decoding
+from t5x_lite import decoding, row_formats
 from t5x_lite.interop import config as hf_config
 from t5x_lite.interop import generation as generation_lib
 from t5x_lite.interop import tokenizer_files
@@ -61,8 +61,8 @@ def write(model, params, output: pathlib.Path, values) -> bool:
   if vocabulary is not None:
     own += vocabulary.bindings
     if not files:
-      kind = model.architecture
-      if kind == "encoder_decoder" and vocabulary.has_sentinels:
+      kind = model.row_format.name
+      if vocabulary.has_sentinels and not model.row_format.shares_row:
         kind = "sentinels"
       files, own = list(_FILES[kind]), own + _lengths(kind, model)
   if generation is not None and (vocabulary is not None or files):
@@ -95,8 +95,8 @@ def _beside(model, folder, ignore):
     How text is generated, or None where no file is there to say or no text is
     generated; and the vocabulary, or None.
   """
-  pair = model.architecture == "encoder_decoder"
-  is_read = pair or model.architecture == "causal"
+  pair = model.row_format is row_formats.ENCODER_DECODER
+  is_read = pair or model.row_format is row_formats.CAUSAL
   _check_ignored(ignore, folder if is_read else None)
   if not is_read:
     return None, None

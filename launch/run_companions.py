@@ -7,6 +7,7 @@ from typing import Any
 import seqio
 
 from launch import rundir
+from t5x_lite import row_formats
 from t5x_lite.data import batches
 from t5x_lite.files import json_text
 from t5x_lite.interop import config as hf_config
@@ -29,7 +30,7 @@ def find(
   """
   vocabulary = batches.vocabularies(run.train.task)[0]
   file = _file(vocabulary)
-  pair = run.model.architecture == "encoder_decoder"
+  pair = run.model.row_format is row_formats.ENCODER_DECODER
   companions = _there(folder, names)
   if not companions and file is not None:
     # A run that was trained from a converted one has its vocabulary there.

@@ -74,7 +74,7 @@ class Restored:
 
     return infer.codec(
       self.run.train.task,
-      self.model.architecture,
+      self.model.row_format,
       self.run.train.lengths,
       truncate=truncate,
       delimiter=delimiter,

@@ -226,12 +226,11 @@ def build(cell, seed, search_paths=()):
 
 def _mismatch(run) -> str | None:
   """Says why a run's task and architecture do not go together, or None."""
-  from t5x_lite import row_formats
   from t5x_lite.data import batches
 
   names = batches.feature_names(batches.get_task(run.train.task))
   try:
-    row_formats.check(names, run.model.architecture)
+    run.model.row_format.check(names)
   except ValueError as error:
     return str(error)
   return None

@@ -38,7 +38,7 @@ def define(values):
   """Defines the command's flags."""
   options.gin_flags(values)  # A gin file may register tasks of its own.
   flags.DEFINE_enum(
-    "architecture", None, row_formats.NAMES,
+    "architecture", None, tuple(row_formats.ALL),
     "Whose rows to show; by default the first that can take the task.",
     flag_values=values,
   )  # fmt: skip
@@ -123,7 +123,10 @@ def _show(name, lengths, values):
 
   provider = batches_lib.get_task(name)
   names = tuple(provider.output_features)
-  architecture = values.architecture or _first_fit(names)
+  if values.architecture:
+    row_format = row_formats.ALL[values.architecture]
+  else:
+    row_format = _first_fit(names)
   lengths = lengths or _default_lengths(provider)
   spec = Data(
     task=name,
@@ -133,7 +136,7 @@ def _show(name, lengths, values):
     seed=values.seed,
     pack=values.pack,
   )
-  batches_lib.check(spec, architecture)
+  batches_lib.check(spec, row_format)
   print(f"{name}: {_describe(provider)}")
   print(f"splits: {', '.join(sorted(provider.splits))}")
   if metrics := _metrics(provider):
@@ -145,7 +148,7 @@ def _show(name, lengths, values):
       print(f"{feature}:")
       print(textwrap.indent(_short(value), "  "))
 
-  stream = batches_lib.batches(spec, architecture)
+  stream = batches_lib.batches(spec, row_format)
   batches = list(itertools.islice(stream, _MEASURED_BATCHES))
   rows = (
     {name: array[i] for name, array in batch.items()}
@@ -154,7 +157,7 @@ def _show(name, lengths, values):
   )
   vocabulary = batches_lib.vocabularies(name)[1]
   for row in itertools.islice(rows, values.num_examples):
-    print("\n" + _heading(f"row for {architecture}"))
+    print("\n" + _heading(f"row for {row_format.name}"))
     for line in _row_lines(row, vocabulary):
       print(line)
 
@@ -202,22 +205,22 @@ def _default_lengths(provider) -> dict[str, int]:
   return lengths
 
 
-def _first_fit(names) -> str:
-  """Returns the first architecture that can take these features.
+def _first_fit(names) -> row_formats.RowFormat:
+  """Returns the first architecture's format that can take these features.
 
   A task of one text or of texts with weights has one that is made for it.
   """
-  order = row_formats.NAMES
+  order = list(row_formats.ALL.values())
   if "weights" in names:
-    order = ("encoder", *order)
+    order.insert(0, row_formats.ENCODER)
   reasons = []
-  for architecture in order:
+  for row_format in order:
     try:
-      row_formats.check(names, architecture)
+      row_format.check(names)
     except ValueError as error:
       reasons.append(str(error))
     else:
-      return architecture
+      return row_format
   raise ValueError(reasons[0])
 
 

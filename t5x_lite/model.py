@@ -16,10 +16,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.losses.cross_entropy import CrossEntropy
+from t5x_lite import row_formats
+from t5x_lite.losses import CrossEntropy, Loss, Term, Terms, objective
 from t5x_lite.nn.attention_rules import PrefixCausal, TokenInfo
+from t5x_lite.nn.heads import Head
+from t5x_lite.nn.positions import Learned2D
 from t5x_lite.nn.stack import StackCache
 from t5x_lite.nn.transformer import Transformer
+from t5x_lite.row_formats import RowFormat, token_info
 
 Batch = Mapping[str, jax.Array]
 Params = dict[str, Any]
@@ -41,29 +45,63 @@ class DecodeState(NamedTuple):
   source: TokenInfo | None
 
 
+class Outputs(NamedTuple):
+  """What a loss reads of a forward pass.
+
+  Attributes:
+    states_BTD: what the head reads, of the side that bears loss.
+    head: states to logits over the vocabulary.
+    tokens: where the tokens of that side stand.
+    class_logits: [B, classes] or [B, T, classes]; None without class targets.
+    auxiliary: terms of the modules' own: "moe_loss", one entry per MoE layer.
+  """
+
+  states_BTD: jax.Array
+  head: Head
+  tokens: TokenInfo
+  class_logits: jax.Array | None
+  auxiliary: dict[str, Term]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
   """A Transformer and the loss that it is trained with.
 
   Attributes:
     transformer: an unbound module.
-    loss: how targets are scored.
-    class_loss: weight of the classifier's loss, where a batch has its targets.
+    loss: what is minimised (losses/terms.py).
   """
 
   transformer: Transformer
-  loss: CrossEntropy = CrossEntropy()
-  class_loss: float = 1.0
+  loss: Loss = CrossEntropy()
 
   @property
-  def architecture(self) -> str:
-    """Names the family: encoder_decoder, encoder, causal or prefix."""
+  def row_format(self) -> RowFormat:
+    """Returns how the rows of the model's batches are laid out."""
     decoder = self.transformer.decoder
     if decoder is None:
-      return "encoder"
+      return row_formats.ENCODER
     if self.transformer.has_encoder:
-      return "encoder_decoder"
-    return "prefix" if isinstance(decoder.rule, PrefixCausal) else "causal"
+      return row_formats.ENCODER_DECODER
+    is_prefix = isinstance(decoder.rule, PrefixCausal)
+    return row_formats.PREFIX if is_prefix else row_formats.CAUSAL
+
+  def abstract_batch(self, rows: int, row_lengths: Mapping[str, int]) -> Batch:
+    """Returns the shapes of a batch whose sides are `row_lengths` long."""
+    batch = self.row_format.abstract_batch(rows, row_lengths)
+    ids = batch[f"{self.row_format.scored_side}_input_tokens"]
+    if self._has_block_positions:
+      batch["decoder_block_positions"] = ids
+    if self.loss.reads_classes:
+      of_tokens = self.transformer.classifier.pool is None
+      shape = ids.shape if of_tokens else ids.shape[:1]
+      batch["class_targets"] = jax.ShapeDtypeStruct(shape, ids.dtype)
+    return batch
+
+  @property
+  def _has_block_positions(self) -> bool:
+    decoder = self.transformer.decoder
+    return isinstance(getattr(decoder, "position", None), Learned2D)
 
   @property
   def reads_packed_rows(self) -> bool:
@@ -124,22 +162,29 @@ class Model:
 
     return nn.init(forward, self.transformer)(key)["params"]
 
-  def loss_and_metrics(
-    self, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None
-  ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Scores a batch; see losses.CrossEntropy for the sums in the metrics.
+  def terms(
+    self, params: Params, batch: Batch, *, key: jax.Array | None = None
+  ) -> Terms:
+    """Returns the terms of the model's loss on a batch.
 
     Args:
       params: as from `init`.
       batch: with targets and loss weights.
-      dropout_key: says that this is training: switches dropout on, and experts
-        have room for some tokens only (moe.py).
-
-    Returns:
-      The objective, a sum yet to be divided by metrics["denominator"], and
-      the metrics, all sums over the batch.
+      key: says that this is training: switches dropout on, and experts have
+        room for some tokens only (moe.py).
     """
-    side = self._scored_side
+    return self.loss(self, params, batch, key=key)
+
+  def objective(
+    self, params: Params, batch: Batch, *, key: jax.Array | None = None
+  ) -> jax.Array:
+    """Returns what training minimises on a batch, a float32 scalar."""
+    return objective(self.loss, self.terms(params, batch, key=key))
+
+  def outputs(
+    self, params: Params, batch: Batch, *, key: jax.Array | None = None
+  ) -> Outputs:
+    """Runs the model up to its heads, as a loss reads it."""
 
     def forward(transformer):
       hidden_BTD, tokens = _hidden(transformer, batch)
@@ -147,44 +192,10 @@ class Model:
       classes = None
       if "class_targets" in batch:
         classes = _classifier(transformer)(hidden_BTD, tokens)
-      return states_BTD, transformer.head(), classes
+      return states_BTD, transformer.head(), tokens, classes
 
-    outputs, sown = self._apply(
-      forward, params, dropout_key, collect=("losses",)
-    )
-    states_BTD, head, class_logits = outputs
-    sums = self.loss(
-      states_BTD,
-      head,
-      batch[f"{side}_target_tokens"],
-      batch[f"{side}_loss_weights"],
-    )
-    # A loss per token, so that it is divided by the same denominator.
-    for name, value in self._other_losses(batch, class_logits, sown).items():
-      sums[name] = value * sums["denominator"]
-      sums["objective"] += sums[name]
-    return sums["objective"], sums
-
-  def _other_losses(self, batch, class_logits, sown):
-    losses = {}
-    if sown.get("losses"):
-      losses["moe_loss"] = sum(map(jnp.sum, jax.tree.leaves(sown["losses"])))
-    if class_logits is not None:
-      targets = batch["class_targets"]
-      if targets.ndim == 1:  # A row of padding alone is no text.
-        real_BT = _tokens(batch, self._scored_side).segment != 0
-        targets = jnp.where(jnp.any(real_BT, axis=1), targets, -1)
-      loss = classification_loss(class_logits, targets)
-      losses["class_loss"] = self.class_loss * loss
-    return losses
-
-  def denominator(self, batch: Batch) -> jax.Array:
-    """Returns what divides a batch's objective, known from its weights."""
-    return self.loss.denominator(batch[f"{self._scored_side}_loss_weights"])
-
-  @property
-  def _scored_side(self) -> str:
-    return "encoder" if self.architecture == "encoder" else "decoder"
+    found, sown = self._apply(forward, params, key, collect=("losses",))
+    return Outputs(*found, auxiliary=_auxiliary(sown.get("losses", {})))
 
   def logits(self, params: Params, batch: Batch) -> jax.Array:
     """Returns float32 logits [B, T, V]."""
@@ -220,7 +231,7 @@ class Model:
     The sum over the row of weight * log p(target), in nats; p is a softmax over
     all ids, those that only round the vocabulary up too.
     """
-    side = self._scored_side
+    side = self.row_format.scored_side
 
     def forward(transformer):
       hidden_BTD, _ = _hidden(transformer, batch)
@@ -230,8 +241,8 @@ class Model:
 
     def row(*of_row):
       states_BTD, targets_BT, weights_BT = (x[None] for x in of_row)
-      sums = CrossEntropy()(states_BTD, head, targets_BT, weights_BT)
-      return -sums["loss"]
+      terms = CrossEntropy().of_tokens(states_BTD, head, targets_BT, weights_BT)
+      return -terms["loss"].sum
 
     return jax.vmap(row)(
       states_BTD,
@@ -272,32 +283,19 @@ class Model:
 
     return self._apply(forward, params)[0]
 
-  def _apply(self, forward, params, dropout_key=None, collect=()):
+  def _apply(self, forward, params, key=None, collect=()):
     """Returns what `forward` gives, and what the modules sow in `collect`."""
-    rngs = {} if dropout_key is None else {"dropout": dropout_key}
+    rngs = {} if key is None else {"dropout": key}
     apply = nn.apply(forward, self.transformer, mutable=list(collect))
     return apply({"params": params}, rngs=rngs)
 
 
-def classification_loss(logits: jax.Array, targets: jax.Array) -> jax.Array:
-  """Returns the mean loss of a classifier's logits, float32.
-
-  Cross-entropy in nats; for one class, the logits are rewards of texts chosen
-  (class 1) and rejected (0) that stand side by side, and the loss is -log
-  sigmoid of their difference (Ouyang et al. 2022, arXiv:2203.02155, Eq. 1).
-
-  Args:
-    logits: [..., classes].
-    targets: int32 [...]; -1 bears no loss.
-  """
-  if logits.shape[-1] == 1:
-    pairs = (logits[:, 0] * (2 * targets - 1)).reshape(-1, 2)
-    return -jnp.mean(jax.nn.log_sigmoid(jnp.sum(pairs, axis=1)))
-  scored = targets >= 0
-  at_target = jnp.take_along_axis(
-    jax.nn.log_softmax(logits), jnp.maximum(targets, 0)[..., None], axis=-1
-  )[..., 0]
-  return -jnp.sum(at_target * scored) / jnp.maximum(jnp.sum(scored), 1)
+def _auxiliary(sown) -> dict[str, Term]:
+  """Returns the terms that modules sowed, all layers of a name in one."""
+  pairs = [pair.reshape(-1, 2) for pair in jax.tree.leaves(sown)]
+  if not pairs:
+    return {}
+  return {"moe_loss": Term(*jnp.concatenate(pairs).T)}
 
 
 def _classifier(transformer: Transformer):
@@ -309,26 +307,10 @@ def _classifier(transformer: Transformer):
   return transformer.classifier
 
 
-def _tokens(batch: Batch, side: str) -> TokenInfo:
-  """Says where one side's tokens stand; unpacked rows need only their ids."""
-  ids = batch[f"{side}_input_tokens"]
-  index = jnp.arange(ids.shape[1], dtype=jnp.int32)[None]
-  # Without segment ids, zeros of an encoder are padding; a decoder's first
-  # token is a zero, and its padding bears no loss and is seen by no one.
-  segment = (ids != 0) if side == "encoder" else jnp.ones_like(ids)
-  return TokenInfo(
-    index=index,
-    position=batch.get(f"{side}_positions", index),
-    segment=batch.get(f"{side}_segment_ids", segment.astype(jnp.int32)),
-    prefix=batch.get(f"{side}_causal_attention", jnp.zeros_like(ids)) > 0,
-    block_position=batch.get(f"{side}_block_positions"),
-  )
-
-
 def _encoded(transformer, batch) -> tuple[jax.Array, TokenInfo]:
   return transformer.encode(
     batch["encoder_input_tokens"],
-    _tokens(batch, "encoder"),
+    token_info(batch, "encoder"),
     batch.get("encoder_token_types"),
   )
 
@@ -341,7 +323,7 @@ def _hidden(transformer, batch) -> tuple[jax.Array, TokenInfo]:
     if transformer.decoder is None:
       return encoded_BSD, tokens
     source = {"source_BSD": encoded_BSD, "source_tokens": tokens}
-  ids, tokens = batch["decoder_input_tokens"], _tokens(batch, "decoder")
+  ids, tokens = batch["decoder_input_tokens"], token_info(batch, "decoder")
   return transformer.decode(ids, tokens, **source)[0], tokens
 
 
@@ -362,7 +344,7 @@ def _prefill_decoder_of_encoder(transformer, batch, max_new_tokens):
 def _prefill_decoder_only(transformer, batch, max_new_tokens):
   ids = batch["decoder_input_tokens"]
   rows, length = ids.shape
-  tokens = _tokens(batch, "decoder")
+  tokens = token_info(batch, "decoder")
   tokens = tokens._replace(segment=tokens.prefix.astype(jnp.int32))
   prompt_length_B = jnp.sum(tokens.segment, axis=1)
   cache = transformer.decoder.empty_cache(

@@ -1,12 +1,36 @@
-"""Which architectures there are, and what kinds of tasks each can take."""
+"""Row formats: how an architecture lays a task's features out in rows.
 
-from collections.abc import Iterable
+Everything that differs between the batches of architectures is a method here.
+A batch is a dict of int32 arrays [rows, length] by seqio's names; each side,
+"encoder" and "decoder", has `*_input_tokens`, `*_segment_ids` (0 is padding)
+and `*_positions`, and the side that bears loss also has `*_target_tokens` and
+`*_loss_weights`. From inputs [7 8 1] and targets [3 9 1],
 
-NAMES = ("encoder_decoder", "causal", "prefix", "encoder")
+  EncoderDecoder   encoder_input_tokens       7 8 1
+                   decoder_input_tokens       0 3 9
+                   decoder_target_tokens      3 9 1
+  Causal, Prefix   decoder_input_tokens       0 7 8 1 3 9
+                   decoder_target_tokens      7 8 1 3 9 1
+                   decoder_causal_attention   1 1 1 1 0 0
+  Encoder          encoder_input_tokens       7 4 1      aligned: MLM
+                   encoder_target_tokens      7 8 1
+
+data/feature_converters.py draws the arrays of packed rows.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t5x_lite.nn.attention_rules import TokenInfo
 
 _TEXT, _PAIR = {"targets"}, {"inputs", "targets"}
 _ALIGNED = {"inputs", "targets", "weights"}
-# The features that a task may have; features.py says what they are.
+# The sets of features that a task may have (feature_converters.py).
 KINDS = (
   _TEXT,
   _TEXT | {"weights"},
@@ -15,57 +39,341 @@ KINDS = (
   _ALIGNED,
   _ALIGNED | {"token_types", "next_sentence"},
 )
+# Features of one number per example, not of a sequence.
+_LABELS = {"next_sentence"}
+
+Lengths = Mapping[str, int]
+Array = jax.Array | np.ndarray
 
 
-def check(task_features: Iterable[str], architecture: str) -> None:
-  """Refuses pairs of task and architecture that make no sense.
+@dataclasses.dataclass(frozen=True)
+class RowFormat:
+  """The rows of one architecture; `ALL` has the four of them by name.
 
-  Args:
-    task_features: the names of the task's features.
-    architecture: one of `NAMES`.
-
-  Raises:
-    ValueError: with the reason, in one line.
+  Attributes:
+    name: of the architecture, as configurations and reports show it.
+    sides: the parts of a row, the one that bears loss last.
+    needed: features of a task without which there is no row.
+    shares_row: whether inputs and targets stand in one row, one after the
+      other, under a decoder alone.
+    generates: whether the architecture has a decoder.
   """
-  if architecture not in NAMES:
-    raise ValueError(
-      f"architecture {architecture!r} must be one of {', '.join(NAMES)}"
-    )
-  names = set(task_features)
-  if names not in KINDS:
-    kinds = (" and ".join(sorted(kind)) for kind in KINDS)
-    raise ValueError(
-      f"features must be {'; or '.join(kinds)}, not "
-      f"{', '.join(sorted(names)) or 'none'}"
-    )
-  has_inputs, aligned = "inputs" in names, {"inputs", "weights"} <= names
-  reason = None
-  if "positions" in names:
-    if architecture != "prefix":
-      reason = (
+
+  name: ClassVar[str]
+  sides: ClassVar[tuple[str, ...]] = ("decoder",)
+  needed: ClassVar[tuple[str, ...]] = ("targets",)
+  shares_row: ClassVar[bool] = True
+  generates: ClassVar[bool] = True
+
+  @property
+  def scored_side(self) -> str:
+    """Names the side whose tokens bear loss."""
+    return self.sides[-1]
+
+  def check(self, task_features: Iterable[str]) -> None:
+    """Refuses tasks that the architecture cannot learn.
+
+    Args:
+      task_features: the names of the task's features.
+
+    Raises:
+      ValueError: with the reason, in one line.
+    """
+    names = set(task_features)
+    if names not in KINDS:
+      kinds = (" and ".join(sorted(kind)) for kind in KINDS)
+      raise ValueError(
+        f"features must be {'; or '.join(kinds)}, not "
+        f"{', '.join(sorted(names)) or 'none'}"
+      )
+    if reason := self._refusal(names):
+      raise ValueError(
+        f"architecture {self.name} cannot take features "
+        f"{', '.join(sorted(names))}: {reason}"
+      )
+
+  def _refusal(self, names: set[str]) -> str | None:
+    """Returns why a task of these features makes no sense, or None."""
+    if "positions" in names:
+      return (
         "its blanks (GLM) are seen whole and filled from left to right by one "
         "stack; use architecture prefix, or a span_corruption task"
       )
-  elif architecture == "encoder":
-    if not has_inputs:
-      reason = "the task has no inputs to read; use an mlm task"
-    elif not aligned:
-      reason = (
+    if names >= _ALIGNED:
+      return (
+        "inputs, targets and weights are aligned (mlm) and a decoder would "
+        "copy; use architecture encoder, or a span_corruption or prefix_lm task"
+      )
+    return None
+
+  def feature_lengths(self, names: Sequence[str], lengths: Lengths) -> Lengths:
+    """Returns the length of each feature of a task.
+
+    Features that are aligned have one length and may be given as one, e.g.
+    {"inputs": 512} for MLM.
+
+    Args:
+      names: of the task's features, in their order.
+      lengths: as they are given.
+
+    Raises:
+      ValueError: lengths that are missing, superfluous, unequal or too small.
+    """
+    given = {**lengths, **{n: 1 for n in names if n in _LABELS}}
+    for aligned in self._aligned(names):
+      sizes = {given[name] for name in aligned if name in given}
+      if len(sizes) > 1:
+        raise ValueError(
+          f"lengths of {', '.join(aligned)} must be equal, but are {given}"
+        )
+      given |= {name: size for size in sizes for name in aligned}
+    allowed = (*names, *self._optional_lengths(names))
+    if not set(names) <= given.keys() <= set(allowed):
+      others = allowed[len(names) :]
+      raise ValueError(
+        f"lengths must name {', '.join(names)}"
+        + (f" (and {', '.join(others)}, if need be)" if others else "")
+        + f", not {', '.join(sorted(lengths)) or 'nothing'}"
+      )
+    for name, length in given.items():
+      # One for a token, one for the end of the sequence.
+      if length < 2 and name not in _LABELS:
+        raise ValueError(f"length of {name} ({length}) must be at least 2")
+    if given.get("decoder", given["targets"]) < given["targets"]:
+      raise ValueError(
+        f"length of decoder ({given['decoder']}) must have room for the "
+        f"targets ({given['targets']})"
+      )
+    return {name: given[name] for name in allowed if name in given}
+
+  def _aligned(self, names: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yields groups of features that have one length."""
+    if "weights" in names:
+      yield "targets", "weights"
+    if "positions" in names:
+      yield "targets", "positions"
+
+  def _optional_lengths(self, names: Sequence[str]) -> tuple[str, ...]:
+    """Names lengths that are of the row, not of a feature.
+
+    "decoder" is the length of a row that is not of inputs and targets together:
+    {"inputs": 511, "targets": 511, "decoder": 512} fits prefix LM that splits
+    windows of 512 anywhere.
+    """
+    return ("decoder",) if "inputs" in names else ()
+
+  def row_lengths(self, lengths: Lengths) -> dict[str, int]:
+    """Returns the length of each side, from the lengths of features.
+
+    Raises:
+      ValueError: a feature that the architecture reads has no length.
+    """
+    for feature in self.needed:
+      if feature not in lengths:
+        raise ValueError(
+          f"lengths {dict(lengths)} lack {feature!r}, which an architecture "
+          f"{self.name!r} reads: add {feature}=..."
+        )
+    return self._row_lengths(lengths)
+
+  def _row_lengths(self, lengths: Lengths) -> dict[str, int]:
+    together = lengths.get("inputs", 0) + lengths["targets"]
+    return {"decoder": lengths.get("decoder", together)}
+
+  def batch_keys(self) -> dict[str, str]:
+    """Returns the keys of a batch -> the side that each is as long as."""
+    names = ("input_tokens", "segment_ids", "positions")
+    keys = {f"{side}_{name}": side for side in self.sides for name in names}
+    scored = self.scored_side
+    keys |= {f"{scored}_{n}": scored for n in ("target_tokens", "loss_weights")}
+    if self.shares_row:
+      keys["decoder_causal_attention"] = "decoder"
+    return keys
+
+  def abstract_batch(self, rows: int, row_lengths: Lengths) -> dict[str, Any]:
+    """Returns the shapes and dtypes of a batch."""
+    return {
+      key: jax.ShapeDtypeStruct((rows, row_lengths[side]), jnp.int32)
+      for key, side in self.batch_keys().items()
+    }
+
+  def random_batch(
+    self, rows: int, lengths: Lengths, vocab_size: int
+  ) -> dict[str, np.ndarray]:
+    """Draws full rows of random ids, always the same; every target bears loss.
+
+    Args:
+      rows: of the batch.
+      lengths: of features, as `row_lengths` reads them.
+      vocab_size: ids are from 1 to this, exclusive.
+
+    Raises:
+      ValueError: lengths that leave a side without tokens.
+    """
+    rng, batch = np.random.default_rng(0), {}
+    for side, length in self.row_lengths(lengths).items():
+      if not length:
+        raise ValueError(
+          f"lengths ({dict(lengths)}) leave the {side} without tokens: set "
+          "inputs and targets as the architecture needs"
+        )
+      shape = (rows, length)
+      ids = rng.integers(1, vocab_size, shape, dtype=np.int32)
+      positions = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
+      batch[f"{side}_input_tokens"] = ids
+      batch[f"{side}_segment_ids"] = np.ones(shape, np.int32)
+      batch[f"{side}_positions"] = positions
+    scored = self.scored_side
+    batch[f"{scored}_target_tokens"] = np.roll(ids, -1, axis=1)
+    batch[f"{scored}_loss_weights"] = np.ones(shape, np.int32)
+    if self.shares_row:
+      inputs = lengths.get("inputs", 0)
+      batch["decoder_causal_attention"] = np.int32(positions <= inputs)
+      batch["decoder_loss_weights"] -= np.int32(positions < inputs)
+    return batch
+
+  def prompts(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns what generation is given of a batch: no target among it."""
+    prompt = batch["decoder_causal_attention"]
+    return {
+      name: batch[name] * prompt
+      for name in batch
+      if name not in ("decoder_target_tokens", "decoder_loss_weights")
+    }
+
+  def of_text(
+    self, given: Sequence[int], written: Sequence[int]
+  ) -> dict[str, np.ndarray]:
+    """Returns a batch of one row to look at, from the ids of texts.
+
+    Args:
+      given: what the encoder reads, or the prompt of a decoder alone.
+      written: what the decoder writes.
+    """
+    ids = np.array([[0, *given, *written]], np.int32)
+    places = np.arange(ids.shape[1])[None]
+    return {
+      "decoder_input_tokens": ids,
+      "decoder_causal_attention": np.int32(places <= len(given)),
+    }
+
+  def reading_example(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns an example whose text is read, with nothing to predict."""
+    return {"inputs": ids, "targets": ids[:0]}
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderDecoder(RowFormat):
+  """The encoder reads the inputs, and the decoder writes the targets."""
+
+  name = "encoder_decoder"
+  sides = ("encoder", "decoder")
+  needed = ("inputs", "targets")
+  shares_row = False
+
+  def _refusal(self, names):
+    if reason := super()._refusal(names):
+      return reason
+    if "inputs" not in names:
+      return (
+        "the task has no inputs to encode (causal LM); use a prefix_lm or "
+        "span_corruption task, or architecture causal"
+      )
+    return None
+
+  def _optional_lengths(self, names):
+    return ()
+
+  def _row_lengths(self, lengths):
+    return {"encoder": lengths["inputs"], "decoder": lengths["targets"]}
+
+  def prompts(self, batch):
+    given = {k: v for k, v in batch.items() if k.startswith("encoder_")}
+    start = ("decoder_input_tokens", "decoder_segment_ids")
+    return given | {name: batch[name][:, :1] for name in start}
+
+  def of_text(self, given, written):
+    return {
+      "encoder_input_tokens": np.array([given], np.int32),
+      "decoder_input_tokens": np.array([[0, *written]], np.int32),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Causal(RowFormat):
+  """A decoder alone, in which no token sees a later one."""
+
+  name = "causal"
+
+
+@dataclasses.dataclass(frozen=True)
+class Prefix(RowFormat):
+  """A decoder alone, whose inputs see one another: prefix LM, GLM."""
+
+  name = "prefix"
+
+  def _refusal(self, names):
+    return None if "positions" in names else super()._refusal(names)
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder(RowFormat):
+  """An encoder alone: targets are predicted in the places of the inputs."""
+
+  name = "encoder"
+  sides = ("encoder",)
+  needed = ("inputs",)
+  shares_row = False
+  generates = False
+
+  def _refusal(self, names):
+    if "positions" in names:
+      return super()._refusal(names)
+    if "inputs" not in names:
+      return "the task has no inputs to read; use an mlm task"
+    if not names >= _ALIGNED:
+      return (
         "it predicts in place, and inputs and targets without weights (span "
         "corruption, prefix LM) are not aligned; use an mlm task"
       )
-  elif aligned:
-    reason = (
-      "inputs, targets and weights are aligned (mlm) and a decoder would copy; "
-      "use architecture encoder, or a span_corruption or prefix_lm task"
-    )
-  elif architecture == "encoder_decoder" and not has_inputs:
-    reason = (
-      "the task has no inputs to encode (causal LM); use a prefix_lm or "
-      "span_corruption task, or architecture causal"
-    )
-  if reason:
-    raise ValueError(
-      f"architecture {architecture} cannot take features "
-      f"{', '.join(sorted(names))}: {reason}"
-    )
+    return None
+
+  def _aligned(self, names):
+    if "weights" in names:
+      yield [name for name in names if name not in _LABELS]
+
+  def _optional_lengths(self, names):
+    return ()
+
+  def _row_lengths(self, lengths):
+    return {"encoder": lengths["inputs"]}
+
+  def prompts(self, batch):
+    raise ValueError("an encoder-only model does not generate")
+
+  def of_text(self, given, written):
+    return {"encoder_input_tokens": np.array([given], np.int32)}
+
+  def reading_example(self, ids):
+    return {"inputs": ids, "targets": ids, "weights": np.zeros_like(ids)}
+
+
+ENCODER_DECODER, CAUSAL = EncoderDecoder(), Causal()
+PREFIX, ENCODER = Prefix(), Encoder()
+ALL = {f.name: f for f in (ENCODER_DECODER, CAUSAL, PREFIX, ENCODER)}
+
+
+def token_info(batch: Mapping[str, Array], side: str) -> TokenInfo:
+  """Returns where the tokens of a side stand; rows may have their ids alone."""
+  ids = batch[f"{side}_input_tokens"]
+  index = jnp.arange(ids.shape[1], dtype=jnp.int32)[None]
+  # Without segment ids, zeros of an encoder are padding; a decoder's first
+  # token is a zero, and its padding bears no loss and is seen by no one.
+  segment = (ids != 0) if side == "encoder" else jnp.ones_like(ids)
+  return TokenInfo(
+    index=index,
+    position=batch.get(f"{side}_positions", index),
+    segment=batch.get(f"{side}_segment_ids", segment.astype(jnp.int32)),
+    prefix=batch.get(f"{side}_causal_attention", jnp.zeros_like(ids)) > 0,
+    block_position=batch.get(f"{side}_block_positions"),
+  )

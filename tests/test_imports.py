@@ -15,9 +15,9 @@ LIBRARY = ROOT / "t5x_lite"
 MAY_IMPORT = {
   "files": (),
   "nn": (),
-  "row_formats": (),
+  "row_formats": ("nn",),
   "losses": ("nn",),
-  "model": ("nn", "losses"),
+  "model": ("nn", "losses", "row_formats"),
   "optim": (),
   "devices": (),
   "decoding": (),
@@ -26,12 +26,16 @@ MAY_IMPORT = {
   "interop": ("nn", "model", "devices", "decoding"),
   "data": ("files", "row_formats"),
   "inference": ("files", "nn", "row_formats", "model", "decoding", "data"),
-  "evaluation": ("files", "decoding", "data", "inference"),
+  "evaluation": (
+    "files", "losses", "row_formats", "decoding", "data", "inference",
+  ),
   "training": (
-    "files", "model", "optim", "devices", "decoding", "checkpoints",
+    "files", "losses", "model", "optim", "devices", "decoding", "checkpoints",
     "accounting", "data", "inference", "evaluation",
   ),
-  "ablation": ("accounting", "data", "inference", "evaluation", "training"),
+  "ablation": (
+    "row_formats", "accounting", "data", "inference", "evaluation", "training",
+  ),
 }  # fmt: skip
 
 # Leaves, of neither models nor data, which `tasks` shares.
@@ -183,3 +187,16 @@ def test_importing_the_package_loads_nothing_heavy():
     cwd=ROOT, capture_output=True, text=True, check=True,
   ).stdout.split()  # fmt: skip
   assert not {"jax", "numpy", "tensorflow", "seqio"} & set(loaded)
+
+
+def test_architectures_are_told_apart_by_their_row_formats_alone():
+  names = {"encoder_decoder", "causal", "prefix", "encoder"}
+  for name, tree in everything():
+    if name == "t5x_lite.row_formats":
+      continue
+    for node in ast.walk(tree):
+      if isinstance(node, ast.Compare) and "architecture" in ast.unparse(node):
+        compared = {
+          n.value for n in ast.walk(node) if isinstance(n, ast.Constant)
+        }
+        assert not compared & names, (name, ast.unparse(node))

@@ -54,10 +54,10 @@ def test_every_objective_has_its_cells():
 def test_cells_without_sense_are_refused_with_a_reason(name, architecture):
   names = mixtures.OBJECTIVES[name].output_features(BYTES)
   if name in SENSE[architecture]:
-    row_formats.check(names, architecture)
+    row_formats.ALL[architecture].check(names)
     return
   with pytest.raises(ValueError, match="cannot take features .*: .* use ") as e:
-    row_formats.check(names, architecture)
+    row_formats.ALL[architecture].check(names)
   assert "\n" not in str(e.value)
 
 
@@ -83,7 +83,9 @@ def batch(name, architecture, *, pack=False):
     for key in lengths
   }
   dataset = tf.data.Dataset.from_tensor_slices(columns)
-  convert = feature_converters.converter(architecture, pack=pack)
+  convert = feature_converters.converter(
+    row_formats.ALL[architecture], pack=pack
+  )
   return next(convert(dataset, lengths).batch(8).as_numpy_iterator())
 
 
@@ -134,7 +136,7 @@ def test_all_others_learn(architecture):
   def train(state, batch):
     def body(state, _):
       state, metrics = one_step(state, batch)
-      return state, metrics.sums["loss"] / metrics.sums["weight"]
+      return state, metrics.terms["loss"].mean()
 
     return jax.lax.scan(body, state, length=STEPS)[1]
 

@@ -28,7 +28,7 @@ def logits(model, batch):
 
 def sums(model, batch):
   params = tiny.random_params(model)
-  return compiled(model, "loss_and_metrics")(params, batch)[1]
+  return compiled(model, "terms")(params, batch)
 
 
 def assert_all_close(actual, expected):
@@ -132,7 +132,7 @@ def loss_and_gradient(model, params, dropout_key=None):
   batch = tiny.batch(model)
 
   def loss(params):
-    return model.loss_and_metrics(params, batch, dropout_key=dropout_key)[0]
+    return model.objective(params, batch, key=dropout_key)
 
   return tiny.jit(jax.value_and_grad(loss))(params)
 
@@ -196,7 +196,7 @@ def test_cached_logits_are_uncached_ones_for_prompts_of_any_length(name):
   params = tiny.random_params(model)
   batch = tiny.batch(model, inputs=inputs, targets=(steps,) * 3)
   # Where each row's first new token stands.
-  starts = np.array(inputs) * (model.architecture != "encoder_decoder")
+  starts = np.array(inputs) * (model.row_format.name != "encoder_decoder")
   all_logits, rows = logits(model, batch), np.arange(3)
 
   prefill = compiled(model, "prefill", max_new_tokens=steps)
@@ -264,9 +264,9 @@ def test_initial_parameters_are_as_announced_and_predict_evenly():
   )
   assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, abstract)
   assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-  found = compiled(model, "loss_and_metrics")(params, tiny.batch(model))[1]
+  found = compiled(model, "terms")(params, tiny.batch(model))
   # A uniform guess, give or take the unit variance of the first logits.
-  loss = found["loss"] / found["weight"]
+  loss = found["loss"].mean()
   assert np.log(tiny.VOCAB) - 0.3 < loss < np.log(tiny.VOCAB) + 1
 
 
@@ -302,7 +302,8 @@ def test_equal_models_are_one_to_jit():
 
 
 def test_architectures_have_their_names():
-  assert {name: build().architecture for name, build in tiny.ALL.items()} == {
+  found = {name: build().row_format.name for name, build in tiny.ALL.items()}
+  assert found == {
     "t5": "encoder_decoder", "encoder": "encoder", "palm": "causal",
     "prefix_lm": "prefix", "llama": "causal",
   }  # fmt: skip
@@ -338,7 +339,7 @@ def test_a_shared_encoder_has_the_decoders_parameters():
       encoder=None, share_encoder=True, decoder=decoder.clone(position=position)
     ),
   )
-  assert shared.architecture == "encoder_decoder"
+  assert shared.row_format.name == "encoder_decoder"
   params, batch = tiny.random_params(shared), tiny.batch(model)
   assert "encoder" not in params
   apart = params | {

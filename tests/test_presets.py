@@ -153,11 +153,9 @@ def test_tiny_presets_take_packed_batches(name):
   assert hash(model) == hash(build(name))  # As jit takes it.
   model = model_structure.one_period(model)
   rows = {"inputs": 24, "targets": 16}
-  batch = model_structure.abstract_batch(
-    model, 2, costs.row_lengths(model.architecture, rows)
-  )
+  batch = model.abstract_batch(2, model.row_format.row_lengths(rows))
 
-  loss, _ = jax.eval_shape(model.loss_and_metrics, model.abstract(), batch)
+  loss = jax.eval_shape(model.objective, model.abstract(), batch)
   assert loss.shape == ()
 
 

@@ -185,14 +185,12 @@ def test_losses_pack_and_logits_cache(seed):
   params = tiny.random_params(model, seed)
   batch = tiny.batch(model, inputs=inputs, targets=(steps,) * 3, seed=seed)
 
-  loss = tiny.jit(
-    lambda params, batch: model.loss_and_metrics(params, batch)[0]
-  )
+  loss = tiny.jit(lambda params, batch: model.objective(params, batch))
   np.testing.assert_allclose(
     loss(params, tiny.packed(batch)), loss(params, batch), rtol=1e-4
   )
 
-  starts = np.array(inputs) * (model.architecture != "encoder_decoder")
+  starts = np.array(inputs) * (model.row_format.name != "encoder_decoder")
   rows, expected = np.arange(3), tiny.jit(model.logits)(params, batch)
   atol = 1e-5 * np.abs(expected).max()  # Squares make some logits large.
   out, state = tiny.jit(
@@ -236,7 +234,7 @@ def test_gradients_are_finite_and_reach_every_parameter(seed):
   params, batch = tiny.random_params(model, seed), tiny.batch(model)
 
   def loss(params):
-    return model.loss_and_metrics(params, batch)[0]
+    return model.objective(params, batch)
 
   def check(path, g):
     name = jax.tree_util.keystr(path)
@@ -254,7 +252,7 @@ def test_eight_devices_compute_what_one_does(seed):
   batch = tiny.batch(model, inputs=(7, 3, 5, 1), targets=(4, 6, 2, 7))
 
   def objective(params, batch):
-    return model.loss_and_metrics(params, batch)[0]
+    return model.objective(params, batch)
 
   alone = tiny.jit(objective)(params, batch)
   axes = model.logical_axes()

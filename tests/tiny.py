@@ -196,7 +196,7 @@ def batch(
     put(f"{side}_segment_ids", [np.ones(len(t), int) for t in tokens], length)
     put(f"{side}_positions", [np.arange(len(t)) for t in tokens], length)
 
-  if model.architecture == "encoder":
+  if model.row_format.name == "encoder":
     put_side("encoder", [i for i, _ in rows], input_length)
     targets = [rng.integers(1, VOCAB, len(i)) for i, _ in rows]
     put("encoder_target_tokens", targets, input_length)
@@ -204,7 +204,7 @@ def batch(
     put("encoder_loss_weights", weights, input_length)
     return out
   length = target_length
-  if model.architecture == "encoder_decoder":
+  if model.row_format.name == "encoder_decoder":
     put_side("encoder", [i for i, _ in rows], input_length)
     texts = [t for _, t in rows]
     weights = [np.ones(len(t)) for t in texts]
@@ -281,4 +281,4 @@ def random_params(model: Model, seed: int = 0) -> dict:
 
 def side(model: Model) -> str:
   """Names the side whose targets bear loss."""
-  return "encoder" if model.architecture == "encoder" else "decoder"
+  return "encoder" if model.row_format.name == "encoder" else "decoder"

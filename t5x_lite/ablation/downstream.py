@@ -71,7 +71,7 @@ def measure(
       num_epochs=1,
       num_batches=suite.examples // suite.batch_size,
     )
-    batches.check(spec, model.architecture)
+    batches.check(spec, model.row_format)
     found[task] = evaluate.task_metrics(model, params, spec, layout=layout)
     if not found[task]:
       raise ValueError(f"Suite.tasks: {task} has no metric to measure by")

@@ -67,9 +67,9 @@ def pooled(
 ) -> np.ndarray:
   """Returns the mean state of each text, [texts, width]."""
   found = []
-  for batch in _batches(ids, model.architecture, batch_size, starts):
+  for batch in _batches(ids, model.row_format, batch_size, starts):
     traces = probe.probe(model, params, batch)
-    side = "encoder" if "encoder" in traces else "decoder"
+    side = model.row_format.sides[0]
     weights_BT = np.float32(batch[f"{side}_segment_ids"] > 0)
     states_BTD = traces[side].states[-1]
     sums_BD = np.einsum("BT,BTD->BD", weights_BT, states_BTD)
@@ -78,18 +78,14 @@ def pooled(
 
 
 def _batches(
-  ids, architecture, batch_size, starts
+  ids, row_format, batch_size, starts
 ) -> Iterator[dict[str, np.ndarray]]:
   """Lays texts out as inputs, without anything to predict; all batches full."""
   ids = [*ids, *ids[: -len(ids) % batch_size]]
 
   def examples():
     for text in ids:
-      text = np.array(text, np.int32)
-      if architecture == "encoder":
-        yield {"inputs": text, "targets": text, "weights": np.zeros_like(text)}
-      else:
-        yield {"inputs": text, "targets": text[:0]}
+      yield row_format.reading_example(np.array(text, np.int32))
 
   names = list(next(examples()))
   spec = tf.TensorSpec([None], tf.int32)
@@ -97,10 +93,10 @@ def _batches(
     examples, output_signature=dict.fromkeys(names, spec)
   )
   lengths = dict.fromkeys(names, max(map(len, ids)))
-  if architecture != "encoder":
+  if row_format.generates:
     lengths["targets"] = 1
   convert = feature_converters.converter(
-    architecture, pack=False, **(starts or {})
+    row_format, pack=False, **(starts or {})
   )
   rows = convert(ds, lengths)
   return rows.batch(batch_size).as_numpy_iterator()

@@ -155,7 +155,7 @@ def measure(
       [document.pieces for document in passages(measures, run.train.task)],
       batch_size=measures.batch_size,
     )
-  if model.architecture != "encoder":
+  if model.row_format.generates:
     found["suites"] = {
       name: downstream.measure(suite, model, params, layout=layout)
       for name, suite in measures.suites.items()
@@ -183,7 +183,7 @@ def _of_documents(measures, model, params, run, layout) -> dict[str, Any]:
       list(questions(vocabulary, part, kind, measures.infill))
       for part in (chosen, scored)
     )
-    best, *others = scoring.formats(run, model.architecture, measures.modes)
+    best, *others = scoring.formats(run, model.row_format, measures.modes)
     if others:
       losses = {form: score(tried, form).sum() for form in (best, *others)}
       best = min(losses, key=losses.get)

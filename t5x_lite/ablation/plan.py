@@ -56,7 +56,7 @@ def account(run: Run) -> Account:
     microbatches=run.microbatches,
     platform=jax.default_backend(),
   )
-  counts = _token_counts(run, model.architecture)
+  counts = _token_counts(run, model.row_format)
   parameters = described["parameters"]
   embeddings = sum(
     count
@@ -64,7 +64,7 @@ def account(run: Run) -> Account:
     if name in ("token_embedding", "head")
   )
   return {
-    "architecture": model.architecture,
+    "architecture": model.row_format.name,
     "parameters": parameters["total"],
     "parameters_without_embeddings": parameters["total"] - embeddings,
     "flops_per_step": described["flops_per_step"],
@@ -74,7 +74,7 @@ def account(run: Run) -> Account:
     "tokens_per_step": counts["tokens"],
     "loss_tokens_per_step": counts["loss_tokens"],
     "source_tokens_per_step": counts["examples"]
-    * _source_tokens_per_example(run, model.architecture, counts),
+    * _source_tokens_per_example(run, model.row_format, counts),
     "padding_fraction": 1 - counts["tokens"] / counts["positions"],
     "loss_fraction": counts["loss_tokens"] / counts["tokens"],
   }
@@ -237,9 +237,9 @@ def _model(run):
   return run.model.fit_vocabulary(batches.required_vocab_size(run.train.task))
 
 
-def _token_counts(run, architecture) -> dict[str, float]:
+def _token_counts(run, row_format) -> dict[str, float]:
   """Returns the mean token counts of the first batches."""
-  stream = itertools.islice(batches.batches(run.train, architecture), _BATCHES)
+  stream = itertools.islice(batches.batches(run.train, row_format), _BATCHES)
   counts = [token_counts.count(batch) for batch in stream]
   return {
     name: float(np.mean([count[name] for count in counts]))
@@ -247,7 +247,7 @@ def _token_counts(run, architecture) -> dict[str, float]:
   }
 
 
-def _source_tokens_per_example(run, architecture, counts) -> float:
+def _source_tokens_per_example(run, row_format, counts) -> float:
   """Returns how many tokens of documents make one example.
 
   Exact for any objective: documents in, examples out. Where examples are made
@@ -258,7 +258,7 @@ def _source_tokens_per_example(run, architecture, counts) -> float:
   if any("text" not in _fields(task, run.train) for task in parts):
     return counts["tokens"] / counts["examples"]
   spec = dataclasses.replace(run.train, shuffle=False)
-  lengths = batches.feature_lengths(spec, architecture)
+  lengths = batches.feature_lengths(spec, row_format)
   lengths = {k: v for k, v in lengths.items() if k != "decoder"}
   total, rates = 0.0, 0.0
   for task in parts:

@@ -13,6 +13,7 @@ import numpy as np
 from t5x_lite.data import batches as batches_lib
 from t5x_lite.data import sentinels
 from t5x_lite.inference import batched, infer
+from t5x_lite.row_formats import RowFormat
 
 _SENTINEL = re.compile(r"<extra_id_\d+>")
 
@@ -50,9 +51,11 @@ class Format:
     return inputs, [blank, *scored], 1
 
 
-def formats(run: Any, architecture: str, modes: Sequence[int]) -> list[Format]:
+def formats(
+  run: Any, row_format: RowFormat, modes: Sequence[int]
+) -> list[Format]:
   """Returns the formats that a run's model may know."""
-  if architecture == "encoder":
+  if not row_format.generates:
     return [Format("pseudo")]
   if "inputs" not in batches_lib.get_task(run.train.task).output_features:
     return [Format("text")]
@@ -213,11 +216,11 @@ def _codec(run, model, records, *, room=0) -> infer.Codec:
   inputs, targets = (
     max(len(record["ids"][side]) for record in records) for side in (0, 1)
   )
-  names = batches_lib.feature_lengths(run.train, model.architecture)
+  names = batches_lib.feature_lengths(run.train, model.row_format)
   lengths = {"inputs": inputs, "targets": targets + room}
   if "inputs" not in names:  # They share one length.
     lengths = {"targets": inputs + targets + room}
-  return infer.codec(run.train.task, model.architecture, lengths)
+  return infer.codec(run.train.task, model.row_format, lengths)
 
 
 class _Generate(infer.Generate):

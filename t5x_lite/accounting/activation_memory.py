@@ -32,9 +32,11 @@ def predict(model, params, batch_size, rows, platform) -> int:
   total, layer = kept(model)
   if remat:
     layer = kept(model_structure.without_remat(model))[1]
-  length = rows[model_structure.loss_side(model)]
-  _, length = model.loss.pieces(batch_size, length)
-  logits = 4 * batch_size * length * model.transformer.vocab_size
+  logits = 0
+  if not model.loss.reads_classes:
+    length = rows[model.row_format.scored_side]
+    _, length = model.loss.pieces(batch_size, length)
+    logits = 4 * batch_size * length * model.transformer.vocab_size
   return total + max(2 * logits, layer if scan or remat else 0)
 
 
@@ -52,14 +54,14 @@ def _kept(model, params, batch_size, rows, platform, scan) -> tuple[int, int]:
 
   def backward(params, batch, key):
     def objective(params):
-      return traced.loss_and_metrics(params, batch, dropout_key=key)[0]
+      return traced.objective(params, batch, key=key)
 
     return jax.vjp(objective, params)[1]
 
   jaxpr = traces.trace(
     backward,
     params,
-    model_structure.abstract_batch(model, batch_size, rows),
+    model.abstract_batch(batch_size, rows),
     jax.random.key(0),
   )
   with traces.reading():

@@ -53,7 +53,7 @@ def describe(
   Args:
     model: a model.Model with a known vocabulary size.
     batch_size: rows of a global batch.
-    lengths: task feature -> tokens, as `row_lengths` reads them.
+    lengths: task feature -> tokens, as row_formats.py reads them.
     optimizer: one of optimizers.py; None keeps no state.
     microbatches: pieces that a batch is cut into.
     platform: where it is to run; "cpu" has peculiarities (activations.py).
@@ -82,7 +82,7 @@ def describe(
       f"batch_size ({batch_size}) must be divisible by microbatches "
       f"({microbatches})"
     )
-  rows = row_lengths(model.architecture, lengths)
+  rows = model.row_format.row_lengths(lengths)
   twin = model_structure.traceable(model)
   params = twin.abstract()
   step = _known(
@@ -109,7 +109,7 @@ def describe(
   }
   tokens = batch_size * sum(rows.values())
   return {
-    "architecture": model.architecture,
+    "architecture": model.row_format.name,
     "batch_size": batch_size,
     "row_lengths": rows,
     "tokens_per_step": tokens,
@@ -135,29 +135,6 @@ def _known(what: str, read: Callable[[], Size], unknown: Size) -> Size:
       what, jax.__version__, error,
     )  # fmt: skip
     return unknown
-
-
-def row_lengths(
-  architecture: str, lengths: Mapping[str, int]
-) -> dict[str, int]:
-  """Says how long the sides of a row are, from the lengths of features.
-
-  An encoder reads the inputs and a decoder over it the targets. A decoder alone
-  reads both, one after the other; some tasks have targets only.
-  """
-  needed = {"encoder": ["inputs"], "encoder_decoder": ["inputs", "targets"]}
-  for feature in needed.get(architecture, ["targets"]):
-    if feature not in lengths:
-      raise ValueError(
-        f"lengths {dict(lengths)} lack {feature!r}, which an architecture "
-        f"{architecture!r} reads: add {feature}=..."
-      )
-  if architecture == "encoder_decoder":
-    return {"encoder": lengths["inputs"], "decoder": lengths["targets"]}
-  if architecture == "encoder":
-    return {"encoder": lengths["inputs"]}
-  together = lengths.get("inputs", 0) + lengths["targets"]
-  return {"decoder": lengths.get("decoder", together)}
 
 
 def parameters(model) -> dict:
@@ -192,7 +169,7 @@ def flops(
   Raises:
     traces.Unreadable: this version of JAX writes programs another way.
   """
-  rows = row_lengths(model.architecture, lengths)
+  rows = model.row_format.row_lengths(lengths)
   return _flops(model, batch_size, rows, microbatches)
 
 
@@ -200,8 +177,9 @@ _FLOPS = ("forward", "training", "hardware", "training_without_head")
 
 
 def _flops(model, batch_size, rows, microbatches) -> dict:
-  # Without chunks, whose last one is padded.
-  plain = dataclasses.replace(model, loss=CrossEntropy())
+  plain = model
+  if not model.loss.reads_classes:  # Without chunks, whose last one is padded.
+    plain = dataclasses.replace(model, loss=CrossEntropy())
   forward = _traced_flops(plain, batch_size, rows, gradient=False)
   total = forward.total()
   executed = _traced_flops(
@@ -231,10 +209,10 @@ def _traced_flops(model, batch_size, rows, *, gradient) -> Counter:
   twin = model_structure.traceable(model)
 
   def objective(params, batch, key):
-    return twin.loss_and_metrics(params, batch, dropout_key=key)[0]
+    return twin.objective(params, batch, key=key)
 
   function = jax.grad(objective) if gradient else objective
-  batch = model_structure.abstract_batch(model, batch_size, rows)
+  batch = model.abstract_batch(batch_size, rows)
   key = jax.random.key(0)  # What evaluation computes is not in question.
   program = traces.trace(function, twin.abstract(), batch, key)
   counts = Counter()

@@ -7,9 +7,7 @@ decoder's parameters is a second run of the same stack.
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 
-from t5x_lite.nn.positions import Learned2D
 from t5x_lite.nn.stack import Period
 from t5x_lite.nn.yoco import DecoderDecoder
 
@@ -113,30 +111,6 @@ def attentions(model, rows):
       yield stack, layer.attention, length**2
       if layer.cross_attention is not None and source is not None:
         yield stack, layer.cross_attention, length * source
-
-
-def loss_side(model) -> str:
-  """Names the side whose tokens bear loss."""
-  return "encoder" if model.transformer.decoder is None else "decoder"
-
-
-def abstract_batch(model, batch_size, rows) -> dict:
-  """Returns the shapes of a batch whose sides are `rows` long."""
-  batch = {}
-  for side, length in rows.items():
-    names = ["input_tokens", "segment_ids", "positions"]
-    if side == loss_side(model):
-      names += ["target_tokens", "loss_weights"]
-    if side == "decoder" and len(rows) == 1:
-      names.append("causal_attention")
-    stack = getattr(model.transformer, side)
-    if isinstance(getattr(stack, "position", None), Learned2D):
-      names.append("block_positions")
-    for name in names:
-      batch[f"{side}_{name}"] = jax.ShapeDtypeStruct(
-        (batch_size, length), jnp.int32
-      )
-  return batch
 
 
 def leaves(tree):

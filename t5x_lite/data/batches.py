@@ -18,13 +18,13 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from t5x_lite import row_formats
 from t5x_lite.data import (
   batch_iterator,
   feature_converters,
   sentinels,
   task_examples,
 )
+from t5x_lite.row_formats import RowFormat
 
 Provider = seqio.Task | seqio.Mixture
 # A `data.Data`: any dataclass with its fields will do.
@@ -36,7 +36,7 @@ _PREFETCHED_BATCHES = 4
 
 def batches(
   spec: Spec,
-  architecture: str,
+  row_format: RowFormat,
   *,
   process_index: int = 0,
   process_count: int = 1,
@@ -57,7 +57,7 @@ def batches(
 
   Args:
     spec: what to read.
-    architecture: one of `architectures.NAMES`.
+    row_format: of the model that the batches are for.
     process_index: which share of each batch to give.
     process_count: the number of shares.
 
@@ -69,17 +69,17 @@ def batches(
     ValueError: for the mistakes that `check` knows, or for a split that is
       empty.
   """
-  check(spec, architecture, process_count=process_count)
+  check(spec, row_format, process_count=process_count)
   shard = (process_index, process_count)
-  ds = _stage(spec, architecture, shard)
+  ds = _stage(spec, row_format, shard)
   for stage in stages(spec)[1:]:
-    following = _stage(stage, architecture, shard)
+    following = _stage(stage, row_format, shard)
     _check_shapes(spec, ds, stage, following)
     ds = ds.concatenate(following)
   ds = ds.prefetch(_PREFETCHED_BATCHES).with_options(
     options(warm_start=spec.next_stage is None)
   )
-  stream = dataclasses.asdict(spec) | {"architecture": architecture}
+  stream = dataclasses.asdict(spec) | {"architecture": row_format.name}
   return batch_iterator.BatchIterator(
     ds, stream, process=shard, if_empty=task_examples.nothing(spec)
   )
@@ -90,7 +90,7 @@ def stages(spec: Spec) -> list[Spec]:
   return [spec, *(stages(spec.next_stage) if spec.next_stage else ())]
 
 
-def _stage(spec: Spec, architecture: str, shard) -> tf.data.Dataset:
+def _stage(spec: Spec, row_format: RowFormat, shard) -> tf.data.Dataset:
   """Returns the batches of a process, without those of later stages."""
   # Makes unseeded operations in other people's preprocessors repeat too.
   # (The same in all shards: it enters seeded operations as well, and a source
@@ -98,14 +98,14 @@ def _stage(spec: Spec, architecture: str, shard) -> tf.data.Dataset:
   tf.random.set_seed(task_examples.seed(spec, "operations"))
   endless = spec.num_epochs is None
   convert = feature_converters.converter(
-    architecture,
+    row_format,
     pack=spec.pack,
     loss_on_inputs=spec.loss_on_inputs,
     **starts(spec.task),
   )
   rows = convert(
-    examples(spec, architecture, shard=shard if endless else (0, 1)),
-    feature_lengths(spec, architecture),
+    examples(spec, row_format, shard=shard if endless else (0, 1)),
+    feature_lengths(spec, row_format),
   )
   if endless:
     ds = rows.batch(spec.batch_size // shard[1], drop_remainder=True)
@@ -133,14 +133,14 @@ def _check_shapes(spec: Spec, ds, stage: Spec, following) -> None:
     )
 
 
-def check(spec: Spec, architecture: str, *, process_count: int = 1) -> None:
+def check(spec: Spec, row_format: RowFormat, *, process_count: int = 1) -> None:
   """Refuses what cannot be read, before any of it is.
 
   Raises:
     ValueError: with the value, what is allowed and what to do, in one line.
   """
   for stage in stages(spec):
-    _check_stage(stage, architecture, process_count)
+    _check_stage(stage, row_format, process_count)
     if vocabularies(stage.task) != vocabularies(spec.task):
       raise ValueError(
         f"the stages of a run need one vocabulary, but task {spec.task} has "
@@ -149,7 +149,7 @@ def check(spec: Spec, architecture: str, *, process_count: int = 1) -> None:
       )
 
 
-def _check_stage(spec: Spec, architecture: str, process_count: int) -> None:
+def _check_stage(spec: Spec, row_format: RowFormat, process_count: int) -> None:
   provider = get_task(spec.task)
   if spec.split not in provider.splits:
     raise ValueError(
@@ -158,10 +158,10 @@ def _check_stage(spec: Spec, architecture: str, process_count: int) -> None:
     )
   names = feature_names(provider)
   try:
-    row_formats.check(names, architecture)
+    row_format.check(names)
   except ValueError as error:
     raise ValueError(f"task {spec.task}: {error}") from None
-  feature_lengths(spec, architecture)
+  feature_lengths(spec, row_format)
   if spec.batch_size % process_count:
     raise ValueError(
       f"batch_size ({spec.batch_size}) must be divisible by the number of "
@@ -203,48 +203,17 @@ def get_task(name: str) -> Provider:
   )
 
 
-def feature_lengths(spec: Spec, architecture: str) -> dict[str, int]:
+def feature_lengths(spec: Spec, row_format: RowFormat) -> dict[str, int]:
   """Returns the length of each feature of a task that is used.
-
-  Features that are aligned have one length and may be given as one, e.g.
-  {"inputs": 512} for MLM. For a causal or prefix model of pairs, "decoder" may
-  be among them: the length of a row, if not that of inputs and targets
-  together. {"inputs": 511, "targets": 511, "decoder": 512} fits prefix LM that
-  splits windows of 512 anywhere.
 
   Raises:
     ValueError: if lengths are missing, superfluous or unequal.
   """
   names = feature_names(get_task(spec.task))
-  given = dict(spec.lengths)
-  if "next_sentence" in names:
-    given["next_sentence"] = 1  # a label
-  for aligned in _aligned(names, architecture):
-    sizes = {given[name] for name in aligned if name in given}
-    if len(sizes) > 1:
-      raise ValueError(
-        f"lengths of {', '.join(aligned)} must be equal, but are {given}"
-      )
-    given |= {name: size for size in sizes for name in aligned}
-  allowed = names
-  if architecture in ("causal", "prefix") and "inputs" in names:
-    allowed = (*names, "decoder")
-  if not set(names) <= given.keys() <= set(allowed):
-    raise ValueError(
-      f"lengths must name {', '.join(names)} for task {spec.task}"
-      + (" (and decoder, if need be)" if allowed != names else "")
-      + f", not {', '.join(sorted(spec.lengths)) or 'nothing'}"
-    )
-  for name, length in given.items():
-    # One for a token, one for the end of the sequence.
-    if length < 2 and name != "next_sentence":
-      raise ValueError(f"length of {name} ({length}) must be at least 2")
-  if given.get("decoder", given["targets"]) < given["targets"]:
-    raise ValueError(
-      f"length of decoder ({given['decoder']}) must have room for the targets "
-      f"({given['targets']})"
-    )
-  return {name: given[name] for name in allowed if name in given}
+  try:
+    return row_format.feature_lengths(names, spec.lengths)
+  except ValueError as error:
+    raise ValueError(f"task {spec.task}: {error}") from None
 
 
 def vocabularies(task: str) -> tuple[seqio.Vocabulary, seqio.Vocabulary]:
@@ -302,22 +271,22 @@ def vocabulary_digest(task: str) -> str:
 
 
 def examples(
-  spec: Spec, architecture: str, *, shard: tuple[int, int] = (0, 1)
+  spec: Spec, row_format: RowFormat, *, shard: tuple[int, int] = (0, 1)
 ) -> tf.data.Dataset:
   """Returns a task's or mixture's examples, before they are made rows.
 
   Args:
     spec: what to read.
-    architecture: one of `architectures.NAMES`.
+    row_format: of the model that the batches are for.
     shard: (index, count) of the part to read.
 
   Returns:
     Dicts of int32 vectors, no longer than their lengths.
   """
   provider = get_task(spec.task)
-  lengths = feature_lengths(spec, architecture)
+  lengths = feature_lengths(spec, row_format)
   choose = functools.partial(
-    feature_converters.choose_targets, architecture=architecture
+    feature_converters.choose_targets, row_format=row_format
   )
   if isinstance(provider, seqio.Task):
     return task_examples.read(provider, spec, lengths, shard, choose=choose)
@@ -386,15 +355,6 @@ def feature_names(provider: Provider) -> tuple[str, ...]:
     "next_sentence",
   )  # fmt: skip
   return tuple(name for name in known if name in provider.output_features)
-
-
-def _aligned(names: tuple[str, ...], architecture: str):
-  """Yields groups of features that have one length."""
-  if "weights" in names:
-    in_place = [name for name in names if name != "next_sentence"]
-    yield in_place if architecture == "encoder" else ("targets", "weights")
-  if "positions" in names:
-    yield "targets", "positions"
 
 
 _plain: Callable = tf.autograph.experimental.do_not_convert

@@ -73,6 +73,7 @@ import tensorflow as tf
 
 from t5x_lite import row_formats
 from t5x_lite.data import packing
+from t5x_lite.row_formats import RowFormat
 
 # The accelerators are JAX's; TensorFlow would take a GPU's whole memory. Once
 # TensorFlow runs (a notebook), its devices are its user's business.
@@ -83,18 +84,18 @@ _INT32 = seqio.FeatureConverter.FeatureSpec(dtype=tf.int32)
 
 
 def choose_targets(
-  example: Mapping[str, tf.Tensor], architecture: str
+  example: Mapping[str, tf.Tensor], row_format: RowFormat
 ) -> dict[str, tf.Tensor]:
-  """Returns an example with the targets that an architecture is asked for."""
+  """Returns an example with the targets that an architecture predicts."""
   example = dict(example)
   alone = example.pop("targets_alone", None)
-  if alone is not None and architecture == "encoder_decoder":
+  if alone is not None and not row_format.shares_row:
     example["targets"] = alone
   return example
 
 
 def converter(
-  architecture: str,
+  row_format: RowFormat,
   *,
   pack: bool,
   loss_on_inputs: bool = False,
@@ -102,7 +103,7 @@ def converter(
   around: tuple[int, int] | None = None,
   bare_prompts: bool = False,
 ) -> seqio.FeatureConverter:
-  """Returns the converter of an architecture.
+  """Returns the converter of a row format.
 
   Called with a dataset of examples and the lengths of their features, as
   `seqio.get_dataset` and `seqio.Evaluator` do, it gives a dataset of rows. For
@@ -110,7 +111,7 @@ def converter(
   lengths["decoder"] tokens if that is given.
 
   Args:
-    architecture: one of `architectures.NAMES`.
+    row_format: the architecture's.
     pack: whether rows hold as many examples as fit, in their order, rather
       than one each.
     loss_on_inputs: whether inputs bear loss too; causal and prefix only.
@@ -122,26 +123,15 @@ def converter(
       start token, as GPT-2's; then only a text without inputs has it.
 
   Raises:
-    ValueError: for an unknown architecture, or `loss_on_inputs` where the
-      inputs are not predicted.
+    ValueError: `loss_on_inputs` where the inputs are not predicted.
   """
-  kinds = {
-    "encoder_decoder": EncoderDecoder,
-    "causal": Decoder,
-    "prefix": Decoder,
-    "encoder": Encoder,
-  }
-  if architecture not in kinds:
+  if loss_on_inputs and not row_format.shares_row:
     raise ValueError(
-      f"architecture {architecture!r} must be one of "
-      f"{', '.join(row_formats.NAMES)}"
+      "loss_on_inputs needs architecture causal or prefix, not "
+      f"{row_format.name}"
     )
-  if loss_on_inputs and kinds[architecture] is not Decoder:
-    raise ValueError(
-      f"loss_on_inputs needs architecture causal or prefix, not {architecture}"
-    )
-  return kinds[architecture](
-    architecture,
+  return _CONVERTERS[row_format](
+    row_format,
     pack=pack,
     loss_on_inputs=loss_on_inputs,
     start_id=start_id,
@@ -179,7 +169,7 @@ class Converter(seqio.FeatureConverter):
 
   def __init__(
     self,
-    architecture: str,
+    row_format: RowFormat,
     *,
     pack: bool,
     loss_on_inputs: bool,
@@ -188,7 +178,7 @@ class Converter(seqio.FeatureConverter):
     bare_prompts: bool,
   ):
     super().__init__(pack=pack, apply_length_check=False)
-    self.architecture = architecture
+    self.row_format = row_format
     self._loss_on_inputs = loss_on_inputs
     self._start_id = start_id
     self._around = tuple([token] for token in around) if around else ([], [])
@@ -202,7 +192,7 @@ class Converter(seqio.FeatureConverter):
     The base class does not let a language model go without inputs.
     """
     names = task_feature_lengths.keys() - {"decoder"}
-    row_formats.check(names, self.architecture)
+    self.row_format.check(names)
     for name in sorted(names):
       spec = ds.element_spec.get(name)
       if spec is None or spec.dtype != tf.int32 or spec.shape.rank != 1:
@@ -426,3 +416,10 @@ def _at_least_one(tokens: tf.Tensor) -> tf.Tensor:
 
 # Tracing is several times faster without AutoGraph's conversion.
 _plain = tf.autograph.experimental.do_not_convert
+
+_CONVERTERS = {
+  row_formats.ENCODER_DECODER: EncoderDecoder,
+  row_formats.CAUSAL: Decoder,
+  row_formats.PREFIX: Decoder,
+  row_formats.ENCODER: Encoder,
+}

@@ -24,6 +24,8 @@ from t5x_lite.data import batches as batches_lib
 from t5x_lite.evaluation.held_out import HeldOut, held_out, unigram_entropy
 from t5x_lite.files import disk, json_text
 from t5x_lite.inference import batched
+from t5x_lite.losses import Term
+from t5x_lite.row_formats import RowFormat
 
 __all__ = [
   "evaluate",
@@ -69,7 +71,7 @@ def evaluate(
     ValueError: for what cannot be read (see data.check), before any is.
   """
   if not all(isinstance(spec, HeldOut) for spec in specs):
-    specs = held_out(specs, model.architecture, layout=layout)
+    specs = held_out(specs, model.row_format, layout=layout)
   results = {}
   for batches in specs:
     metrics = teacher_forced(model, params, batches, layout=layout)
@@ -115,39 +117,43 @@ def teacher_forced(
     per token whatever else the model sums, and how much was read:
     "num_examples" and "num_batches".
   """
-  totals, waiting, num_batches = {}, None, 0
+  totals, waiting, num_batches = {}, {}, 0
   for batch in batches:
     num_batches += 1
     with batched.active(layout):
       if layout is not None:
         batch = layout.shard_batch(batch)
-      sums = _sums(model, params, batch)
+      terms = _terms(model, params, batch)
     _add(totals, waiting)  # one batch late: the device never waits
-    waiting = sums
+    waiting = terms
   _add(totals, waiting)
-  if not totals.get("weight"):
+  weight = totals["loss"][1] if totals else 0
+  if not weight:
     raise ValueError("no token of the evaluation batches bears loss")
-  weight = totals.pop("weight")
-  loss = totals.pop("loss") / weight
-  metrics = {
-    "loss": loss,
+  num_examples = totals.pop("num_examples")[0]
+  # A sum of nothing, such as the z-loss of a model without, is left out.
+  means = {
+    name: float(np.sum(sums / np.maximum(weights, 1e-9)))
+    for name, (sums, weights) in totals.items()
+    if np.any(sums)
+  }
+  # What is minimised depends on the normaliser.
+  means.pop("objective", None)
+  loss = totals["loss"][0] / weight
+  return means | {
+    "loss": float(loss),
     "perplexity": math.exp(min(loss, 700.0)),
-    "accuracy": totals.pop("correct") / weight,
-    "tokens": weight,
-    "num_examples": totals.pop("num_examples"),
+    "accuracy": float(totals["accuracy"][0] / weight),
+    "tokens": float(weight),
+    "num_examples": float(num_examples),
     "num_batches": num_batches,
   }
-  # What is minimised, and what it is divided by, depend on the normaliser.
-  for name in ("objective", "denominator"):
-    totals.pop(name, None)
-  # A sum of nothing, such as the z-loss of a model without, is left out.
-  return metrics | {name: x / weight for name, x in totals.items() if x}
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _sums(model, params, batch):
-  sums = model.loss_and_metrics(params, batch)[1]
-  return {**sums, "num_examples": _num_examples(batch)}
+def _terms(model, params, batch):
+  examples = Term(_num_examples(batch), jnp.float32(1))
+  return {**model.terms(params, batch), "num_examples": examples}
 
 
 def _num_examples(batch):
@@ -158,10 +164,11 @@ def _num_examples(batch):
   return jnp.sum(jnp.concatenate(segments, axis=1).max(axis=1))
 
 
-def _add(totals, sums):
-  # In Python's float64: a float32 stops counting tokens at 2 ** 24.
-  for name, value in (sums or {}).items():
-    totals[name] = totals.get(name, 0.0) + float(value)
+def _add(totals, terms):
+  # In float64: a float32 stops counting tokens at 2 ** 24.
+  for name, term in terms.items():
+    added = np.array([np.asarray(x, np.float64) for x in term])
+    totals[name] = totals.get(name, 0.0) + added
 
 
 def task_metrics(
@@ -199,14 +206,14 @@ def task_metrics(
   """
   if not batches_lib.get_task(spec.task).metric_objs:
     return {}
-  lengths = batches_lib.feature_lengths(spec, model.architecture)
+  lengths = batches_lib.feature_lengths(spec, model.row_format)
   # Evaluator cuts by a rule of its own, which leaves what a preprocessor has
   # cut as it is: where none does, it is given no lengths to cut to.
   cuts = task_examples.asks_for_lengths(batches_lib.get_task(spec.task))
   with _quiet(), batch_iterator.plain_errors(spec.task):
     evaluator = seqio.Evaluator(
       spec.task,
-      _UnpackedConverter(spec.task, model.architecture, lengths),
+      _UnpackedConverter(spec.task, model.row_format, lengths),
       eval_split=spec.split,
       sequence_length=lengths if cuts else {},
       num_examples=spec.num_batches and spec.num_batches * spec.batch_size,
@@ -246,8 +253,7 @@ def task_metrics(
 
   def predict_with_scores(dataset):
     predictions, scores = [], []
-    prompts = functools.partial(_prompts, architecture=model.architecture)
-    for ids, rows in run(generate, dataset, prompts):
+    for ids, rows in run(generate, dataset, model.row_format.prompts):
       # All of one length, zeros after EOS: Evaluator makes an array of them.
       # The vocabulary reads up to its EOS, if any, whatever ended the text.
       ended = np.isin(rows["tokens"], constraints.ends)
@@ -318,30 +324,15 @@ def _scores(model, params, batch):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _sums_of_rows(model, params, batch):
-  """Returns each row's own sums of `loss_and_metrics`, [B]."""
+  """Returns each row's own loss, correct targets and weight, [B] each."""
 
   def row(row_batch):
     one = jax.tree.map(lambda x: x[None], row_batch)
-    return model.loss_and_metrics(params, one)[1]
+    terms = model.terms(params, one)
+    loss, correct = terms["loss"], terms["accuracy"]
+    return {"loss": loss.sum, "correct": correct.sum, "weight": loss.weight}
 
   return jax.vmap(row)(dict(batch))
-
-
-def _prompts(batch, *, architecture):
-  """Keeps what is given: the encoder's tokens and where the decoder starts.
-
-  Or the decoder's prompt.
-  """
-  if architecture == "encoder_decoder":
-    given = {k: v for k, v in batch.items() if k.startswith("encoder_")}
-    start = ("decoder_input_tokens", "decoder_segment_ids")
-    return given | {name: batch[name][:, :1] for name in start}
-  prompt = batch["decoder_causal_attention"]
-  return {
-    name: batch[name] * prompt
-    for name in batch
-    if name not in ("decoder_target_tokens", "decoder_loss_weights")
-  }
 
 
 def _numbers(metrics):
@@ -374,13 +365,15 @@ class _UnpackedConverter:
 
   pack = False
 
-  def __init__(self, task: str, architecture: str, lengths: Mapping[str, int]):
+  def __init__(
+    self, task: str, row_format: RowFormat, lengths: Mapping[str, int]
+  ):
     self._task, self._lengths = batches_lib.get_task(task), lengths
     self._choose = functools.partial(
-      feature_converters.choose_targets, architecture=architecture
+      feature_converters.choose_targets, row_format=row_format
     )
     self._convert = feature_converters.converter(
-      architecture, pack=False, **batches_lib.starts(task)
+      row_format, pack=False, **batches_lib.starts(task)
     )
     self.TASK_FEATURES = self._convert.TASK_FEATURES
 

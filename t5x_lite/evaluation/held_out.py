@@ -10,10 +10,11 @@ from jax.experimental import multihost_utils
 
 from t5x_lite.data import batches as batches_lib
 from t5x_lite.inference import batched
+from t5x_lite.row_formats import RowFormat
 
 
 def held_out(
-  specs: Sequence[Any], architecture: str, *, layout: Any = None
+  specs: Sequence[Any], row_format: RowFormat, *, layout: Any = None
 ) -> list["HeldOut"]:
   """Returns what to evaluate on, task by task, to be read on first use.
 
@@ -26,9 +27,9 @@ def held_out(
   """
   _, count = batched.share(layout)
   for spec in specs:
-    batches_lib.check(spec, architecture, process_count=count)
+    batches_lib.check(spec, row_format, process_count=count)
   return [
-    HeldOut(one, architecture, layout)
+    HeldOut(one, row_format, layout)
     for spec in specs
     for stage in batches_lib.stages(spec)
     for one in _each_task(stage)
@@ -48,11 +49,11 @@ class HeldOut:
   # model's evaluation.
   keep_bytes = 256 * 2**20
 
-  def __init__(self, spec: Any, architecture: str, layout: Any = None):
+  def __init__(self, spec: Any, row_format: RowFormat, layout: Any = None):
     # Endless, it would wrap around a split smaller than num_batches.
     self.spec = dataclasses.replace(spec, num_epochs=spec.num_epochs or 1)
     self.unigram_entropy = None
-    self._architecture = architecture
+    self._row_format = row_format
     self._share = batched.share(layout)
     self._kept = None
 
@@ -62,7 +63,7 @@ class HeldOut:
       return
     index, count = self._share
     stream = batches_lib.batches(
-      self.spec, self._architecture, process_index=index, process_count=count
+      self.spec, self._row_format, process_index=index, process_count=count
     )
     counts, kept, kept_bytes = TargetCounts(), [], 0
     for batch in counts.watch(stream):

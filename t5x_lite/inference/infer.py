@@ -1,6 +1,6 @@
 """Runs jobs on texts: dicts in, dicts out, or JSONL files.
 
-codec = infer.codec("python_docs_span_corruption", model.architecture,
+codec = infer.codec("python_docs_span_corruption", model.row_format,
                     {"inputs": 512, "targets": 114})
 job = infer.Generate(model=model, codec=codec, sampler=Sample(top_p=0.9))
 infer.run(job, params, [{"inputs": "To be or not <extra_id_0>"}])
@@ -24,7 +24,6 @@ import seqio
 import tensorflow as tf
 from jax.experimental import multihost_utils
 
-from t5x_lite import row_formats
 from t5x_lite.data import batches as batches_lib
 from t5x_lite.data import feature_converters
 from t5x_lite.files import text_files
@@ -32,13 +31,14 @@ from t5x_lite.files.text_files import Record
 from t5x_lite.inference import batched, jsonl
 from t5x_lite.inference.jobs import Codec, Generate, Score
 from t5x_lite.inference.progress import Progress
+from t5x_lite.row_formats import RowFormat
 
 __all__ = ["Codec", "Generate", "Score", "codec", "run", "run_file"]
 
 
 def codec(
   task: str,
-  architecture: str,
+  row_format: RowFormat,
   lengths: Mapping[str, int],
   *,
   truncate: bool = False,
@@ -52,7 +52,7 @@ def codec(
     ValueError: the architecture does not generate, or not for this task; or a
       delimiter that it has no place for, or has several of.
   """
-  if architecture == "encoder":
+  if not row_format.generates:
     raise ValueError(
       "an encoder-only model has no decoder to generate or score with: use a "
       "causal, prefix or encoder_decoder model"
@@ -64,7 +64,7 @@ def codec(
       "have: generate and score by a prefix_lm or span_corruption task"
     )
   # A task may have other features, for its metrics.
-  row_formats.check({"inputs", "targets", "weights"} & of.keys(), architecture)
+  row_format.check({"inputs", "targets", "weights"} & of.keys())
   names = [name for name in ("inputs", "targets") if name in of]
   if missing := set(names) - lengths.keys():
     raise ValueError(
@@ -72,7 +72,7 @@ def codec(
     )
   targets = of["targets"]
   return Codec(
-    architecture=architecture,
+    row_format=row_format,
     # The prompt of a language model is the beginning of a text: no EOS.
     inputs=of.get("inputs", dataclasses.replace(targets, add_eos=False)),
     targets=targets,
@@ -231,14 +231,14 @@ def _run(job, params, read, first_id, *, batch_size, layout):
 
 
 def _batches(job, read, first_id, batch_size):
-  """Arranges records as the architecture eats them; yields ids and batches."""
+  """Arranges records in rows; yields their ids and batches."""
   spec = tf.TensorSpec([None], tf.int32)
   ds = tf.data.Dataset.from_generator(
     lambda: map(job.encode, read()),
     output_signature={"inputs": spec, "targets": spec},
   )
   convert = feature_converters.converter(
-    job.codec.architecture,
+    job.codec.row_format,
     pack=False,
     **feature_converters.starts(job.codec.targets.vocabulary),
   )
@@ -288,7 +288,7 @@ def _settings(job):
   }
   return {
     "job": type(job).__name__,
-    "architecture": job.codec.architecture,
+    "architecture": job.codec.row_format.name,
     "model": hashlib.sha256(repr(job.model).encode()).hexdigest()[:16],
     **{
       k: v if isinstance(v, int | float | None) else repr(v)

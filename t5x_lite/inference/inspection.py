@@ -113,21 +113,12 @@ def inspect(
   written = text_lib.encode(vocabulary, targets)
   if not given:
     raise ValueError(f"text {text!r} has no tokens")
-  if model.architecture == "encoder_decoder":
-    ids = {"encoder": given, "decoder": [0, *written]}
-  elif model.architecture == "encoder":
-    ids = {"encoder": given}
-  else:
-    ids = {"decoder": [0, *given, *written]}
-  batch = {
-    f"{side}_input_tokens": np.array([tokens], np.int32)
-    for side, tokens in ids.items()
-  }
-  if model.architecture == "prefix":
-    places = np.arange(len(ids["decoder"]))[None]
-    batch["decoder_causal_attention"] = (places <= len(given)).astype(np.int32)
+  batch = model.row_format.of_text(given, written)
   traces = probe(model, params, batch)
-  pieces = {side: _pieces(vocabulary, tokens) for side, tokens in ids.items()}
+  pieces = {
+    side: _pieces(vocabulary, batch[f"{side}_input_tokens"][0])
+    for side in model.row_format.sides
+  }
   last = list(traces)[-1]
   return Inspection(
     tokens={name: pieces[name.split("/")[0]] for name in traces},

@@ -17,6 +17,7 @@ import numpy as np
 from t5x_lite import decoding
 from t5x_lite.data import sentinels
 from t5x_lite.files.text_files import Record
+from t5x_lite.row_formats import RowFormat
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class Codec:
   """Turns texts into token ids as a task does, and tokens into text.
 
   Attributes:
-    architecture: "encoder_decoder", "causal" or "prefix".
+    row_format: of the model, which generates.
     inputs: `vocabulary` and `add_eos` of what is given, as a seqio.Feature.
     targets: the same of what is predicted.
     lengths: tokens that a row has room for. Without "inputs", what is given
@@ -36,7 +37,7 @@ class Codec:
       continue the inputs and neither has white space there.
   """
 
-  architecture: str
+  row_format: RowFormat
   inputs: Any
   targets: Any
   lengths: Mapping[str, int]
@@ -88,7 +89,7 @@ class Codec:
           self.targets.vocabulary,
           given,
           self._delimiter(given, targets) + targets,
-          alone=self.architecture == "encoder_decoder",
+          alone=not self.row_format.shares_row,
         )
     limit = self.lengths["targets"]
     target_ids = self._fit("targets", ids[1], place, limit)
@@ -207,7 +208,7 @@ class Generate:
   def _check_room(self, prompt, place):
     """Refuses a prompt that leaves no token before max_length."""
     most = self.constraints.max_length
-    if most is None or self.codec.architecture == "encoder_decoder":
+    if most is None or not self.codec.row_format.shares_row:
       return
     length = len(prompt) + self.codec.starts_with_token(prompt)
     if length >= most:
@@ -285,7 +286,7 @@ class Score:
 
   def encode(self, record: Record) -> Mapping[str, np.ndarray]:
     codec, fields = self.codec, record.fields
-    if codec.architecture != "encoder_decoder" and "targets" not in fields:
+    if codec.row_format.shares_row and "targets" not in fields:
       targets, given = _text(record, "targets", "text"), None
     else:
       targets = _text(record, "targets")
@@ -358,7 +359,7 @@ def _text(record, *names):
 def _check_positions(model, codec, decoder_length):
   """Refuses lengths beyond a table of learned positions."""
   needed = {"encoder": codec.lengths.get("inputs"), "decoder": decoder_length}
-  if codec.architecture == "encoder_decoder":
+  if not codec.row_format.shares_row:
     needed["decoder"] -= needed["encoder"]
     if getattr(codec.targets.vocabulary, "begin_id", None) is not None:
       needed = {

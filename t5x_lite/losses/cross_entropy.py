@@ -2,10 +2,13 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
+from t5x_lite.losses.classification import class_targets, class_terms
+from t5x_lite.losses.terms import Term, Terms
 from t5x_lite.nn.heads import Head
 
 NORMALIZERS = ("target_tokens", "all_tokens", "sequences")
@@ -28,12 +31,18 @@ class CrossEntropy:
       row's loss is the mean over its own tokens).
     chunk_tokens: logits are made for about this many tokens at a time, and
       their gradient at once with them; None makes all [B, T, V].
+    class_weight: coefficient of the classifier's cross-entropy, where a batch
+      has `class_targets` (BERT's next sentence).
   """
+
+  rows_per_unit = 1
+  reads_classes = False
 
   z_loss: float = 0.0
   label_smoothing: float = 0.0
   normalizer: str = "target_tokens"
   chunk_tokens: int | None = None
+  class_weight: float = 1.0
 
   def __post_init__(self):
     if self.normalizer not in NORMALIZERS:
@@ -50,14 +59,34 @@ class CrossEntropy:
     if self.chunk_tokens is not None and self.chunk_tokens < 1:
       raise ValueError(f"chunk_tokens ({self.chunk_tokens}) must be positive")
 
-  def __call__(
+  @property
+  def minimised(self) -> Mapping[str, float]:
+    return {"objective": 1.0, "class_loss": self.class_weight, "moe_loss": 1.0}
+
+  def __call__(self, model, params, batch, *, key=None) -> Terms:
+    """Returns the terms of `of_tokens`, of the classifier and of MoE layers."""
+    outputs = model.outputs(params, batch, key=key)
+    side = model.row_format.scored_side
+    terms = self.of_tokens(
+      outputs.states_BTD,
+      outputs.head,
+      batch[f"{side}_target_tokens"],
+      batch[f"{side}_loss_weights"],
+    )
+    if "class_targets" in batch:
+      targets = class_targets(batch, outputs.tokens.segment)
+      classes = class_terms(outputs.class_logits, targets)
+      terms |= {f"class_{name}": term for name, term in classes.items()}
+    return {**terms, **outputs.auxiliary}
+
+  def of_tokens(
     self,
     hidden_BTD: jax.Array,
     head: Head,
     targets_BT: jax.Array,
     weights_BT: jax.Array,
-  ) -> dict[str, jax.Array]:
-    """Sums the loss over a batch.
+  ) -> dict[str, Term]:
+    """Scores the tokens of a batch.
 
     Args:
       hidden_BTD: the stack's output.
@@ -66,11 +95,10 @@ class CrossEntropy:
       weights_BT: what each token counts; 0 bears no loss.
 
     Returns:
-      float32 scalars, all sums: "objective" (what is minimised, before
-      division by "denominator"), "denominator", and without normaliser or
-      regularisers "loss" (nats), "z_loss", "correct" and "weight". A target
-      is correct if it is the argmax of all the model's logits: the lowest id
-      where several are the greatest.
+      "objective", what is minimised, over what the normaliser divides by; and
+      without normaliser or regularisers, over the weights: "loss" (nats),
+      "z_loss" and "accuracy". A target is correct if it is the argmax of all
+      the model's logits: the lowest id where several are the greatest.
     """
     denominator = self.denominator(weights_BT)
     weights_BT = weights_BT.astype(jnp.float32)
@@ -83,9 +111,13 @@ class CrossEntropy:
       weights_BT,
       self._counted(weights_BT),
     )
+    weight = jnp.sum(weights_BT)
     return {
-      **sums, "denominator": denominator, "weight": jnp.sum(weights_BT)
-    }  # fmt: skip
+      "objective": Term(sums["objective"], denominator),
+      "loss": Term(sums["loss"], weight),
+      "z_loss": Term(sums["z_loss"], weight),
+      "accuracy": Term(sums["correct"], weight),
+    }
 
   def denominator(self, weights_BT: jax.Array) -> jax.Array:
     """Returns what divides the objective, by the normaliser; float32."""

@@ -43,7 +43,10 @@ class MoE(nn.Module):
   2022 (expert choice), arXiv:2202.09368.
 
   Sows into the collection "losses", when it is asked for: the auxiliary loss
-  of this layer, a scalar that is added to the loss per token.
+  of this layer as [sum over the real tokens, their number]; the mean is added
+  to the loss. A row is a group (Lepikhin et al. 2020, arXiv:2006.16668, section
+  2.2): tokens are balanced within it, so that rows add up however a batch is
+  cut.
 
   Attributes:
     expert: the settings that all experts share.
@@ -63,8 +66,8 @@ class MoE(nn.Module):
       the router's probabilities (Switch).
     shared_expert: an MLP that every token passes beside its experts, or None
       (Dai et al. 2024, arXiv:2401.06066).
-    balance_loss: weight of E * sum_e f_e P_e (Switch, Eq. 4): f the share of
-      tokens sent to an expert, P the router's mean probability.
+    balance_loss: weight of E * sum_e f_e P_e (Switch, Eq. 4): f the share of a
+      row's tokens sent to an expert, P the router's mean probability of it.
     router_z_loss: weight of the mean squared log-sum-exp of the router's
       logits (Zoph et al. 2022, arXiv:2202.08906, Eq. 5).
     jitter: the router's input is multiplied by 1 +- this in training.
@@ -228,16 +231,18 @@ class MoE(nn.Module):
     return probs_BTE
 
   def _loss(self, logits_BTE, probs_BTE, real_BT):
-    number = jnp.maximum(jnp.sum(real_BT), 1)
     log_z_BT = jax.nn.logsumexp(logits_BTE, axis=-1)
-    loss = self.router_z_loss * jnp.sum(jnp.square(log_z_BT) * real_BT) / number
+    loss = self.router_z_loss * jnp.sum(jnp.square(log_z_BT) * real_BT)
     if self.routing == "token_choice":
       chosen_BTE = _top(probs_BTE, self.top_k) * real_BT[..., None]
-      sent_E = jnp.sum(chosen_BTE, axis=(0, 1)) / number
-      mean_E = jnp.sum(probs_BTE, axis=(0, 1)) / number
-      balance = self.num_experts * jnp.sum(sent_E * mean_E)
-      loss += self.balance_loss * balance
-    return loss
+      sent_BE, total_BE = (
+        jnp.sum(chosen_BTE, axis=1),
+        jnp.sum(probs_BTE, axis=1),
+      )
+      number_B = jnp.maximum(jnp.sum(real_BT, axis=1), 1)
+      balance_B = self.num_experts * jnp.sum(sent_BE * total_BE, axis=1)
+      loss += self.balance_loss * jnp.sum(balance_B / number_B)
+    return jnp.stack([loss, jnp.sum(real_BT, dtype=jnp.float32)])
 
 
 def _top(probs_BTE, k):

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from t5x_lite.accounting import costs, model_structure
+from t5x_lite.accounting import costs
 from t5x_lite.devices import matmul_peak, memory
 from t5x_lite.devices.layout import Layout
 from t5x_lite.model import Model
@@ -56,7 +56,7 @@ def bench(
   transform = optimizer.fit_steps(1000).build(model.logical_axes())
   layout = layout.fit(model.logical_axes(), model.abstract())
   with layout.activate():
-    batch = layout.shard_batch(_batch(model, batch_size, lengths))
+    batch = layout.shard_batch(_random_batch(model, batch_size, lengths))
     init = jax.jit(lambda key: step.init_state(model, transform, key))
     train_step = jax.jit(
       step.train_step(
@@ -94,45 +94,22 @@ def bench(
     "device_mb": _device_mb(),
     "compile_s": round(compile_seconds, 1),
     "parameters": described["parameters"]["total"],
-    "architecture": model.architecture,
+    "architecture": model.row_format.name,
     "batch_size": batch_size,
     "lengths": dict(lengths),
     "dtype": model.transformer.dtype,
     "kernel": stack.layers[0].attention.kernel,
     "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-    "loss": float(metrics.sums["loss"] / metrics.sums["weight"]),
+    "loss": float(metrics.terms["loss"].mean()),
   }
 
 
-def _batch(model: Model, rows: int, lengths: Mapping[str, int]):
-  """Draws full rows of random ids; every target bears loss."""
-  rng = np.random.default_rng(0)
+def _random_batch(model: Model, rows: int, lengths: Mapping[str, int]):
   vocab_size = model.transformer.vocab_size
-  inputs = lengths.get("inputs", 0)
-  sides = costs.row_lengths(model.architecture, lengths)
-  batch = {}
-  for side, length in sides.items():
-    if not length:
-      raise ValueError(
-        f"lengths ({dict(lengths)}) leave the {side} without tokens: set "
-        "inputs and targets as the architecture needs"
-      )
-    shape = (rows, length)
-    positions = np.broadcast_to(np.arange(length, dtype=np.int32), shape)
-    ids = rng.integers(1, vocab_size, shape, dtype=np.int32)
-    batch[f"{side}_input_tokens"] = ids
-    batch[f"{side}_segment_ids"] = np.ones(shape, np.int32)
-    batch[f"{side}_positions"] = positions.copy()
-  for name in model_structure.abstract_batch(model, rows, sides):
-    if name.endswith("block_positions"):
-      batch[name] = np.zeros(shape, np.int32)
-  # The last side is the one that is scored.
-  batch[f"{side}_target_tokens"] = np.roll(ids, -1, axis=1)
-  batch[f"{side}_loss_weights"] = np.ones(shape, np.int32)
-  if model.architecture in ("causal", "prefix"):
-    prompt = positions <= inputs
-    batch["decoder_causal_attention"] = prompt.astype(np.int32)
-    batch["decoder_loss_weights"] -= (positions < inputs).astype(np.int32)
+  batch = model.row_format.random_batch(rows, lengths, vocab_size)
+  shapes = model.abstract_batch(rows, model.row_format.row_lengths(lengths))
+  for name in shapes.keys() - batch.keys():
+    batch[name] = np.zeros(shapes[name].shape, np.int32)
   return batch
 
 

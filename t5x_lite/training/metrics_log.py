@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import tensorflow as tf
 import tqdm
 
@@ -21,16 +22,17 @@ _FILE = "metrics.jsonl"
 class Interval:
   """Adds up what happened since the last record.
 
-  Sums of losses stay on the device until they are asked for, so that the
+  The terms of losses stay on the device until they are asked for, so that the
   device never waits for the host. Saved beside the data's position: a record
   whose interval was cut has the same bits as one that was not.
   """
 
   def __init__(self):
-    self._begin(sums=[], counts={}, seconds=0.0)
+    self._begin(steps=[], counts={}, seconds=0.0)
 
-  def _begin(self, *, sums, counts, seconds):
-    self._sums: list[dict[str, float]] = sums  # of steps already fetched
+  def _begin(self, *, steps, counts, seconds):
+    # Of steps already fetched: name -> (sum, weight).
+    self._steps: list[dict[str, Sequence]] = steps
     self._pending: list[Metrics] = []
     self._counts: dict[str, int] = counts
     self._begun = time.perf_counter() - seconds
@@ -46,14 +48,10 @@ class Interval:
     norms = jax.device_get(self._pending[-1].norms)
     steps = self._fetch()
     seconds = time.perf_counter() - self._begun
-    sums = {name: _sum([s[name] for s in steps]) for name in steps[0]}
-    weight, counts = max(sums["weight"], 1e-9), self._counts
-    self._begin(sums=[], counts={}, seconds=0.0)
+    counts = self._counts
+    self._begin(steps=[], counts={}, seconds=0.0)
     return {
-      "loss": sums["loss"] / weight,
-      "objective": sums["objective"] / max(sums["denominator"], 1e-9),
-      "z_loss": sums["z_loss"] / weight,
-      "accuracy": sums["correct"] / weight,
+      **{name: _mean([step[name] for step in steps]) for name in steps[0]},
       **{name: float(value) for name, value in norms.items()},
       "padding_fraction": 1 - counts["tokens"] / counts["positions"],
       "loss_fraction": counts["loss_tokens"] / max(counts["tokens"], 1),
@@ -64,7 +62,7 @@ class Interval:
   def save(self, directory: str | os.PathLike) -> None:
     """Writes what was added so far into a directory."""
     saved = {
-      "sums": self._fetch(),
+      "steps": self._fetch(),
       "counts": self._counts,
       "seconds": time.perf_counter() - self._begun,
     }
@@ -75,14 +73,15 @@ class Interval:
     """Goes on from what `save` wrote into a directory."""
     with tf.io.gfile.GFile(os.path.join(directory, "interval.json")) as f:
       saved = json.load(f)
-    for sums in saved["sums"]:  # null stands for what was not finite.
-      sums |= {name: math.nan for name, x in sums.items() if x is None}
     self._begin(**saved)
 
-  def _fetch(self) -> list[dict[str, float]]:
+  def _fetch(self) -> list[dict[str, Sequence]]:
     pending, self._pending = jax.device_get(self._pending), []
-    self._sums += [{n: float(x) for n, x in m.sums.items()} for m in pending]
-    return self._sums
+    self._steps += [
+      {name: [x.tolist() for x in term] for name, term in one.terms.items()}
+      for one in pending
+    ]
+    return self._steps
 
 
 class Recorder:
@@ -196,6 +195,13 @@ class Recorder:
     done = number - self._first_step
     rate = done / (time.monotonic() - self._begun)
     return tqdm.tqdm.format_interval((self._total_steps - number) / rate)
+
+
+def _mean(terms: Sequence[Sequence]) -> float:
+  """Returns the sums over the weights of some steps' terms of one name."""
+  # null, in what was saved, stands for what was not finite.
+  sums, weights = np.apply_along_axis(_sum, 0, np.array(terms, np.float64))
+  return float(np.sum(sums / np.maximum(weights, 1e-9)))
 
 
 def _sum(values: Sequence[float]) -> float:

@@ -27,11 +27,9 @@ def write(
   """
   spec = run.eval[0] if run.eval else run.train
   has_blanks = "positions" in batches.get_task(spec.task).output_features
-  if model.architecture == "encoder" or has_blanks:
+  if not model.row_format.generates or has_blanks:
     return
-  codec = infer.codec(
-    spec.task, model.architecture, spec.lengths, truncate=True
-  )
+  codec = infer.codec(spec.task, model.row_format, spec.lengths, truncate=True)
   job = Generate(
     model=model,
     codec=codec,
@@ -40,7 +38,7 @@ def write(
   )
   spec = dataclasses.replace(spec, shuffle=False, pack=False, num_epochs=1)
   examples = itertools.islice(
-    batches.examples(spec, model.architecture).as_numpy_iterator(), _COUNT
+    batches.examples(spec, model.row_format).as_numpy_iterator(), _COUNT
   )
   texts = [_texts(example, codec, job) for example in examples]
   results = infer.run(job, params, texts, batch_size=_COUNT, layout=layout)

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from t5x_lite import losses
+from t5x_lite.losses import Terms
 from t5x_lite.model import Batch, Model, Params
 
 
@@ -27,14 +29,14 @@ class TrainState:
 
 
 class Metrics(NamedTuple):
-  """Sums over the steps since the last record, kept on the device.
+  """What a step computed beside the next state, kept on the device.
 
   Attributes:
-    sums: "loss", "weight" and so on (losses.CrossEntropy), over all steps.
-    norms: of the last step: "grad_norm" and "param_norm".
+    terms: of the model's loss on the whole batch (losses/terms.py).
+    norms: "grad_norm" and "param_norm".
   """
 
-  sums: dict[str, jax.Array]
+  terms: Terms
   norms: dict[str, jax.Array]
 
 
@@ -55,56 +57,68 @@ def train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
   """Returns the function from a state and a global batch to the next state.
 
-  Microbatches are all divided by the full batch's denominator, so that their
-  gradient is the full batch's whatever the normaliser and however unevenly
-  the loss-bearing tokens fall. The dropout key is folded with the step: a
-  resumed run draws what an unbroken one would.
+  The terms of microbatches are divided by the full batch's weights, so that
+  their gradient is the full batch's whatever the loss and however unevenly it
+  falls on them; rows of one unit (`Loss.rows_per_unit`) stay together. The
+  dropout key is folded with the step: a resumed run draws what an unbroken one
+  would.
+
+  Raises:
+    ValueError: microbatches that do not divide the batch's units.
   """
 
-  def objective(params, batch, scale, key):
-    # Scaled here, not in the gradients: that would be one more pass over them.
-    loss, sums = model.loss_and_metrics(params, batch, dropout_key=key)
-    return loss * scale, sums
+  def objective(params, batch, key, weights=None):
+    terms = model.terms(params, batch, key=key)
+    return losses.objective(model.loss, terms, weights), terms
 
   differentiate = jax.grad(objective, has_aux=True)
 
   def gradients(params, batch, key):
-    # A batch without a loss-bearing token has no gradient, not a NaN.
-    scale = 1.0 / jnp.maximum(model.denominator(batch), 1e-9)
     if microbatches == 1:
-      return differentiate(params, batch, scale, key)
+      return differentiate(params, batch, key)
+    # Weights do not depend on parameters: the compiler drops all the rest.
+    terms = model.terms(jax.lax.stop_gradient(params), batch, key=key)
+    weights = {name: term.weight for name, term in terms.items()}
 
     def add_microbatch(total, xs):
       microbatch, number = xs
       key_of_one = jax.random.fold_in(key, number)
-      one = differentiate(params, microbatch, scale, key_of_one)
+      one = differentiate(params, microbatch, key_of_one, weights)
       return jax.tree.map(jnp.add, total, one), None
 
-    rows = len(jax.tree.leaves(batch)[0])
-    if rows % microbatches:
-      raise ValueError(
-        f"batch size ({rows}) must be divisible by microbatches "
-        f"({microbatches})"
-      )
-    # Rows i, i + n, i + 2n... go together: each device keeps its own rows.
-    pieces = jax.tree.map(
-      lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), batch
-    )
+    pieces = _cut(batch, microbatches, model.loss.rows_per_unit)
     xs = (pieces, jnp.arange(microbatches))
-    first = jax.tree.map(lambda x: x[0], xs)
-    shapes = jax.eval_shape(lambda: differentiate(params, first[0], scale, key))
+    first = jax.tree.map(lambda x: x[0], pieces)
+    shapes = jax.eval_shape(differentiate, params, first, key, weights)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     return jax.lax.scan(add_microbatch, zeros, xs)[0]
 
   def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(dropout_key, state.step)
-    grads, sums = gradients(state.params, batch, key)
+    grads, terms = gradients(state.params, batch, key)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     norms = {
       "grad_norm": optax.tree.norm(grads),
       "param_norm": optax.tree.norm(params),
     }
-    return TrainState(state.step + 1, params, opt_state), Metrics(sums, norms)
+    return TrainState(state.step + 1, params, opt_state), Metrics(terms, norms)
 
   return step
+
+
+def _cut(batch: Batch, number: int, rows_per_unit: int) -> Batch:
+  """Returns [B, ...] as [number, B / number, ...], units of rows kept whole."""
+  rows = len(jax.tree.leaves(batch)[0])
+  if rows % (number * rows_per_unit):
+    units = f" x {rows_per_unit} rows" if rows_per_unit > 1 else ""
+    raise ValueError(
+      f"batch size ({rows}) must be divisible by microbatches ({number}{units})"
+    )
+
+  def cut(x):
+    # Units i, i + n, i + 2n... go together: each device keeps its own rows.
+    units = x.reshape(-1, number, rows_per_unit, *x.shape[1:]).swapaxes(0, 1)
+    return units.reshape(number, -1, *x.shape[1:])
+
+  return jax.tree.map(cut, batch)

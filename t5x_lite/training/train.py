@@ -49,7 +49,7 @@ def train(run: Run, *, model_dir: str) -> TrainState:
   """
   model, settings = _fit(run, model_dir)
   optimizer = settings.build(model.logical_axes())
-  architecture = model.architecture
+  row_format = model.row_format
   description = costs.describe(
     model,
     batch_size=run.train.batch_size,
@@ -71,7 +71,7 @@ def train(run: Run, *, model_dir: str) -> TrainState:
       first_state = _compile_first_state(run, model, optimizer, abstract_state)
     shard = layout.data_shard()
     batches = batches_lib.batches(
-      run.train, architecture, process_index=shard[0], process_count=shard[1]
+      run.train, row_format, process_index=shard[0], process_count=shard[1]
     )
     train_step = _compile_step(
       run, model, optimizer, layout, abstract_state, batches
@@ -97,7 +97,7 @@ def train(run: Run, *, model_dir: str) -> TrainState:
     )
     recorder.say(_describe(run, layout, description, model, first_step))
     stop = stack.enter_context(_Stop())
-    held_out = evaluate.held_out(run.eval, architecture, layout=layout)
+    held_out = evaluate.held_out(run.eval, row_format, layout=layout)
 
     def due(every, number):
       last = number == run.total_steps
@@ -144,7 +144,7 @@ def _fit(run: Run, model_dir: str):
         "Data.pack=False"
       )
     batches_lib.check(
-      spec, run.model.architecture, process_count=jax.process_count()
+      spec, run.model.row_format, process_count=jax.process_count()
     )
   vocabulary_record.check(run.train.task, model_dir)
   source = run.warm_start
@@ -246,8 +246,8 @@ def _describe(run, layout, description, model, first_step) -> str:
   if math.isfinite(nbytes := description["bytes"]["total"]):
     sizes.append(f"{nbytes / 2**20:,.0f} MiB predicted")
   return (
-    f"{model.architecture} on {run.train.task}, {start} of {run.total_steps}: "
-    f"{', '.join(sizes)}, "
+    f"{model.row_format.name} on {run.train.task}, {start} of "
+    f"{run.total_steps}: {', '.join(sizes)}, "
     f"attention kernel {stack.layers[0].attention.kernel}, mesh data "
     f"{mesh['data']} x tensor {mesh['tensor']}, {jax.default_backend()}"
   )

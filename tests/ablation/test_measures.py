@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import seqio
 
+from t5x_lite import row_formats
 from t5x_lite.ablation import linear_probe, measures, scoring
 from t5x_lite.ablation.measures import Document, Measures, Question
 from t5x_lite.ablation.scoring import Format
@@ -135,10 +136,10 @@ def _with_vocabulary(model, size):
 def test_formats_follow_the_task(run):
   clm = run(CausalLM(), targets=16)
   spans = run(SpanCorruption(), inputs=16, targets=8)
-  assert scoring.formats(clm, "causal", ()) == [Format("text")]
-  names = [f.name for f in scoring.formats(spans, "prefix", (4,))]
+  assert scoring.formats(clm, row_formats.CAUSAL, ()) == [Format("text")]
+  names = [f.name for f in scoring.formats(spans, row_formats.PREFIX, (4,))]
   assert names == ["prefix", "prefix, mode 4", "sentinel", "sentinel, mode 4"]
-  assert scoring.formats(spans, "encoder", ()) == [Format("pseudo")]
+  assert scoring.formats(spans, row_formats.ENCODER, ()) == [Format("pseudo")]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from t5x_lite import row_formats
 from t5x_lite.ablation import statistics
 from t5x_lite.data import Data, batches
 from t5x_lite.optim import optimizers
@@ -36,10 +37,12 @@ class Lab:
     held_out = dataclasses.replace(spec, split="validation", num_epochs=1)
     # A row stands for a document.
     self.held_out = list(
-      itertools.islice(batches.batches(held_out, "causal"), 2)
+      itertools.islice(batches.batches(held_out, row_formats.CAUSAL), 2)
     )
     count = 2 * STEPS * SEEDS * REPEATS
-    self.stream = list(itertools.islice(batches.batches(spec, "causal"), count))
+    self.stream = list(
+      itertools.islice(batches.batches(spec, row_formats.CAUSAL), count)
+    )
     model = tiny.palm()
     transformer = model.transformer.clone(vocab_size=384)
     model = dataclasses.replace(model, transformer=transformer)
@@ -60,7 +63,7 @@ class Lab:
     return -np.concatenate(scores) / math.log(2)
 
   def significant(self, one, other) -> bool:
-    """Tells whether a difference is significant; lists have one entry a seed."""
+    """Tells whether two differ significantly; lists have one entry a seed."""
     (comparison,) = statistics.compare(_cells(one, other))
     return comparison["significant"]
 

@@ -175,14 +175,14 @@ def matmul_flops(jaxpr):
 
 def traced_flops(model, batch_size, lengths):
   """Returns the matmul FLOPs of the traced forward, and of the gradient."""
-  rows = costs.row_lengths(model.architecture, lengths)
+  rows = model.row_format.row_lengths(lengths)
   shapes = (
     model.abstract(),
-    model_structure.abstract_batch(model, batch_size, rows),
+    model.abstract_batch(batch_size, rows),
   )
 
   def objective(params, batch):
-    return model.loss_and_metrics(params, batch)[0]
+    return model.objective(params, batch)
 
   return [
     matmul_flops(jax.make_jaxpr(f)(*shapes).jaxpr)
@@ -318,7 +318,7 @@ def test_account_is_close_to_xla_s_own(
     assert account["flops_per_step"] == pytest.approx(
       compiled.cost_analysis()["flops"], rel=0.04
     )
-    forward = jax.jit(lambda p, b: model.loss_and_metrics(p, b)[0])
+    forward = jax.jit(lambda p, b: model.objective(p, b))
     compiled = forward.lower(state.params, batch).compile()
     assert account["flops"]["forward"] == pytest.approx(
       compiled.cost_analysis()["flops"], rel=0.06

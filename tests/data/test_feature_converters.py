@@ -5,6 +5,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
+from t5x_lite import row_formats
 from t5x_lite.data import feature_converters, token_counts
 
 PAIRS = [
@@ -25,7 +26,9 @@ def dataset(examples):
 
 
 def rows(architecture, examples, lengths, *, pack, **options):
-  convert = feature_converters.converter(architecture, pack=pack, **options)
+  convert = feature_converters.converter(
+    row_formats.ALL[architecture], pack=pack, **options
+  )
   return list(convert(dataset(examples), lengths).as_numpy_iterator())
 
 
@@ -430,13 +433,15 @@ def test_unaligned_features_are_refused_with_both_numbers():
 def test_features_of_another_type_are_refused():
   ds = tf.data.Dataset.from_tensors({"targets": tf.constant([1.0])})
   with pytest.raises(ValueError, match="targets must be an int32 vector"):
-    feature_converters.converter("causal", pack=False)(ds, {"targets": 3})
+    feature_converters.converter(row_formats.CAUSAL, pack=False)(
+      ds, {"targets": 3}
+    )
 
 
 def test_converter_refuses_loss_on_inputs_that_are_not_predicted():
   with pytest.raises(ValueError, match="causal or prefix, not encoder_decoder"):
     feature_converters.converter(
-      "encoder_decoder", pack=False, loss_on_inputs=True
+      row_formats.ENCODER_DECODER, pack=False, loss_on_inputs=True
     )
 
 

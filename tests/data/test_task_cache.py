@@ -7,6 +7,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
+from t5x_lite import row_formats
 from t5x_lite.data import Data, task_cache
 from t5x_lite.data import batches as batches_lib
 from tasks import mixtures
@@ -67,7 +68,10 @@ def test_a_cached_task_gives_the_same_examples_without_its_source(
       batch
       for i in range(processes)
       for batch in batches_lib.batches(
-        spec, "encoder_decoder", process_index=i, process_count=processes
+        spec,
+        row_formats.ENCODER_DECODER,
+        process_index=i,
+        process_count=processes,
       )
     )
 
@@ -144,7 +148,7 @@ def test_an_objective_is_cached_before_windows_and_noise(name, tmp_path):
     architecture = "encoder_decoder" if "inputs" in names else "causal"
 
     def read(spec):
-      batches = batches_lib.batches(spec, architecture)
+      batches = batches_lib.batches(spec, row_formats.ALL[architecture])
       return [tuple(row["decoder_input_tokens"][0]) for row in batches]
 
     cached = read(dataclasses.replace(spec, cache_dir=folder))

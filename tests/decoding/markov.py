@@ -6,6 +6,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from t5x_lite import row_formats
+from t5x_lite.losses import Term
+
 
 @dataclasses.dataclass(frozen=True)
 class Markov:
@@ -14,9 +17,13 @@ class Markov:
   architecture: str = "causal"
   on_step: Callable | None = None  # called on the host at each decode step
 
+  @property
+  def row_format(self):
+    return row_formats.ALL[self.architecture]
+
   def prefill(self, params, batch, *, max_new_tokens):
     del max_new_tokens
-    if self.architecture == "encoder_decoder":
+    if self.row_format.name == "encoder_decoder":
       tokens, real = (
         batch["encoder_input_tokens"],
         batch["encoder_segment_ids"] > 0,
@@ -46,16 +53,15 @@ class Markov:
     )[..., 0]
     return jnp.sum(log_probs * batch["decoder_loss_weights"], axis=-1)
 
-  def loss_and_metrics(self, params, batch, *, dropout_key=None):
-    assert dropout_key is None
+  def terms(self, params, batch):
     weights = batch["decoder_loss_weights"].astype(jnp.float32)
     logits = self.logits(params, batch)
     targets = batch["decoder_target_tokens"]
-    loss = -jnp.sum(self.score(params, batch))
-    return loss, {
-      "loss": loss,
-      "weight": jnp.sum(weights),
-      "correct": jnp.sum((jnp.argmax(logits, -1) == targets) * weights),
+    correct = jnp.sum((jnp.argmax(logits, -1) == targets) * weights)
+    weight = jnp.sum(weights)
+    return {
+      "loss": Term(-jnp.sum(self.score(params, batch)), weight),
+      "accuracy": Term(correct, weight),
     }
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import seqio
 
+from t5x_lite import row_formats
 from t5x_lite.decoding import Sample, generate
 from t5x_lite.devices.layout import Layout
 from t5x_lite.inference import jobs
@@ -18,7 +19,7 @@ NEW = 5
 
 def prompts_of(model, batch):
   """Keeps the inputs of a batch: no target may reach the model."""
-  if model.architecture == "encoder_decoder":
+  if model.row_format.name == "encoder_decoder":
     return {k: v for k, v in batch.items() if k.startswith("encoder")}
   inside = batch["decoder_causal_attention"]
   return {k: v * inside for k, v in batch.items() if "target" not in k}
@@ -27,7 +28,7 @@ def prompts_of(model, batch):
 def with_targets(model, batch, tokens):
   """Arranges what was generated as targets to be scored."""
   rows, new = tokens.shape
-  if model.architecture == "encoder_decoder":
+  if model.row_format.name == "encoder_decoder":
     return {
       **batch,
       "decoder_input_tokens": np.pad(tokens, [(0, 0), (1, 0)])[:, :-1],
@@ -148,7 +149,7 @@ def test_positions_that_were_not_learned_are_refused():
   model = tiny.llama(position=Learned(max_length=20))
   feature = seqio.Feature(seqio.PassThroughVocabulary(size=37, eos_id=1))
   codec = jobs.Codec(
-    architecture="causal",
+    row_format=row_formats.CAUSAL,
     inputs=feature,
     targets=feature,
     lengths={"inputs": 16, "targets": 4},

@@ -50,7 +50,7 @@ def train(model, layout: Layout | None, microbatches=1):
       if layout is not None:
         batch = layout.shard_batch(batch)
       state, metrics = step(state, batch)
-      losses.append(metrics.sums["loss"] / metrics.sums["weight"])
+      losses.append(metrics.terms["loss"].mean())
   return np.array(losses), state.params
 
 

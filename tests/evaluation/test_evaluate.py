@@ -10,9 +10,11 @@ import pytest
 import seqio
 import tensorflow as tf
 
+from t5x_lite import row_formats
 from t5x_lite.data import batches as batches_lib
 from t5x_lite.decoding import Sample
 from t5x_lite.evaluation import evaluate, held_out
+from t5x_lite.losses import Term
 from tests.decoding.markov import Markov
 
 BYTES = seqio.ByteVocabulary()
@@ -150,17 +152,18 @@ def test_the_loss_is_the_mean_over_all_targets_however_batched(
 def test_sums_per_token_and_the_normalisers_parts_are_told_apart():
   @dataclasses.dataclass(frozen=True)
   class Summing:
-    def loss_and_metrics(self, params, batch):
+    def terms(self, params, batch):
       weight = jnp.sum(batch["decoder_loss_weights"])
-      sums = {"loss": 2 * weight, "correct": weight / 2, "weight": weight}
-      sums["nothing"] = 0 * weight
-      extra = {"z_loss": 3 * weight, "objective": 5.0, "denominator": 7.0}
-      return 0.0, sums | extra
+      means = {"loss": 2, "accuracy": 0.5, "nothing": 0, "z_loss": 3}
+      terms = {name: Term(x * weight, weight) for name, x in means.items()}
+      # One entry a layer: their means add up.
+      layers = Term(jnp.array([1.0, 6.0]), jnp.array([2.0, 4.0]))
+      return terms | {"objective": Term(5.0, 7.0), "moe_loss": layers}
 
   batch = {"decoder_loss_weights": np.ones((2, 3), np.int32)}
   assert evaluate.teacher_forced(Summing(), {}, [batch] * 3) == pytest.approx({
     "loss": 2, "perplexity": np.exp(2), "accuracy": 0.5, "tokens": 18,
-    "z_loss": 3, "num_examples": 6, "num_batches": 3,
+    "z_loss": 3, "moe_loss": 2, "num_examples": 6, "num_batches": 3,
   })  # fmt: skip
 
 
@@ -302,7 +305,7 @@ def test_an_evaluation_of_several_passes_says_so(task):
 def test_each_stage_and_each_task_of_a_mixture_is_read_once(task):
   mixture = dataclasses.replace(task, task="evaluate_test_mixture")
   first = dataclasses.replace(task, num_batches=50, next_stage=mixture)
-  specs = evaluate.held_out([first], "causal")
+  specs = evaluate.held_out([first], row_formats.CAUSAL)
   names = [one.spec.task for one in specs]
   assert names == ["evaluate_test", "evaluate_test", "evaluate_test_other"]
   found = [
@@ -319,7 +322,7 @@ def test_the_processes_of_an_evaluation_share_one_pass(task):
 
   def texts(layout, **settings):
     spec = dataclasses.replace(task, batch_size=4, **settings)
-    (batches,) = held_out.held_out([spec], "causal", layout=layout)
+    (batches,) = held_out.held_out([spec], row_formats.CAUSAL, layout=layout)
     rows = [row for batch in batches for row in batch["decoder_target_tokens"]]
     return [row.tobytes() for row in rows if row.any()]
 
@@ -331,9 +334,9 @@ def test_the_processes_of_an_evaluation_share_one_pass(task):
 
 def test_what_does_not_wrap_is_read_as_before(task):
   spec = dataclasses.replace(task, num_batches=2)
-  (batches,) = held_out.held_out([spec], "causal")
+  (batches,) = held_out.held_out([spec], row_formats.CAUSAL)
   for batch, endless in zip(
-    batches, batches_lib.batches(spec, "causal"), strict=True
+    batches, batches_lib.batches(spec, row_formats.CAUSAL), strict=True
   ):
     for name, value in batch.items():
       np.testing.assert_array_equal(value, endless[name])
@@ -364,7 +367,7 @@ def test_held_out_batches_are_the_same_each_time_and_read_once_if_small(
     "batches",
     lambda *a, **k: reads.append(1) or batches(*a, **k),
   )
-  specs = evaluate.held_out([task], "causal")
+  specs = evaluate.held_out([task], row_formats.CAUSAL)
   measured = [
     evaluate.evaluate(Markov(), chain(), specs, metric_fns=False)
     for _ in range(2)
@@ -387,7 +390,7 @@ def test_a_mixture_is_measured_task_by_task(task):
 
 def test_mistakes_are_refused_before_anything_is_measured(task):
   class Untouched:
-    architecture = "causal"
+    row_format = row_formats.CAUSAL
 
   wrong = dataclasses.replace(task, split="train")
   with pytest.raises(ValueError, match="has no split 'train'"):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import seqio
 
+from t5x_lite import row_formats
 from t5x_lite.decoding import Greedy, Sample, loop
 from t5x_lite.devices.layout import Layout
 from t5x_lite.files.text_files import Record
@@ -48,7 +49,7 @@ def noise(seed=0):
 
 def codec(architecture="causal", *, inputs_eos=False, **lengths):
   return infer.Codec(
-    architecture=architecture,
+    row_format=row_formats.ALL[architecture],
     inputs=seqio.Feature(BYTES, add_eos=inputs_eos),
     targets=seqio.Feature(BYTES, add_eos=True),
     lengths=lengths or {"inputs": 32, "targets": 8},
@@ -393,7 +394,7 @@ def test_scores_targets_given_inputs_with_eos(per_token):
 
 def test_scoring_needs_targets_and_room_for_both():
   def refused(message, record, codec):
-    job = infer.Score(model=Markov(codec.architecture), codec=codec)
+    job = infer.Score(model=Markov(codec.row_format.name), codec=codec)
     with pytest.raises(ValueError, match=message):
       infer.run(job, noise(), [record])
 
@@ -441,16 +442,18 @@ def test_a_tasks_codec_has_its_vocabularies_and_eos():
     },
   )
   try:
-    made = infer.codec(name, "prefix", {"inputs": 5, "targets": 6, "other": 1})
+    made = infer.codec(
+      name, row_formats.PREFIX, {"inputs": 5, "targets": 6, "other": 1}
+    )
     assert made.lengths == {"inputs": 5, "targets": 6}
     row = {"inputs": 5, "targets": 6, "decoder": 8}
-    assert infer.codec(name, "prefix", row).shared == 8
+    assert infer.codec(name, row_formats.PREFIX, row).shared == 8
     assert made.encode("inputs", "a", "", 5).tolist() == [100]
     assert made.encode("targets", "a", "", 5).tolist() == [100, 1]
     with pytest.raises(ValueError, match="encoder-only model has no decoder"):
-      infer.codec(name, "encoder", {})
+      infer.codec(name, row_formats.ENCODER, {})
     with pytest.raises(ValueError, match="lacks targets of infer_test_pair"):
-      infer.codec(name, "causal", {"inputs": 5})
+      infer.codec(name, row_formats.CAUSAL, {"inputs": 5})
   finally:
     seqio.TaskRegistry.remove(name)
 

@@ -65,10 +65,10 @@ class Pair:
       return ids, torch.tensor(batch[f"{name}_segment_ids"])
 
     inputs = {}
-    architecture = self.ours.model.architecture
-    first = "decoder" if architecture in ("causal", "prefix") else "encoder"
+    row_format = self.ours.model.row_format
+    first = row_format.sides[0]
     inputs["input_ids"], inputs["attention_mask"] = side(first)
-    if architecture == "encoder_decoder":
+    if len(row_format.sides) == 2:
       ids, mask = side("decoder")
       inputs |= {"decoder_input_ids": ids, "decoder_attention_mask": mask}
     if "encoder_token_types" in batch:
@@ -214,8 +214,7 @@ class Parity(Logits):
     their_loss.backward()
 
     def mean_loss(params):
-      objective, sums = model.loss_and_metrics(params, batch)
-      return objective / sums["denominator"]
+      return model.objective(params, batch)
 
     our_loss, ours = tiny.jit(jax.value_and_grad(mean_loss))(pair.ours.params)
     np.testing.assert_allclose(our_loss, their_loss.item(), rtol=1e-5)
@@ -266,7 +265,7 @@ def _continued(model, batch, row, tokens):
   """Returns one row with new tokens after its prompt, unpadded, and where the
   prompt ends."""
   one = {name: values[row : row + 1] for name, values in batch.items()}
-  if model.architecture == "encoder_decoder":
+  if model.row_format.name == "encoder_decoder":
     prompt = np.zeros((1, 1), np.int32)
   else:
     length = int(one["decoder_causal_attention"].sum())

@@ -247,8 +247,8 @@ def test_training_on_a_run_begins_texts_alike(theirs, run):
   config.load([run / "config.gin"], ["data.Data.batch_size = 2"])
   spec = dataclasses.replace(config.build(Run).train, pack=True)
   vocabulary_record.check(spec.task, run)
-  architecture = config.build(Run).model.architecture
-  batch = next(iter(batches.batches(spec, architecture)))
+  row_format = config.build(Run).model.row_format
+  batch = next(iter(batches.batches(spec, row_format)))
   is_first = batch["decoder_positions"] == 0
   is_first &= batch["decoder_segment_ids"] > 0
   firsts = batch["decoder_input_tokens"][is_first]

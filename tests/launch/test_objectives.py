@@ -3,6 +3,7 @@
 import pytest
 
 from launch import config, environment
+from t5x_lite import row_formats
 from t5x_lite.data import Data, batches
 from t5x_lite.training import run
 from tasks import mixtures
@@ -19,7 +20,7 @@ def load(*files):
 
 def fits(spec, architecture) -> bool:
   try:
-    batches.check(spec, architecture)
+    batches.check(spec, row_formats.ALL[architecture])
   except ValueError:
     return False
   return True
@@ -58,13 +59,13 @@ def test_stages_are_one_file():
     (first.task, "validation", None),
     (second.task, "validation", None),
   ]
-  batches.check(first, "encoder_decoder")
+  batches.check(first, row_formats.ENCODER_DECODER)
 
 
 def test_causal_then_non_causal_is_one_file():
   load("runs/causal_then_prefix.gin")
   built = config.build(run.Run)
-  assert built.model.architecture == "prefix"
+  assert built.model.row_format.name == "prefix"
   first, second = built.train, built.train.next_stage
   names = [
     batches.feature_names(batches.get_task(x.task)) for x in (first, second)
@@ -73,4 +74,4 @@ def test_causal_then_non_causal_is_one_file():
   rows = [sum(spec.lengths.values()) for spec in (first, second, *built.eval)]
   assert rows == [256] * 4
   for spec in (first, *built.eval):
-    batches.check(spec, "prefix")
+    batches.check(spec, row_formats.PREFIX)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from t5x_lite import losses
 from t5x_lite.nn.attention_rules import Causal, Full, TokenInfo
 from t5x_lite.nn.feedforward import MLP, Gated
 from t5x_lite.nn.moe import MoE
@@ -170,18 +171,26 @@ def test_experts_choose_their_best_tokens():
   np.testing.assert_allclose(ours, expected, atol=1e-4)
 
 
+def mean(sown):
+  """Returns the auxiliary loss per token of one layer."""
+  total, number = sown["losses"]["moe"][0]
+  return total / number
+
+
 def test_balance_loss_is_one_where_all_is_even_and_e_where_one_takes_all():
   def loss(router):
     moe = MoE(expert=MLP(hidden=F), num_experts=E, balance_loss=1.0)
     params = weights(moe) | {"router": {"kernel": router}}
     _, sown = moe.apply({"params": params}, x, tokens(), mutable=["losses"])
-    return sown["losses"]["moe"][0]
+    return mean(sown)
 
   x = np.tile(np.eye(3, D, dtype=np.float32), (B, 2, 1))
   even = 9.0 * np.eye(D, E, dtype=np.float32)
-  # Row 2 has but its first four tokens: 4 + 3 + 3 of 10.
-  shares = np.array([4, 3, 3]) / 10
-  np.testing.assert_allclose(loss(even), E * (shares**2).sum(), rtol=1e-2)
+  # Row 2 has but its first four tokens: 2 + 1 + 1. Each row is a group.
+  rows = (2, 2, 2), (2, 1, 1)
+  balances = [E * np.square(np.array(n) / sum(n)).sum() for n in rows]
+  expected = (6 * balances[0] + 4 * balances[1]) / 10
+  np.testing.assert_allclose(loss(even), expected, rtol=1e-2)
   one = 99.0 * np.ones((D, 1), np.float32) * np.eye(1, E, dtype=np.float32)
   np.testing.assert_allclose(loss(one), E, rtol=1e-3)
 
@@ -192,7 +201,7 @@ def test_z_loss_is_the_mean_squared_log_z():
   _, sown = moe.apply({"params": params}, X, tokens(), mutable=["losses"])
   log_z = np.log(np.exp(X @ params["router"]["kernel"]).sum(-1))
   expected = 0.5 * np.mean(log_z[SEGMENT != 0] ** 2)
-  np.testing.assert_allclose(sown["losses"]["moe"][0], expected, rtol=1e-5)
+  np.testing.assert_allclose(mean(sown), expected, rtol=1e-5)
 
 
 def test_shared_expert_sees_every_token():
@@ -215,13 +224,15 @@ def test_losses_join_the_objective_and_reach_the_router():
   params, batch = tiny.random_params(model), tiny.batch(model)
 
   def objective(params):
-    return model.loss_and_metrics(params, batch)
+    terms = model.terms(params, batch)
+    return losses.objective(model.loss, terms), terms
 
-  (value, sums), gradients = tiny.jit(
+  (value, terms), gradients = tiny.jit(
     jax.value_and_grad(objective, has_aux=True)
   )(params)
-  np.testing.assert_allclose(value, sums["loss"] + sums["moe_loss"], rtol=1e-5)
-  assert sums["moe_loss"] > 0
+  loss, moe_loss = terms["loss"].mean(), terms["moe_loss"].mean()
+  np.testing.assert_allclose(value, loss + moe_loss, rtol=1e-5)
+  assert moe_loss > 0
   router = gradients["decoder"]["layers"]["layer_1"]["mlp"]["router"]
   assert jnp.any(router["kernel"] != 0)
 
@@ -249,7 +260,7 @@ def test_scores_depend_on_no_neighbour_and_no_width(sparse):
   np.testing.assert_allclose(score(params, wide), scores, rtol=1e-5)
   np.testing.assert_allclose(score(params, one), scores[1:2], rtol=1e-5)
   loss, packed = (
-    tiny.jit(model.loss_and_metrics)(params, batch)[1]["loss"]
+    tiny.jit(model.terms)(params, batch)["loss"].sum
     for batch in (rows, tiny.packed(rows))
   )
   np.testing.assert_allclose([loss, packed], -np.sum(scores), rtol=1e-5)
@@ -286,7 +297,7 @@ def test_gradients_need_no_training(sparse):
   layer = model.transformer.decoder.layer.clone(mlp=moe)
   roomy = tiny.replace_stacks(model, layer=layer)
   ours, theirs = (
-    tiny.jit(jax.grad(lambda p, m=m: m.loss_and_metrics(p, batch)[0]))(params)
+    tiny.jit(jax.grad(lambda p, m=m: m.objective(p, batch)))(params)
     for m in (model, roomy)
   )
   tiny.assert_trees_close(ours, theirs, rtol=1e-5)

@@ -5,6 +5,7 @@ import pytest
 import scipy.stats
 import tensorflow as tf
 
+from t5x_lite import row_formats
 from t5x_lite.data import feature_converters
 from tasks import glm, spans
 from tasks.glm import GLM
@@ -30,7 +31,7 @@ def test_worked_example_of_the_paper():
     "targets": [15, 16, EOS, 13, EOS],
     "positions": [4, 4, 4, 2, 2],
   }
-  convert = feature_converters.converter("prefix", pack=False)
+  convert = feature_converters.converter(row_formats.PREFIX, pack=False)
   dataset = tf.data.Dataset.from_tensors(example)
   lengths = {name: 5 for name in example}
   (row,) = convert(dataset, lengths).as_numpy_iterator()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import seqio
 
+from t5x_lite import row_formats
 from t5x_lite.data import Data, batches, sentinels
 from t5x_lite.evaluation import evaluate
 from t5x_lite.inference import infer
@@ -110,7 +111,7 @@ def test_score_asks_for_the_tokens_of_one_text(
 ):
   feature = seqio.Feature(vocabulary, add_eos=False)
   codec = infer.Codec(
-    architecture=architecture, inputs=feature, targets=feature,
+    row_format=row_formats.ALL[architecture], inputs=feature, targets=feature,
     lengths=LENGTHS, delimiter="",
   )  # fmt: skip
   job = infer.Score(model=Markov(architecture), codec=codec)
@@ -144,7 +145,10 @@ def test_score_puts_one_delimiter_where_there_is_no_space(
 ):
   feature = seqio.Feature(BYTES, add_eos=False)
   codec = infer.Codec(
-    architecture="causal", inputs=feature, targets=feature, lengths=LENGTHS
+    row_format=row_formats.CAUSAL,
+    inputs=feature,
+    targets=feature,
+    lengths=LENGTHS,
   )
   found = codec.encode_pair(inputs, targets, "here")
   assert tuple(map(BYTES.decode, found)) == joined
@@ -153,7 +157,7 @@ def test_score_puts_one_delimiter_where_there_is_no_space(
 def test_what_is_cut_of_inputs_is_not_the_end_that_is_continued():
   feature = seqio.Feature(BYTES, add_eos=False)
   codec = infer.Codec(
-    architecture="prefix", inputs=feature, targets=feature,
+    row_format=row_formats.PREFIX, inputs=feature, targets=feature,
     lengths={"inputs": 4, "targets": 4}, truncate=True,
   )  # fmt: skip
   found = codec.encode_pair("a long text: so", "it is", "here")
@@ -162,7 +166,7 @@ def test_what_is_cut_of_inputs_is_not_the_end_that_is_continued():
 
 def test_inputs_that_end_with_eos_are_a_text_of_their_own():
   codec = infer.Codec(
-    architecture="causal",
+    row_format=row_formats.CAUSAL,
     inputs=seqio.Feature(BYTES, add_eos=True),
     targets=seqio.Feature(BYTES, add_eos=True),
     lengths=LENGTHS,
@@ -185,7 +189,7 @@ def test_the_delimiter_is_the_task_s_or_the_user_s(registered):
   def delimiter(*tasks, given=None):
     name = add_mixture("harness_both", dict.fromkeys(tasks, 1.0))
     try:
-      codec = infer.codec(name, "causal", LENGTHS, delimiter=given)
+      codec = infer.codec(name, row_formats.CAUSAL, LENGTHS, delimiter=given)
     finally:
       seqio.MixtureRegistry.remove(name)
     return codec.delimiter
@@ -225,8 +229,8 @@ def test_batches_score_and_training_agree_on_the_tokens(registered):
     inputs="{a}+{b}=", targets="{sum}", shots=1, between=" ; ", delimiter="_"
   )
   spec = registered("harness_agreement", objective, [row, row])
-  batch = next(batches.batches(spec, "causal"))
-  codec = infer.codec(spec.task, "causal", spec.lengths)
+  batch = next(batches.batches(spec, row_formats.CAUSAL))
+  codec = infer.codec(spec.task, row_formats.CAUSAL, spec.lengths)
   job = infer.Score(model=Markov(), codec=codec)
   record = {"inputs": "x+y=_z ; x+y=", "targets": "z"}
   scored = job.encode(infer.Record("here", record))
@@ -254,7 +258,7 @@ def test_an_encoder_decoder_loses_no_character_at_the_cut(tmp_path, registered):
   for architecture, targets in (
     ("causal", []), ("prefix", []), ("encoder_decoder", apart[1]),
   ):  # fmt: skip
-    batch = next(batches.batches(spec, architecture))
+    batch = next(batches.batches(spec, row_formats.ALL[architecture]))
     asked = batch["decoder_target_tokens"][batch["decoder_loss_weights"] > 0]
     assert asked.tolist() == [*targets, words.eos_id]
 

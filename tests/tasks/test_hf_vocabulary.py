@@ -7,6 +7,7 @@ import tensorflow as tf
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from t5x_lite import row_formats
 from t5x_lite.data import Data, batches
 from t5x_lite.data.sentinels import known_ids
 from tasks import sources, vocabularies
@@ -154,12 +155,12 @@ def test_a_task_with_it_is_read_and_its_position_restored(path, tmp_path):
   )
   try:
     spec = Data(task=name, lengths=LENGTHS, batch_size=2)
-    stream = batches.batches(spec, "encoder_decoder")
+    stream = batches.batches(spec, row_formats.ENCODER_DECODER)
     stream.check_resumable()
     next(stream)
     stream.save(tmp_path)
     expected = next(stream)
-    resumed = batches.batches(spec, "encoder_decoder")
+    resumed = batches.batches(spec, row_formats.ENCODER_DECODER)
     resumed.restore(tmp_path)
     for key, value in next(resumed).items():
       assert (value == expected[key]).all()

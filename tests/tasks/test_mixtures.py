@@ -11,6 +11,7 @@ import scipy.stats
 import seqio
 
 import tasks  # noqa: F401 - registers.
+from t5x_lite import row_formats
 from t5x_lite.data import Data, batches
 from tasks import mixtures, sources
 from tasks.causal_lm import CausalLM
@@ -120,7 +121,9 @@ def test_tasks_are_drawn_at_their_rates(two_sizes, rates, share):
   drawn = np.concatenate(
     [
       batch["decoder_target_tokens"][:, 0]
-      for batch in itertools.islice(batches.batches(spec, "causal"), 30)
+      for batch in itertools.islice(
+        batches.batches(spec, row_formats.CAUSAL), 30
+      )
     ]
   )
   counts = [(drawn == BYTES.encode(letter)[0]).sum() for letter in "fm"]

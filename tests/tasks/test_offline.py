@@ -5,6 +5,7 @@ import pytest
 import seqio
 
 import tasks  # noqa: F401 - registers.
+from t5x_lite import row_formats
 from t5x_lite.data import Data, batches
 from t5x_lite.evaluation import evaluate
 from t5x_lite.inference import infer
@@ -92,7 +93,7 @@ def test_one_mixture_of_all_is_read_by_decoders_and_encoder_decoders():
     task="offline", lengths=LENGTHS, batch_size=8, split="train", pack=True
   )
   for architecture in ("encoder_decoder", "causal"):
-    batch = next(batches.batches(spec, architecture))
+    batch = next(batches.batches(spec, row_formats.ALL[architecture]))
     assert batch["decoder_loss_weights"].any(axis=1).all()
 
 
@@ -113,7 +114,7 @@ def test_a_model_is_measured_on_all_as_it_would_be_asked():
 
   # The choices of six questions, scored as texts of a user.
   rows = rows_of("offline_continuation")[:6]
-  codec = infer.codec("offline_continuation", "prefix", LENGTHS)
+  codec = infer.codec("offline_continuation", row_formats.PREFIX, LENGTHS)
   scored = infer.run(
     infer.Score(model=model, codec=codec),
     params,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import seqio
 
+from t5x_lite import row_formats
 from t5x_lite.data import Data, batches
 from t5x_lite.data import sentinels as text_lib
 from t5x_lite.inference import infer
@@ -122,8 +123,8 @@ def test_an_objective_that_ends_texts_says_that_nothing_ends_them(
   }
   spec = Data(task=name, lengths=lengths, batch_size=2)
   with pytest.raises(ValueError, match="needs an end of sequence") as error:
-    batches.check(spec, architecture)
-    batches.batches(spec, architecture)
+    batches.check(spec, row_formats.ALL[architecture])
+    batches.batches(spec, row_formats.ALL[architecture])
   message = str(error.value)
   assert "\n" not in message and "eos=..." in message
 
@@ -132,12 +133,12 @@ def test_an_objective_that_appends_none_needs_no_end(task, vocabulary):
   assert text_lib.eos_id(vocabulary) is None
   name = task(Plain())
   spec = Data(task=name, lengths={"targets": 16}, batch_size=2, num_epochs=1)
-  for batch in batches.batches(spec, "causal"):
+  for batch in batches.batches(spec, row_formats.CAUSAL):
     for side in ("decoder_input_tokens", "decoder_target_tokens"):
       assert batch[side].min() >= 0
       assert batch[side].max() < vocabulary.vocab_size
   # What is read at the command line has no end either, and decodes.
-  codec = infer.codec(name, "causal", {"targets": 16})
+  codec = infer.codec(name, row_formats.CAUSAL, {"targets": 16})
   ids = codec.encode("targets", "the cat", "here", 16)
   assert len(ids) and ids.min() >= 0
   assert codec.decode([*ids, 0]).startswith(codec.decode(ids))
@@ -147,7 +148,7 @@ def test_generation_without_an_end_stops_at_the_length_only(task, vocabulary):
   name = task(Plain())
   job = infer.Generate(
     model=Markov(architecture="causal"),
-    codec=infer.codec(name, "causal", {"targets": 12}),
+    codec=infer.codec(name, row_formats.CAUSAL, {"targets": 12}),
     max_new_tokens=5,
   )
   size = vocabulary.vocab_size

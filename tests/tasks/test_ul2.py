@@ -6,6 +6,7 @@ import scipy.stats
 import seqio
 import tensorflow as tf
 
+from t5x_lite import row_formats
 from t5x_lite.data import Data, batches, token_counts
 from tasks import ul2, vocabularies, windows
 from tasks.prefix_lm import PrefixLM
@@ -40,7 +41,7 @@ def test_shorter_windows_fill_packed_rows():
     seqio.TaskRegistry.add_provider(made.name, made)
     try:
       spec = Data(task=made.name, lengths=lengths, batch_size=32, pack=pack)
-      batch = next(batches.batches(spec, "encoder_decoder"))
+      batch = next(batches.batches(spec, row_formats.ENCODER_DECODER))
     finally:
       seqio.TaskRegistry.remove(made.name)
     return token_counts.padding_fraction(batch)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 import tensorflow as tf
 
+from t5x_lite.losses import Term
 from t5x_lite.training import metrics_log
 from t5x_lite.training.step import Metrics
 
@@ -14,11 +15,11 @@ COUNTS = {"tokens": 6, "positions": 8, "loss_tokens": 3}
 
 
 def step(loss):
-  sums = dict.fromkeys(
-    ("objective", "z_loss", "correct", "weight", "denominator"), jnp.ones(())
-  )
-  norms = {"grad_norm": jnp.asarray(loss)}
-  return Metrics({**sums, "loss": jnp.asarray(loss)}, norms)
+  one = jnp.ones(())
+  terms = {name: Term(one, one) for name in ("objective", "z_loss", "accuracy")}
+  terms["loss"] = Term(jnp.asarray(loss), one)
+  terms["moe_loss"] = Term(jnp.array([1.0, 2.0]), jnp.array([2.0, 4.0]))
+  return Metrics(terms, {"grad_norm": jnp.asarray(loss)})
 
 
 def interval(*losses):

@@ -1,5 +1,6 @@
 """The training step: gradients, microbatches, dropout, and that it learns."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,7 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from t5x_lite.losses.cross_entropy import CrossEntropy
+from t5x_lite.losses import Classification, CrossEntropy, Reward
+from t5x_lite.nn.heads import Classifier
+from t5x_lite.nn.moe import MoE
 from t5x_lite.training.step import TrainState, init_state, train_step
 from tests import tiny
 from tests.golden import golden
@@ -40,8 +43,7 @@ def test_a_step_follows_the_gradient_of_the_mean_loss():
   batch = tiny.batch(model, **ROWS)
 
   def mean_loss(params):
-    objective, sums = model.loss_and_metrics(params, batch)
-    return objective / sums["weight"]
+    return model.objective(params, batch)
 
   before = first_state(model)
   expected = tiny.jit(jax.grad(mean_loss))(before.params)
@@ -50,7 +52,7 @@ def test_a_step_follows_the_gradient_of_the_mean_loss():
     jax.tree.map(jnp.subtract, before.params, after.params), expected,
     rtol=1e-4,
   )  # fmt: skip
-  assert after.step == 1 and metrics.sums["weight"] == 20
+  assert after.step == 1 and metrics.terms["loss"].weight == 20
   np.testing.assert_allclose(
     metrics.norms["grad_norm"], optax.tree.norm(expected), rtol=1e-4
   )
@@ -59,26 +61,102 @@ def test_a_step_follows_the_gradient_of_the_mean_loss():
   )
 
 
-@pytest.mark.parametrize(
-  "name, normalizer, microbatches",
-  [
-    ("t5", "target_tokens", 2),
-    ("encoder", "all_tokens", 3),
-    ("palm", "sequences", 6),
-  ],
-)
-def test_microbatches_give_the_full_batchs_gradient(
-  name, normalizer, microbatches
-):
-  model = tiny.ALL[name](loss=CrossEntropy(z_loss=0.1, normalizer=normalizer))
-  batch = tiny.batch(model, **ROWS)
+def with_classes(model, classes, loss, **classifier):
+  """Returns a model with a classifier, and a batch of six rows with classes."""
+  classifier = Classifier(**classifier)
+  transformer = model.transformer.clone(classifier=classifier)
+  model = dataclasses.replace(model, transformer=transformer, loss=loss)
+  return model, tiny.batch(model, **ROWS) | {"class_targets": classes}
+
+
+def with_experts(model):
+  """Returns a model whose feed-forward layers are balanced experts."""
+  stack = model.transformer.decoder or model.transformer.encoder
+  moe = MoE(
+    expert=stack.layer.mlp, num_experts=3, balance_loss=0.5, router_z_loss=0.1
+  )
+  layer = stack.layer.clone(mlp=moe)
+  return tiny.replace_stacks(model, layer=layer, scan=True)
+
+
+def cases():
+  """Returns name -> (model, batch, microbatches): all losses and normalisers.
+
+  Rows bear loss on 0 to 7 tokens, and some are padding alone.
+  """
+
+  def plain(model):
+    return model, tiny.batch(model, **ROWS)
+
+  def normalised(make, normalizer):
+    loss = CrossEntropy(z_loss=0.1, label_smoothing=0.1, normalizer=normalizer)
+    return plain(make(loss=loss))
+
+  classes = np.array([1, 0, -1, 2, 2, 1])
+  of_tokens = np.random.default_rng(0).integers(-1, 3, (6, 8))
+  made = {
+    "target_tokens": (*normalised(tiny.t5, "target_tokens"), 2),
+    "all_tokens": (*normalised(tiny.encoder, "all_tokens"), 3),
+    "sequences": (*normalised(tiny.palm, "sequences"), 6),
+    "experts": (*plain(with_experts(tiny.llama())), 3),
+    "tokens and classes": (
+      *with_classes(
+        tiny.encoder(), classes, CrossEntropy(class_weight=0.5), num_classes=3
+      ),
+      2,
+    ),
+    "classes of tokens": (
+      *with_classes(
+        tiny.encoder(), of_tokens, Classification(), num_classes=3, pool=None
+      ),
+      3,
+    ),
+    "rewards": (
+      *with_classes(
+        tiny.palm(), np.array([0, 1, 1, 0, 1, 0]), Reward(), num_classes=1,
+        pool="last",
+      ),
+      3,
+    ),
+  }  # fmt: skip
+  for _, batch, _ in made.values():
+    for name in batch:  # The last two rows are no text.
+      if name.endswith(("segment_ids", "loss_weights")):
+        batch[name][4:] = 0
+  return made
+
+
+@pytest.mark.parametrize("case", cases())
+def test_microbatches_give_the_full_batchs_gradient(case):
+  model, batch, microbatches = cases()[case]
   whole, whole_metrics = one_step(model, batch)
   cut, cut_metrics = one_step(model, batch, microbatches=microbatches)
   tiny.assert_trees_close(cut.params, whole.params, rtol=1e-5)
-  for name, value in whole_metrics.sums.items():
-    np.testing.assert_allclose(
-      cut_metrics.sums[name], value, rtol=1e-5, err_msg=name
+  weight = whole_metrics.terms["loss"].weight
+  assert 0 < weight < (3 if case == "rewards" else 42)
+  for name, term in whole_metrics.terms.items():
+    for found, expected in zip(cut_metrics.terms[name], term, strict=True):
+      np.testing.assert_allclose(found, expected, rtol=2e-5, err_msg=name)
+
+
+def test_microbatches_do_not_compute_the_full_batch_besides():
+  model, batch, _ = cases()["experts"]
+
+  def flops(microbatches):
+    step = train_step(
+      model, SGD, microbatches=microbatches, dropout_key=jax.random.key(0)
     )
+    compiled = jax.jit(step).lower(first_state(model), batch).compile()
+    # A loop's body counts once.
+    return compiled.cost_analysis()["flops"]
+
+  assert flops(6) < 0.5 * flops(1)
+
+
+def test_a_pair_that_microbatches_would_tear_apart_is_refused():
+  model, batch, _ = cases()["rewards"]
+  with pytest.raises(ValueError, match=r"\(6\) must be .* \(2 x 2 rows\)"):
+    one_step(model, batch, microbatches=2)
 
 
 def test_a_batch_without_loss_bearing_tokens_changes_nothing():
@@ -114,7 +192,7 @@ def test_dropout_is_a_function_of_key_and_step(rate, microbatches, scan):
       model, SGD, microbatches=microbatches, dropout_key=jax.random.key(seed)
     )
     state = first_state(model).replace(step=number)
-    return step(state, batch)[1].sums["loss"]
+    return step(state, batch)[1].terms["loss"].sum
 
   drawn = [float(loss(seed, number)) for seed in (0, 1) for number in (3, 4)]
   assert loss(0, 3) == drawn[0]
@@ -131,7 +209,7 @@ def test_dropout_differs_between_rows():
   def loss_of(row):
     weights = batch["decoder_loss_weights"] * (np.arange(6) == row)[:, None]
     one = {**batch, "decoder_loss_weights": weights}
-    return model.loss_and_metrics(params, one, dropout_key=key)[0]
+    return model.objective(params, one, key=key)
 
   assert len({float(loss_of(row)) for row in range(6)}) == 6
 
@@ -148,7 +226,7 @@ def copy_batch(model, seed):
     target_length=3,
   )  # fmt: skip
   text = rng.integers(1, 5, (rows, 3))
-  if model.architecture == "encoder_decoder":
+  if model.row_format.name == "encoder_decoder":
     batch["encoder_input_tokens"] = batch["decoder_target_tokens"] = text
   else:
     batch["decoder_target_tokens"] = np.tile(text, 2)
@@ -166,7 +244,7 @@ def losses(model, steps, learning_rate=1e-2):
   means = []
   for number in range(steps):
     state, metrics = step(state, copy_batch(model, number))
-    means.append(float(metrics.sums["loss"] / metrics.sums["weight"]))
+    means.append(float(metrics.terms["loss"].mean()))
   return means
 
 

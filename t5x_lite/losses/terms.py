@@ -1,0 +1,94 @@
+"""The Loss protocol: what a model minimises, as sums with their weights.
+
+A loss returns terms by name, each a sum over the batch and the weight that
+divides it. Sums and weights of microbatches, processes and steps add up, so
+that any number of pieces gives the full batch's means and, since a weight never
+depends on parameters, the full batch's gradient.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+
+class Term(NamedTuple):
+  """A quantity that is reported or minimised: sum / weight.
+
+  Attributes:
+    sum: float32, a scalar; or one entry per layer, whose means add up.
+    weight: float32, of the same shape; a function of the batch alone.
+  """
+
+  sum: jax.Array
+  weight: jax.Array
+
+  def mean(self, weight: jax.Array | None = None) -> jax.Array:
+    """Returns sum / weight, 0 where nothing has weight.
+
+    Args:
+      weight: of the full batch, where `sum` is of one of its microbatches.
+    """
+    weight = self.weight if weight is None else weight
+    return jnp.sum(self.sum * (1.0 / jnp.maximum(weight, 1e-9)))
+
+
+Terms = Mapping[str, Term]
+
+
+class Loss(Protocol):
+  """Scores a batch under a model.
+
+  Attributes:
+    minimised: name of a term -> its coefficient in the objective; a name that
+      a batch has no term of counts 0.
+    rows_per_unit: how many rows, one after the other, belong together: they
+      stay in one microbatch (2 for the pairs of `Reward`).
+    reads_classes: whether batches need `class_targets`.
+  """
+
+  rows_per_unit: int
+  reads_classes: bool
+
+  @property
+  def minimised(self) -> Mapping[str, float]: ...
+
+  def __call__(
+    self,
+    model: Any,
+    params: Any,
+    batch: Mapping[str, jax.Array],
+    *,
+    key: jax.Array | None = None,
+  ) -> Terms:
+    """Returns the terms of a batch.
+
+    "loss" is always among them, in nats, with what it is a mean of as weight.
+
+    Args:
+      model: a Model; its `outputs` are what is scored.
+      params: of the model.
+      batch: arrays [B, ...] by seqio's names.
+      key: in training, the key of dropout and jitter; None in evaluation.
+    """
+    ...
+
+
+def objective(
+  loss: Loss, terms: Terms, weights: Mapping[str, jax.Array] | None = None
+) -> jax.Array:
+  """Returns what is minimised: the coefficients times the terms' means.
+
+  Args:
+    loss: whose terms they are.
+    terms: of a batch or a microbatch.
+    weights: of the full batch, by term, where `terms` are of a microbatch.
+  """
+  weights = weights or {}
+  parts = [
+    coefficient * terms[name].mean(weights.get(name))
+    for name, coefficient in loss.minimised.items()
+    if name in terms
+  ]
+  return sum(parts[1:], parts[0])

@@ -147,7 +147,8 @@ def _table(account, model, given) -> str:
   width = max(len(name) for name, _, _ in rows)
   lines = [f"{n:<{width}}  {v:>15}  {s}".rstrip() for n, v, s in rows]
   optimizer = type(given["optimizer"]).__name__
-  title = f"{model.row_format.name}, batch {given['batch_size']}, {lengths}, {optimizer}"
+  name, rows = model.row_format.name, given["batch_size"]
+  title = f"{name}, batch {rows}, {lengths}, {optimizer}"
   return "\n".join([title, *lines])
 
 

@@ -24,18 +24,16 @@ from t5x_lite.data import (
   sentinels,
   task_examples,
 )
+from t5x_lite.data.spec import Data
 from t5x_lite.row_formats import RowFormat
 
 Provider = seqio.Task | seqio.Mixture
-# A `data.Data`: any dataclass with its fields will do.
-Spec = Any
-
 # Batches made ahead. Each is in every checkpoint of the iterator.
 _PREFETCHED_BATCHES = 4
 
 
 def batches(
-  spec: Spec,
+  spec: Data,
   row_format: RowFormat,
   *,
   process_index: int = 0,
@@ -85,12 +83,12 @@ def batches(
   )
 
 
-def stages(spec: Spec) -> list[Spec]:
+def stages(spec: Data) -> list[Data]:
   """Returns what is read one after the other: a spec, what is `then`, ..."""
   return [spec, *(stages(spec.next_stage) if spec.next_stage else ())]
 
 
-def _stage(spec: Spec, row_format: RowFormat, shard) -> tf.data.Dataset:
+def _stage(spec: Data, row_format: RowFormat, shard) -> tf.data.Dataset:
   """Returns the batches of a process, without those of later stages."""
   # Makes unseeded operations in other people's preprocessors repeat too.
   # (The same in all shards: it enters seeded operations as well, and a source
@@ -116,7 +114,7 @@ def _stage(spec: Spec, row_format: RowFormat, shard) -> tf.data.Dataset:
   return ds if spec.num_batches is None else ds.take(spec.num_batches)
 
 
-def _check_shapes(spec: Spec, ds, stage: Spec, following) -> None:
+def _check_shapes(spec: Data, ds, stage: Data, following) -> None:
   shapes, others = (
     {name: tuple(x.shape) for name, x in sorted(part.element_spec.items())}
     for part in (ds, following)
@@ -133,7 +131,7 @@ def _check_shapes(spec: Spec, ds, stage: Spec, following) -> None:
     )
 
 
-def check(spec: Spec, row_format: RowFormat, *, process_count: int = 1) -> None:
+def check(spec: Data, row_format: RowFormat, *, process_count: int = 1) -> None:
   """Refuses what cannot be read, before any of it is.
 
   Raises:
@@ -149,7 +147,7 @@ def check(spec: Spec, row_format: RowFormat, *, process_count: int = 1) -> None:
       )
 
 
-def _check_stage(spec: Spec, row_format: RowFormat, process_count: int) -> None:
+def _check_stage(spec: Data, row_format: RowFormat, process_count: int) -> None:
   provider = get_task(spec.task)
   if spec.split not in provider.splits:
     raise ValueError(
@@ -203,7 +201,7 @@ def get_task(name: str) -> Provider:
   )
 
 
-def feature_lengths(spec: Spec, row_format: RowFormat) -> dict[str, int]:
+def feature_lengths(spec: Data, row_format: RowFormat) -> dict[str, int]:
   """Returns the length of each feature of a task that is used.
 
   Raises:
@@ -271,7 +269,7 @@ def vocabulary_digest(task: str) -> str:
 
 
 def examples(
-  spec: Spec, row_format: RowFormat, *, shard: tuple[int, int] = (0, 1)
+  spec: Data, row_format: RowFormat, *, shard: tuple[int, int] = (0, 1)
 ) -> tf.data.Dataset:
   """Returns a task's or mixture's examples, before they are made rows.
 

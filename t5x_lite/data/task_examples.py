@@ -10,20 +10,17 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import seqio
 import tensorflow as tf
 
 from t5x_lite.data import batch_iterator, task_cache, trimming
-
-# A `data.Data`: any dataclass with its fields will do.
-Spec = Any
+from t5x_lite.data.spec import Data
 
 
 def read(
   task: seqio.Task,
-  spec: Spec,
+  spec: Data,
   lengths: Mapping[str, int],
   shard,
   *,
@@ -88,7 +85,7 @@ def read(
   return ds
 
 
-def _source(task: seqio.Task, spec: Spec) -> seqio.DataSource:
+def _source(task: seqio.Task, spec: Data) -> seqio.DataSource:
   """Returns the task's source or, where the spec says, its offline cache."""
   if spec.cache_dir is None:
     return task.source
@@ -96,7 +93,7 @@ def _source(task: seqio.Task, spec: Spec) -> seqio.DataSource:
 
 
 def documents(
-  task: seqio.Task, spec: Spec, *, shard: tuple[int, int] = (0, 1)
+  task: seqio.Task, spec: Data, *, shard: tuple[int, int] = (0, 1)
 ) -> tf.data.Dataset:
   """Returns what a task's source gives, in the order in which it is read.
 
@@ -181,13 +178,13 @@ def asks_for_lengths(task: seqio.Task) -> list[Callable]:
   ]
 
 
-def seed(spec: Spec, *parts) -> int:
+def seed(spec: Data, *parts) -> int:
   """Returns a seed, the same in every process and run; Python's hash is not."""
   digest = hashlib.sha256(json.dumps([spec.seed, *parts]).encode()).digest()
   return int.from_bytes(digest[:4]) >> 1
 
 
-def nothing(spec: Spec, task: str = "", shard: tuple[int, int] = (0, 1)) -> str:
+def nothing(spec: Data, task: str = "", shard: tuple[int, int] = (0, 1)) -> str:
   """Says what it means that there is no example."""
   where = f" (shard {shard[0]} of {shard[1]})" if shard[1] > 1 else ""
   return (

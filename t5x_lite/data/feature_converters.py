@@ -63,8 +63,6 @@ Segment ids, positions and weights are always there, packed or not: padding is
 where the segment id is 0, and nothing here or later looks for a token id 0.
 """
 
-import abc
-import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,14 +71,8 @@ import tensorflow as tf
 
 from t5x_lite import row_formats
 from t5x_lite.data import packing
+from t5x_lite.data.row_converter import Converter, model_features, plain
 from t5x_lite.row_formats import RowFormat
-
-# The accelerators are JAX's; TensorFlow would take a GPU's whole memory. Once
-# TensorFlow runs (a notebook), its devices are its user's business.
-with contextlib.suppress(RuntimeError):
-  tf.config.set_visible_devices([], "GPU")
-
-_INT32 = seqio.FeatureConverter.FeatureSpec(dtype=tf.int32)
 
 
 def choose_targets(
@@ -154,86 +146,6 @@ def starts(vocabulary: seqio.Vocabulary) -> dict[str, Any]:
   }
 
 
-class Converter(seqio.FeatureConverter):
-  """Turns examples of a task into rows; see the arrays in the module's text.
-
-  An example with more tokens than a row is refused with both numbers, not cut:
-  `data.py` and seqio trim before, where that is what the task wants.
-  """
-
-  TASK_FEATURES: Mapping = {
-    name: _INT32 for name in sorted(set().union(*row_formats.KINDS))
-  }
-  # Segment ids and positions are there without packing as well.
-  PACKING_FEATURE_DTYPES: Mapping = {}
-
-  def __init__(
-    self,
-    row_format: RowFormat,
-    *,
-    pack: bool,
-    loss_on_inputs: bool,
-    start_id: int,
-    around: tuple[int, int] | None,
-    bare_prompts: bool,
-  ):
-    super().__init__(pack=pack, apply_length_check=False)
-    self.row_format = row_format
-    self._loss_on_inputs = loss_on_inputs
-    self._start_id = start_id
-    self._around = tuple([token] for token in around) if around else ([], [])
-    self._bare_prompts = bare_prompts
-
-  def __call__(
-    self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
-  ) -> tf.data.Dataset:
-    """Converts examples with features of these lengths to rows.
-
-    The base class does not let a language model go without inputs.
-    """
-    names = task_feature_lengths.keys() - {"decoder"}
-    self.row_format.check(names)
-    for name in sorted(names):
-      spec = ds.element_spec.get(name)
-      if spec is None or spec.dtype != tf.int32 or spec.shape.rank != 1:
-        raise ValueError(f"feature {name} must be an int32 vector, not {spec}")
-    return self._convert_features(ds, task_feature_lengths)
-
-  def _shift_right(self, tokens: tf.Tensor) -> tf.Tensor:
-    """Returns the start token, and all tokens but the last."""
-    return tf.concat([[self._start_id], tokens[:-1]], axis=0)
-
-  @abc.abstractmethod
-  def row_lengths(self, lengths: Mapping[str, int]) -> dict[str, int]:
-    """Returns the length of a row's sides, "encoder" and "decoder"."""
-
-  @abc.abstractmethod
-  def arrange(self, example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Returns an example's model features, still unpadded.
-
-    All features of a side ("encoder_*", "decoder_*") have one length.
-    """
-
-  def get_model_feature_lengths(
-    self, task_feature_lengths: Mapping[str, int]
-  ) -> dict[str, int]:
-    rows = self.row_lengths(task_feature_lengths)
-    return {name: rows[packing.side_of(name)] for name in self.MODEL_FEATURES}
-
-  def _convert_features(
-    self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
-  ) -> tf.data.Dataset:
-    ds = ds.map(_plain(self.arrange), num_parallel_calls=tf.data.AUTOTUNE)
-    return packing.lay_out(
-      ds, self.row_lengths(task_feature_lengths), pack=self.pack
-    )
-
-
-def _model_features(side: str, *names: str) -> dict:
-  names = (*names, "segment_ids", "positions")
-  return {f"{side}_{name}": _INT32 for name in names}
-
-
 _SCORED = ("input_tokens", "target_tokens", "loss_weights")
 
 
@@ -246,8 +158,8 @@ class EncoderDecoder(Converter):
   """
 
   MODEL_FEATURES: Mapping = {
-    **_model_features("encoder", "input_tokens"),
-    **_model_features("decoder", *_SCORED),
+    **model_features("encoder", "input_tokens"),
+    **model_features("decoder", *_SCORED),
   }
 
   def row_lengths(self, lengths):
@@ -294,7 +206,7 @@ class Decoder(Converter):
     decoder_loss_weights      0 0 0 0
   """
 
-  MODEL_FEATURES: Mapping = _model_features(
+  MODEL_FEATURES: Mapping = model_features(
     "decoder", *_SCORED, "causal_attention"
   )
 
@@ -361,7 +273,7 @@ class Encoder(Converter):
   itself: its label is one of the row.
   """
 
-  MODEL_FEATURES: Mapping = _model_features("encoder", *_SCORED)
+  MODEL_FEATURES: Mapping = model_features("encoder", *_SCORED)
 
   def row_lengths(self, lengths):
     label = {"class": 1} if "next_sentence" in lengths else {}
@@ -398,7 +310,7 @@ class Encoder(Converter):
       row = {k: v for k, v in row.items() if packing.side_of(k) == "encoder"}
       return row | {"class_targets": label}
 
-    return ds.map(_plain(label_rows))
+    return ds.map(plain(label_rows))
 
 
 def _check_aligned(example, first: str, second: str) -> None:
@@ -413,9 +325,6 @@ def _at_least_one(tokens: tf.Tensor) -> tf.Tensor:
   """Returns the tokens, or [0] for none."""
   return tf.pad(tokens, [[0, tf.cast(tf.size(tokens) == 0, tf.int32)]])
 
-
-# Tracing is several times faster without AutoGraph's conversion.
-_plain = tf.autograph.experimental.do_not_convert
 
 _CONVERTERS = {
   row_formats.ENCODER_DECODER: EncoderDecoder,

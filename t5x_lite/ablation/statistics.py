@@ -7,6 +7,7 @@ seeds and documents both.
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 import warnings
@@ -53,12 +54,8 @@ def interval(cells: Sequence[Scores], others: Sequence[Scores] = ()) -> list:
     cells: over whose means the mean is taken.
     others: what is subtracted, likewise; none for the mean itself.
   """
-  num_seeds, num_documents = cells[0].bits.shape
-  rng = np.random.default_rng(0)
-  seeds_RS, documents_RD = (
-    rng.multinomial(count, np.full(count, 1 / count), _RESAMPLES)
-    for count in (num_seeds, num_documents)
-  )
+  num_seeds = len(cells[0].bits)
+  seeds_RS, documents_RD = _resamples(*cells[0].bits.shape)
 
   def means(cell):
     values_SR = (cell.bits @ documents_RD.T) / (cell.size @ documents_RD.T)
@@ -69,6 +66,16 @@ def interval(cells: Sequence[Scores], others: Sequence[Scores] = ()) -> list:
     draws -= np.mean([means(cell) for cell in others], axis=0)
   tail = 100 * (1 - CONFIDENCE) / 2
   return [float(x) for x in np.percentile(draws, [tail, 100 - tail])]
+
+
+@functools.lru_cache(maxsize=8)
+def _resamples(*counts: int) -> list[np.ndarray]:
+  """Returns how often each of `count` things is drawn, [resamples, count]."""
+  rng = np.random.default_rng(0)
+  return [
+    rng.multinomial(count, np.full(count, 1 / count), _RESAMPLES)
+    for count in counts
+  ]
 
 
 def summary(scores: Scores) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from jax.extend import core
 
 from launch import config
 from launch import describe as launch_describe
-from t5x_lite.accounting import costs, model_structure, traces
+from t5x_lite.accounting import costs, traces
 from t5x_lite.devices import memory
 from t5x_lite.devices.layout import Layout
 from t5x_lite.files import json_text
@@ -303,7 +303,7 @@ def test_account_is_close_to_xla_s_own(
   train_step = step.train_step(
     model, transform, microbatches=microbatches, dropout_key=key
   )
-  batch = model_structure.abstract_batch(model, 8, account["row_lengths"])
+  batch = model.abstract_batch(8, account["row_lengths"])
   compiled = jax.jit(train_step, donate_argnums=0).lower(state, batch).compile()
   xla = compiled.memory_analysis()
   held = (

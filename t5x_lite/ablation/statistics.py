@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from scipy import optimize, stats
-from statsmodels.stats import multitest, power
+from statsmodels.stats import power
 
 CONFIDENCE = 0.95
 _RESAMPLES = 4000
@@ -177,13 +177,22 @@ def _difference(a, b, cells, others) -> dict[str, Any]:
 def _corrected(found) -> list[dict[str, Any]]:
   """Corrects the tests for their number: Holm 1979."""
   tested = [one for one in found if one["p"] is not None]
-  if tested:
-    significant, corrected, *_ = multitest.multipletests(
-      [one["p"] for one in tested], alpha=1 - CONFIDENCE, method="holm"
-    )
-    for one, passes, p in zip(tested, significant, corrected, strict=True):
-      one |= {"p_holm": float(p), "significant": bool(passes)}
+  for one, p in zip(tested, holm([one["p"] for one in tested]), strict=True):
+    one |= {"p_holm": p, "significant": p <= 1 - CONFIDENCE}
   return found
+
+
+def holm(p: Sequence[float]) -> list[float]:
+  """Returns p-values adjusted for their number: Holm 1979, step-down.
+
+  As statsmodels' multipletests, which collects Python's garbage at every call:
+  half a second each with JAX and TensorFlow loaded.
+  """
+  order = np.argsort(p)
+  steps = np.arange(len(p), 0, -1) * np.asarray(p)[order]
+  adjusted = np.empty(len(p))
+  adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
+  return adjusted.tolist()
 
 
 def _paired_p(a, b) -> float | None:

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats import multitest
 
 from t5x_lite.ablation import statistics
 from t5x_lite.ablation.statistics import Scores
@@ -155,3 +156,10 @@ def test_a_scaling_law_is_recovered():
   )
   assert law["a"][1] <= law["a"][0] + 1e-3
   assert statistics.scaling_law([1, 2, 1, 2], [1, 2, 1, 2]) is None
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 9])
+def test_holms_adjustment_is_statsmodels(count):
+  p = np.random.default_rng(count).choice([1e-4, 0.01, 0.02, 0.4, 1.0], count)
+  expected = p if not count else multitest.multipletests(p, method="holm")[1]
+  np.testing.assert_allclose(statistics.holm(p), expected, rtol=1e-12)

@@ -44,9 +44,9 @@ class MoE(nn.Module):
 
   Sows into the collection "losses", when it is asked for: the auxiliary loss
   of this layer as [sum over the real tokens, their number]; the mean is added
-  to the loss. A row is a group (Lepikhin et al. 2020, arXiv:2006.16668, section
-  2.2): tokens are balanced within it, so that rows add up however a batch is
-  cut.
+  to the loss. Tokens are balanced within each text (DeepSeek-AI 2024,
+  arXiv:2412.19437, Eq. 17-20), so that the loss is the same however texts are
+  packed and a batch is cut.
 
   Attributes:
     expert: the settings that all experts share.
@@ -67,7 +67,7 @@ class MoE(nn.Module):
     shared_expert: an MLP that every token passes beside its experts, or None
       (Dai et al. 2024, arXiv:2401.06066).
     balance_loss: weight of E * sum_e f_e P_e (Switch, Eq. 4): f the share of a
-      row's tokens sent to an expert, P the router's mean probability of it.
+      text's tokens sent to an expert, P the router's mean probability of it.
     router_z_loss: weight of the mean squared log-sum-exp of the router's
       logits (Zoph et al. 2022, arXiv:2202.08906, Eq. 5).
     jitter: the router's input is multiplied by 1 +- this in training.
@@ -123,7 +123,7 @@ class MoE(nn.Module):
   def __call__(self, x_BTD: jax.Array, tokens: TokenInfo) -> jax.Array:
     """Transforms each token by the experts that it is sent to."""
     segment_BT = jnp.broadcast_to(tokens.segment, x_BTD.shape[:2])
-    probs_BTE = self._route(x_BTD, segment_BT != 0)
+    probs_BTE = self._route(x_BTD, segment_BT)
     choose = (
       _tokens_choose if self.routing == "token_choice" else _experts_choose
     )
@@ -214,7 +214,7 @@ class MoE(nn.Module):
     )
     return functools.partial(apply, params)
 
-  def _route(self, x_BTD, real_BT):
+  def _route(self, x_BTD, segment_BT):
     """Returns the router's float32 probabilities, 0 for padding."""
     # float32: rounding here would send tokens elsewhere (Switch, section 2.4).
     x_BTD = x_BTD.astype(jnp.float32)
@@ -226,23 +226,21 @@ class MoE(nn.Module):
       (x_BTD.shape[-1],), (self.num_experts,), ("embed", "router"),
       kernel_init=self.kernel_init, name="router",
     )(x_BTD)  # fmt: skip
-    probs_BTE = jax.nn.softmax(logits_BTE, axis=-1) * real_BT[..., None]
-    self.sow("losses", "moe", self._loss(logits_BTE, probs_BTE, real_BT))
+    real_BT1 = (segment_BT != 0)[..., None]
+    probs_BTE = jax.nn.softmax(logits_BTE, axis=-1) * real_BT1
+    self.sow("losses", "moe", self._loss(logits_BTE, probs_BTE, segment_BT))
     return probs_BTE
 
-  def _loss(self, logits_BTE, probs_BTE, real_BT):
+  def _loss(self, logits_BTE, probs_BTE, segment_BT):
+    real_BT = segment_BT != 0
     log_z_BT = jax.nn.logsumexp(logits_BTE, axis=-1)
-    loss = self.router_z_loss * jnp.sum(jnp.square(log_z_BT) * real_BT)
+    loss_BT = self.router_z_loss * jnp.square(log_z_BT)
     if self.routing == "token_choice":
-      chosen_BTE = _top(probs_BTE, self.top_k) * real_BT[..., None]
-      sent_BE, total_BE = (
-        jnp.sum(chosen_BTE, axis=1),
-        jnp.sum(probs_BTE, axis=1),
-      )
-      number_B = jnp.maximum(jnp.sum(real_BT, axis=1), 1)
-      balance_B = self.num_experts * jnp.sum(sent_BE * total_BE, axis=1)
-      loss += self.balance_loss * jnp.sum(balance_B / number_B)
-    return jnp.stack([loss, jnp.sum(real_BT, dtype=jnp.float32)])
+      sent_BTE = _text_means(_top(probs_BTE, self.top_k), segment_BT)
+      mean_BTE = _text_means(probs_BTE, segment_BT)
+      balance_BT = self.num_experts * jnp.sum(sent_BTE * mean_BTE, axis=-1)
+      loss_BT += self.balance_loss * balance_BT
+    return jnp.stack([jnp.sum(loss_BT * real_BT), jnp.sum(real_BT)])
 
 
 def _top(probs_BTE, k):
@@ -294,6 +292,20 @@ def _texts(segment_BT):
   end_BT = jnp.where(ends_BT, index_T, len(index_T))
   end_BT = jax.lax.cummin(end_BT, axis=1, reverse=True)
   return start_BT, end_BT - start_BT + 1
+
+
+def _text_means(x_BTE, segment_BT):
+  """Returns the mean over its text for each token, [B, T, E]."""
+  start_BT, size_BT = _texts(segment_BT)
+  sums_BTE = jnp.cumsum(x_BTE, axis=1)
+
+  def at(y_BTE, places_BT):
+    return jnp.take_along_axis(y_BTE, places_BT[..., None], axis=1)
+
+  total_BTE = at(sums_BTE, start_BT + size_BT - 1) - at(
+    sums_BTE - x_BTE, start_BT
+  )
+  return total_BTE / size_BT[..., None]
 
 
 def _room(moe, numbers, segment_BT):

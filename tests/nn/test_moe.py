@@ -186,7 +186,7 @@ def test_balance_loss_is_one_where_all_is_even_and_e_where_one_takes_all():
 
   x = np.tile(np.eye(3, D, dtype=np.float32), (B, 2, 1))
   even = 9.0 * np.eye(D, E, dtype=np.float32)
-  # Row 2 has but its first four tokens: 2 + 1 + 1. Each row is a group.
+  # Row 2 has but its first four tokens: 2 + 1 + 1. Each text by itself.
   rows = (2, 2, 2), (2, 1, 1)
   balances = [E * np.square(np.array(n) / sum(n)).sum() for n in rows]
   expected = (6 * balances[0] + 4 * balances[1]) / 10

@@ -1,4 +1,4 @@
-"""Checks free space and permissions, explains disk errors, writes atomically."""
+"""Checks free space and permissions, reads disk errors, writes atomically."""
 
 import contextlib
 import errno
@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-# A full disk or a denied permission is no bug: one line rather than a traceback.
+# A full disk or a denied permission is no bug: one line, not a traceback.
 _ERRORS = (
   errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES,
   errno.EPERM, errno.EIO,

@@ -146,7 +146,7 @@ def nested(levels):
     ("x.txt", "ab\n".encode("utf-16-le"), "line 1 has a zero byte"),
     ("x.txt", b"a\nb\0c", "line 2 has a zero byte: the file is binary"),
     ("x.txt", b"\xed\xa0\xbd", "line 1 is not UTF-8"),
-    ("x.jsonl.zst", b"\x28\xb5\x2f\xfd\4", "x.jsonl.zst is compressed with zstd"),
+    ("x.jsonl.zst", b"\x28\xb5\x2f\xfd\4", "jsonl.zst is compressed with zstd"),
     ("x.txt", b"PK\3\4..", "x.txt is a zip archive"),
     ("x.gz", packed(b"a\nb" * 99)[:-9], "cannot read .*x.gz after line"),
     ("x.gz", packed(b"ab")[:-2] + b"zz", "cannot read .*x.gz"),
@@ -154,7 +154,7 @@ def nested(levels):
     ("x.gz", b"\x1f\x8bno gzip", "cannot read .*x.gz"),
     ("x", bz2.compress(b"ab" * 999)[:-9], "cannot read .*x:"),
     ("x", lzma.compress(b"ab" * 999)[:-9], "cannot read .*x:"),
-    ("x.json", '[{"text": "a"}]', "line 1: expected an object .* of an array"),
+    ("x.json", '[{"text": "a"}]', "1: expected an object .* an array into"),
     ("x.json", '{\n "text": "a"\n}', "line 1: bad JSON at column 2"),
     ("x.json", '"text"', "line 1: expected an object"),
     ("x.JSONL.GZ", "plain", "line 1: bad JSON at column 1"),
@@ -165,8 +165,8 @@ def nested(levels):
     ("x", "{}", "line 1: no field 'text'; its fields: none"),
     ("x", '{"text": null}', "'text' is null, not a text; its fields: 'text'"),
     ("x", '\n{"text": [1]}', r"line 2: field 'text' is \[1\], not a text"),
-    ("x", '{"text": "a", "text": "b"}', "line 1: field 'text' stands there tw"),
-    ("x", '{"text": "a", "b": {"c": 1, "c": 2}}', "field 'c' stands there tw"),
+    ("x", '{"text": "a", "text": "b"}', "line 1: duplicate field 'text'"),
+    ("x", '{"text": "a", "b": {"c": 1, "c": 2}}', "duplicate field 'c'"),
     ("x", f'{{"text": "a", "n": {"1" * 5001}}}', "line 1: .* has 5001 digits"),
     ("x", nested(10**5), "line 1: nested more than 100 levels deep"),
     ("x", nested(101), "line 1: nested more than 100 levels deep"),
@@ -233,7 +233,7 @@ def test_globs_and_lists_give_each_file_once(tmp_path, monkeypatch):
   for pattern, message in (
     ("gone.txt", "no such text file: .*gone.txt"),
     ("gone*", "no text file matches .*gone"),
-    ("", r"name files, or a glob such as .*\*.txt"),
+    ("", r"give files, or a glob such as .*\*.txt"),
   ):
     with pytest.raises(ValueError, match=message):
       expand(pattern)

@@ -60,7 +60,7 @@ class Lab:
     return -np.concatenate(scores) / math.log(2)
 
   def significant(self, one, other) -> bool:
-    """Tells whether a difference is significant; lists have one entry a seed."""
+    """Returns whether a difference is significant, given a list per seed."""
     (comparison,) = statistics.compare(_cells(one, other))
     return comparison["significant"]
 

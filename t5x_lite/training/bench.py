@@ -28,24 +28,24 @@ def bench(
   microbatches: int = 1,
   layout: Layout | None = None,
 ) -> dict[str, Any]:
-  """Times whole training steps: forward, backward and update.
+  """Times complete training steps: forward, backward and update.
 
   Args:
-    model: with its vocabulary size stated.
-    optimizer: any; its update is part of the step.
-    batch_size: global, in rows.
-    lengths: "inputs" and "targets" in tokens, as for a run.
-    steps: timed, after one that is not.
+    model: a model with its vocabulary size set.
+    optimizer: the optimizer; its update is part of the step.
+    batch_size: rows of the global batch.
+    lengths: {"inputs", "targets"} in tokens, as for a run.
+    steps: the number of timed steps, after one warmup step.
     microbatches: as in a run.
-    layout: the devices; None spreads the batch over all.
+    layout: the devices; None shards the batch over all.
 
   Returns:
     "tokens_per_s" (encoder and decoder tokens), "step_ms_median", "step_ms"
-    (every step), "flops_per_s" (model FLOPs: no recomputation counted),
-    "pct_of_peak" (of the matmul peak measured here, before and after: the
-    better one), "peak_flops_per_s", "rss_mb" (largest resident memory of the
-    process), "device_mb" (peak of the device's own memory, None where it has
-    none), "compile_s", "parameters", "dtype", "kernel", "device" and "loss".
+    (every step), "flops_per_s" (model FLOPs, without recomputation),
+    "pct_of_peak" (of the matmul peak, the better of two measurements before and
+    after the steps), "peak_flops_per_s", "rss_mb" (peak resident memory of the
+    process), "device_mb" (peak memory of the device, None if it has none of its
+    own), "compile_s", "parameters", "dtype", "kernel", "device" and "loss".
   """
   described = costs.describe(
     model, batch_size=batch_size, lengths=lengths, optimizer=optimizer,
@@ -105,7 +105,7 @@ def bench(
 
 
 def _batch(model: Model, rows: int, lengths: Mapping[str, int]):
-  """Draws full rows of random ids; every target bears loss."""
+  """Returns full rows of random ids; every target has loss weight 1."""
   rng = np.random.default_rng(0)
   vocab_size = model.transformer.vocab_size
   inputs = lengths.get("inputs", 0)
@@ -126,7 +126,7 @@ def _batch(model: Model, rows: int, lengths: Mapping[str, int]):
   for name in model_structure.abstract_batch(model, rows, sides):
     if name.endswith("block_positions"):
       batch[name] = np.zeros(shape, np.int32)
-  # The last side is the one that is scored.
+  # The last side has the targets.
   batch[f"{side}_target_tokens"] = np.roll(ids, -1, axis=1)
   batch[f"{side}_loss_weights"] = np.ones(shape, np.int32)
   if model.architecture in ("causal", "prefix"):

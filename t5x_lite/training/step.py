@@ -1,4 +1,4 @@
-"""TrainState and train_step: what the training loop and `bench` share."""
+"""Defines TrainState and train_step, for the training loop and `bench`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,12 +13,12 @@ from t5x_lite.model import Batch, Model, Params
 
 @flax.struct.dataclass
 class TrainState:
-  """All that training changes.
+  """Holds all arrays that training updates.
 
   Attributes:
     step: int32 scalar, the number of updates made.
     params: nested dict of float32 arrays.
-    opt_state: of the optax transformation.
+    opt_state: the state of the optax transformation.
   """
 
   step: jax.Array
@@ -27,11 +27,11 @@ class TrainState:
 
 
 class Metrics(NamedTuple):
-  """Sums over the steps since the last record, kept on the device.
+  """Holds the metrics of a step, on the device.
 
   Attributes:
-    sums: "loss", "weight" and so on (losses.CrossEntropy), over all steps.
-    norms: of the last step: "grad_norm" and "param_norm".
+    sums: "loss", "weight" and so on (losses.CrossEntropy), over the batch.
+    norms: "grad_norm" and "param_norm".
   """
 
   sums: dict[str, jax.Array]
@@ -41,7 +41,7 @@ class Metrics(NamedTuple):
 def init_state(
   model: Model, optimizer: optax.GradientTransformation, key: jax.Array
 ) -> TrainState:
-  """Draws the state of step 0."""
+  """Initialises the state of step 0."""
   params = model.init(key)
   return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
@@ -53,23 +53,23 @@ def train_step(
   microbatches: int = 1,
   dropout_key: jax.Array,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-  """Returns the function from a state and a global batch to the next state.
+  """Returns the training step: a function of the state and a global batch.
 
-  Microbatches are all divided by the full batch's denominator, so that their
-  gradient is the full batch's whatever the normaliser and however unevenly
-  the loss-bearing tokens fall. The dropout key is folded with the step: a
-  resumed run draws what an unbroken one would.
+  The losses of all microbatches are divided by the full batch's denominator, so
+  that their summed gradient is the full batch's, whatever the normaliser and
+  however unevenly the targets are distributed. The dropout key is folded with
+  the step, so that a resumed run has the same dropout as an uninterrupted one.
   """
 
   def objective(params, batch, scale, key):
-    # Scaled here, not in the gradients: that would be one more pass over them.
+    # The loss is scaled, not the gradients, which would cost a pass over them.
     loss, sums = model.loss_and_metrics(params, batch, dropout_key=key)
     return loss * scale, sums
 
   differentiate = jax.grad(objective, has_aux=True)
 
   def gradients(params, batch, key):
-    # A batch without a loss-bearing token has no gradient, not a NaN.
+    # A batch without targets has a gradient of zero, not NaN.
     scale = 1.0 / jnp.maximum(model.denominator(batch), 1e-9)
     if microbatches == 1:
       return differentiate(params, batch, scale, key)
@@ -86,7 +86,7 @@ def train_step(
         f"batch size ({rows}) must be divisible by microbatches "
         f"({microbatches})"
       )
-    # Rows i, i + n, i + 2n... go together: each device keeps its own rows.
+    # Microbatch i has rows i, i + n, i + 2n, ...: each device keeps its rows.
     pieces = jax.tree.map(
       lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), batch
     )

@@ -1,1 +1,1 @@
-"""The ablation lab: which architecture, with which objective, at what cost."""
+"""Compares architectures and objectives in studies under an equal budget."""

@@ -1,4 +1,4 @@
-"""Puts the outcome of a study into plain words, made from its tests."""
+"""Writes a study's conclusions as sentences, from its statistical tests."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,16 +7,15 @@ Found = Mapping[str, Any]
 
 
 def paragraphs(found: Found) -> list[dict[str, Any]]:
-  """Returns what may be said of each measure.
+  """Returns the conclusions about each measure.
 
-  The options of each axis against each other; the best cell, or the baseline,
-  against the others; and what the study could not tell. All pairs stand in the
-  report's tables.
+  They compare the options of each axis, and the best cell or the baseline with
+  the other cells, and state the minimum detectable effect. The report's tables
+  have all pairs.
 
   Returns:
     [{"about": a measure, "sentences": [...]}], with 95% intervals in brackets;
-    then the measures of each source, and last the pairs that the study chose
-    beforehand.
+    then the measures of each source, and last the study's contrasts.
   """
   made, parts, alone = [], [], []
   for kind, meaning in found["measures"].items():
@@ -94,7 +93,7 @@ def _best(means, better) -> str:
 
 
 def _of_cell(name, pairs, better) -> list[str]:
-  """Says what a cell is ahead of, what is ahead of it, and what is neither."""
+  """Compares a cell with the cells below it, above it, and not different."""
   lines = [f"{words}." for words in _leads(name, pairs, better)]
   for one in pairs:
     lines += [f"{words}." for words in _leads(_other(one, name), [one], better)]
@@ -121,7 +120,7 @@ def _of_options(pairs, better) -> str:
 
 
 def _leads(name, pairs, better) -> list[str]:
-  """Says of what a cell is ahead, and by how much, the closest first."""
+  """Lists what a cell is ahead of, and by how much, the closest first."""
   parts = []
   for one in sorted(pairs, key=lambda one: abs(one["difference"])):
     sign = 1 if one["a"] == name else -1

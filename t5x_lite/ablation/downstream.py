@@ -1,8 +1,8 @@
-"""Suite: seqio tasks that a model is asked, by their own metrics.
+"""Evaluates a model on suites of seqio tasks, by the tasks' own metrics.
 
-Zero-shot, few-shot or after fine-tuning is a matter of the tasks and of when
-they are asked: the offline suite (tasks/evaluation/offline.py), or any
-evaluation mixture whose data is there.
+A suite is the offline one (tasks/evaluation/offline.py), or any evaluation
+mixture whose data is available. The tasks decide whether it is zero-shot or
+few-shot, and a study's stages whether it is after fine-tuning.
 """
 
 import dataclasses
@@ -14,20 +14,20 @@ import seqio
 from t5x_lite.data import Data, batches
 from t5x_lite.evaluation import evaluate
 
-# Stands beside LAMBADA's accuracy, and is no part of a score.
+# LAMBADA also has a perplexity, which is not part of a score.
 _NO_PERCENTAGE = "perplexity"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Suite:
-  """Says which tasks are asked, and how much of them.
+  """Defines the tasks of a suite and how many examples to use.
 
   Attributes:
-    tasks: names of tasks and of mixtures, with metrics in percent.
-    lengths: of their features; longer inputs are cut.
-    examples: of each task at most, the first of the split.
-    split: of the tasks.
-    batch_size: rows at a time.
+    tasks: names of tasks and mixtures, with metrics in percent.
+    lengths: {feature: tokens}; longer inputs are truncated.
+    examples: the maximum number of examples per task, from the split's start.
+    split: the split to evaluate on.
+    batch_size: rows per batch.
   """
 
   tasks: Sequence[str]
@@ -49,16 +49,15 @@ class Suite:
 def measure(
   suite: Suite, model: Any, params: Any, *, layout: Any = None
 ) -> dict[str, Any]:
-  """Asks a model the tasks of a suite, in the format that these have.
+  """Evaluates a model on a suite, in the format of its tasks.
 
   Returns:
-    {"score": the mean over tasks, "tasks": task -> the mean of its metrics, as
-    GLUE has it, "metrics": task -> metric -> value; all in percent but a
-    "perplexity", which no mean includes, and "examples": task -> how many it
-    has given}.
+    {"score": the mean over tasks, "tasks": {task: the mean of its metrics, as
+    in GLUE}, "metrics": {task: {metric: value}}, "examples": {task: the number
+    of examples}}; all in percent except "perplexity", which no mean includes.
 
   Raises:
-    ValueError: a task that the model cannot be asked, or without metrics.
+    ValueError: a task does not suit the model, or has no metrics.
   """
   found, examples = {}, {}
   for task in _tasks(suite):
@@ -74,7 +73,7 @@ def measure(
     batches.check(spec, model.row_format)
     found[task] = evaluate.task_metrics(model, params, spec, layout=layout)
     if not found[task]:
-      raise ValueError(f"Suite.tasks: {task} has no metric to measure by")
+      raise ValueError(f"Suite.tasks: {task} has no metrics")
     examples[task] = found[task].pop("num_examples")
   scores = {
     task: _mean(x for name, x in metrics.items() if name != _NO_PERCENTAGE)
@@ -89,7 +88,7 @@ def measure(
 
 
 def _tasks(suite) -> list[str]:
-  """Returns the names of the tasks, those of mixtures one by one."""
+  """Returns the names of the tasks, with mixtures expanded."""
   parts = [seqio.get_subtasks(batches.get_task(name)) for name in suite.tasks]
   return list(dict.fromkeys(task.name for tasks in parts for task in tasks))
 

@@ -1,4 +1,4 @@
-"""Draws a study's figures; colours are told apart by the colour-blind."""
+"""Draws a study's figures, in colours that suit colour-blind readers."""
 
 import io
 import re
@@ -9,13 +9,13 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-# Okabe and Ito 2008, without black and yellow, which one of the two
-# backgrounds would swallow; marks and dashes tell apart what colours repeat.
+# Okabe and Ito 2008, without black and yellow, which cannot be seen on a dark
+# or a light background. When colours repeat, markers and dashes differ.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 _MARKS = "osD^vPX*"
 _DASHES = ("-", "--", ":", "-.")
 _PANELS = 2  # side by side
-# Stands for the page's own text colour, light or dark.
+# Replaced by the page's own text colour, light or dark.
 _INK = "#010203"
 _STYLE = {
   "svg.hashsalt": "t5x_lite", "svg.fonttype": "none", "font.size": 9,
@@ -28,7 +28,7 @@ Figures = dict[str, Figure]
 
 
 def draw(found: Mapping[str, Any]) -> Figures:
-  """Returns name -> figure of what a study's results can show."""
+  """Returns {name: figure} for all that a study's results contain."""
   if not found["cells"]:
     return {}
   with matplotlib.rc_context(_STYLE):
@@ -41,7 +41,7 @@ def draw(found: Mapping[str, Any]) -> Figures:
 
 
 def svg(figure: Figure) -> str:
-  """Returns a figure for a page, in the page's own text colour."""
+  """Returns a figure as SVG, in the page's own text colour."""
   buffer = io.StringIO()
   with matplotlib.rc_context(_STYLE):
     figure.savefig(
@@ -50,14 +50,14 @@ def svg(figure: Figure) -> str:
   text = buffer.getvalue()
   text = text[text.index("<svg") :].replace(_INK, "currentColor")
   text = re.sub(r"^ +", "", text, flags=re.MULTILINE)
-  # As wide as the page lets it be.
+  # Without a fixed size, it is as wide as the page.
   return re.sub(
     r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", text, count=1
   ).replace(re.search(r'height="[^"]*pt"', text)[0], "", 1)
 
 
 def png(figure: Figure, path: str) -> None:
-  """Writes a figure on white."""
+  """Writes a figure as PNG, on white."""
   with matplotlib.rc_context(_STYLE):
     figure.savefig(path, dpi=130, facecolor="white")
 
@@ -71,9 +71,9 @@ def _look(number: int) -> dict[str, Any]:
 
 
 def _compared(found) -> dict[str, dict]:
-  """Returns the measures that more than one cell has, or all of a lone cell.
+  """Returns the measures that at least two cells have, or all if one cell.
 
-  Those of each source apart stand in the tables.
+  Without the measures of single sources, which only the tables show.
   """
   fewest = min(2, len(found["cells"]))
   return {
@@ -85,7 +85,7 @@ def _compared(found) -> dict[str, dict]:
 
 
 def _dots(found) -> Figure:
-  """Draws means with their intervals, one panel a measure, two in a row."""
+  """Draws means with intervals, one panel per measure, two panels per row."""
   cells, measures = found["cells"], _compared(found)
   rows = -(-len(measures) // _PANELS)
   figure = Figure(
@@ -109,7 +109,7 @@ def _dots(found) -> Figure:
 
 
 def _curves(found) -> Figure:
-  """Draws each cell's own training loss against FLOPs and tokens."""
+  """Draws each cell's training loss against FLOPs and tokens."""
   rows = -(-len(found["cells"]) // 2)
   figure = Figure(figsize=(8, 3.1 + 0.2 * rows), layout="constrained")
   axes = figure.subplots(1, 2, sharey=True)
@@ -131,7 +131,7 @@ def _curves(found) -> Figure:
 
 
 def _heat_maps(found) -> Figure:
-  """Draws the first two axes against each other, means over the others."""
+  """Draws heat maps over the first two axes, averaged over the others."""
   (down, rows), (across, columns), *_ = found["axes"].items()
   measures = _compared(found)
   count = -(-len(measures) // _PANELS)

@@ -1,8 +1,8 @@
-"""Asks how much of a text's origin stands in a model's frozen features.
+"""Trains a linear probe to tell documents apart by a frozen model's features.
 
-A passage is the mean of the last layer's states, of the encoder where there is
-one. A logistic regression learns from some passages of each document, and says
-of the others which document they are from: Alain and Bengio 2016,
+A passage's features are the mean of the last layer's states, of the encoder if
+there is one. A logistic regression is trained on some passages of each document
+and predicts the document of the others: Alain and Bengio 2016,
 arXiv:1610.01644.
 """
 
@@ -26,18 +26,18 @@ def accuracies(
   *,
   batch_size: int,
 ) -> list[float]:
-  """Returns of each document, in percent, how many passages are recognised.
+  """Returns each document's percentage of correctly classified passages.
 
-  Each passage is judged by a regression that has not learned from it.
+  Cross-validated: no passage is classified by a probe that was trained on it.
 
   Args:
     model: a Model.
     params: its parameters.
-    task: whose vocabulary the model knows.
-    documents: lists of passages, as many of one as of another.
-    batch_size: passages at a time.
+    task: the task with the model's vocabulary.
+    documents: lists of passages, equally many for each document.
+    batch_size: passages per batch.
   """
-  # It takes a second, which only those who probe wait for.
+  # Imported here, as it takes a second.
   from sklearn import linear_model, model_selection, pipeline, preprocessing
 
   vocabulary = batches.vocabularies(task)[1]
@@ -80,7 +80,7 @@ def pooled(
 def _batches(
   ids, row_format, batch_size, starts
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Lays texts out as inputs, without anything to predict; all batches full."""
+  """Yields full batches of texts as inputs, without targets to predict."""
   ids = [*ids, *ids[: -len(ids) % batch_size]]
 
   def examples():

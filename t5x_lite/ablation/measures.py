@@ -1,7 +1,7 @@
-"""Measures in bits per byte, which compare across objectives and tokenizers.
+"""Measures models in bits per byte, across objectives and tokenizers.
 
-Held-out documents are cut into excerpts; of each, a part is scored given the
-rest. What is compared is the same text; how a model is asked is its own format:
+Held-out documents are cut into excerpts, and a part of each excerpt is scored
+given the rest. All models score the same text, each in its own format:
 
   excerpt       [a b c d e f]      continuation scores [d e f], infilling [c d]
 
@@ -11,17 +11,18 @@ rest. What is compared is the same text; how a model is asked is its own format:
   sentinel      [a b c <X> $] -> [<X> d e f]       [a b <X> e f $] -> [<X> c d]
   pseudo        the mask, token after token        the same, seeing both sides
 
-"text" is for tasks without inputs, "pseudo" for encoder-only models, which are
-told how many tokens are missing. Of "prefix" and "sentinel", each with each
-mode token, a model of pairs has what scores best on excerpts put aside for the
-choice. Sentinels and EOS are given, not scored. "text" and "prefix" infill from
-the left side alone: it is all that they can be shown.
+"text" is for tasks without inputs. "pseudo" is for encoder-only models, which
+are given the number of missing tokens. A model of inputs and targets uses
+"prefix" or "sentinel", with or without a mode token: the format that scores
+best on excerpts that are used for this choice only. Sentinels and EOS are
+given, not scored. With "text" and "prefix", infilling is scored from the left
+context only, as these formats cannot show the right one.
 
-Bytes are those of the original text, in UTF-8, whatever a tokenizer makes of
-it. Characters that it does not give back (unknown ones, and those that it
-normalises away: original_text.py) cost 8 bits a byte beside what the model says
-of the tokens, as if a uniform distribution over bytes had said them: nothing is
-gained by losing text. "lost" is their share of the bytes.
+Bytes are those of the original text, in UTF-8, whatever the tokenizer. A
+tokenizer may lose characters: unknown ones, and those that it normalises
+(original_text.py). Lost characters cost 8 bits per byte, as under a uniform
+distribution over bytes, in addition to the bits of the tokens. So losing text
+does not improve a score. "lost" is their share of the bytes.
 """
 
 import dataclasses
@@ -39,30 +40,30 @@ from t5x_lite.ablation.original_text import OriginalText
 from t5x_lite.data import batches
 
 KINDS = ("continuation", "infilling")
-# Of each document that the probe tells from others.
+# Passages per document for the linear probe.
 _PASSAGES = 8
-# Of a uniform distribution.
+# The cost under a uniform distribution.
 _BITS_PER_LOST_BYTE = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measures:
-  """Says what is measured, on how much text.
+  """Defines what to measure, and on how much text.
 
   Attributes:
-    documents: held-out documents to score; fewer where there are fewer. 0 for
-      tasks without documents, of which suites alone are measured.
-    excerpts: of each document, spread evenly over it.
+    documents: the maximum number of held-out documents to score. 0 for tasks
+      without documents, which are measured by suites only.
+    excerpts: excerpts per document, evenly spaced.
     excerpt_bytes: the length of an excerpt.
-    infill: the share of an excerpt that infilling takes from its middle.
-    selection: further documents on which a format is chosen.
-    modes: numbers N of the <extra_id_N> that stand for modes (UL2), to try.
-    batch_size: rows at a time.
+    infill: the fraction of an excerpt, in its middle, that infilling scores.
+    selection: further documents, used to choose a format.
+    modes: the numbers N of the mode tokens <extra_id_N> to try (UL2).
+    batch_size: rows per batch.
     samples: excerpts to continue and fill in for the report.
-    probe_documents: how many documents a linear probe tells apart by the
+    probe_documents: documents that a linear probe must tell apart by the
       model's features; 0 for no probe.
-    suites: name -> tasks to ask by their own metrics. (An encoder generates
-      nothing, and is not asked.)
+    suites: {name: suite of tasks with their own metrics}. (Not for an encoder,
+      which cannot generate.)
   """
 
   documents: int = 64
@@ -96,11 +97,11 @@ class Measures:
 
 
 class Document(NamedTuple):
-  """What is taken of a held-out document.
+  """Holds the excerpts or passages of a held-out document.
 
   Attributes:
-    source: the name of the corpus that it is from.
-    pieces: texts of one size.
+    source: the name of its corpus.
+    pieces: texts of equal size.
   """
 
   source: str
@@ -109,13 +110,13 @@ class Document(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-  """An excerpt's tokens: what is scored, and what stands around it.
+  """Holds an excerpt's tokens: the scored part and its context.
 
   Attributes:
-    document: which document it is of.
+    document: the number of its document.
     left, scored, right: token ids.
-    num_bytes: of the scored text in the original, in UTF-8.
-    num_lost: those of them that the tokens do not give back.
+    num_bytes: the UTF-8 bytes of the scored part in the original text.
+    num_lost: the bytes among them that the tokens lose.
   """
 
   document: int
@@ -135,14 +136,14 @@ def measure(
     {"documents_sha256": of the texts, "sources": [per document],
     "continuation": ..., "infilling": ...}, each of these {"format": its name,
     "bits_per_byte": over all documents, "lost": the share of bytes that the
-    tokenizer loses, "bits": [per document], "bytes": [per document]}, and
-    "samples": excerpts with what the model makes of them; "probe": the
-    percentage of passages that a linear probe recognises, per document; and
-    "suites": name -> what `downstream.measure` finds.
+    tokenizer loses, "bits": [per document], "bytes": [per document]};
+    "samples": excerpts with the model's predictions; "probe": the percentage of
+    passages that a linear probe classifies correctly, per document; and
+    "suites": {name: the result of `downstream.measure`}.
 
   Raises:
-    ValueError: the run's task has no held-out document that is long enough, or
-      a suite that cannot be asked.
+    ValueError: no held-out document of the task is long enough, or a suite
+      does not suit the model.
   """
   found = {"samples": [], "suites": {}}
   if measures.documents:
@@ -166,7 +167,7 @@ def measure(
 def _of_documents(measures, model, params, run, layout) -> dict[str, Any]:
   vocabulary = batches.vocabularies(run.train.task)[1]
   documents = excerpts(measures, run.train.task)
-  # Aside for the choice of a format: not more than half.
+  # At most half of the documents are used to choose a format.
   aside = min(measures.selection, len(documents) // 2)
   chosen, scored = documents[:aside], documents[aside:]
   score = scoring.Scorer(
@@ -200,32 +201,32 @@ def _of_documents(measures, model, params, run, layout) -> dict[str, Any]:
 def excerpts(measures: Measures, task: str) -> list[Document]:
   """Returns the excerpts of each held-out document that is long enough.
 
-  All tasks over the same sources give the same, in turns from each source; the
-  order is that of a hash.
+  All tasks with the same sources give the same excerpts: documents alternate
+  between sources, and are ordered by a hash within each.
   """
   wanted = measures.documents + measures.selection
   return _pieces(task, wanted, measures.excerpts, measures.excerpt_bytes)
 
 
 def passages(measures: Measures, task: str) -> list[Document]:
-  """Returns passages of held-out documents, as many of each, for the probe."""
+  """Returns equally many passages of each held-out document, for the probe."""
   wanted, size = measures.probe_documents, measures.excerpt_bytes
   return _pieces(task, wanted, _PASSAGES, size, fewest=_PASSAGES)
 
 
 def _pieces(task, wanted, count, size, fewest=1) -> list[Document]:
-  """Cuts up to `count` pieces from each document, `wanted` documents at most.
+  """Cuts up to `count` pieces from each of at most `wanted` documents.
 
   Raises:
-    ValueError: fewer than two documents are long enough for the `fewest`.
+    ValueError: fewer than two documents are long enough for `fewest` pieces.
   """
   at_least = fewest * size
   sources = [
     [(source, text) for text in texts if len(text) >= at_least]
     for source, texts in _held_out(task).items()
   ]
-  # By what they hold: their names may be those of tasks, which differ by
-  # objective.
+  # Ordered by content: a source without a name has the task's, which differs
+  # by objective.
   sources = sorted(filter(None, sources), key=lambda of: _digest(of[0][1]))
   found = [
     Document(source, _spread(text, count, size))
@@ -234,16 +235,16 @@ def _pieces(task, wanted, count, size, fewest=1) -> list[Document]:
   ]
   if len(found) < 2:
     raise ValueError(
-      f"task {task} has {len(found)} held-out documents of {at_least} bytes: "
-      "lower Measures.excerpt_bytes, or hold more text out"
+      f"task {task} has {len(found)} held-out documents of at least {at_least} "
+      "bytes: lower Measures.excerpt_bytes, or hold out more text"
     )
   return found[:wanted]
 
 
 def _held_out(task) -> dict[str, list[bytes]]:
-  """Returns source -> its held-out documents, in the order of a hash."""
+  """Returns {source: held-out documents}, ordered by a hash."""
   found, known = {}, set()
-  # What two sources share is the first's, whatever the tasks are called.
+  # A document in two sources counts for the first one by source name.
   parts = sorted(seqio.get_subtasks(batches.get_task(task)), key=_source_name)
   for part in parts:
     if "validation" not in part.splits:
@@ -260,23 +261,23 @@ def _digest(text: bytes) -> bytes:
 
 
 def _source_name(task) -> str:
-  """Returns what all tasks over a source call it, if it has a name."""
+  """Returns the source's name, or else the task's."""
   named = getattr(task.source, "tfds_dataset", task.source)
   return getattr(named, "name", task.name)
 
 
 def _spread(text: bytes, count: int, size: int) -> list[str]:
-  """Cuts up to `count` pieces of `size` bytes, evenly, without overlap."""
+  """Cuts up to `count` evenly spaced pieces of `size` bytes."""
   count = min(count, len(text) // size)
   starts = np.linspace(0, len(text) - size, count).astype(int)
-  # A character that a cut falls into is left out.
+  # A character that a cut splits is dropped.
   return [text[s : s + size].decode(errors="ignore") for s in starts]
 
 
 def questions(
   vocabulary: Any, documents: Sequence[Document], kind: str, infill: float
 ) -> Iterator[Question]:
-  """Yields what is asked about each excerpt of each document."""
+  """Yields a question for each excerpt of each document."""
   for number, document in enumerate(documents):
     for excerpt in document.pieces:
       text = OriginalText(vocabulary, excerpt)
@@ -285,7 +286,7 @@ def questions(
       if kind == "infilling":
         span = max(round(infill * len(ids)), 1)
         start, stop = (len(ids) - span) // 2, (len(ids) + span) // 2
-      # A token may be half of a character.
+      # A token may be part of a character: move to a character's end.
       start, stop = text.whole(start), text.whole(stop)
       if num_bytes := text.num_bytes(start, stop):
         yield Question(
@@ -312,7 +313,7 @@ def _by_document(asked, nats, count) -> dict[str, Any]:
 
 
 def _samples(measures, model, params, run, vocabulary, asked, form, layout):
-  """Completes the first excerpts of a few documents, greedily."""
+  """Generates greedy predictions for the first excerpts of a few documents."""
   firsts = {question.document: question for question in reversed(asked)}
   shown = [firsts[n] for n in sorted(firsts)][: measures.samples]
   if not shown:

@@ -1,7 +1,7 @@
-"""Accounts for the cells of a study before any of them is trained.
+"""Computes the costs and step counts of a study's cells before training.
 
-FLOPs and parameters are exact (accounting.py); tokens are counted on the first
-batches that the cell will read, and on the first documents of its source.
+FLOPs and parameters are exact (accounting/costs.py). Tokens are counted on the
+first batches that the cell will read and the first documents of its source.
 """
 
 import dataclasses
@@ -23,29 +23,28 @@ from t5x_lite.training.run import Run
 
 _BATCHES = 8
 _DOCUMENTS = 64
-# Enough for some epochs of a corpus as small as python_docs.
+# Several epochs of a corpus as small as python_docs.
 _HASHED_DOCUMENTS = 2000
 _CALIBRATION_STEPS = 3
-# The speed of a machine drifts: a ratio is of runs that follow each other.
+# Machine speed drifts, so all cells are timed in turn, in several rounds.
 _ROUNDS, _STEPS_OF_A_ROUND = 3, 15
 
 Account = dict[str, Any]
 
 
 def account(run: Run) -> Account:
-  """Says what one step of a run costs, and what it reads.
+  """Returns the cost of one step of a run, and the tokens that it reads.
 
   Returns:
     "architecture", "parameters", "parameters_without_embeddings",
     "flops_per_step", "flops_per_step_without_head", "memory_bytes",
     "positions_per_step", and, as means of the first batches,
-    "tokens_per_step" (padding apart), "loss_tokens_per_step",
+    "tokens_per_step" (without padding), "loss_tokens_per_step",
     "source_tokens_per_step" (of the documents, before the objective),
     "padding_fraction", "loss_fraction" (of the tokens).
 
   Raises:
-    ValueError: the task and the architecture do not go together, or whatever
-      data.check refuses.
+    ValueError: the task does not suit the architecture, or data.check fails.
   """
   model = _model(run)
   described = costs.describe(
@@ -81,10 +80,10 @@ def account(run: Run) -> Account:
 
 
 def steps(of: Account, budget: Budget) -> int:
-  """Returns how many steps use a budget up, rounded to the nearest.
+  """Returns the number of steps that a budget pays for, rounded to nearest.
 
   Raises:
-    ValueError: not even one does, or it is not known what one costs.
+    ValueError: the budget is less than one step, or a step's cost is unknown.
   """
   cost = _cost_of_a_step(of, budget)
   if math.isnan(cost):
@@ -111,7 +110,7 @@ def _cost_of_a_step(of, budget) -> float:
 
 
 def totals(of: Account, count: int) -> dict[str, float]:
-  """Returns what a number of steps amounts to, in the units of budgets."""
+  """Returns the total of a number of steps in each unit of budgets."""
   return {
     "steps": count,
     "flops": count * of["flops_per_step"],
@@ -123,7 +122,7 @@ def totals(of: Account, count: int) -> dict[str, float]:
 
 
 def check_parameters(accounts: dict[str, Account], budget: Budget) -> None:
-  """Refuses cells whose sizes differ by more than a budget allows."""
+  """Refuses cells whose parameter counts differ by more than allowed."""
   if budget.parameters_within is None:
     return
   (first, one), *others = accounts.items()
@@ -131,29 +130,30 @@ def check_parameters(accounts: dict[str, Account], budget: Budget) -> None:
     ratio = other["parameters"] / one["parameters"]
     if abs(ratio - 1) > budget.parameters_within:
       raise ValueError(
-        f"{name} has {other['parameters']:,} parameters and {first} "
-        f"{one['parameters']:,}, which differ by more than "
+        f"{name} has {other['parameters']:,} parameters and {first} has "
+        f"{one['parameters']:,}: they differ by more than "
         f"Budget.parameters_within ({budget.parameters_within})"
       )
 
 
 def calibrate(run: Run) -> float:
-  """Times a few training steps on this device; returns FLOP/s of the model."""
+  """Times a few training steps on this device; returns model FLOP/s."""
   return _bench(run, _CALIBRATION_STEPS)["flops_per_s"]
 
 
 def step_ratios(
   runs: Mapping[str, Run], baseline: str
 ) -> dict[str, dict[str, Any]]:
-  """Times a training step of each cell, as a multiple of the baseline's.
+  """Times a training step of each cell relative to the baseline's.
 
   Args:
-    runs: cell -> its run.
+    runs: {cell: run}.
     baseline: one of the cells.
 
   Returns:
-    Cell -> "ratio", of steps of synthetic tokens timed in turns on this device,
-    the mean of 3 rounds, and "range", of the rounds; for all but the baseline.
+    {cell: {"ratio", "range"}} for all cells but the baseline: the mean and the
+    range over 3 rounds. Steps of all cells, on synthetic tokens, are timed in
+    turn on this device.
   """
   rounds = [
     {
@@ -186,14 +186,14 @@ def _bench(run, steps) -> dict[str, Any]:
 
 
 def documents_sha256(run: Run) -> str:
-  """Returns a digest of the documents that a run reads first, in order.
+  """Returns a digest of the first documents that a run reads, in order.
 
-  Equal digests prove that two arms are fed the same text; what each objective
-  makes of it is its own.
+  Arms with equal digests read the same text, whatever their objectives make of
+  it.
   """
   spec, digest = run.train, hashlib.sha256()
   for task in seqio.get_subtasks(batches.get_task(spec.task)):
-    # What they depend on: the task's name where the order has none.
+    # The settings that determine them; without an order, the task's name does.
     known = (
       task.source, spec.document_order or task.name,
       spec.cache_dir and task.name, spec.cache_dir, spec.split, spec.shuffle,
@@ -205,7 +205,7 @@ def documents_sha256(run: Run) -> str:
   return digest.hexdigest()
 
 
-# Arms share them, and it takes seconds.
+# Cached: arms share digests, and each takes seconds.
 _digests: dict[tuple, bytes] = {}
 
 
@@ -220,7 +220,7 @@ def _first_documents_sha256(task, spec) -> bytes:
 
 
 def _as_bytes(value) -> bytes:
-  """Returns the content of a field: a text, numbers, or several texts."""
+  """Returns the bytes of a field: a text, numbers, or several texts."""
   if isinstance(value, bytes):
     return value
   value = np.asarray(value)
@@ -248,10 +248,10 @@ def _token_counts(run, row_format) -> dict[str, float]:
 
 
 def _source_tokens_per_example(run, row_format, counts) -> float:
-  """Returns how many tokens of documents make one example.
+  """Returns the mean number of document tokens per example.
 
-  Exact for any objective: documents in, examples out. Where examples are made
-  of no document (questions and answers), they are themselves the source.
+  Exact for any objective: counts documents in and examples out. Examples that
+  are not made from documents (questions and answers) count as their own source.
   """
   provider = batches.get_task(run.train.task)
   parts = seqio.get_subtasks(provider)

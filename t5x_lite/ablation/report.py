@@ -1,4 +1,4 @@
-"""Writes a study's results as one page, with pictures and tables beside it."""
+"""Writes a study's report: one HTML page, a CSV table and figures."""
 
 import csv
 import pathlib
@@ -14,10 +14,10 @@ _TEMPLATE = "report.html.jinja"
 
 
 def write(found: Mapping[str, Any], folder: Any) -> None:
-  """Writes report.html, results.csv and figures/*.png into a directory.
+  """Writes report.html, results.csv and figures/*.png to a directory.
 
-  The page needs no network and no other file. Each number on it comes from
-  `found` by the path that its element names, in "data-path".
+  The page needs no network and no other file. Each number on it is read from
+  `found`, at the path in its element's "data-path".
   """
   folder = pathlib.Path(folder)
   drawn = figures.draw(found)
@@ -29,7 +29,7 @@ def write(found: Mapping[str, Any], folder: Any) -> None:
 
 
 def html(found: Mapping[str, Any], drawn: figures.Figures) -> str:
-  """Returns the page."""
+  """Returns the report as an HTML page."""
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(_FOLDER),
     autoescape=True,
@@ -46,12 +46,12 @@ def html(found: Mapping[str, Any], drawn: figures.Figures) -> str:
 
 
 def key(name: str) -> str:
-  """Returns a name as it stands in a path, as in JSON Pointer (RFC 6901)."""
+  """Returns a name escaped for a path, as in JSON Pointer (RFC 6901)."""
   return name.replace("~", "~0").replace("/", "~1")
 
 
 def look_up(found: Any, path: str) -> Any:
-  """Returns what stands at a path such as "cells/causal/totals/flops"."""
+  """Returns the value at a path such as "cells/causal/totals/flops"."""
   for part in path.split("/"):
     name = part.replace("~1", "/").replace("~0", "~")
     found = found[int(name)] if isinstance(found, list) else found[name]
@@ -59,7 +59,7 @@ def look_up(found: Any, path: str) -> Any:
 
 
 def shown(value: float | None, form: str) -> str:
-  """Returns a number as the page prints it: a format, or "unit" prefixes."""
+  """Formats a number by a format, or with SI prefixes if that is "unit"."""
   if value is None:
     return "–"
   if form != "unit":

@@ -1,4 +1,4 @@
-"""Gathers what the arms of a study left in their directories."""
+"""Collects a study's results from the directories of its arms."""
 
 import collections
 import dataclasses
@@ -20,14 +20,14 @@ _PERCENT = {"unit": "percent", "better": "higher"}
 
 
 def gather(folder: Any, plan: dict) -> dict[str, Any]:
-  """Returns all that a report says, as a dict that JSON can hold.
+  """Returns the contents of a report, as a dict that can be written as JSON.
 
-  Only "step_ratios" and each cell's "timing" depend on more than the study and
-  its seeds.
+  All of it is determined by the study and its seeds, except "step_ratios" and
+  each cell's "timing".
 
   Args:
     folder: the study's directory.
-    plan: of `t5x_lite ablate`: what each cell costs, and the arms.
+    plan: the plan of `t5x_lite ablate`: the cost of each cell, and the arms.
   """
   arms = [_Arm(pathlib.Path(folder) / "arms", entry) for entry in plan["arms"]]
   done = collections.defaultdict(dict)
@@ -91,15 +91,15 @@ def gather(folder: Any, plan: dict) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class _Measure:
-  """What an arm has of one measure: a ratio of sums over documents or tasks.
+  """Holds one measure of an arm: a ratio of sums over documents or tasks.
 
   Attributes:
-    meaning: its "unit", which way is "better", and for one source alone the
-      "whole", the measure of them all.
-    of: what is measured; arms are compared on the same.
-    values: sums, per document or task.
-    sizes: what they are divided by.
-    form: the format in which the model was asked, if there is a choice.
+    meaning: its "unit", which direction is "better" and, for the measure of a
+      single source, the "whole": the measure of all sources.
+    of: identifies the data; arms are compared on the same data only.
+    values: the numerators, per document or task.
+    sizes: the denominators.
+    form: the prompt format, if there is a choice.
   """
 
   meaning: Mapping[str, str]
@@ -112,7 +112,7 @@ class _Measure:
 def _measures(found, stage) -> dict[str, _Measure]:
   """Reads a measures.json: "continuation", or "continuation after STAGE".
 
-  And of each source apart, where there are several: "continuation of SOURCE".
+  If there are several sources, adds "continuation of SOURCE" for each.
   """
   after = f" after {stage}" if stage else ""
   kinds = [kind for kind in KINDS if kind in found]
@@ -142,7 +142,7 @@ def _measures(found, stage) -> dict[str, _Measure]:
 
 
 def _in_bits(found, kind, sources, **meaning) -> _Measure:
-  """Returns the bits per byte of the documents of these sources."""
+  """Returns the bits per byte on the documents of these sources."""
   documents = np.isin(found["sources"], sources)
   return _Measure(
     _BITS | meaning,
@@ -154,7 +154,7 @@ def _in_bits(found, kind, sources, **meaning) -> _Measure:
 
 
 class _Arm:
-  """What an arm's directory holds; it is not done if a measure is null."""
+  """Reads an arm's directory; an arm with a null measure is not done."""
 
   def __init__(self, folder, entry):
     self.name, self.cell, self.seed = (
@@ -196,7 +196,7 @@ class _Arm:
 
 
 def _outcome(arms, cell) -> dict[str, Any]:
-  """Returns what one cell's arms came to."""
+  """Returns the results of one cell's arms."""
   per_step = cell["account"]
   first = next(iter(arms.values()))
   curves = collections.defaultdict(list)
@@ -233,9 +233,9 @@ def _outcome(arms, cell) -> dict[str, Any]:
 
 
 def _own_loss(arms) -> dict[str, dict[str, Any]]:
-  """Returns the held-out loss of the objective itself, nats per token.
+  """Returns the held-out loss of the cell's own objective, in nats per token.
 
-  Of each task apart, where the objective is a mixture.
+  If the objective is a mixture, each of its tasks is separate.
   """
   last = collections.defaultdict(list)
   for arm in arms:
@@ -249,10 +249,10 @@ def _own_loss(arms) -> dict[str, dict[str, Any]]:
 
 
 def _add_targets(cells, done) -> None:
-  """Adds what each cell needed to come to a loss that others of its kind reach.
+  """Adds the compute that each cell needed to reach a common target loss.
 
-  Cells of the same held-out tasks compare; one alone has none. Means over seeds
-  and tasks.
+  Cells with the same held-out tasks share a target; a cell without another has
+  none. Losses are means over seeds and tasks.
   """
   groups = collections.defaultdict(dict)
   for name, arms in done.items():
@@ -279,7 +279,7 @@ def _add_targets(cells, done) -> None:
 
 
 def _losses(record) -> dict[str, float]:
-  """Returns task -> held-out loss of an evaluation's record, where finite."""
+  """Returns {task: held-out loss} of an evaluation's record, if finite."""
   return {
     name.removesuffix("/loss"): value
     for name, value in record.items()
@@ -296,11 +296,11 @@ def _of(arms, name) -> statistics.Scores:
 
 
 def _alike(sides, done) -> dict[str, statistics.Scores]:
-  """Returns the scores that can be compared: of the same seeds, asked the same.
+  """Returns scores that can be compared: of the same seeds and data.
 
   Args:
-    sides: name -> (measure, cell); those without results are left out.
-    done: cell -> seed -> arm.
+    sides: {name: (measure, cell)}; those without results are left out.
+    done: {cell: {seed: arm}}.
   """
   arms = {name: done.get(cell, {}) for name, (_, cell) in sides.items()}
   having = {
@@ -321,7 +321,7 @@ def _alike(sides, done) -> dict[str, statistics.Scores]:
 
 
 def _contrasts(plan, done) -> dict[str, dict[str, statistics.Scores]]:
-  """Returns the pairs that a study asks for, of which both are there."""
+  """Returns the study's contrasts of which both sides have results."""
   pairs = {}
   for title, sides in plan["contrasts"].items():
     named = {f"{cell} ({measure})": (measure, cell) for measure, cell in sides}
@@ -336,7 +336,7 @@ def _baseline(plan, scores) -> str | None:
 
 
 def _options_compared(plan, scores) -> dict[str, list[dict[str, Any]]]:
-  """Compares the options of each axis of a grid that has several."""
+  """Compares the options of each axis, if the grid has several axes."""
   if len(plan["axes"]) == 1:
     return {}
   choices = {name: cell["choices"] for name, cell in plan["cells"].items()}
@@ -347,7 +347,7 @@ def _options_compared(plan, scores) -> dict[str, list[dict[str, Any]]]:
 
 
 def _pairing(arms) -> dict[str, Any]:
-  """Says of each seed, and stage, whether its arms read the same in order."""
+  """Returns whether all arms read the same documents, by seed and stage."""
   digests = collections.defaultdict(set)
   for arm in arms:
     for stage, digest in arm.documents.items():
@@ -359,7 +359,7 @@ def _pairing(arms) -> dict[str, Any]:
 
 
 def _scaling(plan, cells, kind) -> dict[str, Any]:
-  """Fits a law along the axis of sizes, apart for each other choice."""
+  """Fits a scaling law along the size axis, for each choice on other axes."""
   axis = plan["size_axis"]
   if axis is None:
     return {}

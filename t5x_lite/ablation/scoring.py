@@ -1,4 +1,4 @@
-"""Asks a model for the likelihood of tokens, in the format that it knows."""
+"""Scores tokens under a model, in the format that it was trained on."""
 
 import dataclasses
 import functools
@@ -20,11 +20,11 @@ _SENTINEL = re.compile(r"<extra_id_\d+>")
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-  """A way to ask; measures.py draws them.
+  """Describes a prompt format; measures.py draws them.
 
   Attributes:
     kind: "text", "prefix", "sentinel" or "pseudo".
-    mode: N of the <extra_id_N> before the inputs, or None.
+    mode: the N of the mode token <extra_id_N> before the inputs, or None.
   """
 
   kind: str
@@ -32,13 +32,13 @@ class Format:
 
   @property
   def name(self) -> str:
-    """Names it for a table."""
+    """Returns the format's name for a table."""
     return self.kind if self.mode is None else f"{self.kind}, mode {self.mode}"
 
   def arrange(
     self, question: Any, vocabulary: Any
   ) -> tuple[list[int], list[int], int]:
-    """Returns inputs, targets, and where in these the scored tokens begin."""
+    """Returns inputs, targets, and where the scored tokens begin in targets."""
     mode = [] if self.mode is None else [_sentinel(vocabulary, self.mode)]
     left, scored = [*mode, *question.left], list(question.scored)
     if self.kind == "text":
@@ -54,7 +54,7 @@ class Format:
 def formats(
   run: Any, row_format: RowFormat, modes: Sequence[int]
 ) -> list[Format]:
-  """Returns the formats that a run's model may know."""
+  """Returns the formats that a run's model may have been trained on."""
   if not row_format.generates:
     return [Format("pseudo")]
   if "inputs" not in batches_lib.get_task(run.train.task).output_features:
@@ -69,7 +69,7 @@ def formats(
 
 
 class Scorer:
-  """Scores questions under one model."""
+  """Scores questions under a model."""
 
   def __init__(
     self, model: Any, params: Any, run: Any, *, batch_size: int, layout: Any
@@ -99,7 +99,7 @@ class Scorer:
     return -np.array([result["log_likelihood"] for result in results])
 
   def _pseudo(self, asked) -> np.ndarray:
-    """Fills in the mask token after token: p of each given those before it."""
+    """Scores each token given those before it, with the rest masked."""
     rows = [(n, i) for n, q in enumerate(asked) for i in range(len(q.scored))]
     size = batched.round_up(self._batch_size, self._layout)
     length = max(len(q.left) + len(q.scored) + len(q.right) for q in asked)
@@ -142,7 +142,7 @@ class Scorer:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Score(infer.Score):
-  """Scores a stretch of the targets, given as token ids."""
+  """Scores a range of the targets, given as token ids."""
 
   starts: np.ndarray
   stops: np.ndarray
@@ -157,14 +157,14 @@ class _Score(infer.Score):
   def compute(self, params, batch, row_ids):
     starts_B = jnp.asarray(self.starts)[row_ids]
     stops_B = jnp.asarray(self.stops)[row_ids]
-    return _stretch(self.model, params, batch, starts_B, stops_B)
+    return _score_range(self.model, params, batch, starts_B, stops_B)
 
   def result(self, fields, row):
     return {"log_likelihood": float(row["scores"])}
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _stretch(model, params, batch, start_B, stop_B):
+def _score_range(model, params, batch, start_B, stop_B):
   weights_BT = batch["decoder_loss_weights"]
   place_BT = jnp.cumsum(weights_BT, axis=1) - 1
   inside_BT = (place_BT >= start_B[:, None]) & (place_BT < stop_B[:, None])
@@ -186,7 +186,7 @@ def generate(
   *,
   layout: Any = None,
 ) -> list[str]:
-  """Returns greedy predictions of what is scored, as texts."""
+  """Returns greedy predictions of the scored parts, as texts."""
   vocabulary = batches_lib.vocabularies(run.train.task)[1]
   records = []
   for question in asked:
@@ -206,13 +206,13 @@ def generate(
 
 
 def _first_span(prediction: str) -> str:
-  """Returns what a denoiser says of the first blank."""
+  """Returns a denoiser's prediction for the first blank."""
   before, *spans = _SENTINEL.split(prediction)
   return before.strip() or (spans[0].strip() if spans else "")
 
 
 def _codec(run, model, records, *, room=0) -> infer.Codec:
-  """Returns the run's codec, with room for these very records and more."""
+  """Returns the run's codec, with lengths that fit the records."""
   inputs, targets = (
     max(len(record["ids"][side]) for record in records) for side in (0, 1)
   )

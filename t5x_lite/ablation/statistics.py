@@ -1,9 +1,9 @@
-"""What may be concluded from arms that were run with a few seeds.
+"""Tests the differences between arms that were run with a few seeds.
 
-The seed is the unit of the tests: two arms of one seed read the same documents,
-so their difference is paired, and its spread over the seeds is what a repeat of
-the study would see. Documents enter the intervals, which are of the mean over
-seeds and documents both.
+The seed is the unit of the tests. Two arms of one seed read the same documents,
+so their difference is paired, and its spread over seeds is the spread over
+repeats of the study. Confidence intervals are of the mean over both seeds and
+documents.
 """
 
 import dataclasses
@@ -20,18 +20,18 @@ from statsmodels.stats import power
 
 CONFIDENCE = 0.95
 _RESAMPLES = 4000
-# The power at which the minimum detectable effect is stated.
+# The power of the minimum detectable effect.
 _POWER = 0.8
 _FITS = 100
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-  """What one cell scored: a ratio of sums over documents, for each seed.
+  """Holds a cell's scores: for each seed, a ratio of sums over documents.
 
   Attributes:
-    bits: [seeds, documents].
-    size: what they are divided by, [seeds, documents].
+    bits: the numerators, [seeds, documents].
+    size: the denominators, [seeds, documents].
   """
 
   bits: np.ndarray
@@ -39,20 +39,21 @@ class Scores:
 
   @property
   def by_seed(self) -> np.ndarray:
-    """Returns the value of each seed, [seeds]."""
+    """Returns each seed's score, [seeds]."""
     return self.bits.sum(axis=1) / self.size.sum(axis=1)
 
 
 def interval(cells: Sequence[Scores], others: Sequence[Scores] = ()) -> list:
   """Returns a 95% bootstrap interval of a mean, or of a paired difference.
 
-  Seeds and documents are drawn anew, each with replacement and independently
-  of the other; all cells see the same draws. Percentiles of the pigeonhole
-  bootstrap of Owen 2007, arXiv:0711.2670; scipy's draws along one axis alone.
+  The percentile interval of the pigeonhole bootstrap, Owen 2007,
+  arXiv:0711.2670: seeds and documents are resampled with replacement,
+  independently of each other, with the same draws for all cells. (scipy's
+  bootstrap resamples along one axis only.)
 
   Args:
-    cells: over whose means the mean is taken.
-    others: what is subtracted, likewise; none for the mean itself.
+    cells: the cells whose means are averaged.
+    others: the cells whose average is subtracted; empty for the mean itself.
   """
   num_seeds = len(cells[0].bits)
   seeds_RS, documents_RD = _resamples(*cells[0].bits.shape)
@@ -79,7 +80,7 @@ def _resamples(*counts: int) -> list[np.ndarray]:
 
 
 def summary(scores: Scores) -> dict[str, Any]:
-  """Returns "mean", "interval", "by_seed" and "seed_sd" of a cell."""
+  """Returns a cell's "mean", "interval", "by_seed" and "seed_sd"."""
   by_seed = scores.by_seed
   return {
     "mean": float(by_seed.mean()),
@@ -95,13 +96,15 @@ def compare(
   """Compares cells pairwise, by paired t-tests over the seeds.
 
   Args:
-    cells: name -> scores, over the same seeds and documents.
-    baseline: the cell that the others are compared with; None takes all pairs.
+    cells: {name: scores}, over the same seeds and documents.
+    baseline: the cell that the others are compared with; None compares all
+      pairs.
 
   Returns:
-    For each pair "a", "b", "difference" (a - b), its "interval", "p" and
-    "p_holm", corrected for the number of comparisons (Holm 1979), and whether
-    it is "significant" at 5%; without repeats, p is None and nothing is.
+    For each pair, "a", "b", "difference" (a - b), its "interval", "p",
+    "p_holm" (corrected for the number of comparisons, Holm 1979), and
+    "significant" (at 5%). With one seed, "p" is None and nothing is
+    significant.
   """
   pairs = list(itertools.combinations(cells, 2))
   if baseline is not None:
@@ -116,19 +119,19 @@ def compare_options(
   choices: Mapping[str, Mapping[str, str]],
   axis: str,
 ) -> list[dict[str, Any]]:
-  """Compares the options of an axis, whatever stands on the others.
+  """Compares the options of an axis, averaged over the other axes.
 
-  Each pair over the cells that both have, which differ in nothing else: the
-  means over these are paired by the seed, as in `compare`. A grid has far fewer
-  pairs of options than of cells, and a mean varies less than a cell.
+  A pair of options is compared on the pairs of cells that differ only in this
+  axis: their means are paired by seed, as in `compare`. A grid has far fewer
+  pairs of options than of cells, and a mean varies less than one cell.
 
   Args:
-    cells: name -> scores, over the same seeds and documents.
-    choices: name of a cell -> axis -> option.
-    axis: whose options.
+    cells: {name: scores}, over the same seeds and documents.
+    choices: {name of a cell: {axis: option}}.
+    axis: the axis to compare.
 
   Returns:
-    What `compare` does, and "cells", over how many of each option.
+    The results of `compare`, and "cells", the number of cells per option.
   """
   by_option = {}
   for name, scores in cells.items():
@@ -146,11 +149,13 @@ def compare_options(
 def contrast(
   pairs: Mapping[str, Mapping[str, Scores]],
 ) -> list[dict[str, Any]]:
-  """Compares pairs that were chosen beforehand; returns what `compare` does.
+  """Compares preregistered pairs of cells.
 
   Args:
-    pairs: title -> two names -> scores over the same seeds and documents; each
-      result has its "title".
+    pairs: {title: {name: scores}}, two each, over the same seeds and documents.
+
+  Returns:
+    The results of `compare`, each with its "title".
   """
   return _corrected([
     _difference(a, b, [two[a]], [two[b]]) | {"title": title}
@@ -175,7 +180,7 @@ def _difference(a, b, cells, others) -> dict[str, Any]:
 
 
 def _corrected(found) -> list[dict[str, Any]]:
-  """Corrects the tests for their number: Holm 1979."""
+  """Corrects p-values for the number of tests: Holm 1979."""
   tested = [one for one in found if one["p"] is not None]
   for one, p in zip(tested, holm([one["p"] for one in tested]), strict=True):
     one |= {"p_holm": p, "significant": p <= 1 - CONFIDENCE}
@@ -199,18 +204,18 @@ def _paired_p(a, b) -> float | None:
   if len(a) < 2:
     return None
   if np.allclose(a, b, rtol=0, atol=1e-12):
-    return 1.0  # The very same runs: scipy divides by a spread of zero.
+    return 1.0  # Identical runs: scipy would divide by a spread of zero.
   with warnings.catch_warnings():
-    # Differences that hardly vary are no reason to stop.
+    # scipy warns about differences that hardly vary; the result is fine.
     warnings.simplefilter("ignore", RuntimeWarning)
     return float(stats.ttest_rel(a, b).pvalue)
 
 
 def minimum_detectable_effect(cells: Mapping[str, Scores]) -> float | None:
-  """Returns the difference that one test sees with a power of 80%.
+  """Returns the difference that one test at 5% detects with a power of 80%.
 
-  Of a single pair at 5%, whose differences spread as those of all pairs do in
-  the mean (root of the mean square); None without repeats.
+  The spread of the pair's differences is taken to be the root mean square over
+  all pairs. Returns None with one seed.
   """
   spreads = [
     (cells[a].by_seed - cells[b].by_seed).var(ddof=1)
@@ -227,18 +232,19 @@ def minimum_detectable_effect(cells: Mapping[str, Scores]) -> float | None:
 
 
 def scaling_law(flops: Sequence[float], loss: Sequence[float]) -> dict | None:
-  """Fits loss = E + A / C^a, the form of Hoffmann et al. 2022.
+  """Fits the scaling law loss = E + A / C^a, with C the compute.
 
-  arXiv:2203.15556, section 3.3, along compute C: Huber's loss (delta 1e-3) of
-  the logarithms. Intervals are of 100 fits to points drawn anew.
+  The form and fit of Hoffmann et al. 2022, arXiv:2203.15556, section 3.3: Huber
+  loss (delta 1e-3) on the logarithms. Intervals come from 100 fits to resampled
+  runs.
 
   Args:
-    flops: of each run, of 3 sizes at least.
-    loss: of each run.
+    flops: the training FLOPs of each run, of at least 3 sizes.
+    loss: the loss of each run.
 
   Returns:
     {"E", "A", "a": [estimate, low, high]}, with C in units of the smallest;
-    None where there are fewer than 3 sizes, or less than 4 runs.
+    None if there are fewer than 3 sizes or fewer than 4 runs.
   """
   flops, loss = np.asarray(flops, float), np.asarray(loss, float)
   if not np.isfinite(flops).all():

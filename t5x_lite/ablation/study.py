@@ -1,4 +1,4 @@
-"""Study: a question, the grid of arms that answers it, and what they share.
+"""Defines a study: its question, grid of arms, budget and shared settings.
 
 A setting is a gin file or a binding, as on the command line:
 
@@ -13,8 +13,8 @@ A setting is a gin file or a binding, as on the command line:
     },
   }
 
-makes four cells, "encoder_decoder-span_corruption" and so on. Nothing here
-reads gin: settings are strings that `t5x_lite ablate` hands on.
+makes four cells, "encoder_decoder-span_corruption" and so on. This module does
+not read gin: settings are strings that `t5x_lite ablate` passes to the runs.
 """
 
 import dataclasses
@@ -22,24 +22,24 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 BUDGETS = ("flops", "source_tokens", "loss_tokens", "steps", "seconds")
-# What stands for a stage's name where there is none: the first run.
+# The stage name of a cell's first run.
 FIRST = ""
 _SEPARATOR = "-"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Budget:
-  """Says what every arm gets the same amount of.
+  """Defines the budget that every arm gets.
 
   Attributes:
-    amount: how much.
-    unit: "flops" of training (accounting.flops), "source_tokens" of text
-      read, "loss_tokens" (those that bear loss), "steps", or "seconds" of
-      training on this device, by a short calibration.
-    embeddings: whether FLOPs count the head, which is as large as the
+    amount: the size of the budget, in `unit`.
+    unit: "flops" of training (accounting.costs), "source_tokens" of text read,
+      "loss_tokens" (targets of the loss), "steps", or "seconds" of training on
+      this device, estimated by a short calibration.
+    embeddings: whether FLOPs include the head, which is as large as the
       embedding.
-    parameters_within: refuses arms whose parameters differ by more than this
-      share of the first's; None lets them differ.
+    parameters_within: refuse arms whose parameter count differs from the
+      first's by more than this fraction; None: no limit.
   """
 
   amount: float
@@ -58,13 +58,13 @@ class Budget:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cell:
-  """One point of the grid; with a seed it is an arm.
+  """Describes one point of the grid; with a seed it is an arm.
 
   Attributes:
-    name: the choices, joined.
-    choices: axis -> option.
-    settings: gin files and bindings, later ones win.
-    skipped: why it is left out, or None.
+    name: the chosen options, joined.
+    choices: {axis: option}.
+    settings: gin files and bindings; later ones override earlier ones.
+    skipped: the reason to skip this cell, or None.
   """
 
   name: str
@@ -85,13 +85,13 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:
-  """A run that goes on from the last parameters of another, as fine-tuning.
+  """Defines a run that starts from another's final parameters: fine-tuning.
 
   Attributes:
-    budget: what is made equal among the arms.
-    settings: what changes; they win over those of the run before.
-    after: the stage that it goes on from; None is the cell's first run.
-    only: axis -> option of the cells that have it; empty for all.
+    budget: the budget of every arm in this stage.
+    settings: changes; they override the settings of the run before.
+    after: the stage to start from; None is the cell's first run.
+    only: {axis: option} of the cells with this stage; empty for all.
   """
 
   budget: Budget
@@ -102,27 +102,26 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Study:
-  """A grid of arms under one budget.
+  """Defines a grid of arms under one budget.
 
   Attributes:
-    question: what it is to answer, in plain words.
-    grid: axis -> option -> settings.
-    budget: what is made equal.
-    common: settings of all arms; an option's win over them.
-    seeds: of initialisation, order and noise; one arm for each.
-    skip: (axis -> option, reason) of cells to leave out. Pairs of architecture
-      and objective that cannot be are left out by themselves.
+    question: the research question, in plain words.
+    grid: {axis: {option: settings}}.
+    budget: the budget of every arm.
+    common: settings of all arms; the options' settings override them.
+    seeds: seeds of initialisation, order and noise; one arm for each.
+    skip: cells to skip, as ({axis: option}, reason). Combinations of
+      architecture and objective that cannot work are skipped automatically.
     baseline: the cell that the others are compared with; None compares all
       pairs.
-    size_axis: the axis whose options are sizes: a scaling law is fitted along
-      it, where it has 3 or more.
-    stages: name -> what follows on the first run, each a run of its own that is
-      measured too.
-    contrasts: title -> two of (measure, cell), to test beside the pairs of
-      cells of one measure: a cell after a stage against another after another.
-    paper: what a paper reports, measure -> cell -> words or number, to stand
-      beside ours.
-    paper_title: which paper, and what it measures.
+    size_axis: the axis whose options are model sizes; a scaling law is fitted
+      along it, if it has 3 or more.
+    stages: {name: stage}: further runs after the first one, each measured too.
+    contrasts: {title: two of (measure, cell)}: further comparisons to test, for
+      example of two cells after different stages.
+    paper: a paper's results, {measure: {cell: text or number}}, shown next to
+      ours.
+    paper_title: the paper, and what it measures.
   """
 
   question: str
@@ -149,7 +148,9 @@ class Study:
       for option in options:
         _check_name(option, f"Study.grid option {option!r} of {axis!r}")
     if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-      raise ValueError(f"Study.seeds ({self.seeds}) must differ, one at least")
+      raise ValueError(
+        f"Study.seeds ({self.seeds}) must be one or more different numbers"
+      )
     for where, _ in self.skip:
       self._check_choices(where, "Study.skip")
     self._check_stages()
@@ -173,7 +174,7 @@ class Study:
     for axis, option in where.items():
       if option not in self.grid.get(axis, ()):
         raise ValueError(
-          f"{what} names {axis}={option}, which the grid has not"
+          f"{what} names {axis}={option}, which is not in Study.grid"
         )
 
   def _check_stages(self):
@@ -183,13 +184,13 @@ class Study:
       self._check_choices(stage.only, f"stage {name}")
       if stage.after is not None and stage.after not in earlier:
         raise ValueError(
-          f"stage {name} comes after {stage.after!r}, which is no earlier "
+          f"stage {name} has after={stage.after!r}, which is not an earlier "
           f"stage: those are {', '.join(earlier) or 'none'}"
         )
       earlier.append(name)
 
   def _check_contrasts(self) -> list[str]:
-    """Returns the cells that are named."""
+    """Checks the contrasts, and returns the cells that they name."""
     cells = []
     for title, sides in self.contrasts.items():
       if len(sides) != 2:
@@ -199,21 +200,21 @@ class Study:
         )
       if tuple(sides[0]) == tuple(sides[1]):
         raise ValueError(
-          f"Study.contrasts {title!r} sets {tuple(sides[0])} against itself: "
-          "name two that differ"
+          f"Study.contrasts {title!r} compares {tuple(sides[0])} with itself: "
+          "give two that differ"
         )
       for measure, cell in sides:
         stage = measure.partition(" after ")[2]
         if stage and stage not in self.stages:
           raise ValueError(
-            f"Study.contrasts {title!r} names the stage {stage!r}: those are "
-            f"{', '.join(self.stages) or 'none'}"
+            f"Study.contrasts {title!r} names stage {stage!r}, which is not in "
+            f"Study.stages ({', '.join(self.stages) or 'none'})"
           )
         cells.append(cell)
     return cells
 
   def cells(self) -> Iterator[Cell]:
-    """Yields the points of the grid, the last axis fastest."""
+    """Yields the cells of the grid, the last axis fastest."""
     for options in itertools.product(*self.grid.values()):
       choices = dict(zip(self.grid, options, strict=True))
       settings = [*self.common]
@@ -227,10 +228,10 @@ class Study:
       )
 
   def runs(self, cell: Cell) -> dict[str, Cell]:
-    """Returns what an arm runs: stage -> the cell with the settings so far.
+    """Returns an arm's runs: {stage: the cell with its settings up to there}.
 
-    The first is FIRST, the cell as it is. Where a stage is left out, those
-    after it are.
+    The first is FIRST, the cell itself. Stages after a stage that the cell does
+    not have are left out too.
     """
     runs = {FIRST: cell}
     for name, stage in self.stages.items():
@@ -256,7 +257,7 @@ def arm_name(cell: str, seed: int) -> str:
 def _check_name(name, what):
   if not str(name).replace("_", "").replace(".", "").isalnum():
     raise ValueError(
-      f"{what} names a directory: use letters, digits, '_' and '.' alone"
+      f"{what} names a directory: use only letters, digits, '_' and '.'"
     )
 
 

@@ -1,4 +1,4 @@
-"""Finds how soon each cell of one objective reached what all of them reach."""
+"""Computes the steps that each cell of an objective needs to a target loss."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,17 +7,17 @@ Curve = Sequence[tuple[int, float]]
 
 
 def steps_to_target(curves: Mapping[str, Curve]) -> tuple[float, dict]:
-  """Returns the target and, for each cell, the steps until it is reached.
+  """Returns the target loss, and the steps that each cell needs to reach it.
 
-  The target is the worst of the last losses: all cells come to it. Between two
-  evaluations the loss is taken to fall evenly.
+  The target is the highest of the final losses, which all cells reach. Between
+  two evaluations, the loss is interpolated linearly.
   """
   target = max(curve[-1][1] for curve in curves.values())
   return target, {name: _first(c, target) for name, c in curves.items()}
 
 
 def _first(curve, target) -> float:
-  """Returns the first step at which a curve is at a target or below."""
+  """Returns the first step at which a curve reaches a target loss."""
   before = None
   for step, loss in curve:
     if loss <= target:

@@ -1,4 +1,4 @@
-"""Lets TensorBoard group a study's runs by their choices: its HPARAMS tab.
+"""Writes a study's choices as hyperparameters for TensorBoard's HPARAMS tab.
 
 tensorboard --logdir=STUDY/arms
 """
@@ -13,13 +13,13 @@ _SUFFIX = ".hparams"
 
 
 def label(folder: Any, plan: dict) -> None:
-  """Writes beside each run's events what was chosen for it; once.
+  """Writes each run's choices next to its events, if not yet written.
 
-  Runs that differ by their seed alone are one group.
+  Runs that differ only in their seed form one group.
 
   Args:
     folder: the study's directory.
-    plan: of `t5x_lite ablate`.
+    plan: the plan of `t5x_lite ablate`.
   """
   for arm in plan["arms"]:
     choices = plan["cells"][arm["cell"]]["choices"]

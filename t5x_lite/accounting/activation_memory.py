@@ -1,4 +1,4 @@
-"""Predicts the bytes of activations from a trace of the backward."""
+"""Predicts activation memory from a trace of the backward pass."""
 
 import jax
 import jax.numpy as jnp
@@ -7,18 +7,18 @@ from t5x_lite.accounting import model_structure, traces
 
 
 def predict(model, params, batch_size, rows, platform) -> int:
-  """Predicts what activations take at their peak, the end of the forward.
+  """Predicts the peak bytes of activations, at the end of the forward pass.
 
-  That is what autodiff keeps for the backward, and what is in work: the logits
-  of one piece and their gradient or, where layers are scanned or computed
-  again, one whole layer.
+  They are the residuals that autodiff keeps for the backward pass, and the
+  temporaries: the logits of one chunk and their gradient or, if layers are
+  scanned or rematerialised, one whole layer.
+
+  XLA on the CPU (platform="cpu") widens half precision to float32, and saves
+  nothing by remat unless layers are scanned: it recomputes all layers before
+  the backward pass.
 
   Raises:
-    traces.Unreadable: this version of JAX writes programs another way.
-
-  XLA on the CPU (platform="cpu") widens half precision to float32, and gains
-  nothing from remat unless layers are scanned: it recomputes all layers ahead
-  of the backward.
+    traces.Unreadable: this version of JAX has an unknown program format.
   """
   stacks = model_structure.stacks(model)
   scan = any(stack.scan for stack in stacks)
@@ -41,14 +41,18 @@ def predict(model, params, batch_size, rows, platform) -> int:
 
 
 def _kept(model, params, batch_size, rows, platform, scan) -> tuple[int, int]:
-  """Traces what the backward reads beside parameters and batch.
+  """Traces the residuals that the backward pass reads.
 
   Args:
-    params: of the traceable model.
+    model: the model.
+    params: the parameters of the traceable model.
+    batch_size: rows of a microbatch.
+    rows: the length of a row's encoder and decoder side.
+    platform: "cpu", or another.
     scan: whether layers are scanned when the model runs.
 
   Returns:
-    The bytes in all, and of one period of layers, the largest.
+    Their bytes in total, and the bytes of the largest period of layers.
   """
   traced = model_structure.traceable(model)
 
@@ -79,11 +83,11 @@ def _read(jaxpr, model, batch_size, rows, platform, scan) -> tuple[int, int]:
       size = max(size, 4)
     return variable.aval.size * size
 
-  # Scalars count for nothing, and literals among them cannot be hashed.
+  # Scalars are ignored: they are tiny, and literals cannot be hashed.
   kept = {v for v in jaxpr.outvars if v.aval.shape}
   kept -= _views(jaxpr.eqns, jaxpr.invars, views)
   scans = traces.scans(jaxpr)
-  # The head's gradient is taken in the forward (losses.py): not an activation.
+  # The loss computes the head's gradient in the forward pass: no activation.
   transformer = model.transformer
   width = transformer.embedding_width if transformer.tie_embeddings else None
   head_bytes = 4 * (width or transformer.top_width) * transformer.vocab_size
@@ -91,7 +95,7 @@ def _read(jaxpr, model, batch_size, rows, platform, scan) -> tuple[int, int]:
   periods = []
   for loop in scans[: len(model_structure.stacks(model))]:
     stacked = kept.intersection(loop.stacked)
-    if not scan:  # Only a scan copies a kernel that is reshaped.
+    if not scan:  # Only a scan copies reshaped kernels.
       same = _views(loop.body.eqns, loop.sliced, views)
       copies = {
         out for out in stacked
@@ -113,7 +117,7 @@ def _read(jaxpr, model, batch_size, rows, platform, scan) -> tuple[int, int]:
 
 
 def _views(eqns, roots, primitives) -> set:
-  """Returns the variables that are the roots' memory under another shape."""
+  """Returns the variables that share the roots' memory, reshaped."""
   found = set(roots)
   for eqn in eqns:
     if eqn.primitive.name in primitives and eqn.invars[0] in found:

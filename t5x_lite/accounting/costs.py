@@ -1,25 +1,26 @@
-"""Parameters, FLOPs and bytes of a model, before it is built.
+"""Counts a model's parameters, FLOPs and bytes, before it is built.
 
-Nothing here computes: parameters are counted from their shapes, FLOPs and what
-the backward keeps are read off traces of the program.
+No arrays are computed: parameters are counted from their shapes, FLOPs and
+activations from traces of the program.
 
 FLOPs are those of matmuls, 2 per multiply-add, as the program computes them:
 
-- A weight is used once per token that it sees. An encoder's weights see the
-  encoder's tokens, a decoder's the decoder's; the keys and values of
-  cross-attention are made from the encoder's. Looking up an embedding is free.
-- Attention scores are full: T x S products for the logits and T x S for the
-  mix, whether a rule hides half of them or not (a kernel that skips what a
-  causal rule hides computes half). So does PaLM count, arXiv:2204.02311,
-  appendix B: 6 N + 12 L (heads) H T per token for a decoder of N parameters.
-- An expert costs what it has room for in training (moe.py), filled or not.
-- Training costs three times the forward pass: the backward has two matmuls
+- A weight is used once per token: an encoder's weights for the encoder's
+  tokens, a decoder's for the decoder's, and the key and value weights of
+  cross-attention for the encoder's. An embedding lookup is free.
+- Attention scores are counted in full, T x S products for the logits and T x S
+  for the weighted sum, even if the attention rule masks half of them (a kernel
+  that skips masked blocks computes half). PaLM counts this way too,
+  arXiv:2204.02311, appendix B: 6 N + 12 L (heads) H T per token for a decoder
+  of N parameters.
+- An expert costs its full training capacity (moe.py), filled or not.
+- Training costs three times the forward pass: the backward pass has two matmuls
   for each one (Kaplan et al. 2020, arXiv:2001.08361, section 2.1).
-- "training" are model FLOPs, without recomputation: what rates and budgets are
-  counted in. "hardware" are those of the traced gradient: also what remat
-  computes again, the scores that the cudnn kernel computes again (Dao 2023,
-  arXiv:2307.08691, section 2.3), and the padding of the last piece of a loss in
-  chunks.
+- "training" counts model FLOPs, without recomputation, and is the basis of
+  FLOP/s and budgets. "hardware" counts the traced gradient. It adds what remat
+  recomputes, the scores that the cudnn kernel recomputes (Dao 2023,
+  arXiv:2307.08691, section 2.3), and the padding of a chunked loss's last
+  chunk.
 """
 
 import dataclasses
@@ -48,34 +49,33 @@ def describe(
   microbatches: int = 1,
   platform: str | None = None,
 ) -> dict:
-  """Accounts for a model and one training step of it.
+  """Returns the parameters, FLOPs and bytes of one training step.
 
   Args:
     model: a model.Model with a known vocabulary size.
     batch_size: rows of a global batch.
-    lengths: task feature -> tokens, as row_formats.py reads them.
-    optimizer: one of optimizers.py; None keeps no state.
-    microbatches: pieces that a batch is cut into.
-    platform: where it is to run; "cpu" has peculiarities (activations.py).
+    lengths: {task feature: tokens}, as row_formats.py reads them.
+    optimizer: one of optimizers.py; None has no state.
+    microbatches: the number of microbatches per batch.
+    platform: the platform to run on; "cpu" is special (activation_memory.py).
 
   Returns:
-    A dict that JSON can hold:
+    A dict that can be written as JSON:
     - "architecture", "batch_size", "row_lengths", and "tokens_per_step", of
       encoder and decoder together;
     - "parameters": "total" and "by_component";
     - "flops_per_step", "flops_per_token": of training, head included;
     - "flops": of one step, see `flops`;
-    - "bytes", over all devices: "parameters", "gradients", "optimizer",
+    - "bytes", over all devices: "parameters", "gradients", "optimizer" and
       "activations" (of one microbatch); "total", the peak of a training step,
-      less than their sum as gradients take the place that activations leave;
-      and, for another occasion, "kv_cache": to generate a batch of such rows.
-    FLOPs and activations are read off traced programs. Where the installed JAX
-    writes those in an unknown way, they are NaN, and so is what adds them up;
-    a warning says so.
+      which is less than their sum, as gradients reuse the memory of
+      activations; and "kv_cache", for generating a batch of such rows.
+    FLOPs and activations come from traced programs. If the installed JAX has an
+    unknown program format, they and the sums over them are NaN, and a warning
+    is logged.
 
   Raises:
-    ValueError: for a length that is missing, or microbatches that do not
-      divide the batch.
+    ValueError: a length is missing, or microbatches do not divide the batch.
   """
   if batch_size % microbatches:
     raise ValueError(
@@ -96,7 +96,7 @@ def describe(
     state_bytes = _nbytes(jax.eval_shape(transform.init, params))
   parts = {
     "parameters": param_bytes,
-    # Microbatches add up their gradients beside those of the newest one.
+    # With microbatches, the sum of gradients is kept beside the newest ones.
     "gradients": param_bytes * (1 if microbatches == 1 else 2),
     "optimizer": state_bytes,
     "activations": _known(
@@ -126,12 +126,12 @@ def describe(
 
 
 def _known(what: str, read: Callable[[], Size], unknown: Size) -> Size:
-  """Returns what is read off a program, or says that it cannot be read."""
+  """Returns a size read from a program, or warns and returns `unknown`."""
   try:
     return read()
   except traces.Unreadable as error:
     logging.warning(
-      "%s are not known: the programs of JAX %s cannot be read (%s)",
+      "%s are unknown: cannot read the programs of JAX %s (%s)",
       what, jax.__version__, error,
     )  # fmt: skip
     return unknown
@@ -162,12 +162,12 @@ def flops(
 
   Returns:
     - "forward", "training", "hardware": of all components;
-    - "training_without_head": the model without embeddings and head;
-    - "by_component": "training" by component; of an attention its weights and
-      its "..._scores" apart.
+    - "training_without_head": "training" without embeddings and head;
+    - "by_component": "training" by component; an attention's weights and its
+      "..._scores" are separate.
 
   Raises:
-    traces.Unreadable: this version of JAX writes programs another way.
+    traces.Unreadable: this version of JAX has an unknown program format.
   """
   rows = model.row_format.row_lengths(lengths)
   return _flops(model, batch_size, rows, microbatches)
@@ -178,7 +178,8 @@ _FLOPS = ("forward", "training", "hardware", "training_without_head")
 
 def _flops(model, batch_size, rows, microbatches) -> dict:
   plain = model
-  if not model.loss.reads_classes:  # Without chunks, whose last one is padded.
+  if not model.loss.reads_classes:
+    # An unchunked loss: the last chunk of a chunked one is padded.
     plain = dataclasses.replace(model, loss=CrossEntropy())
   forward = _traced_flops(plain, batch_size, rows, gradient=False)
   total = forward.total()
@@ -213,7 +214,7 @@ def _traced_flops(model, batch_size, rows, *, gradient) -> Counter:
 
   function = jax.grad(objective) if gradient else objective
   batch = model.abstract_batch(batch_size, rows)
-  key = jax.random.key(0)  # What evaluation computes is not in question.
+  key = jax.random.key(0)  # With a dropout key: the training loss.
   program = traces.trace(function, twin.abstract(), batch, key)
   counts = Counter()
   with traces.reading():
@@ -222,10 +223,10 @@ def _traced_flops(model, batch_size, rows, *, gradient) -> Counter:
 
 
 def _count(program, scope, times, counts):
-  """Adds a program's matmuls to the counts of the modules they stand in."""
+  """Adds a program's matmul FLOPs to the counts of their components."""
   for eqn in program.eqns:
     here = (*scope, *traces.scope(eqn))
-    # The sum over a batch that attend.py writes as a matmul is none.
+    # attend.py writes a sum over the batch as a matmul: not counted.
     if (flops := traces.matmul_flops(eqn)) and attend.SUM not in here:
       counts[model_structure.component_of_scope(here)] += times * flops
     for body, runs in traces.inner(eqn):
@@ -242,7 +243,7 @@ def _cache_bytes(model, batch_size, rows) -> int:
       dtype=model.transformer.dtype,
     )
   )  # fmt: skip
-  # Floats alone: where the tokens stand takes next to nothing.
+  # Keys and values only: positions and lengths take almost nothing.
   dtype = model.transformer.dtype
   kept = [x for x in jax.tree.leaves(cache) if x.dtype == dtype]
   return _nbytes(kept)

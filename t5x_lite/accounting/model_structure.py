@@ -1,4 +1,4 @@
-"""Takes a model apart: its stacks, attentions and components.
+"""Lists a model's stacks, attentions and components.
 
 A run of a stack is one pass of tokens through it: an encoder that shares the
 decoder's parameters is a second run of the same stack.
@@ -16,10 +16,10 @@ _HALVES = ("self_decoder", "cross_decoder")
 
 
 def traceable(model):
-  """Returns the model with as many parameters, traced fast and anywhere.
+  """Returns an equivalent model that traces fast, on any device.
 
-  A scanned stack takes as long for a hundred layers as for one, and "einsum"
-  is the kernel that needs no particular device.
+  A scanned stack of a hundred layers traces as fast as one layer, and the
+  "einsum" kernel runs on every device. The parameters' total size is the same.
   """
 
   def with_einsum(layer):
@@ -39,7 +39,7 @@ def traceable(model):
 
 
 def one_period(model):
-  """Returns the model cut to one period of layers, traced faster still."""
+  """Returns the model with one period of layers, which traces even faster."""
   return _with_stacks(
     traceable(model),
     lambda stack: stack.clone(
@@ -49,11 +49,11 @@ def one_period(model):
 
 
 def repeats(model, names) -> int:
-  """Returns how often a model has what `one_period` has once.
+  """Returns how many times a model has a parameter of `one_period`.
 
   Args:
-    model: uncut.
-    names: of a parameter, as `leaves` gives them.
+    model: the full model.
+    names: the names of the parameter, as `leaves` gives them.
   """
   stack = model.transformer
   for name in names:
@@ -64,7 +64,7 @@ def repeats(model, names) -> int:
 
 
 def without_remat(model):
-  """Returns the model that keeps all activations."""
+  """Returns the model without rematerialisation."""
   return _with_stacks(model, lambda stack: stack.clone(remat=None))
 
 
@@ -83,12 +83,12 @@ def _with_stacks(model, change):
 
 
 def stacks(model) -> list:
-  """Lists the stacks that tokens pass, in order."""
+  """Lists the stacks that tokens pass through, in order."""
   return [stack for stack, *_ in _runs(model, {})]
 
 
 def _runs(model, rows):
-  """Yields each run: (stack, its tokens in a row, those of its source)."""
+  """Yields each run: (stack, tokens per row, tokens of its source per row)."""
   transformer = model.transformer
   encoder, decoder = transformer.encoder, transformer.decoder
   source = rows.get("encoder")
@@ -105,7 +105,7 @@ def _runs(model, rows):
 
 
 def attentions(model, rows):
-  """Yields (stack, attention, query-key pairs of a row) of all layers."""
+  """Yields (stack, attention, query-key pairs per row) for all layers."""
   for stack, length, source in _runs(model, rows):
     for layer in stack.layers:
       yield stack, layer.attention, length**2
@@ -114,13 +114,13 @@ def attentions(model, rows):
 
 
 def leaves(tree):
-  """Yields each leaf with its names, ("encoder", "layer_0", "mlp", ...)."""
+  """Yields (names, leaf), with names ("encoder", "layer_0", "mlp", ...)."""
   for path, leaf in jax.tree.leaves_with_path(tree):
     yield tuple(key.key for key in path), leaf
 
 
 def component(names) -> str:
-  """Names the component that a parameter belongs to: "encoder/mlp"."""
+  """Returns the component that a parameter belongs to: "encoder/mlp"."""
   side, *inner = names
   inner = [n for n in inner if n != "layers" and not n.startswith("layer_")]
   if inner and inner[0] in _HALVES:
@@ -131,11 +131,11 @@ def component(names) -> str:
 
 
 def component_of_scope(scope) -> str:
-  """Names the component whose code a traced operation stands in.
+  """Returns the component that a traced operation belongs to.
 
   Args:
-    scope: the names of modules and methods around it; those of methods have a
-      dot, those that einsum adds an arrow.
+    scope: the names of the modules and methods around it; names of methods have
+      a dot, names added by einsum have an arrow.
   """
   names = [n for n in scope if n and "." not in n and "->" not in n]
   if not names:

@@ -1,8 +1,8 @@
-"""Reads traced programs: the one file that knows how JAX writes them.
+"""Reads traced programs (jaxprs); all code that depends on their format.
 
-What an equation's parameters are called changes between versions of JAX (a
-scan's `num_carry` became part of `ft_out` in 0.11). Where the shapes of
-variables say the same, they are asked instead.
+The names of an equation's parameters change between versions of JAX (a scan's
+`num_carry` became part of `ft_out` in 0.11). So shapes of variables are used
+instead of parameters where possible.
 """
 
 import contextlib
@@ -18,12 +18,12 @@ Program = core.Jaxpr
 
 
 class Unreadable(Exception):
-  """Raised for a program that this version of JAX writes in an unknown way."""
+  """Raised for a program in an unknown format, of another version of JAX."""
 
 
 @contextlib.contextmanager
 def reading() -> Iterator[None]:
-  """Raises Unreadable where reading a program inside meets the unexpected."""
+  """Turns errors in reading a program into Unreadable."""
   try:
     yield
   except (
@@ -33,16 +33,16 @@ def reading() -> Iterator[None]:
 
 
 def trace(function: Callable, *args) -> Program:
-  """Traces a function of arrays, or of their shapes, to its program."""
+  """Traces a function of arrays or shapes; returns its program."""
   return jax.make_jaxpr(function)(*args).jaxpr
 
 
 def inner(eqn) -> Iterator[tuple[Program, int]]:
-  """Yields the programs that an equation runs, and how often it runs each."""
+  """Yields the programs inside an equation, and how often each one runs."""
   times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
   for value in jax.tree.leaves(eqn.params, is_leaf=_is_program):
     if _is_program(value):
-      # Up to 0.10 most of them are closed over constants.
+      # Up to JAX 0.10, most of them are ClosedJaxprs.
       closed = isinstance(value, core.ClosedJaxpr)
       yield value.jaxpr if closed else value, times
 
@@ -52,12 +52,12 @@ def _is_program(value: Any) -> bool:
 
 
 def scope(eqn) -> list[str]:
-  """Lists the names around an equation, those of modules and methods."""
+  """Lists the names of the modules and methods around an equation."""
   return str(eqn.source_info.name_stack).split("/")
 
 
 def matmul_flops(eqn) -> int:
-  """Returns the FLOPs of an equation that is a matmul, else 0."""
+  """Returns the FLOPs of an equation if it is a matmul, else 0."""
   if eqn.primitive.name != "dot_general":
     return 0
   (contracted, _), _ = eqn.params["dimension_numbers"]
@@ -68,15 +68,15 @@ def matmul_flops(eqn) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-  """A loop whose body runs once for each slice of its inputs.
+  """Describes a loop whose body runs once for each slice of its inputs.
 
   Attributes:
     body: the program of one step.
     length: the number of steps.
     sliced: the body's inputs that are slices. (Others are constants, or
       carried from step to step.)
-    stacked: the loop's outputs that stack those of the steps -> the body's
-      output that they stack. (Others are carried.)
+    stacked: maps each stacked output of the loop to the body's output. (Other
+      outputs are carried.)
   """
 
   body: Program
@@ -86,7 +86,7 @@ class Scan:
 
 
 def scans(program: Program) -> list[Scan]:
-  """Lists the scans of a program, those inside others apart."""
+  """Lists the scans of a program, except those inside other equations."""
   return [_scan(e) for e in program.eqns if e.primitive.name == "scan"]
 
 
@@ -109,7 +109,7 @@ def _scan(eqn) -> Scan:
 
 
 def _has_steps(outside, inside, length) -> bool:
-  """Tells whether a variable of a loop has an axis of steps, its first."""
+  """Returns whether a variable's first axis is the steps of a loop."""
   whole, step = outside.aval.shape, inside.aval.shape
   if whole not in (step, (length, *step)):
     raise ValueError(f"{whole} outside a scan of {length} steps, {step} inside")

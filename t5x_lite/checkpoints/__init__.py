@@ -1,6 +1,6 @@
-"""Checkpoints of a run: written by orbax, verified when they are read.
+"""Saves a run's checkpoints with Orbax and verifies them when they are read.
 
-Only the settings are imported here.
+This file imports only the settings, so that it loads fast.
 """
 
 from t5x_lite.checkpoints.spec import Retention, WarmStart

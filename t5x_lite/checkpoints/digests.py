@@ -1,12 +1,12 @@
-"""Records what arrays and files hold, so that a checkpoint gone bad shows.
+"""Computes and checks digests of arrays and files, to detect damage.
 
-A digest is zlib's CRC-32, in hexadecimal: it finds every flipped bit, and was
-the fastest checksum of the standard library (2.0 GB/s on one core; sha256 1.6
-with SHA instructions, blake2b 0.7). It guards against failing disks and half
-written files, not against an attacker.
+A digest is zlib's CRC-32 in hexadecimal. It detects any single flipped bit and
+was the fastest checksum of the standard library (2.0 GB/s on one core; sha256
+1.6 with SHA instructions, blake2b 0.7). It guards against failing disks and
+half-written files, not against an attacker.
 
-A sharded array has one digest per distinct shard, named by its bounds, so
-that no host needs the whole array to write them:
+A sharded array has one digest per distinct shard, named by the shard's bounds,
+so no host needs the whole array to compute them:
 
     float32[4, 6] on two devices    {"0:2,0:6": "8f2a07c1", "2:4,0:6": "..."}
 """
@@ -29,7 +29,7 @@ _CHUNK_BYTES = 1 << 24
 
 
 class Damaged(Exception):
-  """Says what does not hold what was written."""
+  """Raised for a file or an array that does not match its digest."""
 
 
 def digest(data: bytes | np.ndarray) -> str:
@@ -40,11 +40,11 @@ def digest(data: bytes | np.ndarray) -> str:
 
 
 def host_shards(array: jax.Array) -> dict[Bounds, np.ndarray]:
-  """Copies to the host the shards that this process answers for.
+  """Copies the shards that this process writes to the host.
 
-  One process answers for each distinct shard, the one that holds replica 0.
-  The copies stay valid when the array is donated: an accelerator's are
-  copies, and the CPU backend does not reuse a buffer that NumPy looks at.
+  Each distinct shard is written by one process, the one with replica 0. The
+  result stays valid when the array is donated: from an accelerator it is a
+  copy, and the CPU backend does not reuse a buffer that NumPy has a view of.
   """
   return {
     _bounds(shard.index, array.shape): np.asarray(shard.data)
@@ -54,12 +54,12 @@ def host_shards(array: jax.Array) -> dict[Bounds, np.ndarray]:
 
 
 def shard_digests(shards: Mapping[Bounds, np.ndarray]) -> dict[str, str]:
-  """Returns {"0:4,2:6": digest} of what `host_shards` returned."""
+  """Returns {"0:4,2:6": digest} for the shards of `host_shards`."""
   return {_bounds_name(bounds): digest(s) for bounds, s in shards.items()}
 
 
 def covers(digests: Mapping[str, str], shape: tuple[int, ...]) -> bool:
-  """Says whether the shards together are the array (they never overlap)."""
+  """Returns whether the shards, which never overlap, add up to the array."""
   sizes = [
     int(np.prod([stop - start for start, stop in _parse(name)], dtype=np.int64))
     for name in digests
@@ -68,12 +68,12 @@ def covers(digests: Mapping[str, str], shape: tuple[int, ...]) -> bool:
 
 
 def matches(array: jax.Array, digests: Mapping[str, str]) -> bool:
-  """Says whether an array holds what was recorded, under any sharding.
+  """Returns whether an array matches its digests, whatever its sharding now.
 
-  A recorded shard that lies inside a shard of today is checked by the
-  processes that hold it. Where one spans several of today's shards (the mesh
-  has changed), the array is gathered on each host: all processes call this
-  for the same arrays in the same order.
+  A recorded shard that lies inside a current shard is checked by the processes
+  that hold the current one. If a recorded shard spans several current ones (the
+  mesh has changed), the whole array is gathered on each host, so all processes
+  must call this for the same arrays in the same order.
   """
   recorded = {_parse(name): value for name, value in digests.items()}
   shape = array.shape
@@ -106,7 +106,7 @@ def matches(array: jax.Array, digests: Mapping[str, str]) -> bool:
 
 
 def file_digests(directory: epath.Path) -> dict[str, str]:
-  """Returns {path relative to `directory`: digest} of every file below it."""
+  """Returns {path relative to `directory`: digest} for every file below it."""
   found = {}
   for path in _files(directory):
     crc = 0
@@ -118,16 +118,16 @@ def file_digests(directory: epath.Path) -> dict[str, str]:
 
 
 def write_manifest(path: epath.Path, body: Mapping[str, Any]) -> None:
-  """Writes `body` as one line of JSON, and the digest of that line."""
+  """Writes `body` as one line of JSON, then the digest of that line."""
   text = json_text.dumps(body)
   path.write_text(f"{text}\n{digest(text.encode())}\n")
 
 
 def read_manifest(path: epath.Path) -> dict[str, Any]:
-  """Reads what `write_manifest` wrote.
+  """Reads a manifest that `write_manifest` wrote.
 
   Raises:
-    Damaged: it is not there, or not what was written.
+    Damaged: the file is missing or does not match its digest.
   """
   try:
     text, recorded = path.read_bytes().decode().splitlines()
@@ -162,7 +162,7 @@ def _parse(name: str) -> Bounds:
 
 
 def _within(small: Bounds):
-  """Returns a test: does `small` lie inside these bounds?"""
+  """Returns a function that tells whether its bounds contain `small`."""
   return lambda large: all(
     low <= start and stop <= high
     for (start, stop), (low, high) in zip(small, large, strict=True)

@@ -1,13 +1,13 @@
-"""Keeps the checkpoints of a run, and notices those gone bad.
+"""Saves, restores and deletes the checkpoints of a run; skips damaged ones.
 
     RUN/checkpoints/
       900.corrupt-1/    did not match its digests: set aside, never deleted
-      1000/             appears whole, by one rename; see saved_step.py
+      1000/             complete: renamed once it is written (saved_step.py)
       1100.orbax-checkpoint-tmp/    being written, or left by a killed run
 
 Saving is asynchronous: `save` returns once the arrays are copied to the host,
-so the next step may donate them; digests, files and the rename follow in the
-background. A failure there is raised by the next `save`, `wait` or `close`.
+so the next step may donate them. Digests, files and the rename follow in the
+background; an error there is raised by the next `save`, `wait` or `close`.
 """
 
 import contextlib
@@ -32,10 +32,10 @@ Result = TypeVar("Result")
 
 
 class Checkpoints:
-  """The checkpoints of one run, in `model_dir`/checkpoints.
+  """Manages the checkpoints of one run, in `model_dir`/checkpoints.
 
-  With `keep` they may be written, by one run at a time; without, they are only
-  read, and nothing in the directory is touched.
+  With `keep`, checkpoints can be saved, by one run at a time. Without it, they
+  are only read, and nothing in the directory changes.
 
       with Checkpoints(model_dir, run.keep) as checkpoints:
         restored = checkpoints.restore(abstract_state, iterator)
@@ -43,8 +43,8 @@ class Checkpoints:
         checkpoints.save(step, state, iterator, {"loss": 2.5})
 
   Attributes:
-    directory: the folder.
-    restored_step: which step the last `restore` or `restore_params` took.
+    directory: the folder of checkpoints.
+    restored_step: the step of the last `restore` or `restore_params`.
 
   Raises:
     ValueError: `model_dir` cannot be written to.
@@ -57,7 +57,7 @@ class Checkpoints:
     self.restored_step: int | None = None
     self._keep = keep
     self._manager: ocp.CheckpointManager | None = None
-    self._own_steps: set[int] = set()  # that this run wrote or started from
+    self._own_steps: set[int] = set()  # saved or restored by this run
     self._saving: int | None = None
     if keep is not None:
       disk.check_writable(self.directory)
@@ -70,7 +70,7 @@ class Checkpoints:
 
   @property
   def latest_step(self) -> int | None:
-    """Returns the newest complete step, or None; does not verify it."""
+    """Returns the newest complete step, unverified, or None."""
     return max(_steps(self.directory), default=None)
 
   def save(
@@ -80,18 +80,19 @@ class Checkpoints:
     iterator: saved_step.SavesItself | None = None,
     metrics: Mapping[str, float] | None = None,
   ) -> None:
-    """Starts to write one step; every process calls it.
+    """Starts to save one step; every process must call this.
 
     Args:
       step: the number of updates made; names the directory. Saving a step
         twice does nothing.
       state: a pytree of arrays with `params`, a nested dict.
-      iterator: saves itself before this returns.
-      metrics: of this step, for `Retention.metric`; NaN is never the best.
+      iterator: the data iterator; it is saved before this returns.
+      metrics: this step's metrics, for `Retention.metric`; NaN is never best.
 
     Raises:
-      ValueError: this or the previous save found no room or no right to write;
-        earlier checkpoints are intact. Or the step is another run's.
+      ValueError: this or the previous save failed, for lack of disk space or
+        permission; earlier checkpoints are intact. Or another run has saved
+        this step.
     """
     assert self._keep is not None, "Checkpoints without keep are read only"
     self.wait()
@@ -99,8 +100,8 @@ class Checkpoints:
       return
     if step in _steps(self.directory):
       raise ValueError(
-        f"checkpoint {self.directory / str(step)} is there, and this run did"
-        " not start from it: use another --model_dir"
+        f"checkpoint {self.directory / str(step)} already exists, and this run"
+        " did not start from it: use another --model_dir"
       )
     metrics = {name: float(value) for name, value in (metrics or {}).items()}
     with self._one_line_errors(step):
@@ -115,14 +116,14 @@ class Checkpoints:
     self._own_steps.add(step)
 
   def wait(self) -> None:
-    """Waits for the save under way, and raises its error if it failed."""
+    """Waits for the save in progress and raises its error, if any."""
     if self._manager is not None:
       with self._one_line_errors(self._saving):
         self._manager.wait_until_finished()
       self._saving = None
 
   def close(self) -> None:
-    """Waits for the save under way, and ends the background threads."""
+    """Waits for the save in progress and stops the background threads."""
     try:
       self.wait()
     finally:
@@ -136,16 +137,17 @@ class Checkpoints:
     iterator: saved_step.SavesItself | None = None,
     step: int | None = None,
   ) -> tuple[Tree, int] | None:
-    """Restores the newest step that still holds what was written to it.
+    """Restores the newest undamaged step.
 
     Args:
-      abstract_state: the tree to return; its leaves have shape, dtype and the
-        sharding wanted (None: the first device), however they were saved.
-      iterator: put back to where it was; it must be the same pipeline.
-      step: this one or none.
+      abstract_state: the tree to return; its leaves give the shape, dtype and
+        sharding (None: the first device) of the arrays returned, however they
+        were saved.
+      iterator: the data iterator to restore; it must be the same pipeline.
+      step: restore this step only.
 
     Returns:
-      (state, step), or None where there is no checkpoint at all.
+      (state, step), or None if there is no checkpoint at all.
 
     Raises:
       ValueError: all checkpoints are damaged, or the state does not fit.
@@ -163,7 +165,7 @@ class Checkpoints:
         saved_step.restore_iterator(path, manifest, iterator)
       return saved_step.with_leaves(abstract_state, leaves)
 
-    # Set aside only by a run that will reach those steps again.
+    # Only a training run sets damaged steps aside: it will save them again.
     set_aside = self._keep is not None
     state, step = newest_sound(self.directory, read, step, set_aside=set_aside)
     self.restored_step = step
@@ -171,13 +173,14 @@ class Checkpoints:
     return state, step
 
   def restore_params(self, abstract_params: Tree, step: int | None = None):
-    """Restores parameters alone, for evaluation and inference.
+    """Restores only the parameters, for evaluation and inference.
 
-    Takes the newest sound step, or `step`, and changes nothing on disk. Floats
-    are cast to the dtypes of `abstract_params`.
+    Takes the newest undamaged step, or `step`, and changes nothing on disk.
+    Floats are cast to the dtypes of `abstract_params`.
 
     Raises:
-      ValueError: no checkpoint, only damaged ones, or another model's.
+      ValueError: there is no checkpoint, all are damaged, or the parameters do
+        not fit the model.
     """
     self.wait()
     wanted = saved_step.named_leaves({"params": abstract_params})
@@ -194,13 +197,13 @@ class Checkpoints:
 
   @contextlib.contextmanager
   def _one_line_errors(self, step: int | None):
-    """Says in one line that the disk refused, and cleans up behind it."""
+    """Turns a disk error into a one-line ValueError, and cleans up."""
     try:
       yield
     except Exception as error:
       manager, self._manager, self._saving = self._manager, None, None
       self._own_steps.discard(step)
-      with contextlib.suppress(Exception):  # It would say the same again.
+      with contextlib.suppress(Exception):  # close raises the same error again.
         manager.close()
       if jax.process_index() == 0:
         _remove_unfinished(self.directory, step)
@@ -214,7 +217,7 @@ class Checkpoints:
 
 
 def folder_of(model_dir: epath.PathLike) -> epath.Path:
-  """Returns where a run keeps its checkpoints."""
+  """Returns the folder of a run's checkpoints."""
   return epath.Path(model_dir).expanduser().absolute() / "checkpoints"
 
 
@@ -225,17 +228,17 @@ def newest_sound(
   *,
   set_aside: bool = False,
 ) -> tuple[Result, int]:
-  """Returns `read` of the newest step that it does not find damaged.
+  """Reads the newest undamaged step; returns the result and the step.
 
   Args:
-    folder: of checkpoints.
-    read: of a step's directory; raises Damaged.
-    step: this one or none.
-    set_aside: whether damaged ones are renamed, as they would be in the way
-      when training reaches their steps again.
+    folder: the folder of checkpoints.
+    read: reads one step's directory, or raises Damaged.
+    step: read this step only.
+    set_aside: whether to rename damaged steps, so that training can save them
+      again when it reaches them.
 
   Raises:
-    ValueError: there is none.
+    ValueError: there is no undamaged step.
   """
   steps = _steps(folder)
   if not steps:
@@ -250,32 +253,31 @@ def newest_sound(
     except Damaged as error:
       damaged[number] = str(error)
       continue
-    # Only now that a sound one is found: with all of them set aside, the next
-    # start would see an empty folder and train from the beginning.
+    # Damaged steps are set aside only once an undamaged one is found. With all
+    # of them set aside, the next start would find an empty folder and train
+    # from scratch.
     for bad, reason in damaged.items():
       path = folder / str(bad)
-      end = (
-        f"set aside as {_set_aside(path).name}" if set_aside else "passed by"
-      )
+      end = f"set aside as {_set_aside(path).name}" if set_aside else "skipped"
       logging.warning(
         "checkpoint %s is damaged (%s): %s; step %d is restored instead",
         path, reason, end, number,
       )  # fmt: skip
     return result, number
   if step is None and _steps(folder)[-1:] > steps[-1:]:
-    # A run that goes on has removed those, and saved a newer one.
+    # A run in progress has since deleted these steps and saved a newer one.
     return newest_sound(folder, read, set_aside=set_aside)
   reasons = [f"step {n}: {reason}" for n, reason in damaged.items()]
   if len(reasons) > 3:
     reasons[2:] = [f"and {len(reasons) - 2} more"]
   raise ValueError(
-    f"no sound checkpoint in {folder} ({'; '.join(reasons)}): bring a copy"
-    " back, or move them away to start anew"
+    f"no undamaged checkpoint in {folder} ({'; '.join(reasons)}): restore a"
+    " backup, or move them away to start from scratch"
   )
 
 
 class _Retention:
-  """Chooses the checkpoints that stay, as `Keep` says; orbax asks it."""
+  """Implements `Retention` as Orbax's preservation policy."""
 
   def __init__(self, keep: Retention, folder: epath.Path) -> None:
     self._keep = keep
@@ -289,8 +291,8 @@ class _Retention:
     if metrics and name is not None and name not in metrics:
       logging.log_first_n(
         logging.WARNING,
-        "Retention.metric (%r) is none of the metrics: %s; no checkpoint is "
-        "best",
+        "Retention.metric (%r) is not one of the metrics: %s; no checkpoint is "
+        "kept as best",
         1,
         name,
         ", ".join(metrics),
@@ -311,7 +313,7 @@ class _Retention:
       kept |= {step for step in steps if step % keep.every == 0}
     if keep.best is not None:
       sign = 1 if keep.mode == "min" else -1
-      best_first = sorted(  # Of equals, the newest.
+      best_first = sorted(  # The newer one of a tie comes first.
         self._metrics.keys() & set(steps),
         key=lambda step: (sign * self._metrics[step], -step),
       )
@@ -322,12 +324,12 @@ class _Retention:
 def _manager(
   folder: epath.Path, retention: _Retention
 ) -> ocp.CheckpointManager:
-  """Returns orbax's manager, which writes and deletes; reading is ours."""
+  """Returns Orbax's manager, which we use to save and delete, not to read."""
   options = ocp.CheckpointManagerOptions(
-    # The iterator saves itself into its directory before `save` returns.
+    # The iterator is saved into this directory before `save` returns.
     async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
     cleanup_tmp_directories=True,
-    lightweight_initialize=True,  # One bad old step must not stop a run.
+    lightweight_initialize=True,  # A damaged old step must not stop a run.
     preservation_policy=retention,
     save_root_metadata=False,
   )
@@ -337,13 +339,13 @@ def _manager(
 
 
 def _steps(folder: epath.Path) -> list[int]:
-  """Lists the complete steps, sound or not."""
+  """Lists the complete steps, damaged ones included."""
   names = ocp.path.step.standard_name_format()
   return sorted(found.step for found in names.find_all(folder))
 
 
 def _set_aside(path: epath.Path) -> epath.Path:
-  """Renames a step so that nobody takes it for one."""
+  """Renames a damaged step so that it is no longer listed as a step."""
   number = 1
   while (target := path.with_name(f"{path.name}.corrupt-{number}")).exists():
     number += 1
@@ -357,8 +359,8 @@ def _set_aside(path: epath.Path) -> epath.Path:
 
 
 def _remove_unfinished(folder: epath.Path, step: int) -> None:
-  """Removes what a failed save has written, to give the room back."""
-  # Orbax reports the first writer that fails; the others are still at work.
+  """Deletes the files of a failed save, to free the disk space."""
+  # Orbax raises when the first writer fails, while others are still writing.
   for thread in threading.enumerate():
     if type(thread).__module__.startswith("orbax."):
       threading.Thread.join(thread)

@@ -1,9 +1,9 @@
-"""Keeps what goes on inside orbax off the user's screen.
+"""Filters Orbax's internal log messages.
 
-Orbax logs each step of its work, and logs in full the errors that it raises
-as well. When one of its readers or writers fails, it closes the event loop of
-all of them; the others then complain to asyncio, which logs that, or to the
-interpreter, which prints a trace for each.
+Orbax logs each of its steps, and also logs in full the errors that it raises.
+When one of its readers or writers fails, it closes the event loop that all of
+them share. The others then fail too, and asyncio logs an error or the
+interpreter prints a traceback for each.
 """
 
 import logging
@@ -14,7 +14,7 @@ _FOLDER = f"{os.sep}orbax{os.sep}"
 
 
 def silence() -> None:
-  """Drops those messages and no others; called once, on import."""
+  """Installs the filters; called once, on import."""
   logging.getLogger("absl").addFilter(
     lambda record: _FOLDER not in record.pathname
   )

@@ -1,14 +1,14 @@
 """Writes and reads the directory of one checkpoint step.
 
     1000/
-      params/                 orbax: the parameters, a plain nested dict
-      state/                  orbax: step and optimizer state
-      hosts/process_0/        what one process adds
-        iterator/...          the data iterator, as it saves itself
+      params/                 Orbax: the parameters, a plain nested dict
+      state/                  Orbax: step and optimizer state
+      hosts/process_0/        files of one process
+        iterator/...          the data iterator, in its own format
         metrics.json
         manifest.json         names, shapes and digests of all the above
 
-What is read is compared with its digests, and `Damaged` says what differs.
+Everything read is checked against its digest; a mismatch raises `Damaged`.
 """
 
 import concurrent.futures
@@ -36,20 +36,20 @@ orbax_noise.silence()
 Tree = Any
 
 _NAMES_SHOWN = 8
-# TensorStore's words for a storage that may be sound again in a minute.
-_PASSING = ("DEADLINE_EXCEEDED", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED",
-            "UNAUTHENTICATED", "UNAVAILABLE")  # fmt: skip
+# Transient TensorStore errors: the storage fails, the checkpoint may be fine.
+_TRANSIENT = ("DEADLINE_EXCEEDED", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED",
+              "UNAUTHENTICATED", "UNAVAILABLE")  # fmt: skip
 
 
 class SavesItself(Protocol):
-  """A data iterator: writes where it is into a directory, and reads it."""
+  """Describes a data iterator that saves and restores its own position."""
 
   def save(self, directory: epath.Path) -> None: ...
   def restore(self, directory: epath.Path) -> None: ...
 
 
 def named_leaves(tree: Tree) -> dict[str, Any]:
-  """Returns {"params/decoder/.../kernel": leaf}, in the order of the tree."""
+  """Returns {"params/decoder/.../kernel": leaf}, in tree order."""
   return {
     jax.tree_util.keystr(path, simple=True, separator="/"): leaf
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
@@ -57,7 +57,7 @@ def named_leaves(tree: Tree) -> dict[str, Any]:
 
 
 def with_leaves(tree: Tree, leaves: Mapping[str, Any]) -> Tree:
-  """Returns a tree of the same structure with the leaves of these names."""
+  """Returns a copy of the tree with its leaves taken from `leaves` by name."""
   structure = jax.tree.structure(tree)
   return jax.tree.unflatten(structure, [leaves[n] for n in named_leaves(tree)])
 
@@ -65,7 +65,7 @@ def with_leaves(tree: Tree, leaves: Mapping[str, Any]) -> Tree:
 def save_args(
   state: Tree, iterator: SavesItself | None, metrics: Mapping[str, float]
 ) -> ocp.args.Composite:
-  """Takes `state` to the host and returns what orbax shall write of it."""
+  """Copies `state` to the host and returns Orbax's arguments for saving it."""
   leaves = {n: jnp.asarray(leaf) for n, leaf in named_leaves(state).items()}
   for leaf in leaves.values():
     leaf.copy_to_host_async()
@@ -78,7 +78,7 @@ def save_args(
 
 
 def handlers() -> ocp.handlers.DefaultCheckpointHandlerRegistry:
-  """Returns how orbax shall write each item of `save_args`."""
+  """Returns the Orbax handler for each item of `save_args`."""
   registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
   for item in ("params", "state"):
     registry.add(item, ocp.args.PyTreeSave, _array_handler())
@@ -87,14 +87,14 @@ def handlers() -> ocp.handlers.DefaultCheckpointHandlerRegistry:
 
 
 def read_manifest(path: epath.Path) -> dict[str, Any]:
-  """Reads what a step says of itself, and verifies this process's files.
+  """Reads a step's manifest and verifies this process's files.
 
   Returns:
-    "leaves": {name: {"shape", "dtype", "digests"}}, of all processes; and the
-    first process's "metrics" and "processes".
+    "leaves": {name: {"shape", "dtype", "digests"}}, merged over all processes;
+    and the first process's "metrics" and "processes".
 
   Raises:
-    Damaged: on some process; then on all.
+    Damaged: on all processes, if any of them finds damage.
   """
   manifest, reason = {}, ""
   try:
@@ -106,9 +106,9 @@ def read_manifest(path: epath.Path) -> dict[str, Any]:
 
 
 def read_metrics(path: epath.Path) -> dict[str, float | None]:
-  """Returns the metrics of a step, None for what was not finite.
+  """Returns a step's metrics; a metric that was not finite is None.
 
-  None at all where they cannot be read.
+  Returns {} if they cannot be read.
   """
   try:
     return json.loads((path / "hosts/process_0/metrics.json").read_text())
@@ -119,22 +119,23 @@ def read_metrics(path: epath.Path) -> dict[str, float | None]:
 def read_leaves(
   path: epath.Path, manifest: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> dict[str, jax.Array]:
-  """Reads some leaves of a step onto their shardings, and verifies them.
+  """Reads the wanted leaves of a step onto their shardings and verifies them.
 
   Args:
     path: the step's directory.
-    manifest: of `read_manifest`.
-    wanted: {name: something with dtype and sharding}; cast to that dtype.
+    manifest: the result of `read_manifest`.
+    wanted: {name: leaf with a dtype and a sharding}; arrays are cast to that
+      dtype.
 
   Raises:
-    Damaged: a leaf cannot be read, or is not what was written.
+    Damaged: a leaf cannot be read, or does not match its digest.
   """
   leaves, reason = {}, ""
   try:
     for item, part in _by_item(wanted).items():
       leaves |= _read_item(path / item, manifest, part)
   except Exception as error:  # A flipped bit in metadata can raise anything.
-    if _is_passing(error):
+    if _is_transient(error):
       raise
     reason = f"cannot be read: {_first_line(error)}"
   _agree(reason)
@@ -143,7 +144,7 @@ def read_leaves(
     if name not in leaves:  # TensorStore has no empty arrays.
       nothing = np.zeros(saved[name]["shape"], saved[name]["dtype"])
       leaves[name] = jax.device_put(nothing, sharding_of(leaf))
-  # One thread where hosts gather together: they must do it in one order.
+  # One thread if there are several hosts: all must gather in the same order.
   workers = 1 if jax.process_count() > 1 else min(4, os.cpu_count() or 1)
   with concurrent.futures.ThreadPoolExecutor(workers) as pool:
     sound = pool.map(
@@ -152,7 +153,7 @@ def read_leaves(
     bad = [name for name, ok in zip(wanted, sound, strict=True) if not ok]
   _agree(f"{bad[0]} does not match its digest" if bad else "")
   return {
-    # Only where it differs: astype compiles, and may copy.
+    # astype only if the dtype differs: it compiles, and may copy.
     n: leaves[n] if leaves[n].dtype == w.dtype else leaves[n].astype(w.dtype)
     for n, w in wanted.items()
   }
@@ -161,10 +162,10 @@ def read_leaves(
 def restore_iterator(
   path: epath.Path, manifest: Mapping[str, Any], iterator: SavesItself
 ) -> None:
-  """Puts a data iterator back to where it was when the step was saved.
+  """Restores a data iterator to its position when the step was saved.
 
   Raises:
-    ValueError: it was saved by another number of processes, or does not fit.
+    ValueError: the number of processes or the data pipeline has changed.
   """
   saved, now = manifest["processes"], jax.process_count()
   if saved != now:
@@ -202,7 +203,7 @@ def check_fit(
   *,
   any_float: bool = False,
 ) -> None:
-  """Raises ValueError, in one line, where names, shapes or dtypes differ."""
+  """Raises a one-line ValueError if names, shapes or dtypes differ."""
   differences = describe_differences(saved, wanted, any_float=any_float)
   if differences:
     raise ValueError(
@@ -214,7 +215,7 @@ def check_fit(
 def describe_differences(
   saved: Mapping[str, Any], wanted: Mapping[str, Any], *, any_float: bool
 ) -> str:
-  """Lists `-missing, +unexpected, name is [8], wanted [9]`; "" when none."""
+  """Lists differences: `-missing, +unexpected, name is [8], wanted [9]`."""
   found = [f"-{name}" for name in wanted if name not in saved]
   found += [f"+{name}" for name in saved if name not in wanted]
   for name, leaf in wanted.items():
@@ -234,14 +235,14 @@ def describe_differences(
 
 
 def sharding_of(leaf: Any) -> jax.sharding.Sharding:
-  """Returns the sharding asked for, or the first device."""
+  """Returns the leaf's sharding; by default the first local device."""
   first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   return getattr(leaf, "sharding", None) or first
 
 
 @dataclasses.dataclass
 class _HostsSave(ocp.args.CheckpointArgs):
-  """What each process writes by itself, beside orbax's arrays."""
+  """Holds what each process writes itself, in addition to Orbax's arrays."""
 
   leaves: Mapping[str, jax.Array]
   iterator: SavesItself | None
@@ -249,7 +250,7 @@ class _HostsSave(ocp.args.CheckpointArgs):
 
 
 class _HostsHandler(ocp.AsyncCheckpointHandler):
-  """Writes `hosts`: the iterator at once, the digests in the background."""
+  """Writes `hosts`: the iterator right away, the digests in the background."""
 
   async def async_save(
     self, directory: epath.Path, args: _HostsSave
@@ -259,7 +260,7 @@ class _HostsHandler(ocp.AsyncCheckpointHandler):
     if args.iterator is not None:
       (own / "iterator").mkdir(exist_ok=True)
       args.iterator.save(own / "iterator")
-    # Now: once this returns, the next step may take the arrays' memory.
+    # Copied now: the next step may reuse the arrays' memory after we return.
     leaves = {
       name: (leaf.shape, str(leaf.dtype), digests.host_shards(leaf))
       for name, leaf in args.leaves.items()
@@ -284,23 +285,22 @@ class _HostsHandler(ocp.AsyncCheckpointHandler):
     return [ocp.future.CommitFutureAwaitingContractedSignals(finish())]
 
   def save(self, directory: epath.Path, *args, **kwargs) -> None:
-    raise NotImplementedError("saved in the background only")
+    raise NotImplementedError("only async_save is implemented")
 
   def restore(self, directory: epath.Path, *args, **kwargs) -> None:
-    raise NotImplementedError("read by read_manifest and restore_iterator")
+    raise NotImplementedError("use read_manifest and restore_iterator")
 
 
 ocp.args.register_with_handler(_HostsHandler, for_save=True)(_HostsSave)
 
 
 def _array_handler() -> ocp.PyTreeCheckpointHandler:
-  """Returns orbax's writer of arrays.
+  """Returns Orbax's array handler.
 
-  Without compression: float32 weights shrink by 8%, and take twice the time.
-  Without pinned memory, so that digests and files share one copy to the host
-  (JAX keeps what was copied with the array). One process has no use for
-  replica-parallel writing, which would slice every replicated array on the
-  devices first.
+  No compression: it makes float32 weights only 8% smaller, in twice the time.
+  No pinned memory: so digests and files share one copy on the host (JAX caches
+  it with the array). A single process does not write in replica-parallel, which
+  would first slice every replicated array on the devices.
   """
   arrays = ocp.type_handlers.ArrayHandler(
     use_replica_parallel=jax.process_count() > 1
@@ -315,7 +315,7 @@ def _array_handler() -> ocp.PyTreeCheckpointHandler:
 
 
 def _by_item(leaves: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-  """Splits leaves into orbax's items; TensorStore has no empty arrays."""
+  """Groups leaves by Orbax item, less empty ones: TensorStore has none."""
   items: dict[str, dict[str, Any]] = {}
   for name, leaf in leaves.items():
     if math.prod(leaf.shape):
@@ -351,7 +351,7 @@ def _read_item(
 
 
 def _merged_manifest(hosts: epath.Path) -> dict[str, Any]:
-  """Reads all processes' manifests and this process's files."""
+  """Merges all processes' manifests and verifies this process's files."""
   merged = digests.read_manifest(hosts / "process_0" / "manifest.json")
   for process in range(1, merged["processes"]):
     other = digests.read_manifest(hosts / f"process_{process}/manifest.json")
@@ -360,7 +360,7 @@ def _merged_manifest(hosts: epath.Path) -> dict[str, Any]:
   for name, leaf in merged["leaves"].items():
     if not digests.covers(leaf["digests"], leaf["shape"]):
       raise Damaged(f"{name} has parts without a digest")
-  # Fewer processes than then: the first ones look at more than one's files.
+  # With fewer processes than at the save, some verify the files of several.
   for process in range(merged["processes"]):
     if process % jax.process_count() == jax.process_index():
       own = hosts / f"process_{process}"
@@ -374,7 +374,7 @@ def _merged_manifest(hosts: epath.Path) -> dict[str, Any]:
 
 
 def _agree(reason: str) -> None:
-  """Raises Damaged on every process if any of them has a reason to."""
+  """Raises Damaged on every process if any of them passes a reason."""
   damaged = bool(reason)
   if jax.process_count() > 1:
     damaged = multihost_utils.process_allgather(np.array(damaged)).any()
@@ -382,9 +382,9 @@ def _agree(reason: str) -> None:
     raise Damaged(reason or "on another process")
 
 
-def _is_passing(error: Exception) -> bool:
+def _is_transient(error: Exception) -> bool:
   kinds = (MemoryError, PermissionError, jax.errors.JaxRuntimeError)
-  return isinstance(error, kinds) or any(w in str(error) for w in _PASSING)
+  return isinstance(error, kinds) or any(w in str(error) for w in _TRANSIENT)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Settings of checkpoints: which are kept, and which run a run starts from."""
+"""Holds the checkpoint settings: retention and warm start."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Retention:
-  """Says which checkpoints stay; what several rules name stays once.
+  """Selects the checkpoints to keep: those that any of the rules selects.
 
   Attributes:
-    last: this many of the newest; None keeps all.
-    every: also each step that this divides.
-    best: also this many of the best by `metric`.
-    metric: name in the evaluation's metrics, "TASK/loss" for instance.
-    mode: "min" or "max", which end of the metric is best.
+    last: keep this many of the newest; None keeps all.
+    every: also keep each step that is a multiple of this.
+    best: also keep this many of the best by `metric`.
+    metric: the name of an evaluation metric, for example "TASK/loss".
+    mode: "min" or "max": whether a low or a high metric is best.
   """
 
   last: int | None = 3
@@ -34,20 +34,21 @@ class Retention:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WarmStart:
-  """Says which other run the first parameters come from.
+  """Names the checkpoint of another run to initialise the parameters from.
 
   Attributes:
     path: a run directory, or one checkpoint step in it.
     renames: pairs (regular expression, replacement), applied in order to the
-      source's names, "encoder/layer_0/attention/query/kernel".
-    step: of the source; None is its newest.
-    strict: whether missing or unexpected names are refused, and a vocabulary
-      other than the run's; otherwise names are listed, and what is missing is
-      initialised.
-    num_trailing_sentinels: where the vocabulary has grown: how many ids at its
-      end, the sentinels, stay at its end. The new ids come before them, and
-      start as the mean of all old ones. Rows of the embedding beyond the ids,
-      which round its size up, do not count. None refuses another size.
+      source's parameter names, "encoder/layer_0/attention/query/kernel".
+    step: the source's step; None takes its newest.
+    strict: refuse missing or unexpected names, and a vocabulary other than
+      this run's. Otherwise the differences are logged, and missing parameters
+      keep their initial values.
+    num_trailing_sentinels: for a vocabulary that has grown: how many ids at its
+      end are sentinels, which stay at its end. New ids are inserted before
+      them, and their embeddings start as the mean of all old ones. Embedding
+      rows that only pad the vocabulary's size are not counted. None refuses a
+      vocabulary of another size.
   """
 
   path: str

@@ -1,4 +1,4 @@
-"""Starts from the parameters of another run, under other names.
+"""Initialises parameters from another run's checkpoint, with renames.
 
 source                       renames (("^enc/", "encoder/"),)   params
 enc/layer_0/mlp/wi   ->   encoder/layer_0/mlp/wi   ->   the same leaf
@@ -21,18 +21,18 @@ from t5x_lite.checkpoints.spec import WarmStart
 
 Tree = Any
 
-# Which axis of which leaf counts token ids (see nn/transformer.py).
+# The vocabulary axis of each leaf that has one (see nn/transformer.py).
 _VOCABULARY_AXES = {"token_embedding": 0, "head": 1, "head_bias": 0}
 
 
 class _Growth(NamedTuple):
-  """How the ids along one axis of a leaf become more.
+  """Describes how the vocabulary axis of a leaf grows.
 
   Attributes:
-    axis: which axis it is.
-    rows: of the new leaf, padding among them.
-    old, new: ids of the vocabularies; further rows are padding.
-    last: how many ids stay last.
+    axis: the vocabulary axis.
+    rows: the new size of that axis, padding included.
+    old, new: the number of ids in either vocabulary; further rows are padding.
+    last: the number of ids that stay at the end.
   """
 
   axis: int
@@ -44,13 +44,13 @@ class _Growth(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-  """What one leaf is made from.
+  """Names the source leaves that one leaf is made from.
 
   Attributes:
-    names: in the source's checkpoint.
-    layer: which layer to take out of one stacked leaf.
-    stacked: whether the leaves are stacked on a first axis.
-    growth: of its vocabulary, where that is another.
+    names: their names in the source's checkpoint.
+    layer: the layer to take out of a stacked leaf.
+    stacked: whether to stack the leaves on a new first axis.
+    growth: how the vocabulary grows; None if it does not.
   """
 
   names: tuple[str, ...]
@@ -65,28 +65,28 @@ def warm_start(
   *,
   vocabularies: tuple[int | None, int | None] = (None, None),
 ) -> Tree:
-  """Takes parameters from another run's checkpoint.
+  """Loads parameters from another run's checkpoint.
 
-  Each saved name, such as `decoder/layer_0/attention/query`, goes through all
-  renames in their order (`re.sub`); one renamed to "" is left out. Stacked
-  layers (`layers/...`, [L, ...]) and separate ones (`layer_0/...`) are
+  All renames are applied in order (`re.sub`) to each saved name, such as
+  `decoder/layer_0/attention/query`; a parameter renamed to "" is left out.
+  Stacked layers (`layers/...`, [L, ...]) and separate ones (`layer_0/...`) are
   converted into each other.
 
   Args:
-    spec: path (a run, or one of its checkpoint steps), step, renames, strict.
-    params: the tree to fill, initialised or abstract; its leaves have shape,
-      dtype and the sharding wanted. Floats are cast.
-    vocabularies: with `num_trailing_sentinels`, the number of ids of the
-      source's vocabulary and of the model's; None is all rows of the embedding.
+    spec: the source (a run, or one of its checkpoint steps) and the renames.
+    params: the tree to fill, initialised or abstract; its leaves give the
+      shape, dtype and sharding of the result. Floats are cast.
+    vocabularies: with `num_trailing_sentinels`, the number of ids in the
+      source's vocabulary and in the model's; None counts all embedding rows.
 
   Returns:
-    `params`, each leaf replaced that the source has. With `strict` that is
-    every leaf; without, the others are returned as they were given, so give
-    initialised ones.
+    `params`, with each leaf that the source has replaced. With `strict` that
+    is every leaf. Without, the other leaves are returned unchanged, so they
+    must be initialised.
 
   Raises:
-    ValueError: no sound checkpoint; a bad rename; with `strict`, names missing
-      (-), unexpected (+) or of another shape.
+    ValueError: there is no undamaged checkpoint, or a bad rename; with
+      `strict`, names are missing (-) or unexpected (+), or shapes differ.
   """
   wanted = saved_step.named_leaves(params)
 
@@ -111,7 +111,7 @@ def warm_start(
       )
       if differences:
         logging.warning(
-          "warm start from %s leaves out (- missing in it, + only in it): %s",
+          "warm start from %s skips (- missing in it, + only in it): %s",
           path, differences,
         )  # fmt: skip
     fitting = {
@@ -142,12 +142,12 @@ def _renamed(
         new = re.sub(pattern, replacement, new)
       except (re.error, IndexError) as error:
         raise ValueError(
-          f"WarmStart.renames: ({pattern!r}, {replacement!r}) is no regular"
-          f" expression with its replacement: {error}"
+          f"WarmStart.renames: ({pattern!r}, {replacement!r}) is not a valid"
+          f" (regular expression, replacement): {error}"
         ) from None
     if new in names:
       raise ValueError(
-        f"WarmStart.renames make {new!r} of both {names[new]!r} and {old!r}"
+        f"WarmStart.renames map both {names[new]!r} and {old!r} to {new!r}"
       )
     if new:
       names[new] = old
@@ -159,7 +159,7 @@ def _sources(
   saved: Mapping[str, Any],
   wanted: Mapping[str, Any],
 ) -> tuple[dict[str, _Source], dict[str, str]]:
-  """Finds what each wanted leaf is made from, and the names left over."""
+  """Finds the source of each wanted leaf, and the names that are unused."""
   sources: dict[str, _Source] = {}
   layers_used: dict[str, int] = {}
   for name, leaf in wanted.items():
@@ -177,7 +177,7 @@ def _sources(
         olds = tuple(renamed[part] for part in parts)
         sources[name] = _Source(olds, stacked=True)
   used = {old for source in sources.values() for old in source.names}
-  # A stack of which the model has fewer layers is not all used.
+  # A stack with more layers than the model needs counts as not fully used.
   used -= {
     old
     for old, count in layers_used.items()
@@ -193,7 +193,7 @@ def _grown(
   num_trailing_sentinels: int,
   vocabularies: tuple[int | None, int | None],
 ) -> dict[str, _Source]:
-  """Marks the sources of leaves whose vocabulary has grown."""
+  """Adds `growth` to the sources of leaves whose vocabulary has grown."""
   grown = dict(sources)
   for name, axis in _VOCABULARY_AXES.items():
     if name not in sources:
@@ -210,8 +210,8 @@ def _grown(
     ):
       raise ValueError(
         f"WarmStart.num_trailing_sentinels ({num_trailing_sentinels}) must be "
-        f"at most the source's ids ({growth.old}), and those at most the "
-        f"model's ({growth.new}): a vocabulary only grows"
+        f"at most the source's number of ids ({growth.old}), which must be at "
+        f"most the model's ({growth.new}): a vocabulary can only grow"
       )
     if growth.new > growth.old or rows != old_rows:
       grown[name] = dataclasses.replace(sources[name], growth=growth)
@@ -219,11 +219,12 @@ def _grown(
 
 
 def _with_new_ids(leaf: jax.Array, growth: _Growth) -> jax.Array:
-  """Puts the mean of all ids before the last ones, and as padding.
+  """Inserts new ids before the last ones; they and padding get the mean.
 
   [a b c y z .], 5 ids, 2 last -> [a b c m m y z m], 7 ids
 
-  Their mean is what a model is least surprised by (Hewitt 2021).
+  With the mean embedding, new ids change the model's predictions least (Hewitt
+  2021).
   """
   axis, rows, old, new, last = growth
   head, tail, _ = jnp.split(leaf, [old - last, old], axis=axis)
@@ -239,7 +240,7 @@ def _num_layers(shape: Sequence[int]) -> int:
 
 
 def _made_from(source: _Source, saved: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the shape and dtype of what a source makes."""
+  """Returns the shape and dtype of the leaf made from a source."""
   shapes = [saved[name]["shape"] for name in source.names]
   shape = max(shapes)
   if source.layer is not None:
@@ -258,7 +259,7 @@ def _read(
   sources: Mapping[str, _Source],
   wanted: Mapping[str, Any],
 ) -> dict[str, jax.Array]:
-  """Reads the sources, and cuts or stacks layers onto their shardings."""
+  """Reads the sources, then slices or stacks layers onto their shardings."""
   on_disk = {}
   for name, source in sources.items():
     for old in source.names:
@@ -283,7 +284,7 @@ def _read(
 
 
 def _source_sharding(source: _Source, leaf: Any) -> jax.sharding.Sharding:
-  """Returns the sharding of `leaf` with, or without, an axis for layers."""
+  """Returns the sharding of `leaf` with a layer axis added or removed."""
   sharding = saved_step.sharding_of(leaf)
   if not isinstance(sharding, jax.sharding.NamedSharding):
     return sharding
@@ -291,7 +292,7 @@ def _source_sharding(source: _Source, leaf: Any) -> jax.sharding.Sharding:
     spec = jax.sharding.PartitionSpec(None, *sharding.spec)
   elif source.stacked:
     spec = jax.sharding.PartitionSpec(*sharding.spec[1:])
-  elif source.growth:  # The old size may not divide as the new one does.
+  elif source.growth:  # The mesh may divide the new size but not the old one.
     spec = jax.sharding.PartitionSpec()
   else:
     return sharding

@@ -1,4 +1,4 @@
-"""Turns a model's next-token logits into sequences."""
+"""Generates token sequences from a model's next-token logits."""
 
 from t5x_lite.decoding.constraints import Constraints
 from t5x_lite.decoding.loop import (

@@ -1,4 +1,4 @@
-"""Constraints: which tokens may come where in generated text, and its end."""
+"""Constrains generated text: forced and suppressed tokens, and lengths."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,24 +10,24 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Constraints:
-  """What holds for a model's generated text, whatever the sampler.
+  """Holds a model's constraints on generation, whatever the sampler.
 
-  The fields are those of `transformers`' generation_config.json and mean the
-  same. Lengths without `new` count the prompt, start token included.
+  The fields have the meaning of `transformers`' generation_config.json.
+  Lengths without `new` count the prompt, start token included.
 
   Attributes:
-    ends: ids that end a text; none is the vocabulary's EOS.
-    first: the id that comes first, where the start token stands alone before
-      it, as in an encoder-decoder (forced_bos_token_id).
-    last: the id that comes last in a text that reaches its greatest length
-      (forced_eos_token_id).
-    suppressed: ids that never come (suppress_tokens, and bad_words_ids of one
-      token).
-    suppressed_first: ids that do not come first, or after `first`
-      (begin_suppress_tokens).
-    min_length, min_new_tokens: no text ends before.
-    max_length, max_new_tokens: where texts end unless a caller says; the latter
-      wins.
+    ends: ids that end a text; empty for the vocabulary's EOS.
+    first: the id forced as the first token if the prompt is a start token only,
+      as in an encoder-decoder (forced_bos_token_id).
+    last: the id forced as the last token of a text that reaches the maximum
+      length (forced_eos_token_id).
+    suppressed: ids that are never generated (suppress_tokens, and bad_words_ids
+      of one token).
+    suppressed_first: ids that are not generated as the first token, or as the
+      one after `first` (begin_suppress_tokens).
+    min_length, min_new_tokens: no text ends before this length.
+    max_length, max_new_tokens: the default maximum length, if a caller gives
+      none; the latter takes precedence.
 
   Raises:
     ValueError: a negative id, a length that leaves no token, or an id that is
@@ -56,20 +56,20 @@ class Constraints:
       ("min_length", 0), ("min_new_tokens", 0), ("max_length", 2),
       ("max_new_tokens", 1),
     ):  # fmt: skip
-      value, unsaid = getattr(self, name), type(self).__dict__[name]
-      if value != unsaid and (type(value) is not int or value < least):
+      value, default = getattr(self, name), type(self).__dict__[name]
+      if value != default and (type(value) is not int or value < least):
         raise ValueError(
           f"{name} ({value!r}) must be a whole number, at least {least}"
         )
     for name, token in (("first", self.first), ("last", self.last)):
       if token in self.suppressed:
         raise ValueError(
-          f"{name} ({token}) is among suppressed, which never come: take it "
-          "out of one of them"
+          f"{name} ({token}) is also in suppressed, so it can never be "
+          "generated: remove it from one of them"
         )
 
   def ids(self) -> dict[str, tuple[int, ...]]:
-    """Returns field -> the token ids in it."""
+    """Returns {field: the token ids in it}."""
     return {
       "ends": self.ends,
       "first": () if self.first is None else (self.first,),
@@ -79,38 +79,39 @@ class Constraints:
     }
 
   def end_ids(self, eos_id: int | None) -> tuple[int, ...]:
-    """Returns the ids that end a text: `ends` or, without any, the EOS."""
+    """Returns the ids that end a text: `ends` or, if empty, the EOS."""
     return self.ends or (() if eos_id is None else (eos_id,))
 
   def check(self, known_V: np.ndarray, ends: Sequence[int]) -> None:
-    """Refuses what some step could not follow.
+    """Refuses constraints that leave no token at some step.
 
     Args:
-      known_V: which ids may come at all, bool [V].
-      ends: as of `end_ids`.
+      known_V: marks the ids that may be generated at all, bool [V].
+      ends: the result of `end_ids`.
 
     Raises:
-      ValueError: a forced id is not known, or no id is left to come.
+      ValueError: a forced id is not in `known_V`, or no id is left.
     """
     for name, token in (("first", self.first), ("last", self.last)):
       if token is not None and not known_V[token : token + 1].any():
         raise ValueError(
-          f"{name} ({token}) is forced, but there is no such token among the "
-          f"{known_V.sum()} that may come: correct {name} of the constraints"
+          f"{name} ({token}) is forced, but it is not one of the "
+          f"{known_V.sum()} tokens of the vocabulary: correct {name} of the "
+          "constraints"
         )
     barred = {"suppressed": self.suppressed}
     barred["suppressed_first"] = self.suppressed_first
     if self.min_length > 1 or self.min_new_tokens:
-      barred["ends before the least length"] = ends
+      barred["ends before the minimum length"] = ends
     among = {i for ids in barred.values() for i in ids if i < len(known_V)}
     if known_V.sum() <= known_V[list(among)].sum():
       raise ValueError(
-        f"none of {known_V.sum()} tokens may come: constraints bar all, by "
+        f"the constraints exclude all {known_V.sum()} tokens, by "
         f"{', '.join(name for name, ids in barred.items() if ids)}"
       )
 
   def unbounded(self) -> "Constraints":
-    """Returns the same for a caller that says itself how long texts may get."""
+    """Returns a copy without maximum lengths, for callers that give one."""
     return dataclasses.replace(self, max_length=None, max_new_tokens=None)
 
   def allow(
@@ -122,14 +123,14 @@ class Constraints:
     limit_B: jax.Array,
     end_ids: jax.Array,
   ) -> jax.Array:
-    """Returns the logits of the tokens that may come, -inf for the others.
+    """Returns the logits with -inf for the tokens that are not allowed.
 
     Args:
-      logits_BV: of the next token.
-      step: how many tokens came before it, int32 scalar.
-      prompt_length_B: tokens of the prompt.
-      limit_B: tokens that may come in all.
-      end_ids: int32 [N], of tokens that end a text.
+      logits_BV: the logits of the next token.
+      step: the number of tokens generated so far, int32 scalar.
+      prompt_length_B: the number of prompt tokens.
+      limit_B: the maximum number of tokens to generate.
+      end_ids: int32 [N], the ids that end a text.
     """
     ids_V = jnp.arange(logits_BV.shape[-1])
     alone_B = prompt_length_B == 1

@@ -1,4 +1,4 @@
-"""The generation loop: prefill once, then one token per row and step."""
+"""Runs the generation loop: one prefill, then one token per row and step."""
 
 import functools
 from typing import Any, NamedTuple
@@ -15,13 +15,13 @@ UNCONSTRAINED = Constraints()
 
 
 class Generated(NamedTuple):
-  """What `generate` returns.
+  """Holds the result of `generate`.
 
   tokens: int32 [B, max_new_tokens]; 0 after a row's end.
-  lengths: int32 [B], tokens up to and with EOS; 0 for padding rows.
-  log_probs: float32 [B, max_new_tokens], the model's own log p of each token
-    (nats; among all ids, drawable or not, before constraints, temperature,
-    top_k and top_p); 0 after a row's end.
+  lengths: int32 [B], the number of tokens, EOS included; 0 for padding rows.
+  log_probs: float32 [B, max_new_tokens], the model's log probability of each
+    token, in nats, over all ids and before constraints, temperature, top_k and
+    top_p; 0 after a row's end.
   """
 
   tokens: jax.Array
@@ -44,25 +44,26 @@ def generate(
 ) -> Generated:
   """Continues each row of a batch until EOS or max_new_tokens.
 
-  Compiles once per model, batch shape, max_new_tokens and sampler. A row
-  draws from `key` and its own row id only: neither its place in the batch, nor
-  its neighbours, nor padding rows change what it gets.
+  Compiles once per model, batch shape, max_new_tokens and sampler. A row's
+  samples depend only on `key` and its row id, not on its place in the batch,
+  the other rows or padding rows.
 
   Args:
     model: has `prefill` and `decode_step` (see Model); hashable.
     params: the model's parameters.
-    batch: prompts, arranged as for training.
-    max_new_tokens: number of tokens to generate at most, EOS included.
+    batch: prompts, in the format of training batches.
+    max_new_tokens: the maximum number of tokens to generate, EOS included.
     sampler: maps (logits [V], key) to a token.
-    key: a random key; only Greedy goes without.
-    eos_id: the token that ends a row, where the constraints name none; None:
-      rows never end early.
-    constraints: which tokens may come where, and which end a row.
-    row_ids: int32 [B], what sets apart one row's draws from another's; a
-      negative id marks a padding row. None: 0, 1, 2, ...
-    drawable: bool [number of ids], which ids may come, as `text.known_ids`
-      tells of a vocabulary; those beyond, which round a model's vocabulary up,
-      never do. None: all of the model's.
+    key: a random key; only Greedy needs none.
+    eos_id: the token that ends a row if the constraints name none; None: rows
+      never end early.
+    constraints: forced and suppressed tokens, lengths, and the tokens that end
+      a row.
+    row_ids: int32 [B], ids that make each row's samples independent of the
+      others'; a negative id marks a padding row. None: 0, 1, 2, ...
+    drawable: bool [number of ids], marks the ids that may be generated, as
+      `text.known_ids` gives them for a vocabulary. Ids beyond, which pad the
+      model's vocabulary, are never generated. None: all of the model's ids.
 
   Raises:
     ValueError: max_new_tokens is below 1, a key is missing, or the constraints
@@ -72,7 +73,7 @@ def generate(
     raise ValueError(f"max_new_tokens ({max_new_tokens}) must be at least 1")
   if key is None:
     if not isinstance(sampler, Greedy):
-      raise ValueError(f"{sampler} draws at random: pass key=")
+      raise ValueError(f"{sampler} samples at random: pass key=")
     key = jax.random.key(0)
   ends = constraints.end_ids(eos_id)
   if drawable is not None:
@@ -116,7 +117,7 @@ def _generate(
   prompt_length_B, limit_B = _lengths(batch, max_new_tokens, constraints)
 
   def emit(step, logits_BV, done_B, generated):
-    """Draws one token for each unfinished row and writes it at `step`."""
+    """Samples one token for each unfinished row and writes it at `step`."""
     step_keys_B = jax.vmap(jax.random.fold_in, (0, None))(row_keys_B, step)
     choices_BV = logits_BV
     if drawable is not None:
@@ -161,25 +162,25 @@ def _generate(
     lengths=jnp.zeros(shape_BT[0], jnp.int32),
     log_probs=jnp.zeros(shape_BT, jnp.float32),
   )
-  # The first token comes from the prompt's logits, outside the loop, so that
-  # no step's logits are thrown away at the end.
+  # The first token comes from the prefill's logits, outside the loop, so that
+  # no decode step is computed in vain at the end.
   tokens_B, done_B, generated = emit(0, logits_BV, row_ids_B < 0, empty)
   carry = (jnp.int32(1), state, tokens_B, done_B, generated)
   return jax.lax.while_loop(unfinished, body, carry)[-1]
 
 
 def _fit(drawable, logits_BV):
-  """Tells of each of the model's ids whether it may be drawn, bool [V]."""
+  """Fits `drawable` to the model's vocabulary size, bool [V]."""
   size = logits_BV.shape[-1]
   known_V = jnp.asarray(drawable)[:size]
   return jnp.pad(known_V, (0, size - len(known_V)))
 
 
 def _lengths(batch, max_new_tokens, constraints):
-  """Returns each row's tokens before the first new one, and how many may come.
+  """Returns each row's prompt length and maximum number of new tokens.
 
-  The prompt is a language model's start token and text, as `prefill` takes it;
-  in an encoder-decoder the start token alone.
+  A language model's prompt is its start token and text, as `prefill` takes it;
+  an encoder-decoder's is the start token only.
   """
   rows = next(iter(batch.values())).shape[0]
   prompt_length_B = jnp.ones(rows, jnp.int32)

@@ -1,8 +1,8 @@
-"""Samplers: small frozen objects that choose the next token from logits.
+"""Defines samplers: small frozen objects that choose a token from logits.
 
-A sampler maps logits [..., V] and one random key to token ids [...]. Being
-hashable values, samplers may be static arguments of a jitted function. A new
-one is a class here.
+A sampler maps logits [..., V] and one random key to token ids [...]. Samplers
+are hashable, so they can be static arguments of a jitted function. To add one,
+write a class here.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True)
 class Greedy:
-  """Chooses the most probable token; of equals, the lowest id."""
+  """Chooses the most probable token; ties go to the lowest id."""
 
   def __call__(self, logits_BV: jax.Array, key: jax.Array) -> jax.Array:
     del key
@@ -22,15 +22,15 @@ class Greedy:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sample:
-  """Draws from softmax(logits / temperature), cut first to k, then to p.
+  """Samples from softmax(logits / temperature), after top-k and then top-p.
 
   top_k keeps the k most probable tokens (Fan et al. 2018, arXiv:1805.04833).
-  top_p keeps the smallest set of most probable tokens whose mass, after the
-  two settings before it, reaches p (Holtzman et al. 2020, arXiv:1904.09751).
-  Among equal logits the lower ids are kept.
+  top_p keeps the smallest set of most probable tokens whose probability, after
+  temperature and top_k, reaches p (Holtzman et al. 2020, arXiv:1904.09751).
+  Among equal logits, lower ids are kept.
 
   Raises:
-    ValueError: a setting is out of its range.
+    ValueError: a setting is out of range.
   """
 
   temperature: float = 1.0
@@ -56,8 +56,8 @@ class Sample:
 
   def __call__(self, logits_BV: jax.Array, key: jax.Array) -> jax.Array:
     logits_BV = logits_BV.astype(jnp.float32)
-    # The largest is subtracted before the division, so that no temperature
-    # makes two infinities of it.
+    # Subtract the maximum first: divided by a small temperature, large logits
+    # would overflow to infinity.
     logits_BV -= jnp.max(logits_BV, axis=-1, keepdims=True)
     logits_BV /= self.temperature
     ids_BK = None
@@ -76,9 +76,9 @@ class Sample:
 def _nucleus(logits_BV: jax.Array, p: float) -> jax.Array:
   """Marks the smallest set of most probable tokens whose mass reaches p.
 
-  Looks for the least probability in the set by bisection: 30 sums are several
-  times faster than one sort of a vocabulary. Non-negative floats are in the
-  order of their bits as integers, so that bisecting these finds it exactly.
+  Finds the lowest probability in the set by bisection: 30 sums are several
+  times faster than sorting the vocabulary. Non-negative floats have the same
+  order as their bits read as integers, so bisecting the integers is exact.
   """
   probs_BV = jax.nn.softmax(logits_BV)
 
@@ -104,7 +104,7 @@ def _nucleus(logits_BV: jax.Array, p: float) -> jax.Array:
   least_B1 = as_float(jax.lax.fori_loop(0, 30, halve, bounds)[0])
 
   above_BV = probs_BV > least_B1
-  least_BV = probs_BV == least_B1  # of which some may be enough
+  least_BV = probs_BV == least_B1  # perhaps only some of these are needed
   mass_above_B1 = jnp.sum(jnp.where(above_BV, probs_BV, 0.0), -1, keepdims=True)
   before_BV = (jnp.cumsum(least_BV, axis=-1) - least_BV) * least_B1
   return above_BV | (least_BV & (mass_above_B1 + before_BV < p))

@@ -1,1 +1,1 @@
-"""Evaluates parameters: loss on held-out batches, and tasks' own metrics."""
+"""Evaluates a model: loss on held-out batches, and tasks' own metrics."""

@@ -1,4 +1,4 @@
-"""Measures parameters: loss on held-out batches, and tasks' own metrics."""
+"""Computes the loss on held-out batches, and tasks' own metrics."""
 
 import contextlib
 import functools
@@ -50,25 +50,27 @@ def evaluate(
   constraints: decoding.Constraints = decoding.UNCONSTRAINED,
   max_new_tokens: int | None = None,
 ) -> Metrics:
-  """Measures each task of some `data.Data`, a mixture's tasks apart.
+  """Evaluates a model on each task of `specs`, and on each task of a mixture.
 
   Args:
     model: a Model.
-    params: its parameters, laid out as `layout` says.
-    specs: what to evaluate on, each example once (see `held_out`). To do so
-      again and again, from `held_out`: that keeps what it read.
+    params: its parameters, sharded by `layout`.
+    specs: `data.Data` to evaluate on, each example once (see `held_out`). For
+      repeated evaluation, pass the result of `held_out`, which caches batches.
     layout: the devices; None is one device.
-    metric_fns: whether to compute the tasks' own metrics, where they have any.
-    sampler, constraints, max_new_tokens: for these, as in `task_metrics`.
+    metric_fns: whether to compute the tasks' own metrics, if they have any.
+    sampler, constraints, max_new_tokens: for these metrics, as in
+      `task_metrics`.
 
   Returns:
-    "TASK/METRIC" -> value: those of `teacher_forced`, "unigram_entropy" of the
-    same targets, and those of `task_metrics`, which win where both have a name,
-    their number of examples as "metric_examples". Where a spec asks for several
-    passes, "num_epochs" says that examples count as often.
+    {"TASK/METRIC": value}: the metrics of `teacher_forced`, "unigram_entropy"
+    of the same targets, and the metrics of `task_metrics`, which override those
+    of the same name, with their number of examples as "metric_examples". If a
+    spec asks for several epochs, "num_epochs" is their number: each example is
+    counted that often.
 
   Raises:
-    ValueError: for what cannot be read (see data.check), before any is.
+    ValueError: some data cannot be read (see data.check); raised before any is.
   """
   if not all(isinstance(spec, HeldOut) for spec in specs):
     specs = held_out(specs, model.row_format, layout=layout)
@@ -103,19 +105,20 @@ def teacher_forced(
   *,
   layout: Any = None,
 ) -> Metrics:
-  """Measures how well a model predicts targets from what comes before.
+  """Computes the teacher-forced loss and accuracy on some batches.
 
   Args:
     model: a Model.
     params: its parameters.
-    batches: this process's rows of each batch; as many batches in each.
+    batches: this process's rows of each batch; all processes have the same
+      number of batches.
     layout: the devices; None is one device.
 
   Returns:
-    "loss" (nats per loss-bearing token), "perplexity", "accuracy" (share of
-    tokens that are the most probable ones; of equals the lowest id), "tokens",
-    per token whatever else the model sums, and how much was read:
-    "num_examples" and "num_batches".
+    "loss" (nats per target token), "perplexity", "accuracy" (the fraction of
+    targets that are the most probable token; ties go to the lowest id),
+    "tokens", all other sums of the model per token, "num_examples" and
+    "num_batches".
   """
   totals, waiting, num_batches = {}, {}, 0
   for batch in batches:
@@ -124,20 +127,20 @@ def teacher_forced(
       if layout is not None:
         batch = layout.shard_batch(batch)
       terms = _terms(model, params, batch)
-    _add(totals, waiting)  # one batch late: the device never waits
+    _add(totals, waiting)  # one batch late, to keep the device busy
     waiting = terms
   _add(totals, waiting)
   weight = totals["loss"][1] if totals else 0
   if not weight:
-    raise ValueError("no token of the evaluation batches bears loss")
+    raise ValueError("no token of the evaluation batches has a loss weight")
   num_examples = totals.pop("num_examples")[0]
-  # A sum of nothing, such as the z-loss of a model without, is left out.
+  # Sums that are zero, such as the z-loss of a model without one, are left out.
   means = {
     name: float(np.sum(sums / np.maximum(weights, 1e-9)))
     for name, (sums, weights) in totals.items()
     if np.any(sums)
   }
-  # What is minimised depends on the normaliser.
+  # It depends on the loss normaliser.
   means.pop("objective", None)
   loss = totals["loss"][0] / weight
   return means | {
@@ -157,7 +160,7 @@ def _terms(model, params, batch):
 
 
 def _num_examples(batch):
-  """Counts a batch's examples: the segments of its rows, none of padding."""
+  """Counts a batch's examples: the segments of its rows, without padding."""
   segments = [x for name, x in batch.items() if name.endswith("_segment_ids")]
   if not segments:
     return len(next(iter(batch.values())))
@@ -165,7 +168,7 @@ def _num_examples(batch):
 
 
 def _add(totals, terms):
-  # In float64: a float32 stops counting tokens at 2 ** 24.
+  # Summed in float64: a float32 cannot count tokens beyond 2 ** 24.
   for name, term in terms.items():
     added = np.array([np.asarray(x, np.float64) for x in term])
     totals[name] = totals.get(name, 0.0) + added
@@ -182,33 +185,34 @@ def task_metrics(
   max_new_tokens: int | None = None,
   seed: int = 0,
 ) -> Metrics:
-  """Computes the metric functions of a task by seqio.Evaluator.
+  """Computes the metric functions of a task with seqio.Evaluator.
 
-  Predictions are generated from the inputs, scores are log-likelihoods of the
-  targets; a predict_with_aux metric gets "scores", of its predictions, and a
-  metric of scores with intermediates "is_greedy": whether each token of the
-  targets is the most probable one.
+  Predictions are generated from the inputs; scores are log-likelihoods of the
+  targets. A predict_with_aux metric also gets "scores", of its predictions. A
+  metric of scores with intermediates gets "is_greedy": whether all tokens of
+  the targets are the most probable ones.
 
   Args:
     model: a Model.
     params: its parameters.
-    spec: of a task, not a mixture; as many examples as `num_batches` unpacked
-      ones hold are taken, in their order and once.
+    spec: the data, of a task, not a mixture; the first `num_batches` unpacked
+      batches of examples are used once, in order.
     layout: the devices; None is one device.
     sampler: chooses the tokens of predictions.
-    constraints: what holds for predictions, but for their length.
-    max_new_tokens: of a prediction; None is the length of the targets.
-    seed: of the sampler.
+    constraints: the constraints on predictions; their lengths are ignored.
+    max_new_tokens: the maximum length of a prediction; None is the length of
+      the targets.
+    seed: the seed of the sampler.
 
   Returns:
-    METRIC -> value, of those that are numbers, and "num_examples", from how
-    many; nothing where there are no metric functions.
+    {METRIC: value} for metrics that are numbers, and "num_examples"; empty if
+    the task has no metric functions.
   """
   if not batches_lib.get_task(spec.task).metric_objs:
     return {}
   lengths = batches_lib.feature_lengths(spec, model.row_format)
-  # Evaluator cuts by a rule of its own, which leaves what a preprocessor has
-  # cut as it is: where none does, it is given no lengths to cut to.
+  # Evaluator truncates in its own way, but leaves alone what a preprocessor has
+  # truncated. If no preprocessor does, it gets no lengths, and we truncate.
   cuts = task_examples.asks_for_lengths(batches_lib.get_task(spec.task))
   with _quiet(), batch_iterator.plain_errors(spec.task):
     evaluator = seqio.Evaluator(
@@ -254,8 +258,8 @@ def task_metrics(
   def predict_with_scores(dataset):
     predictions, scores = [], []
     for ids, rows in run(generate, dataset, model.row_format.prompts):
-      # All of one length, zeros after EOS: Evaluator makes an array of them.
-      # The vocabulary reads up to its EOS, if any, whatever ended the text.
+      # Padded with zeros to one length, as Evaluator makes an array of them.
+      # Any end id becomes EOS, since the vocabulary decodes up to its EOS.
       ended = np.isin(rows["tokens"], constraints.ends)
       tokens = np.where(ended, eos_id or 0, rows["tokens"])
       predictions += zip(ids.tolist(), tokens, strict=True)
@@ -300,9 +304,9 @@ def task_metrics(
 
 
 def write(metrics: Metrics, path: str) -> None:
-  """Writes metrics as JSON, whole or not at all; process 0 does.
+  """Writes metrics to a JSON file atomically, from process 0.
 
-  What is not finite is null, and a warning names it.
+  Values that are not finite are written as null, with a warning.
 
   Raises:
     ValueError: the file cannot be written.
@@ -324,7 +328,7 @@ def _scores(model, params, batch):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _sums_of_rows(model, params, batch):
-  """Returns each row's own loss, correct targets and weight, [B] each."""
+  """Returns the loss, correct targets and weight of each row, [B] each."""
 
   def row(row_batch):
     one = jax.tree.map(lambda x: x[None], row_batch)
@@ -347,7 +351,7 @@ def _numbers(metrics):
 
 @contextlib.contextmanager
 def _quiet():
-  """Leaves out warnings: Evaluator's are on lengths that are as meant."""
+  """Silences Evaluator's warnings about lengths, which are as intended."""
   verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)
   try:
@@ -357,10 +361,10 @@ def _quiet():
 
 
 class _UnpackedConverter:
-  """The architecture's converter, of examples cut as in training.
+  """Converts examples for Evaluator, truncated as in training.
 
-  Evaluator hands over all output features of a task, and lengths of these;
-  those that only its metrics read have no place in a row.
+  Evaluator passes all output features of a task, with their lengths, also those
+  that only its metrics read, which are not part of a row.
   """
 
   pack = False

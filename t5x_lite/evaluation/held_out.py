@@ -1,4 +1,4 @@
-"""Held-out batches: read once if they are small, their targets counted."""
+"""Reads held-out batches, caches small sets and computes unigram entropy."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,14 +16,14 @@ from t5x_lite.row_formats import RowFormat
 def held_out(
   specs: Sequence[Any], row_format: RowFormat, *, layout: Any = None
 ) -> list["HeldOut"]:
-  """Returns what to evaluate on, task by task, to be read on first use.
+  """Returns the held-out batches of each task, read when first used.
 
-  Each reads its split once: an endless `num_epochs=None` is one pass, and ends
-  where the split does, after fewer than `num_batches` perhaps. The tasks of a
-  mixture and the stages of `Data.next_stage` are read each by itself.
+  Each task's split is read once: an endless `num_epochs=None` becomes one pass,
+  which may end before `num_batches`. The tasks of a mixture and the stages of
+  `Data.next_stage` are separate.
 
   Raises:
-    ValueError: for what cannot be read (see data.check).
+    ValueError: some data cannot be read (see data.check).
   """
   _, count = batched.share(layout)
   for spec in specs:
@@ -37,16 +37,15 @@ def held_out(
 
 
 class HeldOut:
-  """This process's batches of a `data.Data`, the same on each iteration.
+  """Iterates over this process's batches of a `data.Data`, always the same.
 
   Attributes:
-    spec: what is read, with an end.
-    unigram_entropy: of the targets, nats per token; None before the first
-      iteration has ended.
+    spec: the data to read, with a finite number of epochs.
+    unigram_entropy: the entropy of the targets, in nats per token; None until
+      the first iteration has ended.
   """
 
-  # Up to here they are kept, and read once: reading takes longer than a small
-  # model's evaluation.
+  # Smaller sets are cached: reading takes longer than evaluating a small model.
   keep_bytes = 256 * 2**20
 
   def __init__(self, spec: Any, row_format: RowFormat, layout: Any = None):
@@ -76,9 +75,9 @@ class HeldOut:
 
 
 def unigram_entropy(batches: Iterable[Mapping[str, np.ndarray]]) -> float:
-  """Returns the entropy of the loss-bearing targets, in nats per token.
+  """Returns the unigram entropy of the targets, in nats per token.
 
-  What the best model without context would lose on these very tokens.
+  It is the loss on these tokens of the best model that ignores context.
   """
   counts = TargetCounts()
   for _ in counts.watch(batches):
@@ -87,13 +86,13 @@ def unigram_entropy(batches: Iterable[Mapping[str, np.ndarray]]) -> float:
 
 
 class TargetCounts:
-  """Counts the loss-bearing targets of the batches that pass by."""
+  """Counts the targets (with a loss weight) of batches by token id."""
 
   def __init__(self):
     self._counts = np.zeros(0)
 
   def watch(self, batches: Iterable[Any]) -> Iterator[Any]:
-    """Yields the same batches, counting."""
+    """Yields the batches unchanged, and counts their targets."""
     for batch in batches:
       for side in ("encoder", "decoder"):
         if f"{side}_target_tokens" in batch:
@@ -108,17 +107,17 @@ class TargetCounts:
       tokens[weights > 0],
       weights=weights[weights > 0],
       minlength=len(self._counts),
-    ).astype(np.float64)  # of nothing, NumPy makes integers
+    ).astype(np.float64)  # NumPy gives integers for an empty array
     counts[: len(self._counts)] += self._counts
     self._counts = counts
 
   def entropy(self) -> float:
-    """Returns the entropy of what was counted by all processes, in nats."""
+    """Returns the entropy of the counts of all processes, in nats."""
     counts = self._counts
     if jax.process_count() > 1:
       sizes = multihost_utils.process_allgather(np.int32(len(counts)))
       counts = np.pad(counts, (0, int(np.max(sizes)) - len(counts)))
-      # As integers of 32 bits: JAX has no float64 to carry them.
+      # As int32: JAX would round float64 to float32.
       parts = multihost_utils.process_allgather(counts.astype(np.int32))
       counts = np.sum(parts, axis=0, dtype=np.float64)
     probs = counts[counts > 0] / max(counts.sum(), 1)
@@ -126,7 +125,7 @@ class TargetCounts:
 
 
 def _each_task(spec):
-  """Returns the spec of each task, with nothing after it."""
+  """Returns the spec of each task of a stage, without a next stage."""
   spec = dataclasses.replace(spec, next_stage=None)
   provider = batches_lib.get_task(spec.task)
   if not hasattr(provider, "tasks"):

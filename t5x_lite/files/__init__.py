@@ -1,1 +1,1 @@
-"""Files of text and JSON: read by one reader, written whole or not at all."""
+"""Reads text and JSON files, and writes files atomically."""

@@ -1,4 +1,4 @@
-"""Foresees what a disk refuses, and says why it did."""
+"""Checks free space and permissions, reads disk errors, writes atomically."""
 
 import contextlib
 import errno
@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-# A full disk or a missing right is no bug: said in one line, not as a trace.
+# A full disk or a denied permission is no bug: one line, not a traceback.
 _ERRORS = (
   errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES,
   errno.EPERM, errno.EIO,
@@ -22,13 +22,13 @@ _ERRORS = (
 
 @contextlib.contextmanager
 def partial(path: epath.Path) -> Iterator[epath.Path]:
-  """Yields a path to write to, which becomes `path` once the block succeeds.
+  """Writes a file atomically: yields a temporary path, renamed to `path`.
 
-  Other processes see the old file or the whole new one, however many of them,
-  on whatever machines, write the same at the same time. A block that raises
-  leaves nothing behind.
+  Other processes find either the old file or the complete new one, even if
+  several processes on several machines write it at the same time. If the block
+  raises, the temporary file is removed.
   """
-  # Process ids are not enough: those of two machines, or containers, are alike.
+  # Process ids are not enough: two machines or containers may share one.
   temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
   try:
     yield temporary
@@ -38,19 +38,19 @@ def partial(path: epath.Path) -> Iterator[epath.Path]:
 
 
 def write_text(path: epath.Path, text: str) -> None:
-  """Writes a file that other processes see whole or not at all."""
+  """Writes a text file atomically."""
   with partial(path) as temporary:
     temporary.write_text(text)
 
 
 def try_writing(folder: epath.Path) -> None:
-  """Writes a megabyte into a folder, and removes it again.
+  """Writes a megabyte to a folder, and removes it again.
 
   Raises:
-    OSError: it cannot be written.
+    OSError: the write failed.
   """
   folder.mkdir(parents=True, exist_ok=True)
-  # A name of its own: the other processes of a run try at the same time.
+  # A unique name: the other processes of a run try at the same time.
   probe = folder / f".probe-{uuid.uuid4().hex}"
   try:
     probe.write_bytes(bytes(1 << 20))
@@ -59,7 +59,7 @@ def try_writing(folder: epath.Path) -> None:
 
 
 def check_writable(folder: epath.Path) -> None:
-  """Raises ValueError where the first checkpoint would fail, hours later."""
+  """Raises ValueError at once if checkpoints cannot be written to a folder."""
   try:
     try_writing(folder)
   except OSError as error:
@@ -71,10 +71,10 @@ def check_writable(folder: epath.Path) -> None:
 
 
 def check_room(folder: epath.Path, state: Any) -> None:
-  """Raises OSError, before anything is written, where it cannot fit."""
+  """Raises OSError if there is too little free space to save a state."""
   try:
     free = shutil.disk_usage(folder).free
-  except OSError:  # No local disk.
+  except OSError:  # Not a local disk.
     return
   needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
   short = np.array(free < needed)
@@ -89,7 +89,7 @@ def check_room(folder: epath.Path, state: Any) -> None:
 
 
 def reason(error: BaseException) -> str | None:
-  """Finds the disk's reason in what orbax, TensorStore or TensorFlow raise."""
+  """Returns the disk error in an error of Orbax, TensorStore or TensorFlow."""
   if isinstance(error, OSError) and error.errno in _ERRORS:
     return error.strerror
   for reason in map(os.strerror, _ERRORS):

@@ -1,8 +1,8 @@
-"""Reads and writes JSON so that what is written, every JSON reader takes.
+"""Reads JSON, and writes strict JSON that every reader accepts.
 
 JSON has no NaN and no infinity: they are written as null, and a warning names
-them. It has lone surrogates only as escapes, \\ud83d, and gets them so. Python
-reads "NaN" where other programs wrote it; it goes on as null.
+them. Lone surrogates are written as escapes, \\ud83d, the only form that JSON
+has for them. A "NaN" that another program wrote is read, and written as null.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import logging
 
-# Deeper values would exhaust the stack of what walks through them.
+# Deeper values would exhaust the stack of recursive functions.
 _MAX_DEPTH = 100
 _MAX_NAMES = 5
 _OBJECT = re.compile(r"""\s*[\[,]?\s*\{\s*(["'])[^"']*\1\s*:""")
@@ -22,13 +22,13 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def dumps(value: Any, *, what: str | None = None, **options: Any) -> str:
-  """Returns a value as JSON.
+  """Returns a value as JSON text.
 
   Args:
-    value: of dicts, lists, texts and numbers.
-    what: is written, for the warning about numbers that are not finite; None
-      gives no warning.
-    **options: of json.dumps, such as `indent` and `ensure_ascii`.
+    value: dicts, lists, strings and numbers.
+    what: a name for the value, used in the warning about non-finite numbers;
+      None gives no warning.
+    **options: options of json.dumps, such as `indent` and `ensure_ascii`.
   """
   try:
     text = json.dumps(value, allow_nan=False, **options)
@@ -42,7 +42,7 @@ def dumps(value: Any, *, what: str | None = None, **options: Any) -> str:
 
 
 def not_finite(value: Any, name: str = "") -> dict[str, float]:
-  """Returns the numbers in a value that are NaN or infinite, by their names.
+  """Returns the NaN and infinite numbers in a value, by their paths.
 
   {"loss": nan, "bits": [1.0, inf]} gives {"loss": nan, "bits/1": inf}.
   """
@@ -61,7 +61,7 @@ def not_finite(value: Any, name: str = "") -> dict[str, float]:
 
 
 def warn(numbers: dict[str, float], what: str) -> None:
-  """Warns of numbers that are written as null, if there are any."""
+  """Logs a warning about numbers that are written as null, if any."""
   if numbers:
     names = [f"{name} is {x}" for name, x in numbers.items()]
     if len(names) > _MAX_NAMES:
@@ -70,39 +70,39 @@ def warn(numbers: dict[str, float], what: str) -> None:
 
 
 def is_object(line: str) -> bool:
-  """Tells whether a line is a whole JSON object, even one that is refused."""
+  """Returns whether a line is a JSON object, even one we refuse to read."""
   if not line.lstrip().startswith("{"):
     return False
   try:
     return isinstance(json.loads(line), dict)
   except json.JSONDecodeError:
     return False
-  except (RecursionError, ValueError):  # Too deep, or a number too long.
+  except (RecursionError, ValueError):  # Too deep, or too many digits.
     return True
 
 
 def begins_object(line: str, *, open_before: bool = False) -> bool:
-  """Tells whether a line begins as a JSON object does, or an array of some.
+  """Returns whether a line begins like a JSON object or an array of objects.
 
-  It may break off, or go on as no JSON: {"text": "a"}, with a comma after it.
+  It may be incomplete or followed by other text: {"text": "a"}, with a comma.
 
   Args:
-    line: its text.
-    open_before: whether it may go on with an object: "text": "a",
+    line: the text of the line.
+    open_before: whether the line may continue an object: "text": "a",
   """
   return bool(_OBJECT.match(line) or (open_before and _MEMBER.match(line)))
 
 
 def parse_object(line: str, place: str) -> dict[str, Any]:
-  """Reads a JSON object.
+  """Parses a JSON object.
 
   Args:
-    line: its text.
-    place: where that stands, for messages.
+    line: the text.
+    place: its file and line, for error messages.
 
   Raises:
-    ValueError: it is no object, is nested too deep, has a number of thousands
-      of digits, or a field twice, of which one would be lost.
+    ValueError: the text is not an object, is nested too deep, has a number of
+      thousands of digits, or has a duplicate field.
   """
   try:
     fields = json.loads(line, object_pairs_hook=_once)
@@ -111,7 +111,7 @@ def parse_object(line: str, place: str) -> dict[str, Any]:
   except json.JSONDecodeError as error:
     raise ValueError(
       f"{place}: bad JSON at column {error.colno} ({error.msg}): each line "
-      "must be a whole object, as `jq -c .` writes them"
+      "must be a complete object, as `jq -c .` writes them"
     ) from None
   except RecursionError:
     raise ValueError(
@@ -120,7 +120,8 @@ def parse_object(line: str, place: str) -> dict[str, Any]:
   except ValueError as error:
     raise ValueError(f"{place}: {str(error).partition(';')[0]}") from None
   if not isinstance(fields, dict):
-    tip = "; `jq -c '.[]'` makes lines of an array" * isinstance(fields, list)
+    is_list = isinstance(fields, list)
+    tip = "; `jq -c '.[]'` turns an array into lines" if is_list else ""
     raise ValueError(
       f'{place}: expected an object such as {{"text": "..."}}, got '
       f"{line.strip()[:40]}{tip}"
@@ -129,7 +130,7 @@ def parse_object(line: str, place: str) -> dict[str, Any]:
 
 
 def texts(value: Any) -> Iterator[str]:
-  """Yields the texts in a JSON value, names of fields among them."""
+  """Yields all strings in a JSON value, field names included."""
   if isinstance(value, str):
     yield value
   elif isinstance(value, dict):
@@ -146,7 +147,7 @@ def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
   if len(fields) < len(pairs):
     names = [name for name, _ in pairs]
     twice = next(name for name in names if names.count(name) > 1)
-    raise ValueError(f"field {twice!r} stands there twice")
+    raise ValueError(f"duplicate field {twice!r}")
   return fields
 
 

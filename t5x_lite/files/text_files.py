@@ -1,20 +1,20 @@
-"""Reads text and JSON lines: one reader for every command and every source.
+"""Reads text and JSON Lines files, for every command and data source.
 
-What a file holds decides how it is read, not its name:
+The format is detected from the file's contents:
 
-  packed       gzip, bzip2 and xz are told by their first bytes
-  JSON lines   the first line that is not blank is a whole JSON object; then
-               every line is one
+  compressed   gzip, bzip2 and xz are recognised by their first bytes
+  JSON Lines   the first line that is not blank is a complete JSON object; then
+               every line must be one
   plain text   anything else that is UTF-8
 
-A name in .json, .jsonl or .ndjson (in capitals too, or before .gz) promises
-JSON lines: a file that breaks the promise is refused. So is what is neither:
-binary data, other encodings, JSON of another form, and a mix of both kinds.
+A file named .json, .jsonl or .ndjson (in any case, also before .gz) must be
+JSON Lines. Anything else is refused: binary data, other encodings, other forms
+of JSON, and a mix of text and JSON.
 
-A line ends at "\\n", "\\r\\n" or "\\r" (old Macs), in both kinds alike, and at
-no other character: U+2028, form feeds and the like are text. A byte order mark
-at the start is dropped. Paths are local or remote (gs://, s3://). Every fault
-is one ValueError that names the file and the line.
+In both formats a line ends at "\\n", "\\r\\n" or "\\r" (old Macs) and at no
+other character: U+2028, form feeds and the like are text. A byte order mark at
+the start is dropped. Paths are local or remote (gs://, s3://). Every error is a
+one-line ValueError that names the file and the line.
 """
 
 import bz2
@@ -43,7 +43,7 @@ _PACKED = {
   "xz": (re.compile(rb"\xfd7zXZ\0"), lzma.open),
 }
 _REFUSED = {
-  b"\x28\xb5\x2f\xfd": "packed with zstd: unpack it (zstd -d)",
+  b"\x28\xb5\x2f\xfd": "compressed with zstd: decompress it (zstd -d)",
   b"PK\x03\x04": "a zip archive: unpack it",
   b"\xff\xfe": "UTF-16: convert it to UTF-8, for example with iconv",
   b"\xfe\xff": "UTF-16: convert it to UTF-8, for example with iconv",
@@ -53,30 +53,30 @@ _BUFFER_BYTES = 1 << 20
 
 
 class Record(NamedTuple):
-  """One line of a file: its place, for messages, and its fields."""
+  """Holds one line of a file: its place, for messages, and its fields."""
 
   place: str
   fields: dict[str, Any]
 
 
 def expand(files: str | Sequence[str]) -> list[str]:
-  """Returns the files that paths and globs stand for, sorted, each once.
+  """Returns the files that paths and globs match, sorted, without duplicates.
 
   Raises:
-    ValueError: a path or a glob stands for no file.
+    ValueError: a path or a glob matches no file.
   """
   patterns = [files] if isinstance(files, str) else list(files)
   if not patterns:
-    raise ValueError("no text file is given: state files")
+    raise ValueError("no text files given: set files")
   found = set()
   for pattern in patterns:
     path = _path(pattern)
     if path.is_dir():
       raise ValueError(
-        f"no text file in {pattern!r}: name files, or a glob such as "
+        f"{pattern!r} is a folder: give files, or a glob such as "
         f"{os.path.join(pattern.rstrip('/'), '*.txt')!r}"
       )
-    # A file may have a bracket in its name.
+    # An existing file first: its name may have a bracket.
     if path.exists():
       found.add(str(path))
     elif not glob.has_magic(pattern):
@@ -92,16 +92,16 @@ def expand(files: str | Sequence[str]) -> list[str]:
 def read_documents(
   files: Iterable[str], *, field: str = "text", documents: str = "blank_line"
 ) -> Iterator[str]:
-  """Yields documents in the order of the files, one at a time.
+  """Yields the documents of text files one at a time, file by file.
 
   Args:
     files: paths, as from `expand`.
-    field: the text's name in the objects of JSON lines, one document each.
-    documents: how plain text is divided: at blank lines ("blank_line"), at
-      every line ("line") or not at all ("file").
+    field: the field of a JSON line that holds its document.
+    documents: how plain text is split: at blank lines ("blank_line"), at every
+      line ("line") or not at all ("file").
 
   Raises:
-    ValueError: a file is unreadable, no text, or has none.
+    ValueError: a file is unreadable, is not text, or has no text.
   """
   if documents not in DOCUMENTS:
     raise ValueError(
@@ -125,13 +125,13 @@ def read_documents(
 
 
 def read_records(path: str) -> Iterator[Record]:
-  """Yields the objects of JSON lines, or plain lines as {"text": line}.
+  """Yields the objects of JSON Lines, or plain lines as {"text": line}.
 
-  Blank lines are skipped. A text may hold a lone surrogate, written \\ud83d in
-  JSON: `check_text` refuses it where it is to be tokenized.
+  Blank lines are skipped. A text may contain a lone surrogate, written \\ud83d
+  in JSON: call `check_text` before tokenizing it.
 
   Raises:
-    ValueError: the file is unreadable, or neither text nor JSON lines.
+    ValueError: the file is unreadable, or neither text nor JSON Lines.
   """
   path = str(path)
   is_json, lines = _recognised(path)
@@ -144,11 +144,11 @@ def read_records(path: str) -> Iterator[Record]:
 
 
 def read_rows(path: str) -> Iterator[Record]:
-  """Yields the objects of JSON lines whose every text can be tokenized.
+  """Yields the objects of JSON Lines, and checks that they can be tokenized.
 
   Raises:
-    ValueError: the file is unreadable, no JSON lines, or a text in it, however
-      deep, has a lone surrogate.
+    ValueError: the file is unreadable or not JSON Lines, or a string in it, at
+      any depth, has a lone surrogate.
   """
   for record in _objects(path, _lines(path)):
     for text in json_text.texts(record.fields):
@@ -157,7 +157,7 @@ def read_rows(path: str) -> Iterator[Record]:
 
 
 def compression(path: str) -> str | None:
-  """Names what a file is packed with: "gzip", "bzip2", "xz" or None."""
+  """Returns a file's compression format: "gzip", "bzip2", "xz" or None."""
   try:
     with _path(path).open("rb") as file:
       return _compression(file.read(_MAGIC_BYTES))
@@ -166,17 +166,17 @@ def compression(path: str) -> str | None:
 
 
 def check_text(text: str, place: str) -> None:
-  """Refuses a text that cannot be encoded: one with a lone surrogate.
+  """Refuses a text with a lone surrogate, which cannot be encoded as UTF-8.
 
-  These come of "\\ud83d" in JSON or Python, half of a pair that UTF-16 writes
-  one character with, and of bytes on the command line that are not UTF-8.
+  A lone surrogate is half of a UTF-16 pair. It comes from "\\ud83d" in JSON or
+  Python, or from command-line bytes that are not UTF-8.
 
   Args:
-    text: what is to be tokenized.
-    place: where it stands, for the message.
+    text: a text to be tokenized.
+    place: its origin, for the error message.
 
   Raises:
-    ValueError: naming the place and the character.
+    ValueError: the text has a lone surrogate; names the place and character.
   """
   if text.isascii():
     return
@@ -185,7 +185,7 @@ def check_text(text: str, place: str) -> None:
   except UnicodeEncodeError as error:
     raise ValueError(
       f"{place} has a lone surrogate, \\u{ord(text[error.start]):x}, as "
-      f"character {error.start + 1}, which UTF-8 cannot hold: repair the text"
+      f"character {error.start + 1}, which UTF-8 cannot encode: fix the text"
     ) from None
 
 
@@ -194,7 +194,7 @@ def _path(name: str) -> epath.Path:
     return epath.Path(name).expanduser()
   except KeyError as error:
     raise ValueError(
-      f"{name!r}: no file system is known for {error.args[0]}; paths are local "
+      f"{name!r}: unsupported file system {error.args[0]}; paths must be local "
       "or start with gs://, s3:// or az://"
     ) from None
 
@@ -204,12 +204,12 @@ def _glob(pattern: epath.Path) -> Iterable[epath.Path]:
   if not remote:
     return map(epath.Path, glob.glob(str(pattern), recursive=True))
   if "**" in remote[2]:
-    raise ValueError(f"{str(pattern)!r}: ** is for local files alone")
+    raise ValueError(f"{str(pattern)!r}: ** works for local files only")
   return epath.Path(remote[1]).glob(remote[2])
 
 
 def _unreadable(path: str, error: Exception, number: int = 0) -> ValueError:
-  """Returns the one line for what opening or unpacking a file raised."""
+  """Returns a one-line error for one raised while reading a file."""
   if isinstance(error, ValueError):
     return error
   reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
@@ -220,7 +220,7 @@ def _unreadable(path: str, error: Exception, number: int = 0) -> ValueError:
 
 
 class _Stream(io.RawIOBase):
-  """Makes a stream of a file that may know `read` alone, as TensorFlow's."""
+  """Wraps a file that may only have `read`, such as TensorFlow's."""
 
   def __init__(self, file: Any):
     self._file = file
@@ -241,7 +241,7 @@ def _compression(head: bytes) -> str | None:
 
 
 def _lines(path: str) -> Iterator[tuple[int, str]]:
-  """Yields the numbers of a file's lines, from 1, and these without ends."""
+  """Yields a file's lines as (number from 1, line without its end)."""
   number = 0
   try:
     with _path(path).open("rb") as raw:
@@ -251,8 +251,8 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
       for magic, what in _REFUSED.items():
         if not packed and file.peek(_MAGIC_BYTES).startswith(magic):
           raise ValueError(f"{path} is {what}")
-      # Bytes that are not UTF-8 become lone surrogates, which UTF-8 has none
-      # of: an exception would not know the line.
+      # Bytes that are not UTF-8 become lone surrogates, found line by line
+      # below; a decoding error would not give the line number.
       text = io.TextIOWrapper(
         file, encoding="utf-8", errors="surrogateescape", newline=None
       )
@@ -262,12 +262,12 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
           line = line.removeprefix("\ufeff")
         _check_line(line, path, number)
         yield number, line
-  except Exception as error:  # Each file system and packing has its own.
+  except Exception as error:  # Each file system and format raises its own.
     raise _unreadable(path, error, number) from None
 
 
 def _check_line(line: str, path: str, number: int) -> None:
-  """Refuses a line that is not UTF-8, or not text."""
+  """Refuses a line that is not UTF-8 text."""
   if not line.isascii():
     try:
       line.encode()
@@ -279,7 +279,7 @@ def _check_line(line: str, path: str, number: int) -> None:
       ) from None
   if "\0" in line:
     raise ValueError(
-      f"{_place(path, number)} holds a zero byte: the file is binary, no text"
+      f"{_place(path, number)} has a zero byte: the file is binary, not text"
     )
 
 
@@ -288,7 +288,7 @@ def _place(path: str, number: int) -> str:
 
 
 def _recognised(path: str) -> tuple[bool, Iterator[tuple[int, str]]]:
-  """Tells whether a file is JSON lines, and returns its lines."""
+  """Returns whether a file is JSON Lines, and its lines."""
   lines = _lines(path)
   before = []
   for number, line in lines:
@@ -296,8 +296,8 @@ def _recognised(path: str) -> tuple[bool, Iterator[tuple[int, str]]]:
     if line.strip():
       break
   lines = itertools.chain(before, lines)
-  promised = _JSON_NAME.search(os.path.basename(path))
-  if promised or (before and json_text.is_object(before[-1][1])):
+  by_name = _JSON_NAME.search(os.path.basename(path))
+  if by_name or (before and json_text.is_object(before[-1][1])):
     return True, lines
   return False, _plain(path, lines)
 
@@ -305,11 +305,12 @@ def _recognised(path: str) -> tuple[bool, Iterator[tuple[int, str]]]:
 def _plain(
   path: str, lines: Iterable[tuple[int, str]]
 ) -> Iterator[tuple[int, str]]:
-  """Passes plain lines on; refuses a file that is JSON for the most part.
+  """Yields the lines of plain text; refuses a file that is mostly JSON.
 
-  The odd JSON object in a text is text. But where half of the lines are JSON
-  and the first is no whole object, the file is damaged, or JSON of another
-  form: an array, objects over several lines or with commas between them.
+  An occasional JSON object in a text is text. But if at least half of the lines
+  are JSON and the first is not a complete object, the file is damaged or in
+  another form of JSON: an array, objects over several lines, or objects with
+  commas between them.
   """
   count = parts = keys = 0
   indented = False
@@ -323,9 +324,9 @@ def _plain(
       parts += has_key or (indented and not line.strip(" \t[]{},"))
   if keys and 2 * parts >= count:
     raise ValueError(
-      f"{path} is neither text nor JSON lines: {parts} of {count} lines are "
-      "JSON, but the first is no whole object; write one object a line, as "
-      "`jq -c .` does (`jq -c '.[]'` of an array)"
+      f"{path} is neither text nor JSON Lines: {parts} of {count} lines are "
+      "JSON, but the first is not a complete object; write one object per "
+      "line, as `jq -c .` does (`jq -c '.[]'` for an array)"
     )
 
 
@@ -353,18 +354,18 @@ def _objects(path: str, lines: Iterable[tuple[int, str]]) -> Iterator[Record]:
 
 
 def _text(record: Record, field: str) -> str:
-  """Returns a record's document."""
+  """Returns the document of a JSON line."""
   text = record.fields.get(field)
   if isinstance(text, str):
     check_text(text, f"{record.place}, field {field!r}")
     return text
   fault = (
-    f"field {field!r} is {json_text.dumps(text):.40}, no text"
+    f"field {field!r} is {json_text.dumps(text):.40}, not a text"
     if field in record.fields
     else f"no field {field!r}"
   )
   has = ", ".join(map(repr, record.fields)) or "none"
   raise ValueError(
-    f"{record.place}: {fault}; its fields: {has} (`field`, or --field, names "
+    f"{record.place}: {fault}; its fields: {has} (set `field`, or --field, to "
     "the one with the text)"
   )

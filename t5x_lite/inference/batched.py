@@ -1,4 +1,4 @@
-"""Computes rows in batches: of one size, of few widths, one batch ahead."""
+"""Runs a function on batches of one size and few lengths, asynchronously."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,15 +21,15 @@ def compute(
   batch_size: int,
   layout: Any = None,
 ) -> Iterator[tuple[np.ndarray, Arrays]]:
-  """Yields what a function makes of each batch.
+  """Yields the results of a function on each batch.
 
-  While a result is fetched and used, the next batch is computed. All processes
-  go through the same batches, and each gets all results.
+  The next batch is computed while a result is fetched and used. All processes
+  read the same batches, and each gets all results.
 
   Args:
     function: maps a batch and its row ids (-1: padding) to arrays [B, ...].
     batches: pairs of row ids, not negative, and arrays [rows, length].
-    batch_size: what each batch is filled up to; from `round_up`.
+    batch_size: the number of rows that batches are padded to; from `round_up`.
     layout: the devices; None is one device.
 
   Yields:
@@ -52,17 +52,17 @@ def compute(
 
 
 def active(layout: Any) -> contextlib.AbstractContextManager:
-  """Returns the context to compute in; that of no layout does nothing."""
+  """Returns the layout's context for computing; without one, a no-op."""
   return contextlib.nullcontext() if layout is None else layout.activate()
 
 
 def share(layout: Any) -> tuple[int, int]:
-  """Returns which share of a batch this process holds: (index, count)."""
+  """Returns this process's share of a batch: (index, count)."""
   return (0, 1) if layout is None else layout.data_shard()
 
 
 def round_up(batch_size: int, layout: Any = None) -> int:
-  """Returns the next number of rows that the devices share evenly."""
+  """Rounds a batch size up to a multiple of the data shards."""
   if batch_size < 1:
     raise ValueError(f"batch_size ({batch_size}) must be at least 1")
   if layout is None:
@@ -74,10 +74,10 @@ def round_up(batch_size: int, layout: Any = None) -> int:
 
 
 def trim(batch: Arrays) -> Arrays:
-  """Cuts the padding at the end of a batch's rows down to the next bucket.
+  """Trims the padding at the end of a batch's rows to the next bucket length.
 
-  Buckets are powers of two, so that the function that takes the batch compiles
-  a few times and not once per length.
+  Buckets are powers of two, so that a jitted function of the batch compiles a
+  few times rather than once per length.
   """
   widths = {}
   for side in ("encoder", "decoder"):
@@ -90,7 +90,7 @@ def trim(batch: Arrays) -> Arrays:
 
 
 def _put(batch, layout):
-  """Gives the devices this process's part of a batch that all hold."""
+  """Moves this process's rows of a batch to the devices."""
   if layout is None:
     return batch
   index, count = share(layout)

@@ -1,4 +1,4 @@
-"""Runs jobs on texts: dicts in, dicts out, or JSONL files.
+"""Runs generation and scoring jobs on records in memory or in JSONL files.
 
 codec = infer.codec("python_docs_span_corruption", model.row_format,
                     {"inputs": 512, "targets": 114})
@@ -44,13 +44,19 @@ def codec(
   truncate: bool = False,
   delimiter: str | None = None,
 ) -> Codec:
-  """Returns the codec of a task or mixture: its vocabularies, its EOS.
+  """Returns the codec of a task or mixture: vocabularies, EOS and delimiter.
 
-  The delimiter is the task's (`delimiter` of it, or a space) if none is given.
+  Args:
+    task: the name of a task or mixture.
+    row_format: the model's.
+    lengths: {feature: tokens}.
+    truncate: whether to truncate longer texts rather than refuse them.
+    delimiter: the text between inputs and targets; None takes the task's
+      `delimiter`, or a space.
 
   Raises:
-    ValueError: the architecture does not generate, or not for this task; or a
-      delimiter that it has no place for, or has several of.
+    ValueError: the architecture cannot generate, or not for this task; or the
+      delimiter is unused, or ambiguous in a mixture.
   """
   if not row_format.generates:
     raise ValueError(
@@ -60,8 +66,8 @@ def codec(
   of = batches_lib.get_task(task).output_features
   if "positions" in of:
     raise ValueError(
-      f"task {task} fills blanks at positions (GLM) that a prompt does not "
-      "have: generate and score by a prefix_lm or span_corruption task"
+      f"task {task} fills in blanks by block positions (GLM), which a prompt "
+      "does not have: use a prefix_lm or span_corruption task"
     )
   # A task may have other features, for its metrics.
   row_format.check({"inputs", "targets", "weights"} & of.keys())
@@ -73,7 +79,7 @@ def codec(
   targets = of["targets"]
   return Codec(
     row_format=row_format,
-    # The prompt of a language model is the beginning of a text: no EOS.
+    # A language model's prompt is the beginning of a text: no EOS.
     inputs=of.get("inputs", dataclasses.replace(targets, add_eos=False)),
     targets=targets,
     lengths={
@@ -85,7 +91,7 @@ def codec(
 
 
 def _delimiter(task: str, given: str | None) -> str:
-  """Returns what stands between inputs and the targets that continue them."""
+  """Returns the text between inputs and the targets that continue them."""
   found = {
     getattr(part, "delimiter", " ")
     for part in seqio.get_subtasks(batches_lib.get_task(task))
@@ -93,13 +99,13 @@ def _delimiter(task: str, given: str | None) -> str:
   }
   if given is None and len(found) > 1:
     raise ValueError(
-      f"the tasks of {task} have {len(found)} delimiters before their targets "
-      f"({', '.join(map(repr, sorted(found)))}): give one by delimiter"
+      f"the tasks of {task} have {len(found)} different delimiters "
+      f"({', '.join(map(repr, sorted(found)))}): set delimiter to one of them"
     )
   if given is not None and not found:
     raise ValueError(
-      f"delimiter ({given!r}) has no place: the inputs of {task} end with EOS, "
-      "and nothing joins the targets to them; leave it out"
+      f"delimiter ({given!r}) cannot be used: the inputs of {task} end with "
+      "EOS, so targets are a separate text; leave it out"
     )
   return given if given is not None else min(found, default=" ")
 
@@ -120,17 +126,17 @@ def run(
   """Runs a job on records in memory.
 
   Args:
-    job: what to do with each record.
-    params: the model's parameters, laid out as `layout` says.
+    job: the job to run on each record.
+    params: the model's parameters, sharded by `layout`.
     records: dicts of texts.
-    batch_size: rows at a time, rounded up to what the devices divide.
+    batch_size: rows per batch, rounded up to a multiple of the data shards.
     layout: the devices; None is one device.
 
   Returns:
     One dict per record, in order: its own fields and the job's.
 
   Raises:
-    ValueError: a record that the job cannot take.
+    ValueError: a record does not suit the job.
   """
   records = [
     Record(f"text {i}", dict(fields)) for i, fields in enumerate(records, 1)
@@ -155,23 +161,26 @@ def run_file(
 ) -> int:
   """Runs a job on each line of a file and writes JSONL in the same order.
 
-  All lines are checked before the first is computed. Results are added a
-  batch at a time, whole lines only; the same call goes on after the last of
-  them, with the results that it would have had without an interruption.
+  All lines are checked before the first is computed. Results are appended a
+  batch at a time, as complete lines. After an interruption, the same call
+  continues after the last line, with the same results as without one.
 
   Args:
     job, params, batch_size, layout: as in `run`.
-    path_in: JSON lines, or texts, one a line (text_files.py tells which).
-    path_out: local `.jsonl` file; `jsonl.Output` says what stands beside it.
+    path_in: JSON Lines, or plain text with one text per line; text_files.py
+      detects which.
+    path_out: a local `.jsonl` file; see `jsonl.Output`.
 
   Returns:
     The number of lines in the output.
 
   Raises:
-    ValueError: in one line, what is wrong with which line of which file.
+    ValueError: one line that names the file, its line and the problem.
   """
   if pathlib.Path(path_in).is_fifo():
-    raise ValueError(f"{path_in} is a pipe, and is read twice: make it a file")
+    raise ValueError(
+      f"{path_in} is a pipe, but must be read twice: write it to a file first"
+    )
   num_records, tokens_sha256 = 0, hashlib.sha256()
   for record in text_files.read_records(path_in):
     num_records += 1
@@ -231,7 +240,7 @@ def _run(job, params, read, first_id, *, batch_size, layout):
 
 
 def _batches(job, read, first_id, batch_size):
-  """Arranges records in rows; yields their ids and batches."""
+  """Converts records to the model's features; yields (row ids, batch)."""
   spec = tf.TensorSpec([None], tf.int32)
   ds = tf.data.Dataset.from_generator(
     lambda: map(job.encode, read()),
@@ -250,10 +259,11 @@ def _batches(job, read, first_id, batch_size):
 
 
 def fingerprint(params: Any) -> str:
-  """Returns a short name for these very parameters, on any devices.
+  """Returns a short fingerprint of the parameters, whatever their sharding.
 
-  Per leaf, the sum of its bits, each word times an odd number of its own: an
-  integer sum, exact in any order, so that sharding does not change it.
+  For each leaf, it sums the bits of all words, each multiplied by an odd number
+  that depends on its place. An integer sum is exact in any order, so sharding
+  does not change it.
   """
 
   @jax.jit
@@ -265,7 +275,7 @@ def fingerprint(params: Any) -> str:
       for dim, size in enumerate(x.shape):
         index = jax.lax.broadcasted_iota(jnp.uint32, x.shape, dim)
         place = place * np.uint32(size) + index
-      odd = place * np.uint32(2654435761) * 2 + 1  # Knuth's hash of the place
+      odd = place * np.uint32(2654435761) * 2 + 1  # Knuth's hash of a place
       return jnp.sum(words * odd, dtype=jnp.uint32)
 
     return [weighted_bits(x) for x in leaves]
@@ -280,7 +290,7 @@ def fingerprint(params: Any) -> str:
 
 
 def _settings(job):
-  """Returns what a job's results depend on, beside parameters and input."""
+  """Returns what a job's results depend on, except parameters and input."""
   settings = {
     field.name: getattr(job, field.name)
     for field in dataclasses.fields(job)

@@ -1,4 +1,4 @@
-"""Inspects a model at one text: what probe.py finds, with names for places."""
+"""Inspects a model on one text: the traces of probe.py, with token names."""
 
 import dataclasses
 from typing import Any
@@ -12,15 +12,15 @@ from t5x_lite.model import Model, Params
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-  """What happened in a model while it read a text.
+  """Holds a model's activations on a text.
 
   Attributes:
-    tokens: stack -> the pieces of text at its places; a decoder reads its
-      targets one place late, after a start token.
-    traces: stack -> Trace of its one row.
-    distances: stack -> [L, T], 1 - cosine of each layer's input and output.
-    lens: per layer and place of the last stack, its likeliest tokens, as
-      (piece, probability).
+    tokens: {stack: text of its input tokens}; a decoder's inputs are its
+      targets, shifted right after a start token.
+    traces: {stack: Trace of one row}.
+    distances: {stack: [L, T]}, 1 - cosine of each layer's input and output.
+    lens: for each layer and place of the last stack, the most probable tokens,
+      as (piece, probability).
   """
 
   tokens: dict[str, list[str]]
@@ -30,11 +30,11 @@ class Inspection:
 
   @property
   def read(self) -> str:
-    """Names the stack under the head."""
+    """Returns the name of the stack under the head."""
     return list(self.traces)[-1]
 
   def attention_between(self, query: int, key: int) -> list[list[float]]:
-    """Returns the attention of one place to another, [L][N], in `read`.
+    """Returns the attention of a query place to a key place, [L][N], in `read`.
 
     Raises:
       ValueError: there is no such place.
@@ -43,14 +43,14 @@ class Inspection:
     for place in (query, key):
       if not 0 <= place < len(tokens):
         raise ValueError(
-          f"place {place} is none of the {len(tokens)} tokens of the "
+          f"place {place} must be one of the {len(tokens)} tokens of the "
           f"{self.read}, 0 to {len(tokens) - 1}: {' '.join(tokens)}"
         )
     maps = self.traces[self.read].attention[:, 0]
     return np.round(maps[:, :, query, key].astype(float), 6).tolist()
 
   def as_json(self) -> dict[str, Any]:
-    """Returns all but the states, as JSON holds it."""
+    """Returns all but the states, as a dict that can be written as JSON."""
 
     def rounded(x):
       return None if x is None else np.round(x.astype(float), 6).tolist()
@@ -71,7 +71,7 @@ class Inspection:
     return self.traces.items()
 
   def as_text(self) -> str:
-    """Returns a table: a line for each layer."""
+    """Returns a table with a line for each layer."""
     lines = []
     for name, distances in self.distances.items():
       lines.append(f"{name}: {' '.join(self.tokens[name])}")
@@ -79,7 +79,7 @@ class Inspection:
       for layer, row in enumerate(distances, 1):
         lines.append(f"  {layer:<5}  {row.mean():.4f}")
     last = len(self.tokens[self.read]) - 1
-    lines.append(f"{self.read}: what each layer would say at place {last}")
+    lines.append(f"{self.read}: logit lens of each layer at place {last}")
     for layer, places in enumerate(self.lens):
       words = "  ".join(f"{piece} {p:.3f}" for piece, p in places[last])
       lines.append(f"  {layer:<5}  {words}")
@@ -95,19 +95,19 @@ def inspect(
   *,
   top_k: int = 5,
 ) -> Inspection:
-  """Runs a model on a text, and returns what happened inside.
+  """Runs a model on a text, and returns its activations.
 
   Args:
-    model: of any architecture.
+    model: a model of any architecture.
     params: its parameters.
-    vocabulary: like seqio's, of inputs and targets.
-    text: what is read; a sentinel is written <extra_id_N>.
-    targets: what is written: the decoder's text over an encoder; a decoder
-      alone reads it after the text.
-    top_k: tokens of the logit lens.
+    vocabulary: a seqio-like vocabulary of inputs and targets.
+    text: the input text; a sentinel is written <extra_id_N>.
+    targets: the text of an encoder-decoder's decoder; a decoder-only model
+      reads it after `text`.
+    top_k: the number of tokens in the logit lens.
 
   Raises:
-    ValueError: a text without tokens.
+    ValueError: the text has no tokens.
   """
   given = text_lib.encode(vocabulary, text)
   written = text_lib.encode(vocabulary, targets)
@@ -146,7 +146,7 @@ def _lens(model, params, vocabulary, states, top_k):
 
 
 def _pieces(vocabulary, ids) -> list[str]:
-  """Returns a short text for each token; its number where it has none."""
+  """Returns a short text for each token: its id if it has no text."""
   pieces = []
   for token in map(int, ids):
     piece = text_lib.decode(vocabulary, [token]) if token else "<start>"

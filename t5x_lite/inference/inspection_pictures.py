@@ -1,4 +1,4 @@
-"""Draws an inspection: distances, the logit lens, maps of attention."""
+"""Draws an inspection: cosine distances, logit lens and attention maps."""
 
 import pathlib
 import warnings
@@ -7,19 +7,19 @@ import numpy as np
 
 from t5x_lite.inference.inspection import Inspection
 
-# Of a long text, what a picture can show.
+# Pictures show only the first tokens of a long text.
 _MOST_TOKENS = 40
 
 
 def draw(inspection: Inspection, folder: pathlib.Path) -> list[pathlib.Path]:
   """Writes PNG pictures into a folder, and returns their paths."""
-  # Without a display, and without the global state of pyplot.
+  # Figure needs no display and, unlike pyplot, has no global state.
   from matplotlib.figure import Figure
 
   def save(figure, name):
     path = folder / f"{name}.png"
     with warnings.catch_warnings():
-      # A script that the font lacks is drawn as boxes.
+      # Characters that the font does not have are drawn as boxes.
       warnings.filterwarnings("ignore", "Glyph .* missing from font")
       figure.savefig(path, dpi=120, bbox_inches="tight")
     return path
@@ -103,6 +103,6 @@ def _name_places(set_ticks, tokens, **settings):
 
 
 def _plain(piece: str) -> str:
-  """Keeps matplotlib from reading a text as a formula, or drawing no glyph."""
+  """Escapes a text for matplotlib: no formulas, no unprintable characters."""
   shown = "".join(c if c.isprintable() else "\N{MIDDLE DOT}" for c in piece)
   return shown.replace("$", r"\$")

@@ -1,7 +1,7 @@
-"""What can be done with a text: Generate a continuation, or Score targets.
+"""Defines the jobs: Generate a continuation of a text, or Score targets.
 
-A job turns a record of texts into token ids, computes a batch of them, and
-turns what comes back into fields of the record. `infer` runs jobs.
+A job encodes a record of texts as token ids, computes a batch of them, and
+decodes the results as new fields of the record. `infer` runs jobs.
 """
 
 import contextlib
@@ -22,19 +22,20 @@ from t5x_lite.row_formats import RowFormat
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Codec:
-  """Turns texts into token ids as a task does, and tokens into text.
+  """Encodes texts as a task does, and decodes tokens.
 
   Attributes:
-    row_format: of the model, which generates.
-    inputs: `vocabulary` and `add_eos` of what is given, as a seqio.Feature.
-    targets: the same of what is predicted.
-    lengths: tokens that a row has room for. Without "inputs", what is given
-      and what is predicted share "targets" (language models of one text); with
-      "decoder", they share that.
-    truncate: cut longer texts or refuse them. They are cut as in training
-      (see trimming.py): before EOS, and inputs without it at their beginning.
-    delimiter: what stands between inputs and targets to score, where these
-      continue the inputs and neither has white space there.
+    row_format: the model's; it has a decoder.
+    inputs: `vocabulary` and `add_eos` of the inputs, as a seqio.Feature.
+    targets: the same for the targets.
+    lengths: the maximum number of tokens. Without "inputs", inputs and targets
+      share "targets" (language models of one text); with "decoder", they share
+      that.
+    truncate: whether to truncate longer texts rather than refuse them. They are
+      truncated as in training (see trimming.py): before EOS, and inputs without
+      EOS at their beginning.
+    delimiter: the text between inputs and the targets that continue them, if
+      neither has white space there.
   """
 
   row_format: RowFormat
@@ -46,17 +47,17 @@ class Codec:
 
   @property
   def is_pair(self) -> bool:
-    """Tells whether inputs have a length of their own."""
+    """Returns whether inputs have their own length."""
     return "inputs" in self.lengths
 
   @property
   def shared(self) -> int | None:
-    """Returns the tokens that inputs and targets have together, if bounded."""
+    """Returns the length that inputs and targets share, or None."""
     name = "decoder" if self.is_pair else "targets"
     return self.lengths.get(name)
 
   def room_for_inputs(self, num_targets: int) -> int:
-    """Returns how many tokens inputs may have beside so many of targets."""
+    """Returns the maximum number of input tokens, given the target tokens."""
     if self.shared is None:
       return self.lengths["inputs"]
     left = self.shared - num_targets
@@ -65,7 +66,7 @@ class Codec:
   def encode(
     self, name: str, content: str, place: str, limit: int
   ) -> np.ndarray:
-    """Returns the token ids of one text, with EOS where training has it."""
+    """Returns the token ids of one text, with EOS as in training."""
     with _named(place):
       ids = sentinels.encode(getattr(self, name).vocabulary, content)
     return self._fit(name, ids, place, limit)
@@ -73,10 +74,10 @@ class Codec:
   def encode_pair(
     self, given: str, targets: str, place: str
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the token ids of inputs and of targets to score, as trained on.
+    """Returns the token ids of inputs and targets, encoded as in training.
 
-    Inputs that end with EOS are a text of their own, and the targets another;
-    without it these continue the inputs: see `text.encode_continuation`.
+    If inputs end with EOS, they and the targets are separate texts. Otherwise
+    the targets continue the inputs: see `text.encode_continuation`.
     """
     with _named(place):
       if self.inputs.add_eos:
@@ -102,7 +103,7 @@ class Codec:
     return self.delimiter if given and targets and not has_space else ""
 
   def _fit(self, name, ids, place, limit) -> np.ndarray:
-    """Appends EOS where training has it, and cuts or refuses too long ids."""
+    """Appends EOS as in training; truncates or refuses long ids."""
     feature = getattr(self, name)
     eos_id = sentinels.eos_id(feature.vocabulary)
     end = [eos_id] if feature.add_eos and eos_id is not None else []
@@ -110,8 +111,7 @@ class Codec:
       if not self.truncate:
         raise ValueError(
           f"{place}: {name} has {len(ids) + len(end)} tokens, more than the "
-          f"{limit} that there is room for: shorten it, raise the lengths, or "
-          "cut it with truncate"
+          f"maximum of {limit}: shorten it, raise the lengths, or set truncate"
         )
       end = end[:limit]
       excess = len(ids) + len(end) - limit
@@ -120,7 +120,7 @@ class Codec:
     return np.array([*ids, *end], np.int32)
 
   def starts_with_token(self, prompt: Sequence[int]) -> bool:
-    """Tells whether a language model's prompt comes after the start token."""
+    """Returns whether a language model's prompt begins with a start token."""
     bare = getattr(self.targets.vocabulary, "bare_prompts", False)
     return not (bare and len(prompt))
 
@@ -131,22 +131,22 @@ class Codec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Generate:
-  """Continues each {"inputs": ...} or {"text": ...} with a prediction.
+  """Generates a prediction for each {"inputs": ...} or {"text": ...}.
 
-  Adds "prediction", "log_likelihood" (nats, of its tokens) and "num_tokens"
-  (with EOS); and "filled", the text with its blanks filled in, if it has any.
-  A record's draws depend on the seed and its place in the file only.
+  Adds "prediction", "log_likelihood" (of its tokens, in nats) and "num_tokens"
+  (EOS included). If the text has blanks, adds "filled", the text with the
+  blanks filled in. A record's samples depend only on the seed and its place in
+  the file.
 
   Attributes:
     model: as in decoding.generate.
-    codec: texts to tokens and back.
-    max_new_tokens: None is what the constraints say or else as many as the
-      task's targets have, but at most half of a length that they share with the
-      inputs.
+    codec: encodes and decodes texts.
+    max_new_tokens: None takes the constraints' length, or else the length of
+      the task's targets, but at most half of a length shared with the inputs.
     sampler: chooses tokens.
-    constraints: what holds for predictions. Given max_new_tokens, their lengths
-      do not.
-    seed: of the sampler.
+    constraints: the constraints on predictions; max_new_tokens overrides their
+      lengths.
+    seed: the seed of the sampler.
   """
 
   model: Any
@@ -167,8 +167,8 @@ class Generate:
       )
     if self._prompt_length < 1:
       raise ValueError(
-        f"max_new_tokens ({self.max_new_tokens}) leaves no room for a prompt: "
-        f"the length is {self.codec.shared}"
+        f"max_new_tokens ({self.max_new_tokens}) leaves no room for a prompt "
+        f"in a length of {self.codec.shared}"
       )
     vocabulary = self.codec.targets.vocabulary
     self.constraints.check(
@@ -213,8 +213,8 @@ class Generate:
     length = len(prompt) + self.codec.starts_with_token(prompt)
     if length >= most:
       raise ValueError(
-        f"{place}: the prompt has {length} tokens, but texts of this model end "
-        f"at max_length {most}: shorten it or say max_new_tokens"
+        f"{place}: the prompt has {length} tokens, but the model's max_length "
+        f"is {most}, prompt included: shorten it or set max_new_tokens"
       )
 
   def compute(self, params, batch, row_ids):
@@ -224,7 +224,7 @@ class Generate:
       batch,
       max_new_tokens=self.max_new_tokens,
       sampler=self.sampler,
-      # Threefry whatever JAX's default: its draws do not depend on batching.
+      # Always Threefry: its samples do not depend on batching.
       key=jax.random.key(self.seed, impl="threefry2x32"),
       eos_id=sentinels.eos_id(self.codec.targets.vocabulary),
       constraints=self.constraints,
@@ -236,7 +236,7 @@ class Generate:
     length = int(row["lengths"])
     tokens = row["tokens"][:length]
     if length and tokens[-1] in self.constraints.ends:
-      tokens = tokens[:-1]  # Of several ends, the vocabulary knows its own.
+      tokens = tokens[:-1]  # The vocabulary only removes its own EOS.
     prediction = self.codec.decode(tokens)
     result = {
       **fields,
@@ -254,20 +254,22 @@ class Generate:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Score:
-  """Measures how likely given targets are: log p(targets | inputs), in nats.
+  """Scores given targets by their log-likelihood, log p(targets | inputs).
 
-  p is the model's own softmax, over ids that only round its vocabulary up too.
+  p is the softmax over all of the model's ids, those that pad its vocabulary
+  included.
 
-  Records have "targets" and "inputs"; in a decoder-only model the inputs may
-  be missing, and a "text" alone is scored whole. `Codec.encode_pair` says how
-  targets continue inputs. EOS counts where training has it. Adds
-  "log_likelihood", "num_tokens" and "log_likelihood_per_token".
+  Records have "targets" and "inputs". For a decoder-only model, inputs are
+  optional, and a record with only "text" is scored as a whole.
+  `Codec.encode_pair` documents how targets continue inputs. EOS is scored if it
+  is part of the targets in training. Adds "log_likelihood" in nats,
+  "num_tokens" and "log_likelihood_per_token".
 
   Attributes:
     model: as in decoding.generate.
-    codec: texts to tokens.
-    per_token: also add "token_log_likelihoods", a list; needs the memory of
-      all logits of a batch.
+    codec: encodes texts.
+    per_token: also add "token_log_likelihoods", a list; needs memory for all
+      logits of a batch.
   """
 
   model: Any
@@ -334,7 +336,7 @@ def _score(model, params, batch, *, per_token):
 
 @contextlib.contextmanager
 def _named(place):
-  """Says of which record an error is."""
+  """Adds a record's place to an error message."""
   try:
     yield
   except ValueError as error:
@@ -357,7 +359,7 @@ def _text(record, *names):
 
 
 def _check_positions(model, codec, decoder_length):
-  """Refuses lengths beyond a table of learned positions."""
+  """Refuses lengths beyond the learned position embeddings."""
   needed = {"encoder": codec.lengths.get("inputs"), "decoder": decoder_length}
   if not codec.row_format.shares_row:
     needed["decoder"] -= needed["encoder"]
@@ -371,8 +373,8 @@ def _check_positions(model, codec, decoder_length):
     limit = getattr(getattr(stack, "position", None), "max_length", None)
     if limit is not None and length > limit:
       raise ValueError(
-        f"the {side} needs {length} positions, but the model has learned "
-        f"{limit}: lower the lengths or max_new_tokens"
+        f"the {side} needs {length} positions, but the model has {limit} "
+        "learned ones: lower the lengths or max_new_tokens"
       )
 
 

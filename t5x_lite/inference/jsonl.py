@@ -1,4 +1,4 @@
-"""Writes results as JSON lines, so that a rerun of the job goes on."""
+"""Writes results as JSON Lines, so that an interrupted job can continue."""
 
 import fcntl
 import json
@@ -10,22 +10,22 @@ from t5x_lite.files import json_text
 
 
 class Output:
-  """A JSONL file that a rerun of the same job continues.
+  """Appends to a JSONL file that a rerun of the same job continues.
 
-  Lines are added whole, a batch at a time; what an interruption cut short is
-  cut off when the file is opened again. `PATH.job.json` beside it says which
-  job writes it: another job's file is refused, not overwritten.
+  Complete lines are appended, a batch at a time. A partial line, left by an
+  interruption, is removed when the file is opened again. `PATH.job.json` next
+  to it identifies the job: another job's file is refused, not overwritten.
 
   Attributes:
-    num_lines: complete lines in the file.
+    num_lines: the number of complete lines in the file.
   """
 
   def __init__(self, path: str, job: Mapping[str, Any]):
     """Opens or creates the file.
 
     Args:
-      path: of a local file.
-      job: what decides the lines (input, model, settings); JSON values.
+      path: the path of a local file.
+      job: what determines the lines (input, model, settings), as JSON values.
 
     Raises:
       ValueError: the file is another job's, in use, or cannot be written.
@@ -39,7 +39,7 @@ class Output:
       self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
       fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
       self._claim(job)
-      self.num_lines = self._cut_off_partial_line()
+      self.num_lines = self._remove_partial_line()
     except BlockingIOError:
       self.close()
       raise ValueError(
@@ -54,7 +54,7 @@ class Output:
       raise
 
   def append(self, records: Iterable[Mapping[str, Any]]) -> None:
-    """Adds one line per record; all of them or, if that fails, none."""
+    """Appends one line per record: all of them or, if that fails, none."""
     lines = []
     for number, record in enumerate(records, start=self.num_lines + 1):
       self._warn(record, number)
@@ -69,7 +69,7 @@ class Output:
       os.ftruncate(self._fd, size)
       raise ValueError(
         f"cannot write {self.path}: {e.strerror or e}; its {self.num_lines} "
-        "lines are complete, and a rerun goes on from there"
+        "lines are complete, and the same command continues after them"
       ) from None
     self.num_lines += len(lines)
 
@@ -85,14 +85,14 @@ class Output:
     self.close()
 
   def _warn(self, record, number):
-    """Names numbers that are written as null, each field once."""
+    """Warns of numbers that are written as null, once per field."""
     found = json_text.not_finite(record)
     new = {name: x for name, x in found.items() if name not in self._warned}
     self._warned |= new.keys()
-    json_text.warn(new, f"{self.path}, line {number} on")
+    json_text.warn(new, f"{self.path}, from line {number}")
 
   def _claim(self, job):
-    """Checks that the file's lines are this job's, or makes them so."""
+    """Checks that the file is this job's, or marks a new one as such."""
     if os.fstat(self._fd).st_size:
       try:
         with open(self._job_path, encoding="utf-8") as f:
@@ -110,7 +110,7 @@ class Output:
           if theirs.get(name) != job.get(name)
         )
         raise ValueError(
-          f"{self.path} was written with another {changed}: remove it or "
+          f"{self.path} was written with a different {changed}: remove it or "
           "choose another output"
         )
       return
@@ -119,8 +119,8 @@ class Output:
       f.write(json_text.dumps(job, indent=1, ensure_ascii=False) + "\n")
     os.replace(partial, self._job_path)
 
-  def _cut_off_partial_line(self):
-    """Returns the number of complete lines; nothing follows the last."""
+  def _remove_partial_line(self):
+    """Removes a partial last line; returns the number of complete lines."""
     num_lines = complete = position = 0
     with open(self.path, "rb") as f:
       while block := f.read(1 << 20):

@@ -1,12 +1,12 @@
-"""Looks inside a model: states between layers, attention, a lens on words.
+"""Probes a model: hidden states, attention probabilities and logit lens.
 
     traces = probe(model, params, batch)
     cosine_distances(traces["decoder"].states)      which layers do little
     logit_lens(model, params, traces["decoder"].states, top_k=5)
-    traces["decoder"].attention[layer, row, head]   [T, S], who looks at whom
+    traces["decoder"].attention[layer, row, head]   [T, S], query by key
 
-Modules sow what is asked for into the collection "probes"; where nobody asks,
-as in training, nothing is computed.
+Modules sow these values into the collection "probes". If it is not mutable, as
+in training, nothing is computed.
 """
 
 from collections.abc import Mapping
@@ -20,19 +20,19 @@ import numpy as np
 from t5x_lite.model import Batch, Model, Params
 from t5x_lite.nn.yoco import DecoderDecoder
 
-# As tokens pass them.
+# In the order in which tokens pass through them.
 _ORDER = (
   "encoder", "decoder", "decoder/self_decoder", "decoder/cross_decoder",
 )  # fmt: skip
 
 
 class Trace(NamedTuple):
-  """What happened in one stack; float32 arrays on the host.
+  """Holds the activations of one stack, as float32 arrays on the host.
 
   Attributes:
-    states: [L + 1, B, T, D], what each layer reads, and what the last gives.
-    attention: [L, B, N, T, S], probabilities of self-attention.
-    cross_attention: the same of attention to the encoder, or None.
+    states: [L + 1, B, T, D], the input of each layer, and the last output.
+    attention: [L, B, N, T, S], self-attention probabilities.
+    cross_attention: the same for cross-attention, or None.
   """
 
   states: np.ndarray
@@ -41,16 +41,17 @@ class Trace(NamedTuple):
 
 
 def probe(model: Model, params: Params, batch: Batch) -> dict[str, Trace]:
-  """Runs a model on a batch, and returns what happened in each stack.
+  """Runs a model on a batch, and returns the activations of each stack.
 
   Returns:
-    A Trace for "encoder" and "decoder", those that there are; for the halves of
-    a DecoderDecoder "decoder/self_decoder" and "decoder/cross_decoder".
+    A Trace for each stack that the model has: "encoder" and "decoder", or
+    "decoder/self_decoder" and "decoder/cross_decoder" for the halves of a
+    DecoderDecoder.
   """
   sown = jax.device_get(jax.jit(model.probe)(params, dict(batch)))
   traces = {}
   for name, stack in _stacks(sown, ()):
-    # An encoder that shares the decoder's parameters passes through it first.
+    # A shared encoder is the first run of the decoder's stack.
     runs = len(stack["input"])
     names = ["encoder", name] if runs == 2 else [name]
     traces |= {n: _trace(stack, run) for run, n in enumerate(names)}
@@ -83,7 +84,7 @@ def _trace(stack: Mapping[str, Any], run: int) -> Trace:
 
 
 def _layers(stack) -> list:
-  """Lists what each layer sowed, scanned or not."""
+  """Lists the values that each layer sowed, scanned or not."""
   if "layers" not in stack:
     number = sum(name.startswith("layer_") for name in stack)
     return [stack[f"layer_{i}"] for i in range(number)]
@@ -106,16 +107,18 @@ def cosine_distances(states: np.ndarray) -> np.ndarray:
 def logit_lens(
   model: Model, params: Params, states: np.ndarray, *, top_k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Reads states between layers as if they were the last ones.
+  """Applies the logit lens to hidden states: the final norm and the head.
 
-  They pass the final norm and the head (nostalgebraist 2020, "interpreting
-  GPT: the logit lens").
+  nostalgebraist 2020, "interpreting GPT: the logit lens".
 
   Args:
-    states: [..., T, D] of the stack under the head.
+    model: the model.
+    params: its parameters.
+    states: [..., T, D], of the stack under the head.
+    top_k: the number of tokens to return.
 
   Returns:
-    Token ids [..., T, top_k], the likeliest first, and their probabilities.
+    Token ids [..., T, top_k], the most probable first, and their probabilities.
   """
 
   def read(transformer, states):

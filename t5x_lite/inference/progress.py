@@ -1,4 +1,4 @@
-"""Shows how far a long job is."""
+"""Shows the progress of a long job."""
 
 import sys
 import time
@@ -8,7 +8,7 @@ import tqdm
 
 
 class Progress:
-  """Says how far a file is: a bar on a terminal, else now and then a line."""
+  """Shows progress: a bar on a terminal, elsewhere an occasional line."""
 
   seconds_between_lines = 30.0
 
@@ -21,9 +21,9 @@ class Progress:
     )
     self.plain = is_main and not sys.stderr.isatty()
     if self.plain and done:
-      going_on = f"going on after {done} of {total} texts"
-      done_already = f"all {total} texts are done already"
-      print(done_already if done == total else going_on, file=sys.stderr)
+      resuming = f"resuming after {done} of {total} texts"
+      all_done = f"all {total} texts are already done"
+      print(all_done if done == total else resuming, file=sys.stderr)
 
   def update(self, count):
     self.done += count
@@ -50,6 +50,6 @@ class Progress:
       if jax.process_index() == 0:
         print(
           f"stopped after {self.done} of {self.total} texts; the same command "
-          "goes on from there",
+          "resumes there",
           file=sys.stderr,
         )

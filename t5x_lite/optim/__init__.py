@@ -1,1 +1,1 @@
-"""Optimizers and learning rate schedules: frozen objects over optax."""
+"""Builds optimizers and learning rate schedules from frozen objects."""

@@ -1,14 +1,14 @@
-"""Adafactor's second moment, seen through logical axes.
+"""Implements Adafactor with a second moment factored by logical axes.
 
-A leaf is a matrix of rows and columns, once for each layer (and expert):
+A leaf is a matrix of rows and columns, one for each layer (and expert):
 
     ("layers", "embed", "heads", "head_dim")  L x [embed] x [heads * head_dim]
     ("heads", "head_dim", "embed")            [heads * head_dim] x [embed]
     ("vocab", "embed")                        [vocab] x [embed]
     ("layers", "embed")                       not a matrix: L vectors
 
-The second moment of a matrix is kept as the mean of each row and of each
-column; every slice of a stack has its own clipping and its own scale.
+The second moment of a matrix is stored as row means and column means. Each
+slice of a stacked leaf is clipped and scaled separately.
 """
 
 import dataclasses
@@ -19,15 +19,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-# Axes that stack tensors of their own: nothing is averaged across them.
+# Axes that stack separate tensors: nothing is averaged over them.
 STACKING_AXES = frozenset({"layers", "experts"})
 
 
 @dataclasses.dataclass(frozen=True)
 class Matrix:
-  """Says which dims of a leaf are its rows and which its columns.
+  """Names the dims of a leaf that are its matrix's rows and its columns.
 
-  The others stack matrices. A leaf that is not a matrix has no columns.
+  Further dims stack matrices. A leaf that is not a matrix has no columns.
   """
 
   rows: tuple[int, ...]
@@ -39,15 +39,15 @@ class Matrix:
 
   @property
   def within(self) -> tuple[int, ...]:
-    """Dims of one slice."""
+    """Returns the dims of one matrix of a stack."""
     return tuple(sorted(self.rows + self.cols))
 
 
 def as_matrix(axes: tuple[str | None, ...]) -> Matrix:
-  """Sees a leaf with these logical axes as a (stacked) matrix.
+  """Splits a leaf's logical axes into the rows and columns of a matrix.
 
-  "head_dim" belongs to the axis before it. Of three or more axes, "embed" is
-  one side of the matrix and all others the other side.
+  "head_dim" is joined with the axis before it. If three or more axes remain,
+  "embed" is one side of the matrix and all others are the other side.
   """
   sides: list[tuple[int, ...]] = []
   for i, axis in enumerate(axes):
@@ -67,10 +67,10 @@ def as_matrix(axes: tuple[str | None, ...]) -> Matrix:
 
 
 class Factored(NamedTuple):
-  """The second moment of a matrix, as means of its rows and of its columns.
+  """Holds the second moment of a matrix as row means and column means.
 
-  Both keep the leaf's own dims less the ones averaged over: for a scanned
-  query kernel [L, D, N, H], `row` is [L, D] and `col` is [L, N, H].
+  Both have the leaf's dims, without those averaged over: for a scanned query
+  kernel [L, D, N, H], `row` is [L, D] and `col` is [L, N, H].
   """
 
   row: Any
@@ -85,7 +85,7 @@ class AdafactorState(NamedTuple):
 
 
 def moment_axes(moment, axes: tuple[str | None, ...]):
-  """Names the axes of one parameter's moment, factored or whole."""
+  """Returns the logical axes of a parameter's second moment."""
   if not isinstance(moment, Factored):
     return axes
   matrix = as_matrix(axes)
@@ -103,10 +103,10 @@ def scale_by_adafactor(
   epsilon1: float = 1e-30,
   epsilon2: float = 1e-3,
 ) -> optax.GradientTransformation:
-  """Scales gradients as algorithms 4 and 5 of arXiv:1804.04235 do.
+  """Scales gradients by algorithms 4 and 5 of arXiv:1804.04235.
 
   The learning rate, the sign and a first moment are left to the transformations
-  that follow. `optimizers.Adafactor` says what the arguments mean.
+  that follow. `optimizers.Adafactor` documents the arguments.
   """
 
   def init(params):
@@ -140,8 +140,8 @@ def scale_by_adafactor(
         scale /= jnp.maximum(1.0, rms / clipping_threshold)
       if multiply_by_parameter_scale:
         scale *= jnp.maximum(_rms(param, matrix), epsilon2)
-      # Behind the barrier XLA computes the direction anew, element by element,
-      # instead of keeping an array as large as the parameter.
+      # The barrier makes XLA recompute the direction inside the fused update
+      # rather than store an array as large as the parameter.
       same = jax.lax.optimization_barrier(moment)
       return scale * _direction(grad, same, matrix), moment
 
@@ -161,12 +161,12 @@ def scale_by_adafactor(
 
 
 def _next_moment(moment, grad, matrix: Matrix, decay, epsilon):
-  """Mixes the squared gradient into a second moment."""
+  """Updates a second moment with the squared gradient."""
   keep, add = decay, 1.0 - decay
   if not isinstance(moment, Factored):
     return keep * moment + add * (grad * grad + epsilon)
-  # The two squares are written differently, because XLA would compute and keep
-  # one that both means can share, as large as the parameter.
+  # The two squares are written differently on purpose: XLA would share equal
+  # ones, and store an array as large as the parameter.
   row = jnp.mean(jnp.square(grad * jnp.sqrt(add)), matrix.cols)
   col = jnp.mean(jnp.square(grad), matrix.rows)
   return Factored(
@@ -191,10 +191,10 @@ def _direction(grad, moment, matrix: Matrix):
 
 
 def _less(items, dims: tuple[int, ...]) -> tuple:
-  """Takes those items, one per dim, that do not belong to `dims`."""
+  """Returns the items, one per dim, without those of `dims`."""
   return tuple(item for i, item in enumerate(items) if i not in dims)
 
 
 def _rms(x, matrix: Matrix):
-  """Takes the root mean square of each slice."""
+  """Returns the root mean square of each matrix of a stack."""
   return jnp.sqrt(jnp.mean(jnp.square(x), matrix.within, keepdims=True))

@@ -1,4 +1,4 @@
-"""Optimizers as frozen objects that build an optax transformation.
+"""Defines optimizers: frozen objects that build an optax transformation.
 
     optimizer = AdamW(learning_rate=Cosine(peak=1e-3, total_steps=10_000))
     transform = optimizer.build(model.logical_axes())
@@ -6,10 +6,9 @@
     updates, state = transform.update(grads, state, params)
     params = optax.apply_updates(params, updates)
 
-Everything that depends on a parameter's shape goes by its logical axes, not by
-its sizes: what is decayed, what Adafactor factors, and which axes only stack
-separate tensors. So a layer learns the same whether it stands alone or is one
-slice of a scanned stack.
+Weight decay and Adafactor's factoring depend on a parameter's logical axes, not
+on its sizes, and some axes only stack separate tensors. So a layer trains the
+same whether it is separate or one slice of a scanned stack.
 """
 
 import dataclasses
@@ -24,16 +23,15 @@ from t5x_lite.optim import adafactor, schedules
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizer:
-  """Holds what every optimizer has.
+  """Defines the settings of all optimizers.
 
   Attributes:
-    learning_rate: a schedule; a number means `Constant`. Call it with the step
-      to know the rate that the update of that step uses.
-    clip_norm: the gradients are scaled down to this global norm.
-    weight_decay: each step takes `weight_decay * learning_rate **
-      weight_decay_lr_exponent` of every matrix away (decoupled decay,
-      Loshchilov & Hutter 2019, arXiv:1711.05101). Norm scales and biases are
-      not decayed.
+    learning_rate: a schedule; a number means `Constant`. Call it with a step to
+      get the rate of that step's update.
+    clip_norm: the global norm that gradients are clipped to; None: no clipping.
+    weight_decay: each step shrinks every matrix by the share `weight_decay *
+      learning_rate ** weight_decay_lr_exponent` (decoupled decay, Loshchilov &
+      Hutter 2019, arXiv:1711.05101). Norm scales and biases are not decayed.
   """
 
   learning_rate: schedules.Schedule | float
@@ -51,12 +49,12 @@ class Optimizer:
     _check(self, "weight_decay_lr_exponent", _at_least_0, "0 or more")
 
   def fit_steps(self, total_steps: int) -> "Optimizer":
-    """Gives the run's length to a schedule that was not told any."""
+    """Returns a copy whose schedule has `total_steps`, if it had none."""
     schedule = schedules.fit_steps(self.learning_rate, total_steps)
     return dataclasses.replace(self, learning_rate=schedule)
 
   def build(self, logical_axes) -> optax.GradientTransformation:
-    """Builds the transformation.
+    """Builds the optax transformation.
 
     Args:
       logical_axes: a tree like the parameters', with tuples of axis names.
@@ -78,13 +76,13 @@ class Optimizer:
     return -self.weight_decay * rate
 
   def _descend(self, logical_axes) -> optax.GradientTransformation:
-    """Turns (clipped) gradients into updates, the learning rate included."""
+    """Maps (clipped) gradients to updates, learning rate included."""
     raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdamW(Optimizer):
-  """Adam with decoupled weight decay. arXiv:1412.6980, arXiv:1711.05101."""
+  """Builds Adam with decoupled decay, arXiv:1412.6980, arXiv:1711.05101."""
 
   beta1: float = 0.9
   beta2: float = 0.999
@@ -106,21 +104,22 @@ class AdamW(Optimizer):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Adafactor(Optimizer):
-  """Adafactor, with the settings of T5 (the defaults) or of PaLM.
+  """Builds Adafactor, with the settings of T5 (the defaults) or of PaLM.
 
   Shazeer & Stern 2018, arXiv:1804.04235, algorithms 4 and 5. PaLM (section 5
   of arXiv:2204.02311) keeps the full second moment: `factored=False,
   beta1=0.9`. The names are T5X's.
 
   Attributes:
-    factored: keep row and column means instead of every second moment.
-    min_dim_size_to_factor: leaves with fewer rows or columns are kept whole.
-    beta1: decay of a running mean of the updates; None keeps none.
+    factored: store row and column means in place of the full second moment.
+    min_dim_size_to_factor: leaves with fewer rows or columns are not factored.
+    beta1: decay of the first moment, a running mean of the updates; None: no
+      first moment.
     decay_rate: the second moment's decay at update t is 1 - t ** -decay_rate.
-    clipping_threshold: largest root mean square of a leaf's update, before the
-      learning rate; None does not clip.
-    multiply_by_parameter_scale: steps are relative to a leaf's own root mean
-      square, which counts as at least `epsilon2`.
+    clipping_threshold: the largest root mean square of a leaf's update, before
+      the learning rate; None: no clipping.
+    multiply_by_parameter_scale: multiply updates by the leaf's root mean
+      square, at least `epsilon2`.
     epsilon1: added to squared gradients.
   """
 
@@ -157,16 +156,17 @@ class Adafactor(Optimizer):
       optax.scale_by_learning_rate(self.learning_rate),
     ]
     if self.beta1 is not None:
-      # The mean is over whole updates, learning rate and scale included.
+      # The running mean is of final updates, learning rate and scale included.
       chain.append(optax.ema(self.beta1, debias=False))
     return optax.chain(*chain)
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
-  """Scales gradients down to a global norm, as optax's function does.
+  """Clips gradients to a global norm, like optax's function but faster.
 
-  It multiplies by one factor for all. optax divides each element, which XLA
-  does not fuse into what follows: that costs a pass and a copy of them all.
+  This multiplies all gradients by one factor. optax divides each element, which
+  XLA does not fuse with what follows, at the cost of a pass over all gradients
+  and a copy of them.
   """
 
   def update(grads, state, params=None):
@@ -179,17 +179,17 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
 
 
 def state_axes(state, logical_axes):
-  """Names the logical axes of each leaf of an optimizer's state.
+  """Returns the logical axes of each leaf of an optimizer's state.
 
-  Moments have their parameter's axes, a factored second moment those that it
-  keeps, and counters none, ().
+  Moments have their parameter's axes, a factored second moment has the axes
+  that it is not averaged over, and counters have none, ().
 
   Args:
-    state: an optimizer's state, arrays or `jax.eval_shape`'s stand-ins.
-    logical_axes: the parameters' tree, with tuples of axis names.
+    state: an optimizer's state, of arrays or shapes (`jax.eval_shape`).
+    logical_axes: a tree like the parameters', with tuples of axis names.
 
   Returns:
-    The state's tree, with tuples of axis names.
+    A tree like the state's, with tuples of axis names.
   """
   axes_leaves, params_tree = jax.tree.flatten(logical_axes, is_leaf=_is_axes)
 
@@ -216,7 +216,7 @@ def state_axes(state, logical_axes):
 
 
 def _is_axes(node) -> bool:
-  # Not a NamedTuple: optax's states are those.
+  # optax's states are NamedTuples: these are not axes.
   return type(node) is tuple
 
 

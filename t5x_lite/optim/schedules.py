@@ -1,8 +1,8 @@
-"""Learning rate schedules: small frozen objects, called with a step.
+"""Defines learning rate schedules: small frozen objects, called with a step.
 
-`schedule(step)` is the learning rate of the update that follows `step` earlier
-updates: the first update is made at step 0. A step may be a number or an
-array inside jit. Warmup rises from 0, as in optax and T5X.
+`schedule(step)` is the learning rate of the update after `step` earlier
+updates; the first update is step 0. A step is a number, or an array inside
+jit. Warmup starts at 0, as in optax and T5X.
 
     learning rate
          ______              Cosine: warmup, half a cosine
@@ -27,7 +27,7 @@ class Schedule(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Constant:
-  """Keeps one learning rate."""
+  """Returns the same learning rate at every step."""
 
   value: float
 
@@ -62,9 +62,9 @@ class LinearWarmup:
 class Rsqrt:
   """Decays as scale / sqrt(max(step, warmup_steps)).
 
-  With scale 1 and 10,000 steps: 0.01, then 1 / sqrt(step). So T5 (Raffel et
+  With scale 1 and 10,000 steps: 0.01, then 1 / sqrt(step), as in T5 (Raffel et
   al. 2020, arXiv:1910.10683, section 3.1.2) and PaLM (section 5). The rate is
-  flat during "warmup"; for a ramp, wrap it in `LinearWarmup`.
+  constant during "warmup"; for a linear ramp, wrap it in `LinearWarmup`.
   """
 
   scale: float = 1.0
@@ -81,15 +81,15 @@ class Rsqrt:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cosine:
-  """Warms up to `peak`, then falls along half a cosine to a fraction of it.
+  """Warms up to `peak`, then decays along half a cosine to a fraction of it.
 
   Loshchilov & Hutter 2017, arXiv:1608.03983, without restarts. The lowest rate,
-  peak * final_fraction, is reached at `total_steps` and kept.
+  peak * final_fraction, is reached at `total_steps` and kept from there on.
   """
 
   peak: float
   warmup_steps: int = 0
-  total_steps: int | None = None  # None: the run's
+  total_steps: int | None = None  # None: the length of the run
   final_fraction: float = 0.0
 
   def __post_init__(self):
@@ -111,15 +111,15 @@ class Cosine:
 class WSD:
   """Warms up, stays at `peak`, and decays in the last `decay_steps`.
 
-  Hu et al. 2024 (MiniCPM), arXiv:2404.06395. `shape` is "linear", or "sqrt"
-  for 1 - sqrt(share of the decay that is over), Hagele et al. 2024,
+  Hu et al. 2024 (MiniCPM), arXiv:2404.06395. `shape` is "linear", or "sqrt" for
+  1 - sqrt(the fraction of the decay done), Hagele et al. 2024,
   arXiv:2405.18392.
   """
 
   peak: float
   warmup_steps: int = 0
   decay_steps: int
-  total_steps: int | None = None  # None: the run's
+  total_steps: int | None = None  # None: the length of the run
   final_fraction: float = 0.0
   shape: str = "linear"
 
@@ -134,13 +134,13 @@ class WSD:
 
   def __call__(self, step):
     decay_start = _needed_total_steps(self) - self.decay_steps
-    over = optax.linear_schedule(0.0, 1.0, self.decay_steps)
+    fraction_done = optax.linear_schedule(0.0, 1.0, self.decay_steps)
 
     def decay(step):
-      share = over(step)
+      fraction = fraction_done(step)
       if self.shape == "sqrt":
-        share = jnp.sqrt(share)
-      return self.peak * (1.0 - share * (1.0 - self.final_fraction))
+        fraction = jnp.sqrt(fraction)
+      return self.peak * (1.0 - fraction * (1.0 - self.final_fraction))
 
     stable_then_decay = optax.join_schedules(
       [optax.constant_schedule(self.peak), decay],
@@ -150,7 +150,7 @@ class WSD:
 
 
 def fit_steps(schedule: Schedule, total_steps: int) -> Schedule:
-  """Fills in the run's length where a schedule leaves `total_steps` None."""
+  """Sets `total_steps` to the run's length in a schedule that has None."""
   if getattr(schedule, "total_steps", 0) is None:
     return dataclasses.replace(schedule, total_steps=total_steps)
   if isinstance(schedule, LinearWarmup):
@@ -160,7 +160,7 @@ def fit_steps(schedule: Schedule, total_steps: int) -> Schedule:
 
 
 def _after_warmup(schedule, rest: optax.Schedule) -> optax.Schedule:
-  """Puts a linear rise to `schedule.peak` before `rest`."""
+  """Puts a linear warmup to `schedule.peak` before `rest`."""
   if not schedule.warmup_steps:
     return lambda step: jnp.asarray(rest(step), jnp.float32)
   warmup = optax.linear_schedule(0.0, schedule.peak, schedule.warmup_steps)
@@ -171,7 +171,7 @@ def _needed_total_steps(schedule) -> int:
   if schedule.total_steps is None:
     name = type(schedule).__name__
     raise ValueError(
-      f"{name}.total_steps (None) is not known yet: set it, or call"
+      f"{name}.total_steps (None) is not set: set it, or call"
       " fit_steps(total_steps)"
     )
   return schedule.total_steps
@@ -201,7 +201,7 @@ def _check_fraction(schedule):
   fraction = schedule.final_fraction
   if not 0 <= fraction <= 1:
     raise ValueError(
-      f"{type(schedule).__name__}.final_fraction ({fraction!r}) must lie in"
+      f"{type(schedule).__name__}.final_fraction ({fraction!r}) must be in"
       " [0, 1]"
     )
 
@@ -212,7 +212,7 @@ def _check_phases(schedule, *fields: str):
     return
   _check_steps(schedule, "total_steps", least=1)
   phases = sum(getattr(schedule, field) for field in fields)
-  # WSD's decay is one of the phases; a cosine needs a step to fall in.
+  # A cosine needs a step after warmup; WSD's decay is one of the phases.
   at_most = "decay_steps" in fields
   room = schedule.total_steps - phases
   if room < (0 if at_most else 1):

@@ -1,1 +1,1 @@
-"""Training: a run, its loop, and what it writes."""
+"""Trains a model: the run's settings, the training loop and its logs."""

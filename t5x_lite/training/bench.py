@@ -28,24 +28,24 @@ def bench(
   microbatches: int = 1,
   layout: Layout | None = None,
 ) -> dict[str, Any]:
-  """Times whole training steps: forward, backward and update.
+  """Times complete training steps: forward, backward and update.
 
   Args:
-    model: with its vocabulary size stated.
-    optimizer: any; its update is part of the step.
-    batch_size: global, in rows.
-    lengths: "inputs" and "targets" in tokens, as for a run.
-    steps: timed, after one that is not.
+    model: a model with its vocabulary size set.
+    optimizer: the optimizer; its update is part of the step.
+    batch_size: rows of the global batch.
+    lengths: {"inputs", "targets"} in tokens, as for a run.
+    steps: the number of timed steps, after one warmup step.
     microbatches: as in a run.
-    layout: the devices; None spreads the batch over all.
+    layout: the devices; None shards the batch over all.
 
   Returns:
     "tokens_per_s" (encoder and decoder tokens), "step_ms_median", "step_ms"
-    (every step), "flops_per_s" (model FLOPs: no recomputation counted),
-    "pct_of_peak" (of the matmul peak measured here, before and after: the
-    better one), "peak_flops_per_s", "rss_mb" (largest resident memory of the
-    process), "device_mb" (peak of the device's own memory, None where it has
-    none), "compile_s", "parameters", "dtype", "kernel", "device" and "loss".
+    (every step), "flops_per_s" (model FLOPs, without recomputation),
+    "pct_of_peak" (of the matmul peak, the better of two measurements before and
+    after the steps), "peak_flops_per_s", "rss_mb" (peak resident memory of the
+    process), "device_mb" (peak memory of the device, None if it has none of its
+    own), "compile_s", "parameters", "dtype", "kernel", "device" and "loss".
   """
   described = costs.describe(
     model, batch_size=batch_size, lengths=lengths, optimizer=optimizer,

@@ -1,4 +1,4 @@
-"""Records a run: metrics.jsonl, TensorBoard events, and what the user sees."""
+"""Logs a run's metrics: metrics.jsonl, TensorBoard events and progress."""
 
 import json
 import math
@@ -20,11 +20,11 @@ _FILE = "metrics.jsonl"
 
 
 class Interval:
-  """Adds up what happened since the last record.
+  """Accumulates metrics since the last record.
 
-  The terms of losses stay on the device until they are asked for, so that the
-  device never waits for the host. Saved beside the data's position: a record
-  whose interval was cut has the same bits as one that was not.
+  Loss terms stay on the device until they are needed, so that the device never
+  waits for the host. The interval is saved with the data iterator, so that a
+  record whose interval was interrupted has the same bits as one that was not.
   """
 
   def __init__(self):
@@ -44,7 +44,7 @@ class Interval:
       self._counts[name] = self._counts.get(name, 0) + count
 
   def take(self) -> dict[str, float]:
-    """Returns the means and rates, and begins anew; waits for the last step."""
+    """Returns the means and rates, and resets; waits for the last step."""
     norms = jax.device_get(self._pending[-1].norms)
     steps = self._fetch()
     seconds = time.perf_counter() - self._begun
@@ -60,7 +60,7 @@ class Interval:
     }
 
   def save(self, directory: str | os.PathLike) -> None:
-    """Writes what was added so far into a directory."""
+    """Saves the interval to a directory."""
     saved = {
       "steps": self._fetch(),
       "counts": self._counts,
@@ -70,7 +70,7 @@ class Interval:
       f.write(json_text.dumps(saved))
 
   def restore(self, directory: str | os.PathLike) -> None:
-    """Goes on from what `save` wrote into a directory."""
+    """Restores the interval that `save` wrote to a directory."""
     with tf.io.gfile.GFile(os.path.join(directory, "interval.json")) as f:
       saved = json.load(f)
     self._begin(**saved)
@@ -85,13 +85,14 @@ class Interval:
 
 
 class Recorder:
-  """Writes the records of process 0, and shows progress.
+  """Writes records from process 0, and shows progress.
 
-  A value that is not finite is null in metrics.jsonl, and a warning names it;
-  TensorBoard gets it as it is.
+  A value that is not finite is null in metrics.jsonl, with a warning, and
+  unchanged in TensorBoard.
 
-  A bar on a terminal, plain lines elsewhere. What a killed run had recorded
-  after the checkpoint that is resumed from is dropped: the steps come again.
+  Progress is a bar on a terminal and plain lines elsewhere. When a killed run
+  resumes, its records after the checkpoint are removed: those steps are run
+  again.
   """
 
   def __init__(
@@ -107,11 +108,11 @@ class Recorder:
 
     Args:
       model_dir: the run's directory.
-      first_step: the step that the run goes on from.
-      total_steps: of the whole run.
-      flops_per_step: of the model, for the share of the peak; NaN leaves it
-        out.
-      peak_flops: FLOP/s of all devices (peak.py).
+      first_step: the step that the run resumes from, or 0.
+      total_steps: the total number of steps.
+      flops_per_step: model FLOPs, to report the share of the peak; NaN: not
+        reported.
+      peak_flops: peak FLOP/s of all devices (devices/matmul_peak.py).
     """
     self._main = jax.process_index() == 0
     self._total_steps = total_steps
@@ -123,7 +124,7 @@ class Recorder:
     _drop_after(self._path, first_step)
     self._file = tf.io.gfile.GFile(self._path, "a")
     self._events = tf.summary.create_file_writer(model_dir)
-    # None hides the bar where standard error is not a terminal.
+    # disable=None hides the bar if standard error is not a terminal.
     self._bar = tqdm.tqdm(
       total=total_steps, initial=first_step, unit="step", disable=None,
       dynamic_ncols=True,
@@ -151,7 +152,7 @@ class Recorder:
   def train(
     self, number: int, interval: Interval, *, learning_rate: float
   ) -> None:
-    """Records the steps since the last record, which the interval gives up."""
+    """Records the steps since the last record, and resets the interval."""
     values = interval.take() | {"learning_rate": learning_rate}
     flops, peak = self._flops
     if math.isfinite(flops):
@@ -169,7 +170,7 @@ class Recorder:
       )
 
   def evaluation(self, number: int, metrics: Mapping[str, float]) -> None:
-    """Records an evaluation, "TASK/METRIC" -> value."""
+    """Records an evaluation, {"TASK/METRIC": value}."""
     self._write(number, "eval", metrics)
     losses = [
       f"{name.removesuffix('/loss')} {value:.3f}"
@@ -205,7 +206,7 @@ def _mean(terms: Sequence[Sequence]) -> float:
 
 
 def _sum(values: Sequence[float]) -> float:
-  """Adds without rounding; infinities of both signs give NaN."""
+  """Returns the exact sum; infinities of both signs give NaN."""
   try:
     return math.fsum(values)
   except (OverflowError, ValueError):
@@ -213,7 +214,7 @@ def _sum(values: Sequence[float]) -> float:
 
 
 def _drop_after(path: str, step: int) -> None:
-  """Keeps the whole records of a file up to a step, in one rename."""
+  """Removes a file's records after a step, atomically."""
   if not tf.io.gfile.exists(path):
     return
   with tf.io.gfile.GFile(path) as file:

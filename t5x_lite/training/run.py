@@ -1,6 +1,6 @@
-"""Run: all that one training run is made of, as a tree of small objects.
+"""Defines Run: the configuration of a training run, a tree of small objects.
 
-No TensorFlow here, so that a run can be described where there is none.
+It does not import TensorFlow, so that a run can be described without it.
 """
 
 import dataclasses
@@ -16,24 +16,24 @@ from t5x_lite.optim.optimizers import Optimizer
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-  """A training run.
+  """Configures a training run.
 
   Attributes:
-    model: what is trained; its vocabulary size may be left to the tokenizer.
-    train: what it is trained on.
-    eval: what it is evaluated on, one entry per task.
-    optimizer: how it is trained.
-    total_steps: updates in all.
-    layout: the devices.
-    seed: of initialisation and dropout.
-    microbatches: pieces that a batch is cut into to save memory.
-    log_every, eval_every, sample_every, checkpoint_every: absolute steps at
-      which each happens (and after the last step); None never.
-    keep: which checkpoints stay.
-    warm_start: where the first parameters come from; None draws them.
-    sampler: chooses the tokens of sample predictions, and of `infer` where no
-      flag does.
-    constraints: what holds for generated text, whoever asks for it.
+    model: the model; its vocabulary size may be taken from the tokenizer.
+    train: the training data.
+    eval: the evaluation data, one entry per task.
+    optimizer: the optimizer and its learning rate schedule.
+    total_steps: the total number of updates.
+    layout: the mesh of devices and the sharding rules.
+    seed: the seed of initialisation and dropout.
+    microbatches: the number of microbatches per batch, to save memory.
+    log_every, eval_every, sample_every, checkpoint_every: do this at every
+      multiple of these steps and after the last step; None: never.
+    keep: which checkpoints to keep.
+    warm_start: the checkpoint to initialise the parameters from; None
+      initialises them at random.
+    sampler: the sampler of sample predictions, and the default of `infer`.
+    constraints: the constraints on all generated text.
   """
 
   model: Model

@@ -1,4 +1,4 @@
-"""Writes what the model predicts for a few held-out examples."""
+"""Writes sample predictions for a few held-out examples."""
 
 import dataclasses
 import itertools
@@ -19,11 +19,11 @@ _COUNT = 4
 def write(
   model: Any, params: Any, run: Run, layout: Any, model_dir: str, number: int
 ) -> None:
-  """Writes `model_dir`/samples/STEP.jsonl: inputs, targets and prediction.
+  """Writes `model_dir`/samples/STEP.jsonl: inputs, targets and predictions.
 
-  The same first examples of the first evaluation task (of the training task
-  where there is none) at every step. An encoder-only model predicts nothing,
-  nor does one that fills blanks (GLM), which a prompt does not have.
+  At every step it uses the same first examples of the first evaluation task, or
+  of the training task if there is none. Writes nothing for an encoder-only
+  model, which cannot generate, or for GLM, whose blanks a prompt does not have.
   """
   spec = run.eval[0] if run.eval else run.train
   has_blanks = "positions" in batches.get_task(spec.task).output_features
@@ -54,7 +54,7 @@ def write(
 
 
 def _texts(example, codec, job):
-  """Returns what is given and what was to be predicted, as texts."""
+  """Returns an example's inputs and targets as texts."""
   targets = example["targets"].tolist()
   if "inputs" in example:
     inputs = example["inputs"].tolist()

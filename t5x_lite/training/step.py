@@ -1,4 +1,4 @@
-"""TrainState and train_step: what the training loop and `bench` share."""
+"""Defines TrainState and train_step, for the training loop and `bench`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,12 +15,12 @@ from t5x_lite.model import Batch, Model, Params
 
 @flax.struct.dataclass
 class TrainState:
-  """All that training changes.
+  """Holds all arrays that training updates.
 
   Attributes:
     step: int32 scalar, the number of updates made.
     params: nested dict of float32 arrays.
-    opt_state: of the optax transformation.
+    opt_state: the state of the optax transformation.
   """
 
   step: jax.Array
@@ -29,7 +29,7 @@ class TrainState:
 
 
 class Metrics(NamedTuple):
-  """What a step computed beside the next state, kept on the device.
+  """Holds the metrics of a step, on the device.
 
   Attributes:
     terms: of the model's loss on the whole batch (losses/terms.py).
@@ -43,7 +43,7 @@ class Metrics(NamedTuple):
 def init_state(
   model: Model, optimizer: optax.GradientTransformation, key: jax.Array
 ) -> TrainState:
-  """Draws the state of step 0."""
+  """Initialises the state of step 0."""
   params = model.init(key)
   return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
@@ -55,13 +55,13 @@ def train_step(
   microbatches: int = 1,
   dropout_key: jax.Array,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-  """Returns the function from a state and a global batch to the next state.
+  """Returns the training step: a function of the state and a global batch.
 
-  The terms of microbatches are divided by the full batch's weights, so that
-  their gradient is the full batch's whatever the loss and however unevenly it
-  falls on them; rows of one unit (`Loss.rows_per_unit`) stay together. The
-  dropout key is folded with the step: a resumed run draws what an unbroken one
-  would.
+  The terms of all microbatches are divided by the full batch's weights, so that
+  their summed gradient is the full batch's, whatever the loss and however
+  unevenly the targets are distributed; rows of one unit (`Loss.rows_per_unit`)
+  stay together. The dropout key is folded with the step, so that a resumed run
+  has the same dropout as an uninterrupted one.
 
   Raises:
     ValueError: microbatches that do not divide the batch's units.
@@ -117,7 +117,7 @@ def _cut(batch: Batch, number: int, rows_per_unit: int) -> Batch:
     )
 
   def cut(x):
-    # Units i, i + n, i + 2n... go together: each device keeps its own rows.
+    # Microbatch i has units i, i + n, i + 2n, ...: each device keeps its rows.
     units = x.reshape(-1, number, rows_per_unit, *x.shape[1:]).swapaxes(0, 1)
     return units.reshape(number, -1, *x.shape[1:])
 

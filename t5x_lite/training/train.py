@@ -1,4 +1,4 @@
-"""The training loop, in reading order."""
+"""Runs the training loop."""
 
 import collections
 import concurrent.futures
@@ -24,28 +24,29 @@ from t5x_lite.training import metrics_log, samples, step
 from t5x_lite.training.run import Run
 from t5x_lite.training.step import TrainState
 
-# Steps that may be under way before the host waits for the oldest.
+# Steps that may be in flight before the host waits for the oldest.
 _STEPS_AHEAD = 2
 
 
 def train(run: Run, *, model_dir: str) -> TrainState:
-  """Trains, or goes on training, until `run.total_steps`.
+  """Trains, or resumes training, until `run.total_steps`.
 
-  Ctrl-C and SIGTERM end the step under way, save a checkpoint and leave with
-  the signal's usual exit status; a second one leaves at once. The same call
-  resumes, on CPU with the same bits as a run never interrupted.
+  On Ctrl-C or SIGTERM, training finishes the current step, saves a checkpoint
+  and exits with the signal's usual status; a second signal exits at once. The
+  same call resumes, on CPU with the same bits as an uninterrupted run.
 
   Args:
-    run: what to train.
-    model_dir: receives checkpoints/, samples/, metrics.jsonl and TensorBoard
-      events.
+    run: the run's configuration.
+    model_dir: the directory for checkpoints/, samples/, metrics.jsonl and
+      TensorBoard events.
 
   Returns:
     The final state.
 
   Raises:
-    ValueError: before anything is written, for a run that cannot be: unknown
-      task, lengths, batch or vocabulary that do not fit, too little memory.
+    ValueError: the configuration is invalid: an unknown task, lengths, batch
+      or vocabulary that do not fit, or too little memory. Raised before
+      anything is written.
   """
   model, settings = _fit(run, model_dir)
   optimizer = settings.build(model.logical_axes())
@@ -65,7 +66,7 @@ def train(run: Run, *, model_dir: str) -> TrainState:
   with layout.activate(), contextlib.ExitStack() as stack:
     abstract_state = _place(abstract_state, axes, layout)
     checkpoints = stack.enter_context(Checkpoints(model_dir, run.keep))
-    # Programs compile on other threads while the host goes on.
+    # Programs compile on other threads, while the host prepares the data.
     first_state = None
     if checkpoints.latest_step is None:
       first_state = _compile_first_state(run, model, optimizer, abstract_state)
@@ -84,7 +85,7 @@ def train(run: Run, *, model_dir: str) -> TrainState:
     else:
       state, first_step = _first_state(run, first_state.result()), 0
     vocabulary_record.write(run.train.task, model_dir)
-    # Before the peak is measured: compiling takes the same cores.
+    # Wait before measuring peak FLOP/s: compiling uses the same cores.
     train_step = train_step.result()
     recorder = stack.enter_context(
       metrics_log.Recorder(
@@ -103,14 +104,14 @@ def train(run: Run, *, model_dir: str) -> TrainState:
       last = number == run.total_steps
       return every is not None and (number % every == 0 or last)
 
-    under_way = collections.deque()
+    in_flight = collections.deque()
     for number in range(first_step + 1, run.total_steps + 1):
       host_batch = next(batches)
       state, metrics = train_step(state, layout.shard_batch(host_batch))
       interval.add(metrics, token_counts.count(host_batch))
-      under_way.append(metrics)
-      if len(under_way) > _STEPS_AHEAD:
-        jax.block_until_ready(under_way.popleft())
+      in_flight.append(metrics)
+      if len(in_flight) > _STEPS_AHEAD:
+        jax.block_until_ready(in_flight.popleft())
 
       stopping = stop.requested(number)
       if due(run.log_every, number):
@@ -135,13 +136,13 @@ def train(run: Run, *, model_dir: str) -> TrainState:
 
 
 def _fit(run: Run, model_dir: str):
-  """Checks the run, and fits model and optimizer to data and length."""
+  """Checks the run; returns its model and optimizer, with sizes filled in."""
   run.layout.check_batch(run.train.batch_size, run.microbatches)
   for spec in (run.train, *run.eval):
     if spec.pack and not run.model.reads_packed_rows:
       raise ValueError(
-        f"Stack.pool averages neighbours across documents: {spec.task} needs "
-        "Data.pack=False"
+        "Stack.pool would average tokens of different documents in packed "
+        f"rows: {spec.task} needs Data.pack=False"
       )
     batches_lib.check(
       spec, run.model.row_format, process_count=jax.process_count()
@@ -161,7 +162,7 @@ def _fit(run: Run, model_dir: str):
 
 
 def _abstract_state(model, optimizer) -> tuple[TrainState, TrainState]:
-  """Returns the state's shapes, and its logical axes."""
+  """Returns the shapes and the logical axes of the state."""
   state = jax.eval_shape(
     lambda: step.init_state(model, optimizer, jax.random.key(0))
   )
@@ -171,7 +172,7 @@ def _abstract_state(model, optimizer) -> tuple[TrainState, TrainState]:
 
 
 def _place(abstract_state, axes, layout) -> TrainState:
-  """Gives each leaf of an abstract state its sharding."""
+  """Returns an abstract state with shardings."""
   shardings = layout.tree_shardings(axes, abstract_state)
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
@@ -181,7 +182,7 @@ def _place(abstract_state, axes, layout) -> TrainState:
 
 
 def _compile_first_state(run, model, optimizer, abstract_state):
-  """Starts to compile what draws the first state; a future."""
+  """Starts to compile the initialisation; returns a future."""
   init = jax.jit(
     functools.partial(step.init_state, model, optimizer),
     out_shardings=jax.tree.map(lambda x: x.sharding, abstract_state),
@@ -190,7 +191,7 @@ def _compile_first_state(run, model, optimizer, abstract_state):
 
 
 def _compile_step(run, model, optimizer, layout, abstract_state, batches):
-  """Starts to compile the training step; a future."""
+  """Starts to compile the training step; returns a future."""
   rows = run.train.batch_size
   abstract_batch = {
     name: jax.ShapeDtypeStruct(
@@ -220,7 +221,7 @@ def _compile(lowered) -> concurrent.futures.Future:
 
 
 def _first_state(run, draw) -> TrainState:
-  """Draws the first state, or takes its parameters from another run."""
+  """Initialises the state, at random or from another run's checkpoint."""
   state = draw(jax.random.key(run.seed))
   if run.warm_start is not None:
     params = warm_start.warm_start(
@@ -236,13 +237,13 @@ def _first_state(run, draw) -> TrainState:
 
 
 def _describe(run, layout, description, model, first_step) -> str:
-  """Says once what is about to run."""
+  """Returns the summary that is logged at the start."""
   mesh = layout.mesh().shape
   stack = model.transformer.decoder or model.transformer.encoder
   start = f"resuming after step {first_step}" if first_step else "from step 0"
   sizes = [f"{description['parameters']['total']:,} parameters"]
   if math.isfinite(flops := description["flops_per_token"]):
-    sizes.append(f"{flops / 1e6:,.1f} MFLOP a token")
+    sizes.append(f"{flops / 1e6:,.1f} MFLOP per token")
   if math.isfinite(nbytes := description["bytes"]["total"]):
     sizes.append(f"{nbytes / 2**20:,.0f} MiB predicted")
   return (
@@ -254,7 +255,7 @@ def _describe(run, layout, description, model, first_step) -> str:
 
 
 class _Position:
-  """Where the host stands, saved beside the state: in data and interval."""
+  """Saves and restores the host's state: data iterator and metrics interval."""
 
   def __init__(self, *parts):
     self._parts = parts
@@ -269,19 +270,19 @@ class _Position:
 
 
 class _Stop:
-  """Turns the first Ctrl-C or SIGTERM into a request to end after this step."""
+  """Turns the first Ctrl-C or SIGTERM into a request to stop."""
 
   def __init__(self):
     self.signal: int | None = None
 
   def __enter__(self) -> "_Stop":
-    # Among several processes, JAX's own SIGTERM handler agrees on a step.
+    # With several processes, JAX's own SIGTERM handler agrees on a step.
     self._several = jax.process_count() > 1
     signals = (
       (signal.SIGINT,) if self._several else (signal.SIGINT, signal.SIGTERM)
     )
-    # A job in the background starts with SIGINT ignored: Ctrl-C is then meant
-    # for another program in the foreground.
+    # A background job starts with SIGINT ignored, as Ctrl-C is meant for the
+    # program in the foreground.
     caught = (s for s in signals if signal.getsignal(s) is not signal.SIG_IGN)
     self._previous = {s: signal.signal(s, self._note) for s in caught}
     return self
@@ -292,7 +293,7 @@ class _Stop:
     signal.signal(number, self._previous[number])
 
   def requested(self, step_number: int) -> bool:
-    """Tells whether to end, the same in all processes."""
+    """Returns whether to stop, the same in all processes."""
     if not self._several:
       return self.signal is not None
     from jax.experimental import multihost_utils

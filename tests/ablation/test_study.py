@@ -66,31 +66,31 @@ def test_stages_add_their_settings_to_those_of_what_they_go_on_from():
     ({"stages": {"a/b": stage()}}, "'a/b', which names a directory"),
     (
       {"stages": {"b": stage(after="c"), "c": stage()}},
-      "stage b comes after 'c', which is no earlier stage; those are none",
+      "stage b has after='c', which is not an earlier stage: those are none",
     ),
     (
       {"stages": {"b": stage(only={"depth": "2"})}},
-      "stage b names depth=2, which the grid has not",
+      "stage b names depth=2, which is not in Study.grid",
     ),
     ({"grid": {"a": {}}}, "has an empty axis"),
     ({"grid": {"a": {"b/c": []}}}, "option 'b/c' of 'a' names a directory"),
-    ({"seeds": (1, 1)}, "seeds ((1, 1)) must differ"),
+    ({"seeds": (1, 1)}, "seeds ((1, 1)) must be one or more"),
     (
       {"baseline": "nonesuch"},
       "no cell 'nonesuch'; its cells are encdec-spans",
     ),
-    ({"skip": [({"depth": "2"}, "")]}, "names depth=2, which the grid has not"),
+    ({"skip": [({"depth": "2"}, "")]}, "depth=2, which is not in Study.grid"),
     (
       {"contrasts": {"one": [("quiz", "causal-clm")]}},
       "Study.contrasts 'one' has 1 sides",
     ),
     (
       {"contrasts": {"x": [("quiz", "b"), ("quiz", "b")]}},
-      "Study.contrasts 'x' sets ('quiz', 'b') against itself",
+      "Study.contrasts 'x' compares ('quiz', 'b') with itself",
     ),
     (
       {"contrasts": {"x": [("quiz after a", "causal-clm"), ("quiz", "b")]}},
-      "Study.contrasts 'x' names the stage 'a'; those are none",
+      "Study.contrasts 'x' names stage 'a', which is not in Study.stages",
     ),
     (
       {"contrasts": {"x": [("quiz", "causal-clm"), ("quiz", "b")]}},
@@ -152,7 +152,7 @@ def test_sizes_may_be_held_equal():
   accounts = {"a": ACCOUNT, "b": {**ACCOUNT, "parameters": 104}}
   plan.check_parameters(accounts, budget)
   accounts["c"] = {**ACCOUNT, "parameters": 106}
-  with pytest.raises(ValueError, match="c has 106 parameters and a 100"):
+  with pytest.raises(ValueError, match="c has 106 parameters and a has 100"):
     plan.check_parameters(accounts, budget)
   plan.check_parameters(
     accounts, dataclasses.replace(budget, parameters_within=None)

@@ -1,4 +1,4 @@
-"""Damaged checkpoints are passed by, and a full disk spoils none."""
+"""Damaged checkpoints are skipped, and a full disk damages none."""
 
 import errno
 import os
@@ -99,7 +99,7 @@ def test_no_flipped_bit_anywhere_is_restored(tmp_path, warnings):
         state, _ = Checkpoints(tmp_path).restore(expected, Counter())
         assert_same(state, expected)  # The bit says nothing of the state.
       except ValueError as error:
-        assert "no sound checkpoint" in str(error), path
+        assert "no undamaged checkpoint" in str(error), path
       path.write_bytes(sound)
 
 
@@ -108,7 +108,7 @@ def test_all_damaged_is_an_error_and_nothing_is_renamed(tmp_path):
   for step in (1, 2):
     DAMAGE["flipped bit in parameters"](tmp_path / f"checkpoints/{step}")
   for _ in range(2):  # A second start must not begin anew in silence.
-    with pytest.raises(ValueError, match="no sound checkpoint in .*tmp.*"):
+    with pytest.raises(ValueError, match="no undamaged checkpoint in .*tmp.*"):
       Checkpoints(tmp_path, Retention()).restore(make_state())
   assert names(tmp_path) == ["1", "2"]
 
@@ -132,7 +132,7 @@ def test_reader_passes_damage_by_and_changes_nothing(tmp_path, warnings):
   assert_same(params, make_state(1).params)
   assert (checkpoints.restored_step, checkpoints.latest_step) == (1, 2)
   assert names(tmp_path) == ["1", "2"]
-  assert "passed by" in warnings()[0]
+  assert "skipped" in warnings()[0]
 
 
 def test_full_disk_is_one_line_and_earlier_checkpoints_stay(

@@ -173,9 +173,9 @@ def test_shardings_and_dtypes_are_those_asked_for(source, stacked):
 @pytest.mark.parametrize(
   "renames, message",
   [
-    ((("(", "x"),), r"renames: \('\(', 'x'\) is no regular expression"),
-    ((("a", r"\1"),), "is no regular expression with its replacement"),
-    (((r"layer_\d", "layer_0"),), "make 'decoder/layer_0/mlp/wi' of both"),
+    ((("(", "x"),), r"renames: \('\(', 'x'\) is not a valid \(regular"),
+    ((("a", r"\1"),), r"is not a valid \(regular expression, replacement\)"),
+    (((r"layer_\d", "layer_0"),), "to 'decoder/layer_0/mlp/wi'"),
   ],
 )
 def test_bad_renames(source, renames, message):
@@ -219,9 +219,10 @@ def test_a_grown_vocabulary_keeps_its_ids_and_the_last_ones_last(tmp_path):
     (
       6,
       8,
-      r"num_trailing_sentinels \(6\) must be at most the source's ids \(5\)",
+      r"num_trailing_sentinels \(6\) must be at most the source's number of"
+      r" ids \(5\)",
     ),
-    (2, 4, r"ids \(5\), and those at most the model's \(4\)"),
+    (2, 4, r"ids \(5\), which must be at most the model's \(4\)"),
   ],
 )
 def test_a_vocabulary_that_does_not_grow_so_is_refused(

@@ -161,7 +161,7 @@ def test_evaluation_without_a_token_that_bears_loss_is_refused():
     "decoder_target_tokens": zeros,
     "decoder_loss_weights": zeros,
   }
-  with pytest.raises(ValueError, match="no token .* bears loss"):
+  with pytest.raises(ValueError, match="no token .* has a loss weight"):
     evaluate.teacher_forced(Markov(), chain(), [batch])
 
 

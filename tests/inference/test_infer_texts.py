@@ -42,7 +42,7 @@ def test_a_damaged_file_is_named_before_anything_is_written(tmp_path):
 
 def test_a_pipe_is_refused(tmp_path):
   os.mkfifo(tmp_path / "in")
-  with pytest.raises(ValueError, match="in is a pipe, and is read twice"):
+  with pytest.raises(ValueError, match="in is a pipe, but must be read"):
     infer.run_file(
       generation(), alphabet(), tmp_path / "in", tmp_path / "out.jsonl"
     )
@@ -75,7 +75,7 @@ def test_a_score_that_is_not_finite_is_null(tmp_path, caplog):
   )
   assert found["log_likelihood"] is None
   assert found["token_log_likelihoods"] == [None, None]
-  assert "out.jsonl, line 1 on: log_likelihood is nan" in caplog.text
+  assert "out.jsonl, from line 1: log_likelihood is nan" in caplog.text
 
 
 @pytest.mark.parametrize(

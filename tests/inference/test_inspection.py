@@ -47,7 +47,7 @@ def test_json_holds_what_the_traces_hold(inspected):
   between = inspected.attention_between(2, 1)
   np.testing.assert_allclose(maps[:, :, 2, 1], between)
   assert list(found["cross_attention"]) == ["decoder"]
-  with pytest.raises(ValueError, match="place 3 is none of the 3 tokens"):
+  with pytest.raises(ValueError, match="place 3 must be one of the 3 tokens"):
     inspected.attention_between(3, 0)
 
 

@@ -43,8 +43,8 @@ def test_every_line_is_json_whatever_a_record_holds(tmp_path, caplog):
   assert "é" in lines[1] and r"\ud83d" in lines[1]
   said = [record.getMessage() for record in caplog.records]
   assert [line.partition(", ")[2] for line in said] == [
-    "line 2 on: id is nan, ids/1 is -inf (written as null)",
-    "line 4 on: score is inf (written as null)",
+    "from line 2: id is nan, ids/1 is -inf (written as null)",
+    "from line 4: score is inf (written as null)",
   ]
 
 
@@ -61,7 +61,7 @@ def test_another_jobs_file_is_refused_and_left_alone(tmp_path):
   path = tmp_path / "out.jsonl"
   with jsonl.Output(path, JOB) as out:
     out.append([{"i": 0}])
-  with pytest.raises(ValueError, match=r"another seed \(was 0, is 1\)"):
+  with pytest.raises(ValueError, match=r"a different seed \(was 0, is 1\)"):
     jsonl.Output(path, {**JOB, "seed": 1})
   stranger = tmp_path / "notes.txt"
   stranger.write_text("my notes")

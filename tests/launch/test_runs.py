@@ -205,7 +205,7 @@ def test_a_delimiter_without_a_place_is_refused(trained, capsys):
   arguments = [f"--model_dir={trained}", *pair, "--delimiter= "]
   assert main.main(["score", *arguments]) == 2
   said = capsys.readouterr().err
-  assert "delimiter (' ') has no place: the inputs of" in said
+  assert "delimiter (' ') cannot be used: the inputs of" in said
 
 
 def test_a_longer_run_goes_on_and_says_so(folder, trained, capsys):

@@ -200,7 +200,7 @@ def test_the_delimiter_is_the_task_s_or_the_user_s(registered):
   assert delimiter("harness_line", "harness_space", given="") == ""
   with pytest.raises(ValueError, match=r"2 delimiters .*'\\n', ' '"):
     delimiter("harness_line", "harness_space")
-  with pytest.raises(ValueError, match="delimiter .'x'. has no place: the in"):
+  with pytest.raises(ValueError, match="delimiter .'x'. cannot be used: the"):
     delimiter("harness_pair", given="x")
 
 

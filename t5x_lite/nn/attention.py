@@ -205,7 +205,8 @@ class Attention(nn.Module):
     if self.qk_norm is not None and name != "value":
       norm = self.qk_norm.copy(name=f"{name}_norm", axis="head_dim")
       x_BTNH = norm(x_BTNH)
-    axes = ("batch", "length", heads, "head_dim")
+    length = "length" if name == "query" else "kv_length"
+    axes = ("batch", length, heads, "head_dim")
     return nn.with_logical_constraint(x_BTNH, axes).swapaxes(1, 2)
 
   def _keys_and_values(self, source_BSD, sight, position, cache, slot):

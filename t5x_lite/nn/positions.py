@@ -329,7 +329,7 @@ class Learned2D(PositionEncoding):
 
 def _table(module, name, rows, width):
   init = nn.with_logical_partitioning(
-    nn.initializers.normal(module.stddev), ("length", "embed")
+    nn.initializers.normal(module.stddev), ("positions", "embed")
   )
   return module.param(name, init, (rows, width), jnp.float32)
 

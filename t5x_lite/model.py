@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from t5x_lite.losses.cross_entropy import CrossEntropy
 from t5x_lite.nn.attention_rules import PrefixCausal, TokenInfo
-from t5x_lite.nn.stack import StackCache
+from t5x_lite.nn.caches import StackCache
 from t5x_lite.nn.transformer import Transformer
 
 Batch = Mapping[str, jax.Array]

@@ -28,14 +28,14 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.nn import checks
-from t5x_lite.nn.attention_rules import TokenInfo
-from t5x_lite.nn.feedforward import MLP
+from t5x_lite.nn.attention_rules import AttentionRule, Full, TokenInfo
+from t5x_lite.nn.feedforward import MLP, FeedForward
 from t5x_lite.nn.linear import Dense, FanIn, Init
 
 ROUTINGS = ("token_choice", "expert_choice")
 
 
-class MoE(nn.Module):
+class MoE(FeedForward):
   """Replaces a feed-forward layer by experts behind a router.
 
   Fedus et al. 2021 (Switch), arXiv:2101.03961; Du et al. 2021 (GLaM),
@@ -106,6 +106,13 @@ class MoE(nn.Module):
         f"{', '.join(ROUTINGS)}"
       )
     super().__post_init__()
+
+  def check(self, rule: AttentionRule):
+    if self.routing == "expert_choice" and not isinstance(rule, Full):
+      raise ValueError(
+        "MoE.routing='expert_choice' reads the whole row, so that a decoder "
+        "would see what it predicts: use routing='token_choice'"
+      )
 
   def capacity(self, length: int) -> int:
     """Returns how many tokens of a row of `length` an expert has room for."""

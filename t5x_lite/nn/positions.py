@@ -23,6 +23,11 @@ class PositionEncoding(nn.Module):
     """Refuses attention heads that the encoding does not fit."""
     del num_heads, head_dim
 
+  @property
+  def embeds(self) -> bool:
+    """Whether the encoding is added to the embeddings."""
+    return type(self).embed is not PositionEncoding.embed
+
   def embed(self, x_BTD: jax.Array, tokens: TokenInfo) -> jax.Array:
     """Adds the encoding to the embeddings [B, T, D]."""
     del tokens

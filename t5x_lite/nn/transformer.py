@@ -8,9 +8,10 @@ import jax.numpy as jnp
 
 from t5x_lite.nn import checks
 from t5x_lite.nn.attention_rules import Full, TokenInfo
+from t5x_lite.nn.caches import StackCache
 from t5x_lite.nn.heads import Classifier, Head, HeadTransform
 from t5x_lite.nn.linear import Dense, FanIn
-from t5x_lite.nn.stack import Stack, StackCache
+from t5x_lite.nn.stack import Stack
 from t5x_lite.nn.yoco import DecoderDecoder
 
 DTYPES = ("float32", "bfloat16", "float16")

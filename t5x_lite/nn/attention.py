@@ -6,9 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.nn import attend, checks
+from t5x_lite.nn import attend, checks, contexts
 from t5x_lite.nn.caches import KVCache
-from t5x_lite.nn.contexts import AttentionContext
 from t5x_lite.nn.dropout import dropout
 from t5x_lite.nn.linear import Dense, FanIn, Init
 from t5x_lite.nn.positions import PositionEncoding
@@ -89,7 +88,7 @@ class Attention(nn.Module):
     self,
     x_BTD: jax.Array,
     source_BSD: jax.Array | None,
-    context: AttentionContext,
+    context: contexts.AttentionContext,
     *,
     position: PositionEncoding,
     cache: KVCache | None = None,

@@ -45,8 +45,8 @@ class MLP(FeedForward):
     activation: a name in ACTIVATIONS.
     use_bias: whether the projections have biases.
     dropout_rate: share of the inner features dropped in training.
-    kernel_init: how the projections start; `out_init` the last one, if
-      otherwise.
+    kernel_init: initialises the projections.
+    out_init: instead, for the last one.
   """
 
   hidden: int
@@ -70,7 +70,7 @@ class MLP(FeedForward):
   def __call__(
     self, x_BTD: jax.Array, tokens: TokenInfo | None = None
   ) -> jax.Array:
-    """Transforms each token by itself, wherever it stands."""
+    """Transforms each token by itself, whatever its position."""
     del tokens
     h_BTF = self._widen(x_BTD)
     h_BTF = nn.with_logical_constraint(h_BTF, ("batch", "length", "mlp"))

@@ -36,7 +36,7 @@ PLACEMENTS = ("pre", "post", "sandwich")
 
 
 class Layer(nn.Module):
-  """Self-attention, cross-attention where there is a source, feed-forward.
+  """Runs self-attention, cross-attention to a source if any, feed-forward.
 
   A branch f is attention or feed-forward; a block adds them one after the other
   (serial), or attention and feed-forward of the same x at once (parallel: Wang
@@ -49,11 +49,10 @@ class Layer(nn.Module):
   Attributes:
     attention: self-attention.
     mlp: feed-forward.
-    norm: copied for each place that a norm stands.
+    norm: copied for each norm of the layer.
     cross_attention: attention to the source, or None.
-    parallel: whether attention and feed-forward stand side by side.
-    parallel_norms: of a parallel block: 1, both read the same (GPT-J, PaLM), or
-      2, each has its own (GPT-NeoX).
+    parallel: whether attention and feed-forward read the same x.
+    parallel_norms: norms of a parallel block: 1 (GPT-J, PaLM) or 2 (GPT-NeoX).
     norm_placement: "pre", "post" or "sandwich".
     residual_scale: a, DeepNorm's alpha (Wang et al. 2022, arXiv:2203.00555);
       only for "post".
@@ -194,9 +193,9 @@ class Layer(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Period:
-  """Layers that a stack repeats in turn.
+  """Different layers that a stack repeats in turn.
 
-  Not a tuple, in which Linen would name the layers before the stack does.
+  Not a tuple: Linen would name the layers in it before the stack does.
   """
 
   layers: Sequence[Layer]
@@ -209,7 +208,7 @@ class Period:
 
 
 class _ScannedPeriod(nn.Module):
-  """Runs the layers of one period, which a scanned stack repeats."""
+  """Runs one period of a scanned stack."""
 
   period: Period
 
@@ -280,7 +279,7 @@ class Stack(nn.Module):
 
   @property
   def period(self) -> tuple[Layer, ...]:
-    """Returns the layers that are repeated, mostly one."""
+    """Returns the layers that are repeated, usually one."""
     if isinstance(self.layer, Period):
       return tuple(self.layer.layers)
     return (self.layer,)
@@ -308,13 +307,13 @@ class Stack(nn.Module):
     Args:
       x_BTD: embeddings.
       tokens: where the T tokens stand.
-      source_BSD: encoder output for cross-attention; None where there is none
-        or where the cache already holds its keys and values.
+      source_BSD: encoder output for cross-attention; None without an encoder,
+        or once the cache holds its keys and values.
       source_tokens: where the source's tokens stand.
       cache: keys and values so far, or None to keep none.
       slot: the cache slot of the first of the T tokens.
       shared_kv: keys and values that all layers read instead of their own.
-      rule: instead of the stack's: an encoder that shares the parameters.
+      rule: replaces the stack's, where an encoder shares the parameters.
 
     Returns:
       [B, T, D], and the cache with the T tokens written, if there was one.
@@ -374,7 +373,7 @@ class Stack(nn.Module):
     return x_BTD, caches and tuple(written)
 
   def pooled(self, tokens: TokenInfo) -> TokenInfo:
-    """Returns where the tokens stand that come out of the stack."""
+    """Returns where the stack's output tokens stand."""
     return pooling.pooled_tokens(tokens, self.pool)
 
   def empty_cache(

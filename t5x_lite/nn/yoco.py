@@ -23,25 +23,25 @@ from t5x_lite.nn.stack import Stack
 
 
 class DecoderDecoderCache(NamedTuple):
-  """What both halves keep between decoding steps."""
+  """The caches of both halves."""
 
   self_decoder: StackCache
   shared: SharedKV
 
 
 class DecoderDecoder(nn.Module):
-  """Reads the text by a self-decoder, and its output by a cross-decoder.
+  """Runs a self-decoder, and over its output a cross-decoder.
 
     h = self_decoder(x)             windowed attention: a cache of constant size
     k, v = norm(h) K, norm(h) V     once, for all layers above
     y = cross_decoder(h; k, v)      global attention, no cache of its own
 
-  Stands where a Stack does, as Transformer.decoder.
+  Takes the place of a Stack as Transformer.decoder.
 
   Attributes:
     self_decoder: the lower half; its rule is usually a Window.
     cross_decoder: the upper half; its attention has queries alone.
-    norm: of what becomes keys and values.
+    norm: of the self-decoder's output, before keys and values.
   """
 
   self_decoder: Stack

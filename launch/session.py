@@ -132,12 +132,12 @@ def read_params(model, layout, model_dir, step=None):
 
 
 def _on_these_devices(layout):
-  """Returns the layout, or data parallelism where it was made for others."""
+  """Returns the layout, or one that fits where it was made for others."""
   import jax
 
   try:
-    layout.mesh_shape(jax.device_count())
+    layout.mesh_sizes(jax.device_count())
   except ValueError as error:
-    rundir.say(f"{error}: rows are spread over the devices instead")
-    return dataclasses.replace(layout, data=-1, tensor=1, num_slices=None)
+    rundir.say(f"{error}: rows are sharded over the devices instead")
+    return layout.for_any_devices()
   return layout

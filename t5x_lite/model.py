@@ -19,9 +19,9 @@ import jax.numpy as jnp
 from t5x_lite import row_formats
 from t5x_lite.losses import CrossEntropy, Loss, Term, Terms, objective
 from t5x_lite.nn.attention_rules import PrefixCausal, TokenInfo
+from t5x_lite.nn.caches import StackCache
 from t5x_lite.nn.heads import Head
 from t5x_lite.nn.positions import Learned2D
-from t5x_lite.nn.stack import StackCache
 from t5x_lite.nn.transformer import Transformer
 from t5x_lite.row_formats import RowFormat, token_info
 

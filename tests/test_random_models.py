@@ -256,7 +256,7 @@ def test_eight_devices_compute_what_one_does(seed):
 
   alone = tiny.jit(objective)(params, batch)
   axes = model.logical_axes()
-  layout = Layout(data=2, tensor=4).fit(axes, params)
+  layout = Layout(mesh={"data": 2, "tensor": 4}).fit(axes, params)
   placed = jax.device_put(params, layout.tree_shardings(axes, params))
   with layout.activate():
     together = tiny.jit(objective)(placed, layout.shard_batch(batch))

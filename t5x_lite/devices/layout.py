@@ -1,41 +1,52 @@
-"""Layout: which devices hold which part of which array.
+"""Layout: how arrays are sharded over a mesh of devices.
 
-The only file that names mesh axes. There are two: rows of a batch are spread
-over "data", and the large dims of parameters over "tensor". All other code
-names logical axes, which rules map to mesh axes:
+The only module that names mesh axes. All other code gives each dim of an array
+a logical axis, and rules map logical axes to mesh axes:
 
-    data=2, tensor=4        ("embed", "mlp")     -> P(None, "tensor")
-    d0 d1 d2 d3             ("batch", "length")  -> P("data", None)
-    d4 d5 d6 d7             ("embed",)           -> P(None)
+    mesh {"data": 2, "tensor": 4}      ("embed", "mlp")      P(None, "tensor")
+      d0 d1 d2 d3                      ("batch", "length")   P("data", None)
+      d4 d5 d6 d7                      ("embed",)            P(None)
+
+Rows of a batch are sharded over "data" and "fsdp", the width of parameters over
+"fsdp", heads, hidden units and the vocabulary over "tensor". Any other mesh
+axis needs a rule of its own.
 """
 
 import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 from absl import logging
-from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from t5x_lite.devices import meshes
 from t5x_lite.devices.distributed import (
   initialize_distributed as initialize_distributed,
 )
 
-MESH_AXES = ("data", "tensor")
+# Mesh axes of one dim: none, one, or several of which the first is outermost.
+MeshAxes = str | tuple[str, ...] | None
+Rule = tuple[str, MeshAxes]
+Axes = tuple[str | None, ...]
 
-# Logical axis -> mesh axis. Megatron's split (arXiv:1909.08053): heads and
-# hidden units of one layer lie on different devices of "tensor".
-DEFAULT_RULES = (
-  ("batch", "data"),
+# Logical axis -> mesh axes; those that a mesh does not have are left out.
+DEFAULT_RULES: tuple[Rule, ...] = (
+  ("batch", ("data", "fsdp")),
+  # Parameters are gathered when they are used: ZeRO-3 (arXiv:1910.02054).
+  ("embed", "fsdp"),
+  # Heads and hidden units of a layer: Megatron (arXiv:1909.08053).
   ("vocab", "tensor"),
   ("heads", "tensor"),
   ("kv_heads", "tensor"),
   ("mlp", "tensor"),
-  ("embed", None),
+  # Tokens of activations, of keys and values, and rows of a position table.
   ("length", None),
+  ("kv_length", None),
+  ("positions", None),
   ("head_dim", None),
   ("buckets", None),
   ("layers", None),
@@ -45,153 +56,179 @@ DEFAULT_RULES = (
   ("classes", None),
 )
 
-Axes = tuple[str | None, ...]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
-  """Spreads arrays over a mesh of devices.
+  """Shards arrays over a mesh of devices.
 
   Attributes:
-    data: devices along the mesh axis "data"; -1 takes the rest.
-    tensor: devices along the mesh axis "tensor"; -1 takes the rest.
-    num_slices: groups of devices joined by a slower network (TPU slices); the
-      data axis alone crosses between them. None: as many as the devices say.
-    rules: pairs (logical axis, mesh axis or None), which go before
-      `DEFAULT_RULES`. The first rule of an axis counts; one whose mesh axis is
-      taken by another dim of the array, or does not divide the dim, is passed
-      over. `(("embed", "data"),)` also spreads parameters over "data", as FSDP
-      (ZeRO-3, arXiv:1910.02054) does.
+    mesh: mesh axis -> number of devices along it, the outermost axis first; -1,
+      once, takes the devices that are left.
+    num_slices: groups of devices joined by a slower network (TPU slices); only
+      the first mesh axis crosses from one to another. None: as many as the
+      devices report.
+    rules: pairs of a logical axis and a mesh axis, several or None, which go
+      before `DEFAULT_RULES`. The first rule of a logical axis counts; one whose
+      mesh axes are taken by another dim of the array, or do not divide the dim,
+      is skipped.
   """
 
-  data: int = -1
-  tensor: int = 1
+  mesh: Mapping[str, int] = dataclasses.field(
+    default_factory=lambda: {"data": -1}
+  )
   num_slices: int | None = None
-  rules: Sequence[tuple[str, str | None]] = ()
+  rules: Sequence[Rule] = ()
 
   def __post_init__(self):
-    for name in MESH_AXES:
-      size = getattr(self, name)
+    if not isinstance(self.mesh, Mapping) or not self.mesh:
+      raise ValueError(
+        f"Layout.mesh ({self.mesh!r}) must map mesh axes to numbers of devices,"
+        ' such as {"data": -1, "tensor": 2}'
+      )
+    for axis, size in self.mesh.items():
       if not isinstance(size, int) or (size < 1 and size != -1):
         raise ValueError(
-          f"Layout.{name} ({size!r}) must be 1 or more, or -1 for the rest of"
-          " the devices"
+          f"Layout.mesh: {axis} ({size!r}) must be 1 or more, or -1 for the"
+          " devices that are left"
         )
-    if self.data == self.tensor == -1:
+    if list(self.mesh.values()).count(-1) > 1:
       raise ValueError(
-        "Layout: only one of data (-1) and tensor (-1) can be the rest of the"
-        " devices"
+        f"Layout.mesh: only one axis of {_sizes(self.mesh)} can be -1, the"
+        " devices that are left"
       )
     if self.num_slices is not None and self.num_slices < 1:
       raise ValueError(
         f"Layout.num_slices ({self.num_slices}) must be 1 or more, or None"
       )
-    rules = tuple(tuple(rule) for rule in self.rules)  # Gin gives lists too.
-    for rule in rules:
-      if len(rule) != 2 or rule[1] not in (*MESH_AXES, None):
-        raise ValueError(
-          f"Layout.rules: {rule} must be a pair of a logical axis and one of"
-          f" {', '.join(MESH_AXES)}, None"
-        )
+    object.__setattr__(self, "mesh", dict(self.mesh))
+    rules = tuple(_rule(rule, self.mesh) for rule in self.rules)
     object.__setattr__(self, "rules", rules)
+    used = {axis for _, axes in (*rules, *DEFAULT_RULES) for axis in _all(axes)}
+    for axis, size in self.mesh.items():
+      if size != 1 and axis not in used:
+        raise ValueError(
+          f"Layout.mesh: no rule uses {axis} ({size}), so its devices would"
+          " repeat each other's work: add one to Layout.rules"
+        )
+
+  def __hash__(self):
+    return hash((frozenset(self.mesh.items()), self.num_slices, self.rules))
 
   @property
-  def all_rules(self) -> tuple[tuple[str, str | None], ...]:
-    """All rules in their order; those of "batch" come first.
+  def all_rules(self) -> tuple[Rule, ...]:
+    """All rules in their order, but those of "batch" first.
 
-    Activations thus keep "data" for their rows even where the parameters' width
-    is spread over it.
+    Where the batch and the width of parameters are sharded over the same mesh
+    axis, activations thus shard their rows over it.
     """
-    rules = (*self.rules, *DEFAULT_RULES)
+    defaults = (
+      (name, _one_or_all(axis for axis in _all(axes) if axis in self.mesh))
+      for name, axes in DEFAULT_RULES
+    )
+    rules = (*self.rules, *defaults)
     return tuple(sorted(rules, key=lambda rule: rule[0] != "batch"))
 
-  def mesh_shape(self, num_devices: int) -> tuple[int, int]:
-    """Returns the sizes of "data" and "tensor" for so many devices."""
-    data, tensor = self.data, self.tensor
-    if data == -1:
-      data = num_devices // tensor
-    elif tensor == -1:
-      tensor = num_devices // data
-    if data * tensor != num_devices:
-      # -1 that does not come out even: show what was asked for.
-      if -1 in (self.data, self.tensor):
-        known = "tensor" if self.data == -1 else "data"
-        raise ValueError(
-          f"{known} ({getattr(self, known)}) does not divide {num_devices}"
-          " devices"
-        )
-      raise ValueError(
-        f"data ({data}) x tensor ({tensor}) = {data * tensor} does not match"
-        f" {num_devices} devices; -1 takes the rest"
-      )
-    return data, tensor
+  @property
+  def batch_axes(self) -> tuple[str, ...]:
+    """The mesh axes that rows of a batch are sharded over."""
+    return _all(dict(reversed(self.all_rules))["batch"])
 
-  def mesh(self) -> Mesh:
+  def mesh_sizes(self, num_devices: int) -> dict[str, int]:
+    """Returns the mesh for so many devices, with -1 filled in.
+
+    Raises:
+      ValueError: the sizes do not come out at that number.
+    """
+    sizes = dict(self.mesh)
+    known = math.prod(size for size in sizes.values() if size != -1)
+    rest = [axis for axis, size in sizes.items() if size == -1]
+    if rest and num_devices % known:
+      del sizes[rest[0]]
+      raise ValueError(f"{_sizes(sizes)} does not divide {num_devices} devices")
+    if not rest and known != num_devices:
+      raise ValueError(
+        f"{_sizes(sizes)} = {known} does not match {num_devices} devices; -1"
+        " takes those that are left"
+      )
+    return sizes | {axis: num_devices // known for axis in rest}
+
+  def for_any_devices(self) -> "Layout":
+    """Returns a layout with the same axes that fits any number of devices.
+
+    The last mesh axis of the batch takes all of them: "fsdp" where there is
+    one, so that parameters are sharded too.
+    """
+    last = (self.batch_axes or ("data",))[-1]
+    mesh = {axis: 1 for axis in self.mesh} | {last: -1}
+    return dataclasses.replace(self, mesh=mesh, num_slices=None)
+
+  def device_mesh(self) -> Mesh:
     """Returns the mesh over all devices of all processes."""
-    shape = self.mesh_shape(jax.device_count())
-    return _mesh(shape, self.num_slices)
+    sizes = self.mesh_sizes(jax.device_count())
+    return meshes.build(tuple(sizes.items()), self.num_slices)
 
   @contextlib.contextmanager
   def activate(self):
-    """Makes the mesh and the rules those of the code inside.
+    """Sets the mesh and the rules of `flax.linen.with_logical_constraint`.
 
-    `flax.linen.with_logical_constraint` looks at both. It cannot know sizes:
-    `fit` first, where a model has axes that the mesh does not divide.
+    Constraints do not look at sizes: `fit` first, where a model has axes that
+    the mesh does not divide.
     """
     from flax import linen
 
-    mesh = self.mesh()
+    mesh = self.device_mesh()
     with jax.set_mesh(mesh), linen.logical_axis_rules(self.all_rules):
       yield mesh
 
   def fit(self, logical_axes, abstract_tree) -> "Layout":
-    """Replicates the logical axes that the mesh does not divide somewhere.
+    """Returns a layout that replicates logical axes the mesh does not divide.
 
-    For instance "kv_heads" where there is but one. Activations have the sizes
+    For instance "kv_heads" of multi-query attention. Activations have the sizes
     of the parameters, so that their constraints then hold too.
     """
-    mesh = self.mesh()
-    odd = set()
+    mesh = self.device_mesh()
+    uneven = set()
 
-    def look(leaf, axes):
+    def collect(leaf, axes):
       for size, axis in zip(leaf.shape, axes, strict=True):
-        for name, mesh_axis in self.all_rules:
-          if name == axis and mesh_axis and size % mesh.shape[mesh_axis]:
-            odd.add(name)
+        for name, mesh_axes in self.all_rules:
+          if name == axis and size % _ways(mesh_axes, mesh):
+            uneven.add(name)
 
-    jax.tree.map(look, abstract_tree, logical_axes)
-    replicated = tuple((name, None) for name in sorted(odd))
+    jax.tree.map(collect, abstract_tree, logical_axes)
+    replicated = tuple((name, None) for name in sorted(uneven))
     return dataclasses.replace(self, rules=(*replicated, *self.rules))
 
   def sharding(
     self, logical_axes: Axes, shape: Sequence[int] | None = None
   ) -> NamedSharding:
-    """Returns how an array with these axes is spread.
+    """Returns the sharding of an array with these axes.
 
     Args:
       logical_axes: a name, or None, for each dim.
-      shape: where given, a dim that its mesh axis does not divide is replicated
-        (and this is said once).
+      shape: where given, a dim that its mesh axes do not divide is replicated
+        (and this is logged once).
     """
-    mesh = self.mesh()
+    mesh = self.device_mesh()
     return NamedSharding(mesh, self._spec(logical_axes, shape, mesh))
 
   def _spec(self, logical_axes, shape, mesh) -> PartitionSpec:
     self._check_known(logical_axes)
-    spec: list[str | None] = [None] * len(logical_axes)
+    spec: list[MeshAxes] = [None] * len(logical_axes)
     undecided = set(range(len(logical_axes)))
-    for name, mesh_axis in self.all_rules:
+    for name, mesh_axes in self.all_rules:
       for i in sorted(undecided):
-        taken = mesh_axis is not None and mesh_axis in spec
-        if logical_axes[i] != name or taken:
+        taken = {axis for axes in spec for axis in _all(axes)}
+        if logical_axes[i] != name or taken.intersection(_all(mesh_axes)):
           continue
-        if mesh_axis and shape and shape[i] % mesh.shape[mesh_axis]:
-          _say_once(
-            f"{name} ({shape[i]}) is not divisible by {mesh_axis}"
-            f" ({mesh.shape[mesh_axis]}): each device holds all of it"
+        if shape and shape[i] % _ways(mesh_axes, mesh):
+          sizes = _sizes({axis: mesh.shape[axis] for axis in _all(mesh_axes)})
+          _log_once(
+            f"{name} ({shape[i]}) is not divisible by {sizes}: each device"
+            " holds all of it"
           )
           continue
-        spec[i] = mesh_axis
+        spec[i] = mesh_axes
         undecided.remove(i)
     return PartitionSpec(*spec)
 
@@ -218,27 +255,44 @@ class Layout:
     )
 
   def batch_sharding(self) -> NamedSharding:
-    """Returns how the rows of a batch are spread; other dims are not."""
+    """Returns the sharding of the rows of a batch; other dims have none."""
     return self.sharding(("batch",))
 
   def replicated(self) -> NamedSharding:
     """Returns the sharding of what every device holds: keys, counters."""
-    return NamedSharding(self.mesh(), PartitionSpec())
+    return NamedSharding(self.device_mesh(), PartitionSpec())
 
   def data_shard(self) -> tuple[int, int]:
     """Returns which share of a batch this process reads: (index, count).
 
-    Processes whose devices share rows (a "tensor" axis across processes) read
-    the same share.
+    Processes whose devices hold the same rows (a "tensor" axis across
+    processes) read the same share.
+
+    Raises:
+      ValueError: the processes' shares are not equal, or not in one piece.
     """
-    rows = [
-      row
-      for row, devices in enumerate(self.mesh().devices)
-      if any(d.process_index == jax.process_index() for d in devices)
-    ]
-    count = self.mesh().shape["data"] // len(rows)
-    assert rows == list(range(rows[0], rows[0] + len(rows))), rows
-    return rows[0] // len(rows), count
+    mesh = self.device_mesh()
+    sizes = [mesh.shape[axis] for axis in self.batch_axes]
+    dims = [mesh.axis_names.index(axis) for axis in self.batch_axes]
+    steps = [math.prod(sizes[i + 1 :]) for i in range(len(sizes))]
+    # Which of the batch's parts each of this process's devices holds.
+    parts = sorted(
+      {
+        sum(place[dim] * step for dim, step in zip(dims, steps, strict=True))
+        for place, device in np.ndenumerate(mesh.devices)
+        if device.process_index == jax.process_index()
+      }
+    )
+    first, number, count = parts[0], len(parts), math.prod(sizes)
+    adjacent = parts == list(range(first, first + number))
+    if not adjacent or first % number or count % number:
+      raise ValueError(
+        f"process {jax.process_index()} holds parts {parts} of {count} of the"
+        f" batch, not an equal share: order Layout.mesh ({_sizes(mesh.shape)})"
+        f" so that {' and '.join(self.batch_axes)} come first, and make their"
+        " sizes divide by the processes"
+      )
+    return first // number, count // number
 
   def check_batch(self, batch_size: int, microbatches: int = 1):
     """Refuses a global batch whose rows cannot be shared out evenly.
@@ -246,11 +300,13 @@ class Layout:
     Raises:
       ValueError: naming the numbers.
     """
-    data = self.mesh().shape["data"]
-    if batch_size % (microbatches * data):
+    mesh = self.device_mesh()
+    sizes = {axis: mesh.shape[axis] for axis in self.batch_axes}
+    divisor = microbatches * math.prod(sizes.values())
+    if batch_size % divisor:
+      factors = _sizes({"microbatches": microbatches, **sizes})
       raise ValueError(
-        f"batch_size ({batch_size}) must be divisible by microbatches"
-        f" ({microbatches}) x data ({data}) = {microbatches * data}"
+        f"batch_size ({batch_size}) must be divisible by {factors} = {divisor}"
       )
 
   def shard_batch(
@@ -268,55 +324,45 @@ class Layout:
     return {name: to_global(rows) for name, rows in host_batch.items()}
 
 
-@functools.cache
-def _mesh(shape: tuple[int, int], num_slices: int | None) -> Mesh:
-  auto = (AxisType.Auto,) * len(MESH_AXES)
-  slices = arrange_slices(jax.devices(), shape, num_slices)
-  if slices is None:
-    return jax.make_mesh(shape, MESH_AXES, axis_types=auto)
-  return Mesh(slices, MESH_AXES, axis_types=auto)
-
-
-def arrange_slices(
-  devices: Sequence, shape: tuple[int, int], num_slices: int | None
-) -> np.ndarray | None:
-  """Arranges devices so that "tensor" stays within a slice.
-
-  Args:
-    devices: all devices.
-    shape: sizes of "data" and "tensor".
-    num_slices: as `Layout.num_slices`.
-
-  Returns:
-    The devices in that shape; None where they form a single slice.
-  """
-  by_slice = len({getattr(d, "slice_index", 0) for d in devices})
-  by_process = len({d.process_index for d in devices})
-  data, tensor = shape
-  if num_slices is None:
-    num_slices = by_slice
-    if data % num_slices:  # Not asked for, so no reason to refuse.
-      _say_once(f"data ({data}) crosses {num_slices} slices unevenly")
-      num_slices = 1
-  if num_slices == 1:
-    return None
-  if num_slices not in (by_slice, by_process):
+def _rule(rule: Sequence, mesh: Mapping[str, int]) -> Rule:
+  """Checks one of Layout.rules; gin's may be lists."""
+  rule = tuple(rule)
+  if len(rule) != 2 or not isinstance(rule[0], str):
     raise ValueError(
-      f"num_slices ({num_slices}) is neither the number of slices ({by_slice})"
-      f" nor that of processes ({by_process})"
+      f"Layout.rules: {rule} must be a pair of a logical axis and mesh axes"
     )
-  if data % num_slices:
+  axes = _all(rule[1])
+  if set(axes) - mesh.keys() or len(set(axes)) < len(axes):
     raise ValueError(
-      f"data ({data}) must be divisible by num_slices ({num_slices})"
+      f"Layout.rules: {rule} must name axes of Layout.mesh, each once"
+      f" ({', '.join(mesh)}), or None"
     )
-  return mesh_utils.create_hybrid_device_mesh(
-    (data // num_slices, tensor),
-    (num_slices, 1),
-    devices,
-    process_is_granule=num_slices != by_slice,
-  )
+  return rule[0], _one_or_all(axes)
+
+
+def _all(mesh_axes: MeshAxes) -> tuple[str, ...]:
+  """Returns mesh axes as a tuple, however many there are."""
+  if mesh_axes is None:
+    return ()
+  return (mesh_axes,) if isinstance(mesh_axes, str) else tuple(mesh_axes)
+
+
+def _one_or_all(axes) -> MeshAxes:
+  """Returns a tuple of mesh axes as PartitionSpec has them; undoes `_all`."""
+  axes = tuple(axes)
+  return axes if len(axes) > 1 else axes[0] if axes else None
+
+
+def _ways(mesh_axes: MeshAxes, mesh: Mesh) -> int:
+  """Returns how many parts a dim has that is sharded over these axes."""
+  return math.prod(mesh.shape[axis] for axis in _all(mesh_axes))
+
+
+def _sizes(mesh: Mapping[str, int]) -> str:
+  """Returns "data (2) x tensor (4)"."""
+  return " x ".join(f"{axis} ({size})" for axis, size in mesh.items())
 
 
 @functools.cache
-def _say_once(message: str):
+def _log_once(message: str):
   logging.info("%s", message)

@@ -1,50 +1,17 @@
 """Multi-head, grouped-query and multi-query attention, with a KV cache."""
 
 import functools
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.nn import attend, checks
-from t5x_lite.nn.attention_rules import TokenInfo
+from t5x_lite.nn import attend, checks, contexts
+from t5x_lite.nn.caches import KVCache
 from t5x_lite.nn.dropout import dropout
 from t5x_lite.nn.linear import Dense, FanIn, Init
 from t5x_lite.nn.positions import PositionEncoding
 from t5x_lite.nn.transformer_xl_bias import TransformerXLBias
-
-
-class KVCache(NamedTuple):
-  """Keys and values of one attention layer, [B, K, S, H] each."""
-
-  keys: jax.Array
-  values: jax.Array
-
-  def write(self, new: "KVCache", slot: jax.Array) -> "KVCache":
-    """Returns the cache with `new` [B, K, T, H] written from `slot` on."""
-    return jax.tree.map(
-      lambda old, x: jax.lax.dynamic_update_slice_in_dim(
-        old, x.astype(old.dtype), slot, axis=2
-      ),
-      self,
-      new,
-    )
-
-
-class AttentionContext(NamedTuple):
-  """What one kind of attention sees: the same for all layers of a stack.
-
-  Attributes:
-    query, key: where the tokens stand, for encodings that rotate.
-    mask: bool [B or 1, T, S].
-    bias: float32 [B or 1, N, T, S], or None.
-  """
-
-  query: TokenInfo
-  key: TokenInfo
-  mask: jax.Array
-  bias: jax.Array | None
 
 
 class Attention(nn.Module):
@@ -55,20 +22,22 @@ class Attention(nn.Module):
     head_dim: H.
     num_kv_heads: K, a divisor of N: 1 is multi-query; None is N.
     scale: factor on the logits; None is 1/sqrt(head_dim).
-    scale_at_init: T5's way: 1/sqrt(head_dim) stands in the initial values of
-      the query kernel, and the logits are not scaled.
+    scale_at_init: divides the query kernel's initial values by sqrt(head_dim)
+      instead of the logits (T5).
     use_bias: whether queries, keys and values have biases.
     out_bias: whether the projection back has one; None is as `use_bias`.
-    qk_norm: normalises each head's queries and keys before they turn (Henry
+    qk_norm: norm of each head's queries and keys before they are rotated (Henry
       et al. 2020, arXiv:2010.04245; Dehghani et al. 2023, arXiv:2302.05442).
-    distances: scores keys by their distance too, or None; only where queries
-      and keys are one text.
+    distances: bias by relative distance with weights of this layer, or None;
+      only for self-attention.
     soft_cap: c in c * tanh(logits / c), or None.
-    sink: whether each head learns a logit that takes attention from all keys.
+    sink: whether each head learns the logit of a key without value, which takes
+      attention from all others.
     dropout_rate: share of the attention probabilities dropped in training.
     kernel: "einsum" or "cudnn".
-    kernel_init: how projections start; `value_init` and `out_init` those two,
-      if otherwise.
+    kernel_init: initialises the projections.
+    value_init: instead, for the values' projection.
+    out_init: instead, for the projection back.
   """
 
   num_heads: int
@@ -119,7 +88,7 @@ class Attention(nn.Module):
     self,
     x_BTD: jax.Array,
     source_BSD: jax.Array | None,
-    sight: AttentionContext,
+    context: contexts.AttentionContext,
     *,
     position: PositionEncoding,
     cache: KVCache | None = None,
@@ -128,12 +97,12 @@ class Attention(nn.Module):
     """Attends from x to the source.
 
     Args:
-      x_BTD: what asks.
-      source_BSD: what is asked: x itself, or an encoder's output; None reads
-        the cache alone (cross-attention while decoding).
-      sight: mask and bias over the keys: those of the cache where there is
-        one, of the source elsewhere.
-      position: turns queries and keys.
+      x_BTD: the queries' activations.
+      source_BSD: the keys' and values': x itself, or an encoder's output; None
+        reads the cache alone (cross-attention while decoding).
+      context: mask and bias over the keys: those of the cache where there is
+        one, of the source otherwise.
+      position: rotates queries and keys.
       cache: keys and values to write into at `slot`, and then to read.
       slot: where the source's first token goes in the cache.
 
@@ -144,17 +113,18 @@ class Attention(nn.Module):
     if self.scale_at_init:
       scale, query_init = 1.0, FanIn(1.0 / self.head_dim)
     q_BNTH = position.rotate(
-      self._heads("query", x_BTD, self.num_heads, query_init), sight.query
+      self._heads("query", x_BTD, self.num_heads, query_init), context.query
     )
     kv = cache
     if source_BSD is not None:
-      kv = self._keys_and_values(source_BSD, sight, position, cache, slot)
-    bias_BNTS = sight.bias
+      kv = self._keys_and_values(source_BSD, context, position, cache, slot)
+    bias_BNTS = context.bias
     if self.distances is not None:
-      q_BNTH, far_BNTS = self.distances(
-        q_BNTH, sight.query, sight.key, x_BTD.shape[-1]
+      q_BNTH, distance_bias_BNTS = self.distances(
+        q_BNTH, context.query, context.key, x_BTD.shape[-1]
       )
-      bias_BNTS = scale * far_BNTS + (0 if bias_BNTS is None else bias_BNTS)
+      bias_BNTS = 0 if bias_BNTS is None else bias_BNTS
+      bias_BNTS = scale * distance_bias_BNTS + bias_BNTS
     drop = None
     if self.dropout_rate and self.has_rng("dropout"):
 
@@ -165,7 +135,7 @@ class Attention(nn.Module):
       attend.attend,
       q_BNTH,
       kv.keys.astype(x_BTD.dtype),
-      mask_BTS=sight.mask,
+      mask_BTS=context.mask,
       bias_BNTS=bias_BNTS,
       scale=scale,
       kernel=self.kernel,
@@ -186,6 +156,12 @@ class Attention(nn.Module):
     )(out_BNTH.swapaxes(1, 2))
     return out, kv
 
+  def empty_cache(self, batch: int, length: int, dtype) -> KVCache:
+    """Returns a cache of `length` empty slots a row."""
+    num_kv_heads = self.num_kv_heads or self.num_heads
+    shape = (batch, num_kv_heads, length, self.head_dim)
+    return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+
   def _sink(self):
     if not self.sink:
       return None
@@ -205,14 +181,15 @@ class Attention(nn.Module):
     if self.qk_norm is not None and name != "value":
       norm = self.qk_norm.copy(name=f"{name}_norm", axis="head_dim")
       x_BTNH = norm(x_BTNH)
-    axes = ("batch", "length", heads, "head_dim")
+    length = "length" if name == "query" else "kv_length"
+    axes = ("batch", length, heads, "head_dim")
     return nn.with_logical_constraint(x_BTNH, axes).swapaxes(1, 2)
 
-  def _keys_and_values(self, source_BSD, sight, position, cache, slot):
+  def _keys_and_values(self, source_BSD, context, position, cache, slot):
     num_kv_heads = self.num_kv_heads or self.num_heads
-    # What the cache holds is already turned; the source's tokens are the
-    # queries' own where both are the same text.
-    tokens = sight.key if cache is None else sight.query
+    # Cached keys are already rotated. With a cache of self-attention only the
+    # queries' own tokens are new.
+    tokens = context.key if cache is None else context.query
     new = KVCache(
       keys=position.rotate(
         self._heads("key", source_BSD, num_kv_heads, self.kernel_init), tokens

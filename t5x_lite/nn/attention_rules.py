@@ -1,9 +1,9 @@
-"""Who may see whom: rules over tokens, and the masks that they draw.
+"""Attention rules, and the masks that they give.
 
-A rule says what an architecture means by attention. Padding and packing are
-not its business: `mask` always keeps a token inside its own segment, and
-nobody sees padding. With five tokens, of which two are the prefix (queries
-down, keys across, x = visible):
+A rule says which keys a query may attend to. It need not know of padding and
+packing: `mask` always keeps attention within a segment and away from padding.
+With five tokens, of which two are the prefix (queries down, keys across, x =
+attended to):
 
     Full         Causal       PrefixCausal   Window(2)
     x x x x x    x . . . .    x x . . .      x . . . .
@@ -22,15 +22,15 @@ import jax.numpy as jnp
 
 
 class TokenInfo(NamedTuple):
-  """Says of each token of a row where it stands; all [B, T] or [1, T].
+  """Where each token of a row stands; all [B, T] or [1, T].
 
   Attributes:
-    index: place in the row, int32; what order and relative distance mean.
-    position: place in its own document, int32; what a position encoding sees.
-    segment: which document of a packed row, int32; 0 is padding.
+    index: position in the row, int32, for order and relative distance.
+    position: position in its own document, int32, for position encodings.
+    segment: number of the document in a packed row, int32; 0 is padding.
     prefix: whether the token belongs to the bidirectional prefix, bool.
-    block_position: place within a filled blank, 0 outside, int32; for encodings
-      with a second position (GLM), else None.
+    block_position: position within a filled blank, 0 outside, int32, for
+      encodings with a second position (GLM); else None.
   """
 
   index: jax.Array
@@ -41,14 +41,17 @@ class TokenInfo(NamedTuple):
 
 
 class AttentionRule(Protocol):
-  """Maps query and key tokens to what is visible, bool [B or 1, T, S]."""
+  """Maps query and key tokens to a mask, bool [B or 1, T, S].
+
+  True where the query may attend to the key.
+  """
 
   def __call__(self, query: TokenInfo, key: TokenInfo) -> jax.Array: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Full:
-  """Lets every token see every token (encoders, cross-attention)."""
+  """Lets every token attend to every token (encoders, cross-attention)."""
 
   def __call__(self, query: TokenInfo, key: TokenInfo) -> jax.Array:
     return jnp.ones((1, query.index.shape[1], key.index.shape[1]), bool)
@@ -56,7 +59,7 @@ class Full:
 
 @dataclasses.dataclass(frozen=True)
 class Causal:
-  """Lets a token see itself and what stands before it."""
+  """Lets a token attend to itself and to the tokens before it."""
 
   def __call__(self, query: TokenInfo, key: TokenInfo) -> jax.Array:
     return query.index[:, :, None] >= key.index[:, None, :]
@@ -64,7 +67,7 @@ class Causal:
 
 @dataclasses.dataclass(frozen=True)
 class PrefixCausal:
-  """Adds to `Causal` that every token sees the whole prefix.
+  """Lets a token attend to the whole prefix, and causally to the rest.
 
   A prefix-LM, or non-causal decoder (Raffel et al. 2020, arXiv:1910.10683,
   section 3.2.1).
@@ -76,9 +79,9 @@ class PrefixCausal:
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-  """Lets a token see itself and the `size - 1` tokens before it.
+  """Lets a token attend to itself and the `size - 1` tokens before it.
 
-  Beltagy et al. 2020, arXiv:2004.05150, seen causally.
+  Sliding-window attention, causal (Beltagy et al. 2020, arXiv:2004.05150).
   """
 
   size: int
@@ -94,7 +97,7 @@ class Window:
 
 @dataclasses.dataclass(frozen=True)
 class LocalWindow:
-  """Lets a token see those at most `radius` away, on both sides.
+  """Lets a token attend to those at most `radius` away, on both sides.
 
   Local attention for encoders (Beltagy et al. 2020, arXiv:2004.05150).
   """
@@ -103,7 +106,9 @@ class LocalWindow:
 
   def __post_init__(self):
     if self.radius < 0:
-      raise ValueError(f"Near.radius ({self.radius}) must not be negative")
+      raise ValueError(
+        f"LocalWindow.radius ({self.radius}) must not be negative"
+      )
 
   def __call__(self, query: TokenInfo, key: TokenInfo) -> jax.Array:
     distance = query.index[:, :, None] - key.index[:, None, :]
@@ -112,11 +117,10 @@ class LocalWindow:
 
 @dataclasses.dataclass(frozen=True)
 class Sinks:
-  """Lets every token see the first `count` of its document.
+  """Lets every token attend to the first `count` of its document.
 
-  Beside a window they take the attention that has nowhere to go:
-  `Or((Window(512), And((Causal(), Sinks(4)))))`, Xiao et al. 2023,
-  arXiv:2309.17453.
+  Attention sinks beside a window, `Or((Window(512), And((Causal(),
+  Sinks(4)))))`: Xiao et al. 2023, arXiv:2309.17453.
   """
 
   count: int
@@ -129,7 +133,7 @@ class Sinks:
 
 @dataclasses.dataclass(frozen=True)
 class And:
-  """Shows what all of its rules show."""
+  """Lets a token attend where all of its rules do."""
 
   rules: tuple[AttentionRule, ...]
 
@@ -144,7 +148,7 @@ class And:
 
 @dataclasses.dataclass(frozen=True)
 class Or:
-  """Shows what at least one of its rules shows."""
+  """Lets a token attend where at least one of its rules does."""
 
   rules: tuple[AttentionRule, ...]
 
@@ -158,10 +162,10 @@ class Or:
 
 
 def mask(rule: AttentionRule, query: TokenInfo, key: TokenInfo) -> jax.Array:
-  """Draws what is visible under a rule, padding and packing included.
+  """Returns a rule's mask, restricted to segments and without padding.
 
   Returns:
-    bool [B, T, S].
+    bool [B, T, S], True where the query attends to the key.
   """
   same_segment = query.segment[:, :, None] == key.segment[:, None, :]
   return rule(query, key) & same_segment & (key.segment != 0)[:, None, :]

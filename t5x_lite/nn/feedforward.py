@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.nn import checks
-from t5x_lite.nn.attention_rules import TokenInfo
+from t5x_lite.nn.attention_rules import AttentionRule, TokenInfo
 from t5x_lite.nn.dropout import dropout
 from t5x_lite.nn.linear import Dense, FanIn, Init
 
@@ -20,7 +20,24 @@ ACTIVATIONS = {
 }
 
 
-class MLP(nn.Module):
+class FeedForward(nn.Module):
+  """Base of all feed-forward layers, what Layer.mlp may be."""
+
+  def check(self, rule: AttentionRule):
+    """Refuses the attention rule of a stack that the layer does not fit."""
+    del rule
+
+  def __call__(self, x_BTD: jax.Array, tokens: TokenInfo) -> jax.Array:
+    """Transforms activations [B, T, D].
+
+    Args:
+      x_BTD: activations, normalised.
+      tokens: where the T tokens stand.
+    """
+    raise NotImplementedError
+
+
+class MLP(FeedForward):
   """Widens to `hidden`, applies the activation, and narrows again.
 
   Attributes:
@@ -28,8 +45,8 @@ class MLP(nn.Module):
     activation: a name in ACTIVATIONS.
     use_bias: whether the projections have biases.
     dropout_rate: share of the inner features dropped in training.
-    kernel_init: how the projections start; `out_init` the last one, if
-      otherwise.
+    kernel_init: initialises the projections.
+    out_init: instead, for the last one.
   """
 
   hidden: int
@@ -53,7 +70,7 @@ class MLP(nn.Module):
   def __call__(
     self, x_BTD: jax.Array, tokens: TokenInfo | None = None
   ) -> jax.Array:
-    """Transforms each token by itself, wherever it stands."""
+    """Transforms each token by itself, whatever its position."""
     del tokens
     h_BTF = self._widen(x_BTD)
     h_BTF = nn.with_logical_constraint(h_BTF, ("batch", "length", "mlp"))

@@ -1,4 +1,4 @@
-"""What stands on top of a stack: to words, to classes, to a reward."""
+"""Heads over a stack: vocabulary logits, classes, rewards."""
 
 from typing import NamedTuple
 
@@ -53,7 +53,7 @@ class HeadTransform(nn.Module):
   kernel_init: Init = FanIn()
 
   def __post_init__(self):
-    # The caller's may stand in a stack too, and would share its parameters.
+    # The caller may have given it to a stack too, which would share parameters.
     self.norm = self.norm.clone()
     super().__post_init__()
 
@@ -75,13 +75,13 @@ class Classifier(nn.Module):
 
   Attributes:
     num_classes: 1 is a reward.
-    pool: which state stands for the text: "first" (BERT's [CLS]), "last" (GPT's
+    pool: the state that is classified: "first" (BERT's [CLS]), "last" (GPT's
       last token), "mean"; None classifies each token.
-    transform: the name of an activation after a dense layer between (BERT's
-      pooler has tanh), or None.
+    transform: activation of a dense layer before the logits (tanh in BERT's
+      pooler), or None.
     use_bias: of the layer that gives the logits.
-    dropout_rate: share of what that layer reads that is dropped in training.
-    kernel_init: how both layers start.
+    dropout_rate: share of that layer's input dropped in training.
+    kernel_init: initialises both layers.
   """
 
   num_classes: int

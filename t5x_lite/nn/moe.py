@@ -3,21 +3,21 @@
     tokens choose    Switch (one expert), GShard, GLaM and Mixtral (two)
     experts choose   each expert takes the tokens that it scores highest
 
-In training an expert has room for so many tokens of a row, in proportion to its
-real ones. Where tokens choose, those who come later in the row find it full and
-pass by, so that what is later never changes what is earlier. Padding goes to no
-expert, takes no room and makes none.
+In training an expert has a capacity: so many tokens of a row, in proportion to
+its real ones. Where tokens choose, those later in the row find the expert full
+and skip it, so that later tokens never change earlier ones. Padding goes to no
+expert and does not count.
 
-Without a "dropout" key, which means training (dropout.py), every token gets to
-its experts: what a text gives depends neither on padding, nor on the texts in
+Without a "dropout" key, that is outside training (dropout.py), no token is
+dropped: the output for a text depends neither on padding, nor on other texts in
 its row, nor on other rows. Experts then work in rounds of as many tokens as
-they have room for in training, until nobody waits:
+their capacity in training, until all tokens are done:
 
-    room 2, sent to one expert   a b c d e   ->   a b | c d | e
+    capacity 2, sent to one expert   a b c d e   ->   a b | c d | e
 
-That takes the memory of one round. Of T tokens there are up to T / room rounds,
-E / (top_k * capacity_factor) times the FLOPs of training; those in which no
-expert has work, mostly all but one or two, are skipped.
+That takes the memory of one round. Of T tokens there are up to T / capacity
+rounds, E / (top_k * capacity_factor) times the FLOPs of training; rounds in
+which no expert has work, usually all but one or two, are skipped.
 """
 
 import functools
@@ -28,50 +28,50 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.nn import checks
-from t5x_lite.nn.attention_rules import TokenInfo
-from t5x_lite.nn.feedforward import MLP
+from t5x_lite.nn.attention_rules import AttentionRule, Full, TokenInfo
+from t5x_lite.nn.feedforward import MLP, FeedForward
 from t5x_lite.nn.linear import Dense, FanIn, Init
 
 ROUTINGS = ("token_choice", "expert_choice")
 
 
-class MoE(nn.Module):
+class MoE(FeedForward):
   """Replaces a feed-forward layer by experts behind a router.
 
   Fedus et al. 2021 (Switch), arXiv:2101.03961; Du et al. 2021 (GLaM),
   arXiv:2112.06905; Jiang et al. 2024 (Mixtral), arXiv:2401.04088; Zhou et al.
   2022 (expert choice), arXiv:2202.09368.
 
-  Sows into the collection "losses", when it is asked for: the auxiliary loss
-  of this layer as [sum over the real tokens, their number]; the mean is added
-  to the loss. Tokens are balanced within each text (DeepSeek-AI 2024,
+  Sows its auxiliary loss into the collection "losses", as [sum over the real
+  tokens, their number]; the mean is added to the loss. Tokens are balanced within each text (DeepSeek-AI 2024,
   arXiv:2412.19437, Eq. 17-20), so that the loss is the same however texts are
   packed and a batch is cut.
 
   Attributes:
-    expert: the settings that all experts share.
+    expert: an MLP, copied for each expert.
     num_experts: E.
     top_k: experts per token; where experts choose, on average.
-    capacity_factor: room of an expert in training over its fair share of the N
-      real tokens of a row, top_k * N / E; None makes room for all, at E / top_k
-      times the FLOPs.
-    expert_capacity: instead, room for so many tokens of a text of any length,
-      in training or not, as `transformers` has it for Switch. (Decoding takes
-      one token at a time, and there they all find room.)
-    routing: "token_choice" or "expert_choice". Each expert chooses in each text
-      by itself, by `capacity_factor` of its length in training or not. It sees
-      the whole text, so only an encoder may have experts choose; in training,
-      what a packed row chooses beyond the room of a row passes by.
+    capacity_factor: capacity of an expert in training over its fair share of
+      the N real tokens of a row, top_k * N / E; None drops no token, at
+      E / top_k times the FLOPs.
+    expert_capacity: instead, a fixed number of tokens of each text, in training
+      or not, as `transformers` has it for Switch. (Decoding takes one token at
+      a time, and drops none.)
+    routing: "token_choice" or "expert_choice". Under the latter each expert
+      chooses in each text by itself, by `capacity_factor` of its length, in
+      training or not. It reads the whole text, so it is for encoders alone; in
+      training, what is chosen in a packed row beyond the row's capacity is
+      dropped.
     normalize_gates: whether a token's gates sum to 1 (GShard, Mixtral) or are
       the router's probabilities (Switch).
-    shared_expert: an MLP that every token passes beside its experts, or None
-      (Dai et al. 2024, arXiv:2401.06066).
+    shared_expert: an MLP that every token also goes through, or None (Dai et
+      al. 2024, arXiv:2401.06066).
     balance_loss: weight of E * sum_e f_e P_e (Switch, Eq. 4): f the share of a
       text's tokens sent to an expert, P the router's mean probability of it.
     router_z_loss: weight of the mean squared log-sum-exp of the router's
       logits (Zoph et al. 2022, arXiv:2202.08906, Eq. 5).
     jitter: the router's input is multiplied by 1 +- this in training.
-    kernel_init: how the router starts.
+    kernel_init: initialises the router.
   """
 
   expert: MLP
@@ -101,7 +101,7 @@ class MoE(nn.Module):
     if self.capacity_factor is not None and self.expert_capacity is not None:
       raise ValueError(
         f"MoE.capacity_factor ({self.capacity_factor}) and expert_capacity "
-        f"({self.expert_capacity}) are two ways to say the same: choose one"
+        f"({self.expert_capacity}) both set an expert's capacity: choose one"
       )
     if self.routing not in ROUTINGS:
       raise ValueError(
@@ -110,8 +110,15 @@ class MoE(nn.Module):
       )
     super().__post_init__()
 
+  def check(self, rule: AttentionRule):
+    if self.routing == "expert_choice" and not isinstance(rule, Full):
+      raise ValueError(
+        "MoE.routing='expert_choice' reads the whole row, so that a decoder "
+        "would see what it predicts: use routing='token_choice'"
+      )
+
   def capacity(self, length: int) -> int:
-    """Returns how many tokens of a row of `length` an expert has room for."""
+    """Returns an expert's capacity in tokens for a row of `length`."""
     if self.expert_capacity is not None:
       return min(length, self.expert_capacity)
     if self.capacity_factor is None:
@@ -135,7 +142,7 @@ class MoE(nn.Module):
 
   @property
   def in_training(self) -> bool:
-    """Tells whether experts have room for some only (dropout.py)."""
+    """Whether experts have a limited capacity (dropout.py)."""
     return self.has_rng("dropout")
 
   def _dispatch(self, x_BTD, gates_BTE, tokens):

@@ -1,7 +1,7 @@
 """Position encodings, one small class each.
 
-An encoding may act in three places, and each class fills in those it uses:
-`embed` adds to the embeddings once, `rotate` turns queries and keys in every
+An encoding may act in three places, and each class overrides those it uses:
+`embed` adds to the embeddings once, `rotate` rotates queries and keys in every
 layer, `bias` adds to the attention logits of every layer.
 """
 
@@ -17,11 +17,16 @@ from t5x_lite.nn.rope_scaling import RopeScaling
 
 
 class PositionEncoding(nn.Module):
-  """Base of all encodings: it encodes nothing, and each overrides its part."""
+  """Base of all encodings; does nothing by itself."""
 
   def check(self, num_heads: int, head_dim: int):
     """Refuses attention heads that the encoding does not fit."""
     del num_heads, head_dim
+
+  @property
+  def embeds(self) -> bool:
+    """Whether the encoding is added to the embeddings."""
+    return type(self).embed is not PositionEncoding.embed
 
   def embed(self, x_BTD: jax.Array, tokens: TokenInfo) -> jax.Array:
     """Adds the encoding to the embeddings [B, T, D]."""
@@ -29,7 +34,7 @@ class PositionEncoding(nn.Module):
     return x_BTD
 
   def rotate(self, x_BNTH: jax.Array, tokens: TokenInfo) -> jax.Array:
-    """Turns queries or keys [B, N, T, H] by their positions."""
+    """Rotates queries or keys [B, N, T, H] by their positions."""
     del tokens
     return x_BNTH
 
@@ -40,18 +45,19 @@ class PositionEncoding(nn.Module):
 
 
 class NoPosition(PositionEncoding):
-  """Encodes nothing: order is known from the attention rule alone."""
+  """Encodes nothing: order shows in the attention rule alone (NoPE)."""
 
 
 class T5Bias(PositionEncoding):
   """Adds one learned scalar per head and bucket of relative distance.
 
-  Distances up to half the buckets have one each, the rest share buckets that
-  widen logarithmically up to `max_distance`. Shared by all layers of a stack.
+  Distances below half of the buckets have a bucket each; the others share
+  buckets that widen logarithmically up to `max_distance`.
   Raffel et al. 2020, arXiv:1910.10683, section 2.1.
 
   Attributes:
-    bidirectional: half of the buckets for keys after the query (encoders).
+    bidirectional: whether half of the buckets are for keys after the query
+      (encoders).
   """
 
   num_heads: int
@@ -98,7 +104,7 @@ class T5Bias(PositionEncoding):
 
 @jax.custom_vjp
 def _lookup(table_NU, bucket_BTS):
-  """Picks a column per bucket: [N, B, T, S]."""
+  """Looks up the column of each bucket: [N, B, T, S]."""
   return jnp.take(table_NU, bucket_BTS, axis=1)
 
 
@@ -125,7 +131,7 @@ def relative_bucket(
   num_buckets: int,
   max_distance: int,
 ) -> jax.Array:
-  """Sorts relative distances (key minus query) into T5's buckets.
+  """Maps relative distances (key minus query) to T5's buckets.
 
   Returns:
     int32 in [0, num_buckets), the shape of `distance`.
@@ -192,7 +198,7 @@ class Rope(PositionEncoding):
     fraction: share of a head's features, the first ones, that is rotated.
     interleaved: whether feature 2i is paired with 2i + 1 (the paper, GPT-J,
       GLM), or feature i with i + half (GPT-NeoX, LLaMA).
-    scaling: how the frequencies are changed for longer texts, or None.
+    scaling: changes the frequencies for longer texts, or None.
   """
 
   base: float = 10_000.0
@@ -210,7 +216,7 @@ class Rope(PositionEncoding):
     if self._rotated(head_dim) % 2:
       part = "" if self.fraction == 1 else f" times fraction ({self.fraction})"
       raise ValueError(
-        f"Rope turns pairs: head_dim ({head_dim}){part} must be even"
+        f"Rope rotates pairs: head_dim ({head_dim}){part} must be even"
       )
 
   def _rotated(self, head_dim: int) -> int:
@@ -270,10 +276,10 @@ class Learned(PositionEncoding):
   """Adds one learned vector per position (GPT, BERT).
 
   Attributes:
-    max_length: positions that there are; NaN where decoding goes beyond.
+    max_length: number of positions; decoding beyond them gives NaN.
     stddev: of the initial values.
     offset: rows of the table before that of position 0 (2 in RoBERTa, BART
-      and OPT, whose positions count on from their padding id).
+      and OPT, whose positions start after their padding id).
   """
 
   max_length: int
@@ -293,15 +299,15 @@ class Learned(PositionEncoding):
 
 
 class Learned2D(PositionEncoding):
-  """Adds two learned vectors: of the place in the text, and in the blank.
+  """Adds two learned vectors: of the position in the text, and in the blank.
 
-  Tokens that fill a blank all have the blank's place in the text, and count
+  Tokens that fill a blank all have the blank's position in the text, and count
   from 1 within it; tokens of the text itself have 0 there. Du et al. 2021
   (GLM), arXiv:2103.10360, section 2.1.
 
   Attributes:
-    max_length: places in the text.
-    max_blank: places in a blank.
+    max_length: positions in the text.
+    max_blank: positions in a blank.
     stddev: of the initial values.
   """
 
@@ -317,7 +323,7 @@ class Learned2D(PositionEncoding):
   def embed(self, x_BTD: jax.Array, tokens: TokenInfo) -> jax.Array:
     if tokens.block_position is None:
       raise ValueError(
-        "Learned2D needs the places within blanks, decoder_block_positions: "
+        "Learned2D needs positions within blanks, decoder_block_positions: "
         "use a GLM objective"
       )
     width, dtype = x_BTD.shape[-1], x_BTD.dtype
@@ -329,14 +335,14 @@ class Learned2D(PositionEncoding):
 
 def _table(module, name, rows, width):
   init = nn.with_logical_partitioning(
-    nn.initializers.normal(module.stddev), ("length", "embed")
+    nn.initializers.normal(module.stddev), ("positions", "embed")
   )
   return module.param(name, init, (rows, width), jnp.float32)
 
 
-def _rows(table, places, dtype):
-  # Not table[...], which repeats the last row for places beyond it.
-  return jnp.take(table, places, 0).astype(dtype)
+def _rows(table, positions, dtype):
+  # Not table[...], which repeats the last row for positions beyond it.
+  return jnp.take(table, positions, 0).astype(dtype)
 
 
 def _check_length(module, tokens):

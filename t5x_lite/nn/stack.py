@@ -6,16 +6,24 @@ the same stack under another attention rule (nn/attention_rules.py).
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.nn import attention_rules, checks
-from t5x_lite.nn.attention import Attention, AttentionContext, KVCache
-from t5x_lite.nn.attention_rules import TokenInfo
+from t5x_lite.nn import checks, pooling
+from t5x_lite.nn.attention import Attention
+from t5x_lite.nn.attention_rules import AttentionRule, Full, TokenInfo
+from t5x_lite.nn.caches import (
+  LayerCache,
+  SharedKV,
+  StackCache,
+  empty_tokens,
+  write_tokens,
+)
+from t5x_lite.nn.contexts import LayerContext, attention_context
 from t5x_lite.nn.dropout import dropout
+from t5x_lite.nn.feedforward import FeedForward
 from t5x_lite.nn.positions import NoPosition, PositionEncoding
 
 REMAT_POLICIES = {
@@ -24,58 +32,11 @@ REMAT_POLICIES = {
   # Save what weight matmuls give, and compute the T x S arrays again.
   "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
 }
-
-
 PLACEMENTS = ("pre", "post", "sandwich")
 
 
-class LayerCache(NamedTuple):
-  """What a layer keeps between decoding steps; None what it has not."""
-
-  attention: KVCache | None
-  cross_attention: KVCache | None
-
-
-class StackCache(NamedTuple):
-  """What a stack keeps between decoding steps.
-
-  Attributes:
-    layers: one LayerCache per layer; under scan one per layer of the period,
-      stacked on a first axis.
-    tokens: [B, S], where each cached token stands; segment 0 is an empty slot.
-  """
-
-  layers: tuple[LayerCache, ...]
-  tokens: TokenInfo
-
-
-class SharedKV(NamedTuple):
-  """Keys and values that several layers read, and where their tokens stand."""
-
-  kv: KVCache
-  tokens: TokenInfo
-
-
-class LayerContext(NamedTuple):
-  """What the layers of a stack see beside x.
-
-  Attributes:
-    sight: of self-attention.
-    position: turns queries and keys.
-    source_BSD: encoder output, or None; see Stack.__call__.
-    cross_sight: of cross-attention, or None.
-    shared_kv: what self-attention reads instead of its own keys, or None.
-  """
-
-  sight: AttentionContext
-  position: PositionEncoding
-  source_BSD: jax.Array | None
-  cross_sight: AttentionContext | None
-  shared_kv: KVCache | None
-
-
 class Layer(nn.Module):
-  """Self-attention, cross-attention where there is a source, feed-forward.
+  """Runs self-attention, cross-attention to a source if any, feed-forward.
 
   A branch f is attention or feed-forward; a block adds them one after the other
   (serial), or attention and feed-forward of the same x at once (parallel: Wang
@@ -88,31 +49,40 @@ class Layer(nn.Module):
   Attributes:
     attention: self-attention.
     mlp: feed-forward.
-    norm: copied for each place that a norm stands.
+    norm: copied for each norm of the layer.
     cross_attention: attention to the source, or None.
-    parallel: whether attention and feed-forward stand side by side.
-    parallel_norms: of a parallel block: 1, both read the same (GPT-J, PaLM), or
-      2, each has its own (GPT-NeoX).
+    parallel: whether attention and feed-forward read the same x.
+    parallel_norms: norms of a parallel block: 1 (GPT-J, PaLM) or 2 (GPT-NeoX).
     norm_placement: "pre", "post" or "sandwich".
     residual_scale: a, DeepNorm's alpha (Wang et al. 2022, arXiv:2203.00555);
       only for "post".
-    rule: who sees whom in self-attention, or None: as the stack says.
+    rule: the attention rule of self-attention; None is the stack's.
+    position: rotates this layer's queries and keys and biases its logits, with
+      parameters of its own; None is the stack's, which alone can be added to
+      the embeddings. In a Period: some layers without positions (NoPE; Yang et
+      al. 2025, arXiv:2501.18795), two Rope.base (Gemma 3, arXiv:2503.19786).
     dropout_rate: share of each branch's output dropped in training.
   """
 
   attention: Attention
-  mlp: nn.Module
+  mlp: FeedForward
   norm: nn.Module
   cross_attention: Attention | None = None
   parallel: bool = False
   parallel_norms: int = 1
   norm_placement: str = "pre"
   residual_scale: float = 1.0
-  rule: attention_rules.AttentionRule | None = None
+  rule: AttentionRule | None = None
+  position: PositionEncoding | None = None
   dropout_rate: float = 0.0
 
   def __post_init__(self):
     checks.dropout_rate(self)
+    if self.position is not None and self.position.embeds:
+      raise ValueError(
+        f"Layer.position ({type(self.position).__name__}) is added to the "
+        "embeddings, before the first layer: set it as Stack.position"
+      )
     if self.norm_placement not in PLACEMENTS:
       raise ValueError(
         f"unknown Layer.norm_placement {self.norm_placement!r}: use one of "
@@ -129,7 +99,7 @@ class Layer(nn.Module):
       )
     if self.parallel_norms not in (1, 2):
       raise ValueError(f"parallel_norms ({self.parallel_norms}) must be 1 or 2")
-    if self.parallel and self.cross_attention is not None:
+    if self.parallel and self.cross_attention:
       raise ValueError(
         "parallel=True has no place for cross_attention: use parallel=False "
         "in the decoder of an encoder-decoder"
@@ -144,48 +114,58 @@ class Layer(nn.Module):
       self.cross_attention = self.attention.clone()
     super().__post_init__()
 
+  def check(self, rule: AttentionRule, position: PositionEncoding):
+    """Refuses a stack of this rule and position that the layer does not fit."""
+    position = self.position or position
+    position.check(self.attention.num_heads, self.attention.head_dim)
+    self.mlp.check(rule)
+
   @nn.compact
   def __call__(
     self,
     x_BTD: jax.Array,
     cache: LayerCache | None,
-    seen: LayerContext,
+    context: LayerContext,
     slot: jax.Array | None,
   ) -> tuple[jax.Array, LayerCache | None]:
     """Runs one block; see Stack.__call__."""
     caches = {}
+    position, attention = self.position or context.position, context.attention
+    if self.position is not None:
+      bias = position.bias(attention.query, attention.key)
+      attention = attention._replace(bias=bias)
 
     def attend(h_BTD):
-      source_BSD = h_BTD if seen.shared_kv is None else None
+      source_BSD = h_BTD if context.shared_kv is None else None
       h_BTD, caches["attention"] = self.attention(
-        h_BTD, source_BSD, seen.sight, position=seen.position,
-        cache=seen.shared_kv or (cache and cache.attention), slot=slot,
+        h_BTD, source_BSD, attention, position=position,
+        cache=context.shared_kv or (cache and cache.attention), slot=slot,
       )  # fmt: skip
       return h_BTD
 
     def attend_across(h_BTD):
       h_BTD, caches["cross_attention"] = self.cross_attention(
-        h_BTD, seen.source_BSD, seen.cross_sight, position=NoPosition(),
-        cache=cache and cache.cross_attention, slot=0,
+        h_BTD, context.source_BSD, context.cross_attention,
+        position=NoPosition(), cache=cache and cache.cross_attention, slot=0,
       )  # fmt: skip
       return h_BTD
 
     def feed_forward(h_BTD):
-      return self.mlp(h_BTD, seen.sight.query)
+      return self.mlp(h_BTD, attention.query)
 
     if self.parallel:
       x_BTD = self._side_by_side(x_BTD, attend, feed_forward)
     else:
       x_BTD = self._add("attention", x_BTD, attend)
-      # The stack of an encoder that shares its parameters sees no source.
-      if self.cross_attention is not None and seen.cross_sight is not None:
+      # The encoder of share_encoder runs the decoder's layers without a source.
+      if self.cross_attention and context.cross_attention:
         x_BTD = self._add("cross_attention", x_BTD, attend_across)
       x_BTD = self._add("mlp", x_BTD, feed_forward)
     x_BTD = nn.with_logical_constraint(x_BTD, ("batch", "length", "embed"))
     self.sow("probes", "output", x_BTD)
     if cache is None:
       return x_BTD, None
-    kept = caches["attention"] if seen.shared_kv is None else None
+    kept = caches["attention"] if context.shared_kv is None else None
     return x_BTD, LayerCache(kept, caches.get("cross_attention"))
 
   def _side_by_side(self, x_BTD, attend, feed_forward):
@@ -213,9 +193,9 @@ class Layer(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Period:
-  """Layers that a stack repeats in turn.
+  """Different layers that a stack repeats in turn.
 
-  Not a tuple, in which Linen would name the layers before the stack does.
+  Not a tuple: Linen would name the layers in it before the stack does.
   """
 
   layers: Sequence[Layer]
@@ -228,7 +208,7 @@ class Period:
 
 
 class _ScannedPeriod(nn.Module):
-  """Runs the layers of one period, which a scanned stack repeats."""
+  """Runs one period of a scanned stack."""
 
   period: Period
 
@@ -243,19 +223,19 @@ class _ScannedPeriod(nn.Module):
 
 
 class Stack(nn.Module):
-  """Repeats a layer, or a period of several, under one attention rule.
+  """Repeats a layer, or a period of several layers.
 
   Attributes:
     layer: copied `num_layers` times; or a Period of layers that differ: dense
       and banded attention (GPT-3), experts in every other layer (Switch).
     num_layers: L, a multiple of the period.
-    rule: who sees whom in self-attention, where a layer has no rule of its own.
-    position: position encoding, shared by all layers.
+    rule: the attention rule of layers that have none of their own.
+    position: added to the embeddings, or rotates and biases in layers that have
+      no position of their own, with parameters shared by those layers.
     input_norm: of the embeddings (BERT, BLOOM), or None.
     final_norm: after the last layer, or None.
-    pool: layers read the means of so many neighbours (Tay et al. 2021,
-      Charformer, arXiv:2106.12672, section 2.2); for encoders of rows that are
-      not packed.
+    pool: how many neighbouring tokens are averaged into one before the layers
+      (nn/pooling.py); for encoders of rows that are not packed.
     scan: one compiled period over stacked parameters [L / period, ...]:
       compiles in constant time and shards well, but runs slower on a CPU.
     remat: None, or a name in REMAT_POLICIES: what the backward recomputes.
@@ -265,7 +245,7 @@ class Stack(nn.Module):
 
   layer: Layer | Period
   num_layers: int
-  rule: attention_rules.AttentionRule
+  rule: AttentionRule
   position: PositionEncoding
   input_norm: nn.Module | None = None
   final_norm: nn.Module | None = None
@@ -284,17 +264,8 @@ class Stack(nn.Module):
         f"{len(self.period)} layers"
       )
     for layer in self.period:
-      attention = layer.attention
-      self.position.check(attention.num_heads, attention.head_dim)
-      routing = getattr(layer.mlp, "routing", "token_choice")
-      if routing == "expert_choice" and not isinstance(
-        self.rule, attention_rules.Full
-      ):
-        raise ValueError(
-          "MoE.routing='expert_choice' reads the whole row, so that a decoder "
-          "would see what it predicts: use routing='token_choice'"
-        )
-    if self.remat is not None and self.remat not in REMAT_POLICIES:
+      layer.check(self.rule, self.position)
+    if self.remat not in (None, *REMAT_POLICIES):
       raise ValueError(
         f"unknown remat policy {self.remat!r}: use None or one of "
         f"{', '.join(REMAT_POLICIES)}"
@@ -308,7 +279,7 @@ class Stack(nn.Module):
 
   @property
   def period(self) -> tuple[Layer, ...]:
-    """Returns the layers that are repeated, mostly one."""
+    """Returns the layers that are repeated, usually one."""
     if isinstance(self.layer, Period):
       return tuple(self.layer.layers)
     return (self.layer,)
@@ -329,20 +300,20 @@ class Stack(nn.Module):
     cache: StackCache | None = None,
     slot: jax.Array | None = None,
     shared_kv: SharedKV | None = None,
-    rule: attention_rules.AttentionRule | None = None,
+    rule: AttentionRule | None = None,
   ) -> tuple[jax.Array, StackCache | None]:
     """Runs the layers.
 
     Args:
       x_BTD: embeddings.
       tokens: where the T tokens stand.
-      source_BSD: encoder output for cross-attention; None where there is none
-        or where the cache already holds its keys and values.
+      source_BSD: encoder output for cross-attention; None without an encoder,
+        or once the cache holds its keys and values.
       source_tokens: where the source's tokens stand.
       cache: keys and values so far, or None to keep none.
       slot: the cache slot of the first of the T tokens.
       shared_kv: keys and values that all layers read instead of their own.
-      rule: instead of the stack's: an encoder that shares the parameters.
+      rule: replaces the stack's, where an encoder shares the parameters.
 
     Returns:
       [B, T, D], and the cache with the T tokens written, if there was one.
@@ -352,30 +323,26 @@ class Stack(nn.Module):
       x_BTD = self.input_norm(x_BTD)
     x_BTD = dropout(self, x_BTD, self.dropout_rate)
     if self.pool > 1:
-      x_BTD = _pool(x_BTD, tokens, self.pool)
+      x_BTD = pooling.pool(x_BTD, tokens, self.pool)
       tokens = self.pooled(tokens)
 
     cached_tokens = cache and write_tokens(cache.tokens, tokens, slot)
     keys = shared_kv.tokens if shared_kv else cached_tokens or tokens
     bias = self.position.bias(tokens, keys)
-    sights = {
-      r: AttentionContext(
-        tokens, keys, attention_rules.mask(r, tokens, keys), bias
-      )
+    contexts = {
+      r: attention_context(r, tokens, keys, bias)
       for r in {layer.rule or rule or self.rule for layer in self.period}
     }
-    cross_sight = None
+    cross_context = None
     if source_tokens is not None:
-      cross_mask = attention_rules.mask(
-        attention_rules.Full(), tokens, source_tokens
-      )
-      cross_sight = AttentionContext(tokens, source_tokens, cross_mask, None)
+      cross_context = attention_context(Full(), tokens, source_tokens)
 
     def run(layer, x_BTD, layer_cache):
-      sight = sights[layer.rule or rule or self.rule]
-      kv = shared_kv and shared_kv.kv
-      seen = LayerContext(sight, self.position, source_BSD, cross_sight, kv)
-      return layer(x_BTD, layer_cache, seen, slot)
+      context = LayerContext(
+        contexts[layer.rule or rule or self.rule], self.position, source_BSD,
+        cross_context, shared_kv and shared_kv.kv,
+      )  # fmt: skip
+      return layer(x_BTD, layer_cache, context, slot)
 
     if self.remat is not None:
       policy = REMAT_POLICIES[self.remat]
@@ -406,26 +373,19 @@ class Stack(nn.Module):
     return x_BTD, caches and tuple(written)
 
   def pooled(self, tokens: TokenInfo) -> TokenInfo:
-    """Returns where the tokens stand that come out of the stack."""
-    first = jax.tree.map(lambda x: x[:, :: self.pool], tokens)
-    return first._replace(
-      index=first.index // self.pool, position=first.position // self.pool
-    )
+    """Returns where the stack's output tokens stand."""
+    return pooling.pooled_tokens(tokens, self.pool)
 
   def empty_cache(
     self, batch: int, length: int, *, source_length: int = 0, dtype
   ) -> StackCache:
     """Returns a cache of `length` empty slots a row."""
 
-    def kv(attention, slots):
-      num_kv_heads = attention.num_kv_heads or attention.num_heads
-      shape = (batch, num_kv_heads, slots, attention.head_dim)
-      return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
-
     def layer_cache(layer):
       cross = layer.cross_attention
       return LayerCache(
-        kv(layer.attention, length), cross and kv(cross, source_length)
+        layer.attention.empty_cache(batch, length, dtype),
+        cross and cross.empty_cache(batch, source_length, dtype),
       )
 
     if self.scan:
@@ -437,36 +397,3 @@ class Stack(nn.Module):
     else:
       layers = tuple(layer_cache(layer) for layer in self.layers)
     return StackCache(layers, empty_tokens(batch, length))
-
-
-def empty_tokens(batch: int, length: int) -> TokenInfo:
-  """Returns tokens of so many empty slots."""
-  zeros = jnp.zeros((batch, length), jnp.int32)
-  return TokenInfo(zeros, zeros, zeros, zeros.astype(bool))
-
-
-def write_tokens(
-  cached: TokenInfo, new: TokenInfo, slot: jax.Array
-) -> TokenInfo:
-  """Returns the cached tokens with `new` written from `slot` on."""
-
-  def write(old_BS, new_BT):
-    new_BT = jnp.broadcast_to(new_BT, (old_BS.shape[0], new_BT.shape[1]))
-    return jax.lax.dynamic_update_slice_in_dim(old_BS, new_BT, slot, axis=1)
-
-  # No encoding reads a key's place in its blank.
-  return jax.tree.map(write, cached, new._replace(block_position=None))
-
-
-def _pool(x_BTD: jax.Array, tokens: TokenInfo, size: int) -> jax.Array:
-  """Averages every `size` neighbours, padding aside."""
-  batch, length, _ = x_BTD.shape
-  real_BT1 = (tokens.segment != 0)[..., None]
-  real_BT1 = jnp.broadcast_to(real_BT1, (batch, length, 1))
-  rest = ((0, 0), (0, -length % size), (0, 0))
-
-  def sums(y):
-    return jnp.pad(y, rest).reshape(batch, -1, size, y.shape[-1]).sum(axis=2)
-
-  real_BT1 = real_BT1.astype(x_BTD.dtype)
-  return sums(x_BTD * real_BT1) / jnp.maximum(sums(real_BT1), 1)

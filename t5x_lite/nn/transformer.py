@@ -1,4 +1,4 @@
-"""Transformer: embedding, encoder, decoder and what stands on top of them."""
+"""Transformer: embedding, encoder, decoder and heads."""
 
 import math
 
@@ -8,28 +8,29 @@ import jax.numpy as jnp
 
 from t5x_lite.nn import checks
 from t5x_lite.nn.attention_rules import Full, TokenInfo
+from t5x_lite.nn.caches import StackCache
 from t5x_lite.nn.heads import Classifier, Head, HeadTransform
 from t5x_lite.nn.linear import Dense, FanIn
-from t5x_lite.nn.stack import Stack, StackCache
+from t5x_lite.nn.stack import Stack
 from t5x_lite.nn.yoco import DecoderDecoder
 
 DTYPES = ("float32", "bfloat16", "float16")
 
 
 class Transformer(nn.Module):
-  """Holds an encoder, a decoder, or both, over one embedding.
+  """An encoder, a decoder, or both, over one embedding.
 
   Attributes:
     width: D.
     vocab_size: V; None until it is known from the tokenizer.
     encoder: or None: a decoder-only model.
     decoder: or None: an encoder-only model.
-    share_encoder: the encoder is the decoder without its cross-attention, seen
-      through Full, with the same parameters (Raffel et al. 2020,
+    share_encoder: whether the encoder is the decoder with the same parameters,
+      without cross-attention and under the rule Full (Raffel et al. 2020,
       arXiv:1910.10683, section 3.2.2); `encoder` is None then.
-    encoder_width: D of the encoder, where it is another than the decoder's.
-    embedding_width: of the embedding, where it is another than D: a projection
-      stands between (Lan et al. 2019, arXiv:1909.11942, section 3.1).
+    encoder_width: D of the encoder, if not the decoder's.
+    embedding_width: of the embedding, if not D: a projection follows it (Lan et
+      al. 2019, arXiv:1909.11942, section 3.1).
     scale_embeddings: whether embeddings are multiplied by sqrt(D) (Vaswani et
       al. 2017, section 3.4; Gemma).
     num_token_types: vectors added by the type of a token (BERT's sentence A or
@@ -38,7 +39,7 @@ class Transformer(nn.Module):
     embedding_stddev: of the embedding's initial values.
     scale_logits: whether logits are multiplied by 1/sqrt(D), which T5 1.0 and
       PaLM do because their head is the embedding.
-    head_transform: what hidden states pass before the head (BERT), or None.
+    head_transform: transforms hidden states before the head (BERT), or None.
     head_bias: whether the logits have a bias.
     normalize_head: whether each word's column of the head has norm 1 (Yang et
       al. 2023, Baichuan 2, arXiv:2309.10305, section 2.4).
@@ -86,7 +87,7 @@ class Transformer(nn.Module):
       raise ValueError("a Transformer needs an encoder, a decoder or both")
     if encoder and any(layer.cross_attention for layer in encoder.period):
       raise ValueError(
-        "the encoder has cross_attention but nothing to see by it: set it in "
+        "the encoder has cross_attention but nothing to attend to: set it in "
         "the decoder's scope alone"
       )
     if encoder and not decoder and encoder.pool > 1:
@@ -107,7 +108,7 @@ class Transformer(nn.Module):
     crosses = [layer.cross_attention is not None for layer in decoder.layers]
     if self.has_encoder and not all(crosses):
       raise ValueError(
-        "the decoder has no cross_attention to see the encoder by: set "
+        "the decoder has no cross_attention to the encoder: set "
         "Layer.cross_attention in the decoder's scope"
       )
     if not self.has_encoder and any(crosses):
@@ -118,7 +119,7 @@ class Transformer(nn.Module):
 
   @property
   def has_encoder(self) -> bool:
-    """Tells whether there is an encoder, of its own or shared."""
+    """Whether there is an encoder, of its own or shared."""
     return self.encoder is not None or self.share_encoder
 
   def setup(self):
@@ -189,7 +190,7 @@ class Transformer(nn.Module):
     tokens: TokenInfo,
     types_BS: jax.Array | None = None,
   ) -> tuple[jax.Array, TokenInfo]:
-    """Runs the encoder; returns [B, S, D], and where these states stand."""
+    """Runs the encoder; returns [B, S, D] and where these tokens stand."""
     if self.share_encoder:
       x_BSD = self.embed(ids_BS, types_BS, "decoder")
       return self.decoder(x_BSD, tokens, rule=Full())[0], tokens
@@ -204,7 +205,7 @@ class Transformer(nn.Module):
     return self.decoder(x_BTD, tokens, **source_and_cache)
 
   def before_head(self, hidden_BTD: jax.Array) -> jax.Array:
-    """Returns what the head reads of the stack's output."""
+    """Returns the head's input for the stack's output."""
     if self.head_transform is not None:
       hidden_BTD = self.head_transform(hidden_BTD)
     if self.tie_embeddings and self.top_width != self.token_embedding.shape[1]:
@@ -212,7 +213,7 @@ class Transformer(nn.Module):
     return hidden_BTD
 
   def head(self) -> Head:
-    """Returns what turns `before_head` states into logits."""
+    """Returns the head that turns `before_head` states into logits."""
     tied = self.tie_embeddings
     kernel_DV = self.token_embedding.T if tied else self.head_kernel
     if self.normalize_head:

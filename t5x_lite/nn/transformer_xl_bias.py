@@ -1,4 +1,4 @@
-"""Scores keys by how far off they are, with weights of each layer's own."""
+"""Transformer-XL's relative position bias, with weights of each layer."""
 
 import flax.linen as nn
 import jax
@@ -10,7 +10,7 @@ from t5x_lite.nn.positions import waves
 
 
 class TransformerXLBias(nn.Module):
-  """Adds to each product of query and key one of query and distance.
+  """Adds a product of query and relative distance to the attention logits.
 
     logit(t, s) = (q_t + u) k_s + (q_t + v) W r_(t - s)
 
@@ -20,7 +20,7 @@ class TransformerXLBias(nn.Module):
 
   Attributes:
     base: of the geometric sequence of wavelengths.
-    kernel_init: how W starts; u and v start at zero.
+    kernel_init: initialises W; u and v start at zero.
   """
 
   base: float = 10_000.0
@@ -30,7 +30,7 @@ class TransformerXLBias(nn.Module):
   def __call__(
     self, q_BNTH: jax.Array, query: TokenInfo, key: TokenInfo, width: int
   ) -> tuple[jax.Array, jax.Array]:
-    """Returns what the keys are multiplied by, and what is added [B, N, T, S].
+    """Returns queries with u added, and the bias on the logits [B, N, T, S].
 
     Args:
       q_BNTH: queries.
@@ -40,11 +40,11 @@ class TransformerXLBias(nn.Module):
     _, heads, _, head_dim = q_BNTH.shape
     # All distances there can be: -(S - 1) to S - 1.
     last = key.index.shape[1] - 1
-    far_Z = jnp.arange(-last, last + 1)
+    distance_Z = jnp.arange(-last, last + 1)
     r_ZNH = Dense(
       (width,), (heads, head_dim), ("embed", "heads", "head_dim"),
       kernel_init=self.kernel_init, name="distance",
-    )(waves(far_Z, width, self.base).astype(q_BNTH.dtype))  # fmt: skip
+    )(waves(distance_Z, width, self.base).astype(q_BNTH.dtype))  # fmt: skip
     u_N1H, v_N1H = (
       self._vector(name, heads, head_dim).astype(q_BNTH.dtype)
       for name in ("key_bias", "distance_bias")
@@ -53,9 +53,9 @@ class TransformerXLBias(nn.Module):
       "BNTH,ZNH->BNTZ", q_BNTH + v_N1H, r_ZNH,
       preferred_element_type=jnp.float32,
     )  # fmt: skip
-    far_BTS = query.index[:, :, None] - key.index[:, None, :]
+    distance_BTS = query.index[:, :, None] - key.index[:, None, :]
     logits_BNTS = jnp.take_along_axis(
-      logits_BNTZ, (far_BTS + last)[:, None], axis=-1
+      logits_BNTZ, (distance_BTS + last)[:, None], axis=-1
     )
     return q_BNTH + u_N1H, logits_BNTS
 

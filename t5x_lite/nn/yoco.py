@@ -7,41 +7,41 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from t5x_lite.nn import attention_rules
-from t5x_lite.nn.attention import KVCache
 from t5x_lite.nn.attention_rules import TokenInfo
-from t5x_lite.nn.linear import Dense
-from t5x_lite.nn.stack import (
+from t5x_lite.nn.caches import (
+  KVCache,
   SharedKV,
-  Stack,
   StackCache,
   empty_tokens,
   write_tokens,
 )
+from t5x_lite.nn.linear import Dense
+from t5x_lite.nn.positions import PositionEncoding
+from t5x_lite.nn.stack import Stack
 
 
 class DecoderDecoderCache(NamedTuple):
-  """What both halves keep between decoding steps."""
+  """The caches of both halves."""
 
   self_decoder: StackCache
   shared: SharedKV
 
 
 class DecoderDecoder(nn.Module):
-  """Reads the text by a self-decoder, and its output by a cross-decoder.
+  """Runs a self-decoder, and over its output a cross-decoder.
 
     h = self_decoder(x)             windowed attention: a cache of constant size
     k, v = norm(h) K, norm(h) V     once, for all layers above
     y = cross_decoder(h; k, v)      global attention, no cache of its own
 
-  Stands where a Stack does, as Transformer.decoder.
+  Takes the place of a Stack as Transformer.decoder.
 
   Attributes:
     self_decoder: the lower half; its rule is usually a Window.
     cross_decoder: the upper half; its attention has queries alone.
-    norm: of what becomes keys and values.
+    norm: of the self-decoder's output, before keys and values.
   """
 
   self_decoder: Stack
@@ -59,6 +59,11 @@ class DecoderDecoder(nn.Module):
         "the cross_decoder's layers must have one num_kv_heads and head_dim, "
         f"to read one cache, not {sorted(shapes)}"
       )
+    if any(layer.position for layer in self.cross_decoder.period):
+      raise ValueError(
+        "the cross_decoder's layers read one cache of keys, rotated once: set "
+        "Stack.position, not Layer.position"
+      )
     for stack in (self.self_decoder, self.cross_decoder):
       if any(layer.cross_attention for layer in stack.period):
         raise ValueError("a DecoderDecoder has no encoder: no cross_attention")
@@ -66,12 +71,12 @@ class DecoderDecoder(nn.Module):
 
   @property
   def rule(self) -> attention_rules.AttentionRule:
-    """Returns who sees whom in the end."""
+    """Returns the cross-decoder's attention rule."""
     return self.cross_decoder.rule
 
   @property
-  def position(self):
-    """Returns the encoding that sees the embeddings."""
+  def position(self) -> PositionEncoding:
+    """Returns the encoding that is added to the embeddings."""
     return self.self_decoder.position
 
   @property
@@ -115,7 +120,8 @@ class DecoderDecoder(nn.Module):
         kernel_init=attention.kernel_init,
         name=f"shared_{name}",
       )(x_BTD)
-      return x_BSKH.swapaxes(1, 2)
+      axes = ("batch", "kv_length", "kv_heads", "head_dim")
+      return nn.with_logical_constraint(x_BSKH, axes).swapaxes(1, 2)
 
     keys = self.cross_decoder.position.rotate(heads("key"), tokens)
     kv = KVCache(keys, heads("value"))
@@ -130,9 +136,7 @@ class DecoderDecoder(nn.Module):
     """Returns a cache of `length` empty slots a row."""
     del source_length
     attention = self.cross_decoder.period[0].attention
-    num_kv_heads = attention.num_kv_heads or attention.num_heads
-    shape = (batch, num_kv_heads, length, attention.head_dim)
-    kv = KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+    kv = attention.empty_cache(batch, length, dtype)
     return DecoderDecoderCache(
       self.self_decoder.empty_cache(batch, length, dtype=dtype),
       SharedKV(kv, empty_tokens(batch, length)),

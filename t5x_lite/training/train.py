@@ -238,7 +238,8 @@ def _first_state(run, draw) -> TrainState:
 
 def _describe(run, layout, description, model, first_step) -> str:
   """Returns the summary that is logged at the start."""
-  mesh = layout.mesh().shape
+  shape = layout.device_mesh().shape.items()
+  mesh = " x ".join(f"{axis} {size}" for axis, size in shape)
   stack = model.transformer.decoder or model.transformer.encoder
   start = f"resuming after step {first_step}" if first_step else "from step 0"
   sizes = [f"{description['parameters']['total']:,} parameters"]
@@ -249,8 +250,8 @@ def _describe(run, layout, description, model, first_step) -> str:
   return (
     f"{model.row_format.name} on {run.train.task}, {start} of "
     f"{run.total_steps}: {', '.join(sizes)}, "
-    f"attention kernel {stack.layers[0].attention.kernel}, mesh data "
-    f"{mesh['data']} x tensor {mesh['tensor']}, {jax.default_backend()}"
+    f"attention kernel {stack.layers[0].attention.kernel}, mesh {mesh}, "
+    f"{jax.default_backend()}"
   )
 
 

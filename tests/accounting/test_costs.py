@@ -410,11 +410,11 @@ def test_what_cannot_be_read_off_a_program_is_not_known_and_all_else_is(
 def test_a_device_holds_its_share():
   account = describe(tiny.llama(), 8, optimizer=ADAMW, microbatches=2)
   whole = account["bytes"]
-  share = memory.device_bytes(account, Layout(data=4, tensor=2))
+  share = memory.device_bytes(account, Layout(mesh={"data": 4, "tensor": 2}))
   assert share["parameters"] == whole["parameters"] // 2
   assert share["optimizer"] == whole["optimizer"] // 2
   assert share["activations"] == whole["activations"] // 4
-  spread = Layout(data=4, tensor=2, rules=(("embed", "data"),))
+  spread = Layout(mesh={"data": 4, "tensor": 2}, rules=(("embed", "data"),))
   share = memory.device_bytes(account, spread)
   assert share["parameters"] == whole["parameters"] // 8
   assert share["total"] < whole["total"] / 3

@@ -105,7 +105,8 @@ def test_scanned_layers_generate_the_same():
 
 
 @pytest.mark.parametrize(
-  "name, layout", [("t5", Layout(data=2, tensor=4)), ("palm", Layout())]
+  "name, layout",
+  [("t5", Layout(mesh={"data": 2, "tensor": 4})), ("palm", Layout())],
 )
 def test_draws_are_the_same_on_one_device_and_on_eight(name, layout):
   model = MODELS[name]()

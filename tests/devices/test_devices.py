@@ -68,11 +68,25 @@ def alone(name):
 @pytest.mark.parametrize(
   "name, layout, microbatches, shard",
   [
-    ("t5", Layout(data=8), 1, (20, 28)),
-    ("t5", Layout(data=2, tensor=4, rules=(("embed", "data"),)), 2, (10, 7)),
-    ("palm_scan", Layout(data=4, tensor=2), 1, (2, 20, 14)),
+    ("t5", Layout(mesh={"data": 8}), 1, (20, 28)),
+    (
+      "t5",
+      Layout(mesh={"data": 2, "tensor": 4}, rules=(("embed", "data"),)),
+      2,
+      (10, 7),
+    ),
+    ("palm_scan", Layout(mesh={"data": 4, "tensor": 2}), 1, (2, 20, 14)),
+    # Hybrid FSDP: rows over two mesh axes, parameters over two others.
+    ("t5", Layout(mesh={"data": 2, "fsdp": 2, "tensor": 2}), 2, (10, 14)),
+    # Tokens of activations over a mesh axis that no default rule knows.
+    (
+      "t5",
+      Layout(mesh={"data": 2, "sequence": 4}, rules=(("length", "sequence"),)),
+      1,
+      (20, 28),
+    ),
     # One key head, 4 query heads, 37 ids: what 8 does not divide is whole.
-    ("palm_scan", Layout(data=1, tensor=8), 1, (2, 20, 28)),
+    ("palm_scan", Layout(mesh={"data": 1, "tensor": 8}), 1, (2, 20, 28)),
   ],
 )
 def test_eight_devices_train_as_one_does(name, layout, microbatches, shard):
@@ -95,7 +109,7 @@ def test_scores_and_generation_do_not_depend_on_the_mesh():
     return tokens, tiny.jit(model.score)(params, batch)
 
   expected_tokens, expected_scores = compute(batch)
-  layout = Layout(data=4, tensor=2)
+  layout = Layout(mesh={"data": 4, "tensor": 2})
   layout = layout.fit(model.logical_axes(), model.abstract())
   with layout.activate():
     tokens, scores = compute(layout.shard_batch(batch))

@@ -12,56 +12,85 @@ from flax import linen
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from t5x_lite.devices import layout as layout_lib
+from t5x_lite.devices import meshes
 from t5x_lite.devices.layout import Layout
 
 GIN_FILES = pathlib.Path(__file__).parents[2] / "gin"
 FSDP = (("embed", "data"),)
+HSDP = {"data": 2, "fsdp": 2, "tensor": 2}
+BOTH = ("data", "fsdp")
 
 
 @pytest.mark.parametrize(
-  "sizes, shape",
+  "mesh, shape",
   [
-    ({}, (8, 1)),
-    ({"tensor": 4}, (2, 4)),
-    ({"tensor": 8}, (1, 8)),
+    ({"data": -1}, (8,)),
+    ({"data": -1, "tensor": 4}, (2, 4)),
     ({"data": 2, "tensor": -1}, (2, 4)),
     ({"data": 4, "tensor": 2}, (4, 2)),
+    ({"tensor": 4, "data": 2}, (4, 2)),
+    ({"data": -1, "fsdp": 2, "tensor": 2}, (2, 2, 2)),
+    ({"data": -1, "tensor": 8, "pipeline": 1}, (1, 8, 1)),
   ],
 )
-def test_mesh_takes_all_devices(sizes, shape):
-  mesh = Layout(**sizes).mesh()
-  assert mesh.devices.shape == shape
-  assert mesh.axis_names == ("data", "tensor")
-  assert mesh.axis_types == (AxisType.Auto, AxisType.Auto)
-  assert len(set(mesh.devices.flat)) == 8
+def test_mesh_takes_all_devices_in_the_order_of_its_axes(mesh, shape):
+  device_mesh = Layout(mesh=mesh).device_mesh()
+  assert device_mesh.devices.shape == shape
+  assert device_mesh.axis_names == tuple(mesh)
+  assert set(device_mesh.axis_types) == {AxisType.Auto}
+  assert len(set(device_mesh.devices.flat)) == 8
   # The same object again, so that compiled functions are found again.
-  assert Layout(**sizes).mesh() is mesh
+  assert Layout(mesh=dict(mesh)).device_mesh() is device_mesh
 
 
 @pytest.mark.parametrize(
-  "sizes, message",
+  "mesh, message",
   [
     (
       {"data": 3, "tensor": 2},
       r"data \(3\) x tensor \(2\) = 6 does not match 8 devices",
     ),
-    ({"data": 1, "tensor": 1}, r"= 1 does not match 8 devices"),
-    ({"tensor": 3}, r"tensor \(3\) does not divide 8 devices"),
-    ({"tensor": 16}, r"tensor \(16\) does not divide 8 devices"),
-    ({"data": 5, "tensor": -1}, r"data \(5\) does not divide 8 devices"),
-    ({"data": -1, "tensor": -1}, r"only one of data \(-1\) and tensor \(-1\)"),
-    ({"data": 0}, r"Layout\.data \(0\) must be 1 or more, or -1"),
-    ({"tensor": 2.0}, r"Layout\.tensor \(2\.0\)"),
+    ({"data": 1}, r"data \(1\) = 1 does not match 8 devices"),
+    ({"data": -1, "tensor": 3}, r"tensor \(3\) does not divide 8 devices"),
+    ({"data": -1, "tensor": 16}, r"tensor \(16\) does not divide 8 devices"),
+    (
+      {"data": 3, "fsdp": -1, "tensor": 2},
+      r"data \(3\) x tensor \(2\) does not divide 8 devices",
+    ),
+    (
+      {"data": -1, "tensor": -1},
+      r"only one axis of data \(-1\) x tensor \(-1\) can be -1",
+    ),
+    ({"data": 0}, r"Layout\.mesh: data \(0\) must be 1 or more, or -1"),
+    ({"tensor": 2.0}, r"Layout\.mesh: tensor \(2\.0\)"),
+    ({"tenosr": 4}, r"Layout\.mesh: no rule uses tenosr \(4\)"),
+    ({}, r"Layout\.mesh \({}\) must map mesh axes to numbers of devices"),
+    (8, r"Layout\.mesh \(8\) must map mesh axes"),
+  ],
+)
+def test_mesh_that_does_not_fit_is_refused(mesh, message):
+  with pytest.raises(ValueError, match=message) as error:
+    Layout(mesh=mesh).device_mesh()
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  "settings, message",
+  [
     ({"num_slices": 0}, r"num_slices \(0\)"),
     ({"num_slices": 3}, r"num_slices \(3\) is neither .* \(1\) .* \(1\)"),
-    ({"rules": (("mlp", "model"),)}, r"\('mlp', 'model'\).*data, tensor, None"),
+    (
+      {"rules": (("mlp", "model"),)},
+      r"\('mlp', 'model'\) must name axes of Layout.mesh, .* \(data, tensor\)",
+    ),
+    ({"rules": (("mlp", ("data", "model")),)}, r"\(data, tensor\), or None"),
+    ({"rules": (("mlp", ("data", "data")),)}, "each once"),
     ({"rules": (("mlp",),)}, r"\('mlp',\) must be a pair"),
   ],
 )
-def test_mesh_that_does_not_fit_is_refused(sizes, message):
+def test_settings_that_do_not_fit_are_refused(settings, message):
   with pytest.raises(ValueError, match=message) as error:
-    Layout(**sizes).mesh()
+    Layout(mesh={"data": -1, "tensor": 1}, **settings).device_mesh()
   assert "\n" not in str(error.value)
 
 
@@ -95,10 +124,55 @@ def test_mesh_that_does_not_fit_is_refused(sizes, message):
   ],
 )
 def test_axes_follow_the_rules(rules, axes, shape, spec):
-  layout = Layout(data=2, tensor=4, rules=rules)
+  layout = Layout(mesh={"data": 2, "tensor": 4}, rules=rules)
   sharding = layout.sharding(axes, shape)
   assert sharding.spec == P(*spec)
   jax.device_put(np.zeros(shape), sharding)  # And JAX accepts it.
+
+
+@pytest.mark.parametrize(
+  "mesh, rules, axes, shape, spec",
+  [
+    # Hybrid FSDP: rows over both axes, the width of parameters over one.
+    (HSDP, (), ("batch", "length", "embed"), (8, 9, 16), (BOTH, None, None)),
+    (HSDP, (), ("embed", "mlp"), (16, 24), ("fsdp", "tensor")),
+    (HSDP, (), ("embed",), (15,), (None,)),
+    # A tuple of axes is taken as a whole or not at all.
+    (HSDP, (("mlp", BOTH),), ("embed", "mlp"), (16, 24), (None, BOTH)),
+    (HSDP, (("mlp", BOTH),), ("mlp",), (24,), (BOTH,)),
+    (HSDP, (("mlp", BOTH),), ("mlp",), (6,), ("tensor",)),
+    (HSDP, (("embed", BOTH),), ("batch", "embed"), (8, 16), (BOTH, None)),
+    # Default rules leave out what the mesh has not.
+    ({"fsdp": 8}, (), ("batch", "embed"), (8, 16), ("fsdp", None)),
+    ({"fsdp": 8}, (), ("embed", "mlp"), (16, 24), ("fsdp", None)),
+    ({"data": 8}, (), ("embed", "mlp"), (16, 24), (None, None)),
+    ({"tensor": 8}, (), ("batch", "mlp"), (8, 24), (None, "tensor")),
+  ],
+)
+def test_default_rules_follow_the_axes_of_the_mesh(
+  mesh, rules, axes, shape, spec
+):
+  sharding = Layout(mesh=mesh, rules=rules).sharding(axes, shape)
+  assert sharding.spec == P(*spec)
+  jax.device_put(np.zeros(shape), sharding)  # And JAX accepts it.
+
+
+def test_tokens_of_activations_keys_and_tables_are_sharded_apart():
+  layout = Layout(
+    mesh={"data": 2, "sequence": 4}, rules=(("length", "sequence"),)
+  )
+  specs = [
+    layout.sharding(axes).spec
+    for axes in (
+      ("batch", "length", "heads", "head_dim"),
+      ("batch", "kv_length", "kv_heads", "head_dim"),
+      ("positions", "embed"),
+    )
+  ]
+  assert specs == [
+    P("data", "sequence", None, None), P("data", None, None, None),
+    P(None, None),
+  ]  # fmt: skip
 
 
 def test_axis_without_a_rule_is_refused():
@@ -107,7 +181,7 @@ def test_axis_without_a_rule_is_refused():
 
 
 def test_replicated_axis_is_said_once(caplog):
-  layout = Layout(data=2, tensor=4)
+  layout = Layout(mesh={"data": 2, "tensor": 4})
   with caplog.at_level(logging.INFO, logger="absl"):
     for _ in range(3):
       layout.sharding(("kv_heads",), (3,))
@@ -136,7 +210,7 @@ PARAMS = {
 
 
 def test_each_device_holds_its_part_of_the_parameters():
-  layout = Layout(data=2, tensor=4, rules=FSDP)
+  layout = Layout(mesh={"data": 2, "tensor": 4}, rules=FSDP)
   shardings = layout.tree_shardings(AXES, jax.eval_shape(lambda: PARAMS))
   parts = jax.tree.map(
     lambda x: x.addressable_shards[0].data.shape,
@@ -149,22 +223,24 @@ def test_each_device_holds_its_part_of_the_parameters():
 
 
 def test_fit_replicates_what_does_not_divide_somewhere():
-  layout = Layout(data=2, tensor=4).fit(AXES, PARAMS)
+  layout = Layout(mesh={"data": 2, "tensor": 4}).fit(AXES, PARAMS)
   assert layout.rules == (("kv_heads", None),)
-  assert Layout(data=2, tensor=4).fit({"a": ("mlp",)}, {"a": jnp.ones(8)}) == (
-    Layout(data=2, tensor=4)
-  )
+  assert Layout(mesh={"data": 2, "tensor": 4}).fit(
+    {"a": ("mlp",)}, {"a": jnp.ones(8)}
+  ) == (Layout(mesh={"data": 2, "tensor": 4}))
 
 
 def test_constraints_hold_inside_an_activated_layout():
-  layout = Layout(data=2, tensor=4).fit(AXES, PARAMS)
+  layout = Layout(mesh={"data": 2, "tensor": 4}).fit(AXES, PARAMS)
 
   @jax.jit
   def project(x_BTD, layer):
     q = jnp.einsum("BTD,DNH->BTNH", x_BTD, layer["query"])
     k = jnp.einsum("BTD,DKH->BTKH", x_BTD, layer["key"])
     q = linen.with_logical_constraint(q, ("batch", "length", "heads", None))
-    k = linen.with_logical_constraint(k, ("batch", "length", "kv_heads", None))
+    k = linen.with_logical_constraint(
+      k, ("batch", "kv_length", "kv_heads", None)
+    )
     return q, k
 
   with layout.activate() as mesh:
@@ -180,7 +256,7 @@ def test_constraints_hold_inside_an_activated_layout():
 
 
 def test_batch_rows_are_spread_over_data():
-  layout = Layout(data=4, tensor=2)
+  layout = Layout(mesh={"data": 4, "tensor": 2})
   rows = np.arange(24, dtype=np.int32).reshape(8, 3)
   batch = layout.shard_batch({"tokens": rows, "weights": rows[:, 0]})
   np.testing.assert_array_equal(batch["tokens"], rows)
@@ -201,39 +277,59 @@ class FakeDevice:
   device_kind: str = "cpu"
 
 
+def fake_processes(monkeypatch, mesh, process_index, devices_each=2):
+  """Lets eight devices be those of several processes."""
+  processes = [FakeDevice(i, i // devices_each) for i in range(8)]
+
+  class FakeMesh:
+    devices = np.array(processes).reshape(tuple(mesh.values()))
+    axis_names = tuple(mesh)
+    shape = mesh
+
+  monkeypatch.setattr(Layout, "device_mesh", lambda self: FakeMesh)
+  monkeypatch.setattr(jax, "process_index", lambda: process_index)
+
+
 @pytest.mark.parametrize(
-  "shape, process_index, shard",
+  "mesh, process_index, shard",
   [
     # Four processes of two devices each.
-    ((8, 1), 0, (0, 4)),
-    ((8, 1), 3, (3, 4)),
-    ((4, 2), 1, (1, 4)),
+    ({"data": 8}, 0, (0, 4)),
+    ({"data": 8, "tensor": 1}, 3, (3, 4)),
+    ({"data": 4, "tensor": 2}, 1, (1, 4)),
     # "tensor" goes across two processes: both read the same rows.
-    ((2, 4), 0, (0, 2)),
-    ((2, 4), 1, (0, 2)),
-    ((2, 4), 2, (1, 2)),
-    ((1, 8), 3, (0, 1)),
+    ({"data": 2, "tensor": 4}, 0, (0, 2)),
+    ({"data": 2, "tensor": 4}, 1, (0, 2)),
+    ({"data": 2, "tensor": 4}, 2, (1, 2)),
+    ({"data": 1, "tensor": 8}, 3, (0, 1)),
+    ({"tensor": 4, "data": 2}, 3, (0, 1)),
+    ({"tensor": 8}, 3, (0, 1)),
+    # Rows are shared over "data" and "fsdp" alike.
+    (HSDP, 0, (0, 4)),
+    (HSDP, 3, (3, 4)),
+    ({"data": 4, "fsdp": 2}, 2, (2, 4)),
+    ({"data": 2, "tensor": 2, "fsdp": 2}, 1, (0, 2)),
   ],
 )
 def test_processes_that_share_rows_read_the_same(
-  monkeypatch, shape, process_index, shard
+  monkeypatch, mesh, process_index, shard
 ):
-  devices = np.array([FakeDevice(i, i // 2) for i in range(8)]).reshape(shape)
+  fake_processes(monkeypatch, mesh, process_index)
+  assert Layout(mesh=mesh).data_shard() == shard
 
-  class FakeMesh:
-    pass
 
-  FakeMesh.devices = devices
-  FakeMesh.shape = {"data": shape[0], "tensor": shape[1]}
-  monkeypatch.setattr(Layout, "mesh", lambda self: FakeMesh)
-  monkeypatch.setattr(jax, "process_index", lambda: process_index)
-  assert Layout().data_shard() == shard
+def test_rows_of_a_process_in_several_pieces_are_refused(monkeypatch):
+  mesh = {"fsdp": 4, "data": 2}
+  fake_processes(monkeypatch, mesh, 1)
+  message = r"process 1 holds parts \[1, 5\] of 8 .* data and fsdp come first"
+  with pytest.raises(ValueError, match=message):
+    Layout(mesh=mesh).data_shard()
 
 
 def test_tensor_axis_stays_within_a_slice():
   # Listed in turns: slice 0, 1, 0, 1...
   devices = [FakeDevice(i, i % 2, slice_index=i % 2) for i in range(8)]
-  mesh = layout_lib.arrange_slices(devices, (4, 2), None)
+  mesh = meshes.arrange_slices(devices, {"data": 4, "tensor": 2}, None)
   assert mesh.shape == (4, 2)
   slices = [[d.slice_index for d in row] for row in mesh]
   assert slices == [[0, 0], [0, 0], [1, 1], [1, 1]]
@@ -241,21 +337,21 @@ def test_tensor_axis_stays_within_a_slice():
 
 def test_processes_may_stand_for_slices():
   devices = [FakeDevice(i, i % 4) for i in range(8)]
-  mesh = layout_lib.arrange_slices(devices, (4, 2), 4)
+  mesh = meshes.arrange_slices(devices, {"data": 4, "tensor": 2}, 4)
   rows = [[d.process_index for d in row] for row in mesh]
   assert rows == [[0, 0], [1, 1], [2, 2], [3, 3]]
-  assert layout_lib.arrange_slices(devices, (4, 2), None) is None
+  assert meshes.arrange_slices(devices, {"data": 4, "tensor": 2}, None) is None
 
 
 def test_slices_that_do_not_fit_are_refused_only_when_asked_for():
   devices = [FakeDevice(i, i % 2, slice_index=i % 2) for i in range(8)]
   with pytest.raises(ValueError, match=r"data \(1\) must be .* \(2\)"):
-    layout_lib.arrange_slices(devices, (1, 8), 2)
-  assert layout_lib.arrange_slices(devices, (1, 8), None) is None
+    meshes.arrange_slices(devices, {"data": 1, "tensor": 8}, 2)
+  assert meshes.arrange_slices(devices, {"data": 1, "tensor": 8}, None) is None
 
 
 def test_batch_that_does_not_divide_is_refused():
-  layout = Layout(data=4, tensor=2)
+  layout = Layout(mesh={"data": 4, "tensor": 2})
   layout.check_batch(24, microbatches=3)
   message = (
     r"batch_size \(20\) must be divisible by microbatches \(3\) x data \(4\)"
@@ -263,26 +359,69 @@ def test_batch_that_does_not_divide_is_refused():
   )
   with pytest.raises(ValueError, match=message):
     layout.check_batch(20, microbatches=3)
+  hybrid = Layout(mesh=HSDP)
+  with pytest.raises(ValueError, match=r"x data \(2\) x fsdp \(2\) = 4"):
+    hybrid.check_batch(6)
   with pytest.raises(ValueError, match=r"batch_size \(6\).* = 4"):
     layout.shard_batch({"tokens": np.zeros((6, 2), np.int32)})
 
 
 def test_rules_from_gin_may_be_lists():
-  assert Layout(rules=[["embed", "data"]]) == Layout(rules=FSDP)
-  hash(Layout(rules=[["embed", "data"]]))
+  mesh = {"data": 4, "fsdp": 2}
+  layout = Layout(mesh=mesh, rules=[["embed", ["data"]], ["mlp", [*BOTH]]])
+  same = Layout(mesh=mesh, rules=(("embed", "data"), ("mlp", BOTH)))
+  assert layout == same
+  assert hash(layout) == hash(same)
 
 
 @pytest.mark.parametrize(
-  "name, shape", [("data", (8, 1)), ("fsdp", (8, 1)), ("tensor", (4, 2))]
+  "mesh, other",
+  [
+    ({"data": 3, "tensor": 5}, {"data": 8, "tensor": 1}),
+    ({"data": 2, "fsdp": 16}, {"data": 1, "fsdp": 8}),
+    ({"tensor": 16}, {"tensor": 1, "data": 8}),
+  ],
 )
-def test_gin_file_builds_a_layout(name, shape):
+def test_mesh_of_other_devices_keeps_its_axes(mesh, other):
+  layout = Layout(mesh=mesh, rules=(("mlp", tuple(mesh)),))
+  assert layout.for_any_devices().mesh_sizes(8) == other
+
+
+def built(text):
+  """Returns the layout of a gin file."""
   import gin
 
   gin.clear_config()
-  gin.parse_config_file(str(GIN_FILES / "mesh" / f"{name}.gin"))
   try:
-    layout = gin.get_configurable(Layout)()
+    gin.parse_config(text)
+    return gin.get_configurable(Layout)()
   finally:
     gin.clear_config()
-  assert layout.mesh().devices.shape == shape
-  assert layout.rules == (FSDP if name == "fsdp" else ())
+
+
+@pytest.mark.parametrize(
+  "name, shape, rows, kernel",
+  [
+    ("data", {"data": 8}, "data", P(None, None)),
+    ("fsdp", {"fsdp": 8}, "fsdp", P("fsdp", None)),
+    ("hsdp", {"data": 4, "fsdp": 2}, BOTH, P("fsdp", None)),
+    ("tensor", {"data": 4, "tensor": 2}, "data", P(None, "tensor")),
+  ],
+)
+def test_gin_file_builds_a_layout(name, shape, rows, kernel):
+  layout = built((GIN_FILES / "mesh" / f"{name}.gin").read_text())
+  assert layout.mesh_sizes(8) == shape
+  assert layout.batch_sharding().spec == P(rows)
+  assert layout.sharding(("embed", "mlp")).spec == kernel
+
+
+def test_a_new_mesh_axis_is_a_line_in_a_gin_file():
+  layout = built(
+    "from __gin__ import dynamic_registration\n"
+    "from t5x_lite.devices import layout\n"
+    'layout.Layout.mesh = {"data": -1, "expert": 4}\n'
+    'layout.Layout.rules = (("experts", "expert"),)\n'
+  )
+  assert layout.mesh_sizes(8) == {"data": 2, "expert": 4}
+  spec = layout.sharding(("experts", "embed", "mlp"), (8, 16, 24)).spec
+  assert spec == P("expert", None, None)

@@ -150,7 +150,7 @@ def test_draws_do_not_depend_on_batches():
 def test_eight_devices_give_what_one_gives():
   texts = [{"text": t} for t in "abcdefghijk"]
   job = generation(sampler=Sample(), max_new_tokens=6)
-  layout = Layout(data=-1, tensor=2)
+  layout = Layout(mesh={"data": -1, "tensor": 2})
   spread = jax.device_put(noise(), layout.replicated())
   assert infer.run(
     job, spread, texts, batch_size=3, layout=layout

@@ -41,7 +41,7 @@ def refused(directory, *words):
 
 @pytest.mark.parametrize("scan", [False, True])
 def test_each_device_gets_its_part(saved, model, scan):
-  layout = Layout(data=2, tensor=4, rules=(("embed", "data"),))
+  layout = Layout(mesh={"data": 2, "tensor": 4}, rules=(("embed", "data"),))
   loaded = load_hf(saved, layout=layout, scan=scan)
   expected = tiny.random_params(model)
   expected = tiny.stacked(expected) if scan else expected

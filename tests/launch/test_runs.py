@@ -217,10 +217,13 @@ def test_a_longer_run_goes_on_and_says_so(folder, trained, capsys):
 
 
 def test_parameters_of_many_devices_are_read_on_others(capsys):
-  layout = Layout(data=3, tensor=5)
-  assert session._on_these_devices(layout).mesh_shape(8) == (8, 1)
+  layout = Layout(mesh={"data": 3, "tensor": 5})
+  assert session._on_these_devices(layout).mesh_sizes(8) == {
+    "data": 8,
+    "tensor": 1,
+  }
   assert "data (3) x tensor (5) = 15" in capsys.readouterr().err
-  same = Layout(data=4, tensor=2)
+  same = Layout(mesh={"data": 4, "tensor": 2})
   assert session._on_these_devices(same) == same
 
 

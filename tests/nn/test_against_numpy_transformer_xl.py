@@ -9,8 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_lite.nn.attention import Attention, AttentionContext
-from t5x_lite.nn.attention_rules import Causal, TokenInfo, mask
+from t5x_lite.nn.attention import Attention
+from t5x_lite.nn.attention_rules import Causal, TokenInfo
+from t5x_lite.nn.contexts import attention_context
 from t5x_lite.nn.positions import NoPosition
 from t5x_lite.nn.stack import Layer
 from t5x_lite.nn.transformer_xl_bias import TransformerXLBias
@@ -52,17 +53,17 @@ def test_attention_is_the_papers():
   x = rng.normal(size=(1, LENGTH, tiny.WIDTH)).astype(np.float32)
   index = np.arange(LENGTH)[None]
   tokens = TokenInfo(index, index, np.ones_like(index), index < 0)
-  sight = AttentionContext(tokens, tokens, mask(Causal(), tokens, tokens), None)
+  context = attention_context(Causal(), tokens, tokens)
   call = {"position": NoPosition()}
   shapes = jax.eval_shape(
-    lambda: ATTENTION.init(jax.random.key(0), x, x, sight, **call)
+    lambda: ATTENTION.init(jax.random.key(0), x, x, context, **call)
   )["params"]
   params = jax.tree.map(
     lambda leaf: 0.3 * rng.normal(size=leaf.value.shape).astype(np.float32),
     shapes,
     is_leaf=lambda leaf: hasattr(leaf, "value"),
   )
-  ours, _ = ATTENTION.apply({"params": params}, x, x, sight, **call)
+  ours, _ = ATTENTION.apply({"params": params}, x, x, context, **call)
   np.testing.assert_allclose(ours[0], attended(params, x[0]), atol=1e-5)
 
 

@@ -10,6 +10,7 @@ from t5x_lite.nn.norms import RMSNorm
 from t5x_lite.nn.positions import Learned, Rope, T5Bias
 from t5x_lite.nn.stack import Layer, Stack
 from t5x_lite.nn.transformer import Transformer
+from t5x_lite.nn.yoco import DecoderDecoder
 from tests import tiny
 
 ATTENTION, NORM = Attention(num_heads=2, head_dim=4), RMSNorm()
@@ -66,10 +67,13 @@ CROSS = {"cross_attention": ATTENTION}
     (lambda: stack(position=T5Bias(num_heads=3, bidirectional=False)),
      "T5Bias.num_heads (3) must equal Attention.num_heads (2)"),
     (lambda: stack({"attention": Attention(num_heads=2, head_dim=5)}),
-     "Rope turns pairs: head_dim (5) must be even"),
+     "Rope rotates pairs: head_dim (5) must be even"),
+    (lambda: DecoderDecoder(
+      self_decoder=stack(), cross_decoder=stack({"position": Rope()}),
+      norm=NORM), "one cache of keys, rotated once: set Stack.position"),
     (lambda: Transformer(width=8), "needs an encoder, a decoder or both"),
     (lambda: Transformer(width=8, encoder=stack(rule=Full()), decoder=stack()),
-     "the decoder has no cross_attention to see the encoder by"),
+     "the decoder has no cross_attention to the encoder"),
     (lambda: Transformer(width=8, decoder=stack(CROSS)),
      "the decoder has cross_attention but there is no encoder"),
     (lambda: Transformer(width=8, encoder=stack(CROSS)),

@@ -184,7 +184,7 @@ def test_sharded_update_equals_unsharded(name, rules):
   transform = OPTIMIZERS[name].build(AXES)
   expected, expected_state = train(transform, PARAMS, GRADS[:2])
 
-  layout = Layout(data=2, tensor=4, rules=rules)
+  layout = Layout(mesh={"data": 2, "tensor": 4}, rules=rules)
   state = jax.jit(transform.init)(PARAMS)
   state_axes = optimizers.state_axes(state, AXES)
   params_shardings = layout.tree_shardings(AXES, PARAMS)

@@ -60,7 +60,7 @@ def make_run(**changes) -> Run:
     train=data,
     optimizer=AdamW(learning_rate=1e-2),
     total_steps=STEPS,
-    layout=Layout(data=2, tensor=4),
+    layout=Layout(mesh={"data": 2, "tensor": 4}),
     log_every=2,
     eval_every=None,
     checkpoint_every=2,
@@ -247,7 +247,7 @@ def test_data_that_could_not_be_resumed_is_refused_at_once(tmp_path):
 
 
 def test_a_batch_that_devices_do_not_divide_is_refused(tmp_path):
-  run = make_run(layout=Layout(data=8), microbatches=2)
+  run = make_run(layout=Layout(mesh={"data": 8}), microbatches=2)
   with pytest.raises(ValueError, match=r"batch_size \(8\).*16"):
     train.train(run, model_dir=str(tmp_path))
   assert not list(tmp_path.iterdir())

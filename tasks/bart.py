@@ -16,8 +16,6 @@ section 2.2; by default what BART large was trained with (section 3.2).
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
 
 import seqio
 import tensorflow as tf
@@ -27,7 +25,7 @@ from tasks import mlm, sentences, spans, vocabularies, windows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BART:
+class BART(windows.Objective):
   """Adds noise to a window; the targets are the whole window.
 
   Attributes:
@@ -38,14 +36,14 @@ class BART:
     rotate: whether the text begins with a random token of it.
   """
 
+  name = "bart"
+  encode = staticmethod(sentences.encode)
+
   infilling_density: float = 0.3
   mean_span: float = 3.0
   permute_sentences: bool = True
   deletion_density: float = 0.0
   rotate: bool = False
-
-  metric_fns = ()
-  postprocess_fn = None
 
   def __post_init__(self):
     for name in ("infilling_density", "deletion_density"):
@@ -64,17 +62,9 @@ class BART:
         "and rotate leaves the text as it is: set one"
       )
 
-  def output_features(
-    self, vocabulary: seqio.Vocabulary
-  ) -> Mapping[str, seqio.Feature]:
-    return windows.pair(vocabulary)
-
-  def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
-    return (
-      *windows.encoded(sentences.encode),
-      _cut_to_window,
-      functools.partial(windows.transform, function=self.corrupt),
-    )
+  def window_tokens(self, lengths, vocabulary: seqio.Vocabulary) -> int:
+    vocabularies.check_sentinels(vocabulary, 1, what="bart's mask")
+    return windows.shorter(lengths, self.name) - 1
 
   def corrupt(
     self,
@@ -125,15 +115,3 @@ def permute_sentences(
   first, lengths = sentences.spans(starts)
   shuffled = spans.shuffle(spans.Spans(first, lengths), seed=seed)
   return spans.take(tokens, shuffled).values
-
-
-def _cut_to_window(
-  dataset: tf.data.Dataset,
-  sequence_length: windows.Lengths,
-  output_features: windows.Features,
-) -> tf.data.Dataset:
-  vocabularies.check_sentinels(
-    output_features["targets"].vocabulary, 1, what="bart's mask"
-  )
-  length = windows.shorter(sequence_length, "bart") - 1
-  return windows.cut(dataset, length, min_length=2)

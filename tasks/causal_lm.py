@@ -10,42 +10,28 @@ them, and every token bears loss. There are no inputs: this is for decoders.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
 
 import seqio
-import tensorflow as tf
 
 from tasks import windows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CausalLM:
+class CausalLM(windows.Objective):
   """Fills `targets` with consecutive tokens of the joined documents."""
 
-  metric_fns = ()  # No inputs, so nothing to generate from.
-  postprocess_fn = None
+  name = "causal_lm"
+  texts = {"targets": True}
+  end_documents = True
+  min_window = 1
+  corrupt = None
 
-  def output_features(
-    self, vocabulary: seqio.Vocabulary
-  ) -> Mapping[str, seqio.Feature]:
-    return {"targets": seqio.Feature(vocabulary, add_eos=True)}
-
-  def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
-    return (
-      *windows.encoded(append_eos=True),
-      _cut_to_targets_length,
-    )
-
-
-def _cut_to_targets_length(
-  dataset: tf.data.Dataset, sequence_length: windows.Lengths
-) -> tf.data.Dataset:
-  (length,) = windows.check_lengths(
-    sequence_length, "targets", objective="causal_lm"
-  )
-  if length < 2:
-    raise ValueError(
-      f"causal_lm needs at least 2 targets, got {length}: with one token there "
-      "is no context"
-    )
-  return windows.cut(dataset, length)
+  def window_tokens(self, lengths, vocabulary: seqio.Vocabulary) -> int:
+    del vocabulary
+    (length,) = lengths
+    if length < 2:
+      raise ValueError(
+        f"causal_lm needs at least 2 targets, got {length}: with one token "
+        "there is no context"
+      )
+    return length

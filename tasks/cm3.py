@@ -12,8 +12,6 @@ arXiv:2201.07520, section 3.1.
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
 
 import seqio
 import tensorflow as tf
@@ -26,7 +24,7 @@ _TOKENS_PER_SPAN = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CM3:
+class CM3(windows.Objective):
   """Moves spans of a window to its end.
 
   A window is `targets` less the tokens that one span costs; where more are
@@ -37,11 +35,13 @@ class CM3:
     max_spans: the number is from 1 to this.
   """
 
+  name = "cm3"
+  texts = {"targets": True}
+  numbers = {"weights": 2}
+  end_documents = True
+
   mean_spans: float = 1.0
   max_spans: int = 16
-
-  metric_fns = ()  # No inputs, so nothing to generate from.
-  postprocess_fn = None
 
   def __post_init__(self):
     if self.mean_spans < 0:
@@ -49,31 +49,8 @@ class CM3:
     if self.max_spans < 1:
       raise ValueError(f"max_spans ({self.max_spans}) must be at least 1")
 
-  def output_features(
-    self, vocabulary: seqio.Vocabulary
-  ) -> Mapping[str, seqio.Feature]:
-    zero_or_one = seqio.PassThroughVocabulary(size=2)
-    return {
-      "targets": seqio.Feature(vocabulary, add_eos=True),
-      "weights": seqio.Feature(zero_or_one, add_eos=False),
-    }
-
-  def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
-    return (
-      *windows.encoded(append_eos=True),
-      self._cut_to_window,
-      functools.partial(windows.transform, function=self.corrupt),
-    )
-
-  def _cut_to_window(
-    self,
-    dataset: tf.data.Dataset,
-    sequence_length: windows.Lengths,
-    output_features: windows.Features,
-  ) -> tf.data.Dataset:
-    (length,) = windows.check_lengths(
-      sequence_length, "targets", objective="cm3"
-    )
+  def window_tokens(self, lengths, vocabulary: seqio.Vocabulary) -> int:
+    (length,) = lengths
     # As many tokens of text as spans at least.
     needed = (_TOKENS_PER_SPAN + 1) * self.max_spans
     if length < needed:
@@ -81,12 +58,9 @@ class CM3:
         f"cm3 of {length} targets has no room for max_spans "
         f"({self.max_spans}): set {needed} targets or fewer spans"
       )
-    vocabularies.check_sentinels(
-      output_features["targets"].vocabulary,
-      self.max_spans,
-      what=f"cm3 of max_spans {self.max_spans}",
-    )
-    return windows.cut(dataset, length - _TOKENS_PER_SPAN, min_length=2)
+    what = f"cm3 of max_spans {self.max_spans}"
+    vocabularies.check_sentinels(vocabulary, self.max_spans, what=what)
+    return length - _TOKENS_PER_SPAN
 
   def corrupt(
     self, tokens: tf.Tensor, seed: tf.Tensor, vocabulary: seqio.Vocabulary

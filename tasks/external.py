@@ -10,7 +10,6 @@ labels={"label": ("negative", "positive")}), ...)`.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -19,7 +18,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from tasks import cache, sources, vocabularies
-from tasks.task import Objective, add_task
+from tasks.task import Objective, add_task, did_you_mean
 
 
 def tfds_task(
@@ -120,10 +119,9 @@ class TfdsText(seqio.TfdsDataSource):
     except tfds.core.DatasetNotFoundError:  # Its text lists every dataset.
       name = self._recipe[0]
       stem = re.split("[/:]", name)[0]
-      close = difflib.get_close_matches(stem, tfds.list_builders(), n=1)
       raise ValueError(
         f"no TFDS dataset {name!r} is known or lies in {self._recipe[2]!r}"
-        + (f"; did you mean {close[0]!r}?" if close else "")
+        f"{did_you_mean(stem, tfds.list_builders())}"
       ) from None
     return dataset.map(lambda example: _rename(example, self._text))
 

@@ -14,8 +14,6 @@ whose prefix and middle are joined, so that joint training with PSM transfers.
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
 
 import seqio
 import tensorflow as tf
@@ -31,7 +29,7 @@ _SPARE, _MOST_SPARE = 1 / 16, 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FIM:
+class FIM(windows.Objective):
   """Puts the middle of documents at their end, at a rate.
 
   Documents are not joined: longer ones are divided into examples that leave
@@ -45,11 +43,12 @@ class FIM:
       joint training.
   """
 
+  name = "fim"
+  texts = {"targets": True}
+  takes_targets_length = True
+
   rate: float = 0.5
   spm_rate: float = 0.5
-
-  metric_fns = ()  # No inputs, so nothing to generate from.
-  postprocess_fn = None
 
   def __post_init__(self):
     for name in ("rate", "spm_rate"):
@@ -57,33 +56,17 @@ class FIM:
       if not 0 <= value <= 1:
         raise ValueError(f"{name} ({value}) must be from 0 to 1")
 
-  def output_features(
-    self, vocabulary: seqio.Vocabulary
-  ) -> Mapping[str, seqio.Feature]:
-    return {"targets": seqio.Feature(vocabulary, add_eos=True)}
-
-  def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
-    return (*windows.encoded(), self._transform)
-
-  def _transform(
-    self,
-    dataset: tf.data.Dataset,
-    sequence_length: windows.Lengths,
-    output_features: windows.Features,
+  def to_windows(
+    self, dataset: tf.data.Dataset, lengths, vocabulary: seqio.Vocabulary
   ) -> tf.data.Dataset:
-    (length,) = windows.check_lengths(
-      sequence_length, "targets", objective="fim"
-    )
+    (length,) = lengths
     if length <= _MARKS:
       raise ValueError(
         f"fim of {length} targets leaves no text beside {_MARKS} marks: set "
         "more targets"
       )
-    vocabulary = output_features["targets"].vocabulary
     vocabularies.check_sentinels(vocabulary, _MARKS - 1, what="fim")
-    dataset = windows.divide(dataset, window_length(length, vocabulary))
-    corrupt = functools.partial(self.corrupt, targets_length=length)
-    return windows.transform(dataset, output_features, function=corrupt)
+    return windows.divide(dataset, window_length(length, vocabulary))
 
   def corrupt(
     self,

@@ -15,8 +15,6 @@ features.py draws the row). M is <extra_id_0>, <extra_id_1> for sentences and
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
 
 import seqio
 import tensorflow as tf
@@ -29,7 +27,7 @@ MODES = {"token": 0, "sentence": 1, "document": 2}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GLM:
+class GLM(windows.Objective):
   """Takes spans out of a window, to be told in any order.
 
   Attributes:
@@ -41,12 +39,14 @@ class GLM:
     mean_span: of the Poisson distribution of the spans' lengths, in "token".
   """
 
+  name = "glm"
+  texts = {"inputs": False, "targets": True}
+  numbers = {"positions": 2**31 - 1}
+  takes_targets_length = True
+
   mode: str = "token"
   noise_density: float = 0.15
   mean_span: float = 3.0
-
-  metric_fns = ()
-  postprocess_fn = None
 
   def __post_init__(self):
     if self.mode not in MODES:
@@ -56,40 +56,15 @@ class GLM:
     windows.check_density(self.noise_density)
     windows.check_mean_span(self.mean_span)
 
-  def output_features(
-    self, vocabulary: seqio.Vocabulary
-  ) -> Mapping[str, seqio.Feature]:
-    number = seqio.PassThroughVocabulary(size=2**31 - 1)
-    return {
-      "inputs": seqio.Feature(vocabulary, add_eos=False),
-      "targets": seqio.Feature(vocabulary, add_eos=True),
-      "positions": seqio.Feature(number, add_eos=False),
-    }
-
-  def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
+  @property
+  def encode(self):
     by_sentence = self.mode == "sentence"
-    return (
-      *windows.encoded(sentences.encode if by_sentence else windows.encode),
-      self._corrupt_windows,
-    )
+    return sentences.encode if by_sentence else windows.encode
 
-  def _corrupt_windows(
-    self,
-    dataset: tf.data.Dataset,
-    sequence_length: windows.Lengths,
-    output_features: windows.Features,
-  ) -> tf.data.Dataset:
-    lengths = windows.check_lengths(
-      sequence_length, "inputs", "targets", objective="glm"
-    )
-    vocabularies.check_sentinels(
-      output_features["targets"].vocabulary,
-      1 + MODES[self.mode],
-      what=f"glm's mask of mode {self.mode!r}",
-    )
-    dataset = windows.cut(dataset, self.window_length(*lengths), min_length=2)
-    corrupt = functools.partial(self.corrupt, targets_length=lengths[1])
-    return windows.transform(dataset, output_features, function=corrupt)
+  def window_tokens(self, lengths, vocabulary: seqio.Vocabulary) -> int:
+    what = f"glm's mask of mode {self.mode!r}"
+    vocabularies.check_sentinels(vocabulary, 1 + MODES[self.mode], what=what)
+    return self.window_length(*lengths)
 
   def window_length(self, inputs_length: int, targets_length: int) -> int:
     """Returns the longest window whose parts always fit.

@@ -15,8 +15,6 @@ tokens come from the whole vocabulary, its sentinels among them.
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
 
 import seqio
 import tensorflow as tf
@@ -26,7 +24,7 @@ from tasks import vocabularies, windows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class IIDDenoising:
+class IIDDenoising(windows.Objective):
   """Replaces single tokens; the targets are the whole window.
 
   Attributes:
@@ -35,11 +33,11 @@ class IIDDenoising:
       others become <extra_id_0>.
   """
 
+  name = "iid_denoising"
+  min_window = 1
+
   noise_density: float = 0.15
   random_fraction: float = 0.0
-
-  metric_fns = ()
-  postprocess_fn = None
 
   def __post_init__(self):
     windows.check_density(self.noise_density)
@@ -48,17 +46,9 @@ class IIDDenoising:
         f"random_fraction ({self.random_fraction}) must be from 0 to 1"
       )
 
-  def output_features(
-    self, vocabulary: seqio.Vocabulary
-  ) -> Mapping[str, seqio.Feature]:
-    return windows.pair(vocabulary)
-
-  def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
-    return (
-      *windows.encoded(),
-      _cut_to_window,
-      functools.partial(windows.transform, function=self.corrupt),
-    )
+  def window_tokens(self, lengths, vocabulary: seqio.Vocabulary) -> int:
+    vocabularies.check_sentinels(vocabulary, 1, what=f"{self.name}'s mask")
+    return windows.shorter(lengths, self.name) - 1
 
   def corrupt(
     self, tokens: tf.Tensor, seed: tf.Tensor, vocabulary: seqio.Vocabulary
@@ -81,15 +71,3 @@ class IIDDenoising:
     noise = tf.where(draw(2) < self.random_fraction, random_ids, mask)
     inputs = tf.where(draw(0) < self.noise_density, noise, tokens)
     return windows.end(vocabulary, inputs=inputs, targets=tokens)
-
-
-def _cut_to_window(
-  dataset: tf.data.Dataset,
-  sequence_length: windows.Lengths,
-  output_features: windows.Features,
-) -> tf.data.Dataset:
-  what = "iid_denoising"
-  vocabularies.check_sentinels(
-    output_features["targets"].vocabulary, 1, what=f"{what}'s mask"
-  )
-  return windows.cut(dataset, windows.shorter(sequence_length, what) - 1)

@@ -12,8 +12,6 @@ BERT a share of the masks is a random token or the token itself; $ is EOS.
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
 
 import seqio
 import tensorflow as tf
@@ -22,7 +20,7 @@ from tasks import metrics, spans, vocabularies, windows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MASS:
+class MASS(windows.Objective):
   """Masks one span of a window; the targets are the span.
 
   Attributes:
@@ -32,41 +30,20 @@ class MASS:
       what remains is kept.
   """
 
+  name = "mass"
+  metric_fns = (metrics.continuation,)
+
   noise_density: float = 0.5
   mask_fraction: float = 0.8
   random_fraction: float = 0.1
-
-  metric_fns = (metrics.continuation,)
-  postprocess_fn = None
 
   def __post_init__(self):
     windows.check_density(self.noise_density)
     windows.check_fractions(self.mask_fraction, self.random_fraction)
 
-  def output_features(
-    self, vocabulary: seqio.Vocabulary
-  ) -> Mapping[str, seqio.Feature]:
-    return windows.pair(vocabulary)
-
-  def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
-    return (
-      *windows.encoded(),
-      self._cut_to_window,
-      functools.partial(windows.transform, function=self.corrupt),
-    )
-
-  def _cut_to_window(
-    self,
-    dataset: tf.data.Dataset,
-    sequence_length: windows.Lengths,
-    output_features: windows.Features,
-  ) -> tf.data.Dataset:
-    inputs, targets = windows.check_lengths(
-      sequence_length, "inputs", "targets", objective="mass"
-    )
-    vocabularies.check_sentinels(
-      output_features["targets"].vocabulary, 1, what="mass's mask"
-    )
+  def window_tokens(self, lengths, vocabulary: seqio.Vocabulary) -> int:
+    inputs, targets = lengths
+    vocabularies.check_sentinels(vocabulary, 1, what="mass's mask")
     window = inputs - 1
     while window >= 2 and 1 + spans.share(window, self.noise_density) > targets:
       window -= 1
@@ -75,7 +52,7 @@ class MASS:
         f"mass of {inputs} inputs and {targets} targets at noise_density "
         f"{self.noise_density} leaves nothing to mask: set more"
       )
-    return windows.cut(dataset, window, min_length=2)
+    return window
 
   def corrupt(
     self, tokens: tf.Tensor, seed: tf.Tensor, vocabulary: seqio.Vocabulary

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import collections
-import re
 from collections.abc import Callable, Mapping, Sequence
 
-_SENTINEL = re.compile(r"<extra_id_(\d+)>")
+from t5x_lite.data import sentinels
 
 
 def sequence_accuracy(
@@ -50,7 +49,7 @@ def spans(text: str, **unused_kwargs) -> Mapping[int, str]:
 
   Of a sentinel that comes twice the first span counts.
   """
-  _, *parts = _SENTINEL.split(text)
+  _, *parts = sentinels.SENTINEL.split(text)
   found = {}
   for number, span in zip(parts[::2], parts[1::2], strict=True):
     found.setdefault(int(number), span.strip())

@@ -15,8 +15,6 @@ arXiv:1907.11692, section 4.1).
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
 
 import seqio
 import tensorflow as tf
@@ -24,8 +22,30 @@ import tensorflow as tf
 from tasks import vocabularies, windows
 
 
+class Aligned(windows.Objective):
+  """What is predicted in place: inputs, targets and weights of one length.
+
+  sentinels: how many the objective needs.
+  """
+
+  texts = {"inputs": False, "targets": False}
+  numbers = {"weights": 2}
+  sized = ("inputs", "targets", "weights")
+  end_documents = True
+  sentinels = 1
+
+  def window_tokens(self, lengths, vocabulary: seqio.Vocabulary) -> int:
+    if len(set(lengths)) > 1 or lengths[0] < 2:
+      raise ValueError(
+        f"{self.name} needs one length of at least 2 for inputs, targets and "
+        f"weights, got {', '.join(map(str, lengths))}"
+      )
+    vocabularies.check_sentinels(vocabulary, self.sentinels, what=self.name)
+    return lengths[0]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MLM:
+class MLM(Aligned):
   """Chooses round(noise_density * eligible) tokens of each window.
 
   Attributes:
@@ -37,29 +57,16 @@ class MLM:
       random order, as have no more tokens together.
   """
 
+  name = "mlm"
+
   noise_density: float = 0.15
   mask_fraction: float = 0.8
   random_fraction: float = 0.1
   whole_words: bool = False
 
-  metric_fns = ()  # Nothing is generated.
-  postprocess_fn = None
-
   def __post_init__(self):
     windows.check_density(self.noise_density)
     windows.check_fractions(self.mask_fraction, self.random_fraction)
-
-  def output_features(
-    self, vocabulary: seqio.Vocabulary
-  ) -> Mapping[str, seqio.Feature]:
-    return aligned(vocabulary)
-
-  def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
-    return (
-      *windows.encoded(append_eos=True),
-      cut_to_window,
-      functools.partial(windows.transform, function=self.corrupt),
-    )
 
   def corrupt(
     self, tokens: tf.Tensor, seed: tf.Tensor, vocabulary: seqio.Vocabulary
@@ -86,49 +93,6 @@ class MLM:
       "targets": tokens,
       "weights": tf.cast(chosen, tf.int32),
     }
-
-
-def aligned(vocabulary: seqio.Vocabulary) -> dict[str, seqio.Feature]:
-  """Returns the features of what is predicted in place."""
-  zero_or_one = seqio.PassThroughVocabulary(size=2)
-  return {
-    "inputs": seqio.Feature(vocabulary, add_eos=False),
-    "targets": seqio.Feature(vocabulary, add_eos=False),
-    "weights": seqio.Feature(zero_or_one, add_eos=False),
-  }
-
-
-def cut_to_window(
-  dataset: tf.data.Dataset,
-  sequence_length: windows.Lengths,
-  output_features: windows.Features,
-  *,
-  sentinels: int = 1,
-  what: str = "mlm",
-) -> tf.data.Dataset:
-  """Cuts windows as long as the aligned features, and checks the sentinels."""
-  length = aligned_length(sequence_length, what)
-  vocabularies.check_sentinels(
-    output_features["targets"].vocabulary, sentinels, what=what
-  )
-  return windows.cut(dataset, length, min_length=2)
-
-
-def aligned_length(sequence_length: windows.Lengths, what: str) -> int:
-  """Returns the one length of inputs, targets and weights.
-
-  Raises:
-    ValueError: they have several, or one that is too short.
-  """
-  lengths = windows.check_lengths(
-    sequence_length, "inputs", "targets", "weights", objective=what
-  )
-  if len(set(lengths)) > 1 or lengths[0] < 2:
-    raise ValueError(
-      f"{what} needs one length of at least 2 for inputs, targets and weights, "
-      f"got {', '.join(map(str, lengths))}"
-    )
-  return lengths[0]
 
 
 def eligible(tokens: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.Tensor:

@@ -13,9 +13,10 @@ from __future__ import annotations
 import seqio
 import tensorflow as tf
 
+from t5x_lite.data import sentinels
 from tasks import hf_vocabulary
 
-_SENTINEL = r"(?s).*<extra_id_\d+>.*"
+_HAS_SENTINEL = f"(?s).*{sentinels.SENTINEL.pattern}.*"
 
 
 def encode(
@@ -46,7 +47,7 @@ def encode(
 
   if with_bytes is None:
     return by_prefixes()
-  has_sentinel = tf.strings.regex_full_match(text, _SENTINEL)
+  has_sentinel = tf.strings.regex_full_match(text, _HAS_SENTINEL)
   tokens, found = tf.cond(has_sentinel, by_prefixes, by_bytes)
   return tf.ensure_shape(tokens, [None]), tf.ensure_shape(found, [None])
 

@@ -11,8 +11,6 @@ order: a summary, of a kind. M is <extra_id_0>, $ is EOS. Section 3.1.
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
 
 import seqio
 import tensorflow as tf
@@ -24,7 +22,7 @@ _CHOICES = ("random", "lead", "principal")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PEGASUS:
+class PEGASUS(windows.Objective):
   """Takes sentences out of a window; the targets are these.
 
   A window of one sentence has it as inputs and as targets.
@@ -36,11 +34,13 @@ class PEGASUS:
       each token counted; the paper's Ind-Orig).
   """
 
+  name = "pegasus"
+  encode = staticmethod(sentences.encode)
+  takes_targets_length = True
+  metric_fns = (metrics.continuation,)
+
   sentence_density: float = 0.3
   choose: str = "principal"
-
-  metric_fns = (metrics.continuation,)
-  postprocess_fn = None
 
   def __post_init__(self):
     windows.check_density(self.sentence_density, "sentence_density")
@@ -50,34 +50,15 @@ class PEGASUS:
         f"{', '.join(map(repr, _CHOICES))}"
       )
 
-  def output_features(
-    self, vocabulary: seqio.Vocabulary
-  ) -> Mapping[str, seqio.Feature]:
-    return windows.pair(vocabulary)
-
-  def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
-    return (*windows.encoded(sentences.encode), self._transform)
-
-  def _transform(
-    self,
-    dataset: tf.data.Dataset,
-    sequence_length: windows.Lengths,
-    output_features: windows.Features,
-  ) -> tf.data.Dataset:
-    inputs, targets = windows.check_lengths(
-      sequence_length, "inputs", "targets", objective="pegasus"
-    )
+  def window_tokens(self, lengths, vocabulary: seqio.Vocabulary) -> int:
+    inputs, targets = lengths
     if min(inputs, targets) < 3:
       raise ValueError(
         f"pegasus of {inputs} inputs and {targets} targets leaves no two "
         "tokens beside EOS: set 3 of each or more"
       )
-    vocabularies.check_sentinels(
-      output_features["targets"].vocabulary, 1, what="pegasus's mask"
-    )
-    dataset = windows.cut(dataset, inputs - 1, min_length=2)
-    corrupt = functools.partial(self.corrupt, targets_length=targets)
-    return windows.transform(dataset, output_features, function=corrupt)
+    vocabularies.check_sentinels(vocabulary, 1, what="pegasus's mask")
+    return inputs - 1
 
   def corrupt(
     self,

@@ -18,8 +18,6 @@ that both fill, packed, a row of n inputs and n targets:
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
 
 import seqio
 import tensorflow as tf
@@ -28,7 +26,7 @@ from tasks import metrics, windows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PrefixLM:
+class PrefixLM(windows.Objective):
   """Splits each window in two.
 
   Attributes:
@@ -37,10 +35,12 @@ class PrefixLM:
       section 3.2.3 of Raffel et al. 2020, arXiv:1910.10683).
   """
 
-  prefix_fraction: float | None = None
-
+  name = "prefix_lm"
+  texts = {"inputs": False, "targets": True}
+  end_documents = True
   metric_fns = (metrics.continuation,)
-  postprocess_fn = None
+
+  prefix_fraction: float | None = None
 
   @property
   def examples_together(self) -> int:
@@ -55,29 +55,22 @@ class PrefixLM:
         "uniform split"
       )
 
-  def output_features(
-    self, vocabulary: seqio.Vocabulary
-  ) -> Mapping[str, seqio.Feature]:
-    return {
-      "inputs": seqio.Feature(vocabulary, add_eos=False),
-      "targets": seqio.Feature(vocabulary, add_eos=True),
-    }
-
-  def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
-    return (
-      *windows.encoded(append_eos=True),
-      self._cut_to_window,
-      *self._split,
-    )
-
-  @property
-  def _split(self) -> Sequence[Callable[..., tf.data.Dataset]]:
+  def examples(
+    self,
+    dataset: tf.data.Dataset,
+    sequence_length: windows.Lengths,
+    output_features: windows.Features,
+  ) -> tf.data.Dataset:
     if self.prefix_fraction is not None:
-      return (functools.partial(windows.transform, function=self.corrupt),)
-    return (
-      lambda dataset: dataset.ragged_batch(2),
-      functools.partial(windows.transform, function=self._corrupt_two),
-      windows.unbatch,
+      return super().examples(dataset, sequence_length, output_features)
+    lengths = windows.check_lengths(
+      sequence_length, *self.texts, objective=self.name
+    )
+    dataset = windows.cut(dataset, self.window_length(*lengths), min_length=2)
+    return windows.unbatch(
+      windows.transform(
+        dataset.ragged_batch(2), output_features, function=self._corrupt_two
+      )
     )
 
   def corrupt(
@@ -154,13 +147,9 @@ class PrefixLM:
     del window
     return 0
 
-  def _cut_to_window(
-    self, dataset: tf.data.Dataset, sequence_length: windows.Lengths
-  ) -> tf.data.Dataset:
-    lengths = windows.check_lengths(
-      sequence_length, "inputs", "targets", objective="prefix_lm"
-    )
-    return windows.cut(dataset, self.window_length(*lengths), min_length=2)
+  def window_tokens(self, lengths, vocabulary: seqio.Vocabulary) -> int:
+    del vocabulary
+    return self.window_length(*lengths)
 
 
 def prefix_length(length: int, prefix_fraction: float) -> int:

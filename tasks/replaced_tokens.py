@@ -15,8 +15,6 @@ arXiv:2003.10555, section 2.
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
 
 import seqio
 import tensorflow as tf
@@ -26,32 +24,20 @@ from tasks import mlm, windows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ReplacedTokens:
+class ReplacedTokens(mlm.Aligned):
   """Replaces round(noise_density * eligible) tokens of each window.
 
   Attributes:
     noise_density: the share of the eligible tokens that is replaced.
   """
 
-  noise_density: float = 0.15
+  name = "replaced_tokens"
+  sentinels = 2
 
-  metric_fns = ()  # Nothing is generated.
-  postprocess_fn = None
+  noise_density: float = 0.15
 
   def __post_init__(self):
     windows.check_density(self.noise_density)
-
-  def output_features(
-    self, vocabulary: seqio.Vocabulary
-  ) -> Mapping[str, seqio.Feature]:
-    return mlm.aligned(vocabulary)
-
-  def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
-    return (
-      *windows.encoded(append_eos=True),
-      functools.partial(mlm.cut_to_window, sentinels=2, what="replaced_tokens"),
-      functools.partial(windows.transform, function=self.corrupt),
-    )
 
   def corrupt(
     self, tokens: tf.Tensor, seed: tf.Tensor, vocabulary: seqio.Vocabulary

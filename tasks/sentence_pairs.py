@@ -14,20 +14,19 @@ arXiv:1810.04805, section 3.1 and appendix A.2.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
 
 import seqio
 import tensorflow as tf
 
 from t5x_lite.data import sentinels as text_lib
-from tasks import mlm, sentences, vocabularies, windows
+from tasks import mlm, sentences
 
 # C and two times EOS.
 _MARKS = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SentencePairs:
+class SentencePairs(mlm.Aligned):
   """Makes pairs of each document, and masks them.
 
   A document is divided into pieces that fill a pair, each cut in two where a
@@ -38,47 +37,30 @@ class SentencePairs:
     random_rate: the share of pairs whose second part is of another document.
   """
 
+  name = "sentence_pairs"
+  numbers = {"weights": 2, "token_types": 2, "next_sentence": 2}
+  encode = staticmethod(sentences.encode)
+  end_documents = False
+  sentinels = 2
+
   masking: mlm.MLM = mlm.MLM()
   random_rate: float = 0.5
-
-  metric_fns = ()  # Nothing is generated.
-  postprocess_fn = None
 
   def __post_init__(self):
     if not 0 <= self.random_rate <= 1:
       raise ValueError(f"random_rate ({self.random_rate}) must be from 0 to 1")
 
-  def output_features(
-    self, vocabulary: seqio.Vocabulary
-  ) -> Mapping[str, seqio.Feature]:
-    zero_or_one = seqio.PassThroughVocabulary(size=2)
-    return {
-      **mlm.aligned(vocabulary),
-      "token_types": seqio.Feature(zero_or_one, add_eos=False),
-      "next_sentence": seqio.Feature(zero_or_one, add_eos=False),
-    }
-
-  def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
-    return (*windows.encoded(sentences.encode), self._pair)
-
-  def _pair(
-    self,
-    dataset: tf.data.Dataset,
-    sequence_length: windows.Lengths,
-    output_features: windows.Features,
+  def to_windows(
+    self, dataset: tf.data.Dataset, lengths, vocabulary: seqio.Vocabulary
   ) -> tf.data.Dataset:
-    length = mlm.aligned_length(sequence_length, "sentence_pairs")
+    length = self.window_tokens(lengths, vocabulary)
     if length < _MARKS + 2:
       raise ValueError(
         f"sentence_pairs of {length} tokens leaves no two beside {_MARKS} "
         f"marks: set {_MARKS + 2} or more"
       )
-    vocabularies.check_sentinels(
-      output_features["targets"].vocabulary, 2, what="sentence_pairs"
-    )
     dataset = _with_document_before(dataset)
-    dataset = _divide(dataset, length=length - _MARKS).unbatch()
-    return windows.transform(dataset, output_features, function=self.corrupt)
+    return _divide(dataset, length=length - _MARKS).unbatch()
 
   def corrupt(
     self,

@@ -18,8 +18,6 @@ results of t5.data.preprocessors in the public package t5 0.9.4.
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import seqio
@@ -30,7 +28,7 @@ from tasks import metrics, vocabularies, windows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SpanCorruption:
+class SpanCorruption(windows.Objective):
   """Replaces spans of a window by sentinels; the targets are the spans.
 
   The window is as long as fills `inputs` exactly: 512 inputs, density 0.15 and
@@ -47,6 +45,8 @@ class SpanCorruption:
       that begin with noise have no sentinel before it.
     whole_text: whether the targets are the whole window, not its spans.
   """
+
+  name = "span_corruption"
 
   noise_density: float = 0.15
   mean_span: float = 3.0
@@ -65,18 +65,6 @@ class SpanCorruption:
   def __post_init__(self):
     windows.check_density(self.noise_density)
     windows.check_mean_span(self.mean_span)
-
-  def output_features(
-    self, vocabulary: seqio.Vocabulary
-  ) -> Mapping[str, seqio.Feature]:
-    return windows.pair(vocabulary)
-
-  def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
-    return (
-      *windows.encoded(append_eos=self.end_documents),
-      self._cut_to_window,
-      functools.partial(windows.transform, function=self.corrupt),
-    )
 
   def corrupt(
     self, tokens: tf.Tensor, seed: tf.Tensor, vocabulary: seqio.Vocabulary
@@ -161,15 +149,8 @@ class SpanCorruption:
       targets=1 + (window if self.whole_text else noise + sentinels),
     )
 
-  def _cut_to_window(
-    self,
-    dataset: tf.data.Dataset,
-    sequence_length: windows.Lengths,
-    output_features: windows.Features,
-  ) -> tf.data.Dataset:
-    inputs_length, targets_length = windows.check_lengths(
-      sequence_length, "inputs", "targets", objective="span_corruption"
-    )
+  def window_tokens(self, lengths, vocabulary: seqio.Vocabulary) -> int:
+    inputs_length, targets_length = lengths
     plan = self.plan(inputs_length)
     given = (
       f"span_corruption of {inputs_length} inputs at noise_density "
@@ -180,10 +161,8 @@ class SpanCorruption:
         f"{given} makes {plan.targets} targets, more than the "
         f"{targets_length} given: set targets to {plan.targets} or more"
       )
-    vocabularies.check_sentinels(
-      output_features["targets"].vocabulary, plan.sentinels, what=given
-    )
-    return windows.cut(dataset, plan.window, min_length=2)
+    vocabularies.check_sentinels(vocabulary, plan.sentinels, what=given)
+    return plan.window
 
 
 @dataclasses.dataclass(frozen=True)

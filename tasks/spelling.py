@@ -17,11 +17,12 @@ from typing import Any
 
 import seqio
 
+from t5x_lite.data import sentinels
 from tasks import hf_vocabulary
 
 NO_TEXT = b"\xff"
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
-_SENTINEL = re.compile(r"▁?<extra_id_\d+>")
+_SENTINEL = re.compile(f"▁?{sentinels.SENTINEL.pattern}")
 
 
 def table(vocabulary: seqio.Vocabulary) -> list[bytes]:

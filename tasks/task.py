@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextvars
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import seqio
@@ -77,11 +77,9 @@ class Task(seqio.Task):
     **options,
   ) -> tf.data.Dataset:
     if split not in self.splits:
-      close = difflib.get_close_matches(split, self.splits, n=1)
       raise ValueError(
         f"task {self.name!r} has no split {split!r}: it has "
-        f"{', '.join(map(repr, self.splits))}"
-        + (f"; did you mean {close[0]!r}?" if close else "")
+        f"{', '.join(map(repr, self.splits))}{did_you_mean(split, self.splits)}"
       )
     # seqio's cache of small sources repeats the first epoch's order for ever
     # and puts the whole text into each iterator checkpoint.
@@ -115,6 +113,12 @@ class Task(seqio.Task):
     if shard and shard.num_shards > 1:
       seed = fold(seed, f"shard {shard.index} of {shard.num_shards}")
     return super().preprocess_postcache(dataset, sequence_length, seed)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+  """Returns "; did you mean 'train'?" where one is like the name, or ""."""
+  close = difflib.get_close_matches(name, list(known), n=1)
+  return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def fold(seed: int | None, name: str) -> int | None:

@@ -18,7 +18,6 @@ the objective in gin never meets another task's name.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ import tensorflow as tf
 
 from t5x_lite.files import text_files
 from tasks import cache, corpora, sources, vocabularies
-from tasks.task import Objective, add_task, find_task
+from tasks.task import Objective, add_task, did_you_mean, find_task
 
 # A packed file counts as this many times its size.
 _PACKED_RATIO = 4
@@ -96,11 +95,10 @@ def corpus_task(
     The name, for `data.Data.task`.
   """
   if corpus not in corpora.CORPORA:
-    close = difflib.get_close_matches(corpus, corpora.CORPORA, n=1)
     raise ValueError(
       f"corpus ({corpus!r}) must be one of "
       f"{', '.join(map(repr, corpora.CORPORA))}"
-      + (f"; did you mean {close[0]!r}?" if close else "")
+      f"{did_you_mean(corpus, corpora.CORPORA)}"
     )
   return _add(
     name,

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import seqio
 import tensorflow as tf
@@ -62,7 +62,7 @@ SEVEN = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class UL2:
+class UL2(windows.Objective):
   """Draws a denoiser for each window.
 
   Of one window some denoisers make many inputs, others many targets, and no
@@ -79,12 +79,12 @@ class UL2:
       has no mode tokens.
   """
 
+  name = "ul2"
+  metric_fns = (metrics.continuation,)
+
   denoisers: Sequence[Denoiser] = SEVEN
   window: int | None = None
   mode_tokens: Mapping[str, int] | None = None
-
-  metric_fns = (metrics.continuation,)
-  postprocess_fn = None
 
   def __post_init__(self):
     if not self.denoisers:
@@ -100,18 +100,6 @@ class UL2:
         f"mode_tokens ({dict(tokens)}) must give each mode of the denoisers "
         f"({', '.join(modes)}) an extra id of its own"
       )
-
-  def output_features(
-    self, vocabulary: seqio.Vocabulary
-  ) -> Mapping[str, seqio.Feature]:
-    return windows.pair(vocabulary)
-
-  def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
-    return (
-      *windows.encoded(),
-      self._cut_to_window,
-      functools.partial(windows.transform, function=self.corrupt),
-    )
 
   def window_length(self, inputs_length: int, targets_length: int) -> int:
     """Returns `window`, or the longest that fits every denoiser.
@@ -165,18 +153,10 @@ class UL2:
     inputs = tf.concat([modes[drawn, tf.newaxis], example["inputs"]], axis=0)
     return example | {"inputs": inputs}
 
-  def _cut_to_window(
-    self,
-    dataset: tf.data.Dataset,
-    sequence_length: windows.Lengths,
-    output_features: windows.Features,
-  ) -> tf.data.Dataset:
-    lengths = windows.check_lengths(
-      sequence_length, "inputs", "targets", objective="ul2"
-    )
+  def window_tokens(self, lengths, vocabulary: seqio.Vocabulary) -> int:
     window = self.window_length(*lengths)
-    self._check_sentinels(window, output_features["targets"].vocabulary)
-    return windows.cut(dataset, window, min_length=2)
+    self._check_sentinels(window, vocabulary)
+    return window
 
   def _check_sentinels(self, window, vocabulary):
     needed = max(

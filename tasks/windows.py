@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
 import seqio
 import tensorflow as tf
@@ -144,6 +145,97 @@ def transform(
   )
 
 
+class Objective:
+  """Makes an example of each window of the joined documents.
+
+  What the objectives share. One is a frozen dataclass with `window_tokens` and
+  `corrupt`, and where it differs:
+
+    name: what messages call it.
+    texts: the features that are tokens, and whether they end with EOS.
+    numbers: other features, and how many values they have.
+    sized: the features whose lengths must be given; None is `texts`.
+    encode: from documents to tokens.
+    end_documents: whether EOS stands at the end of documents.
+    min_window: a shorter last window of a finite dataset is dropped.
+    takes_targets_length: whether `corrupt` does, by that name.
+    metric_fns, postprocess_fn: as of tasks/task.py's Objective.
+  """
+
+  name = ""
+  texts: ClassVar[Mapping[str, bool]] = {"inputs": True, "targets": True}
+  numbers: ClassVar[Mapping[str, int]] = {}
+  sized: ClassVar[Sequence[str] | None] = None
+  encode = staticmethod(encode)
+  end_documents = False
+  min_window = 2
+  takes_targets_length = False
+  metric_fns = ()  # Where there are no inputs, nothing is generated.
+  postprocess_fn = None
+
+  def window_tokens(
+    self, lengths: Sequence[int], vocabulary: seqio.Vocabulary
+  ) -> int:
+    """Returns the tokens of a window, for features of these lengths.
+
+    Raises:
+      ValueError: the lengths or the sentinels do not suffice.
+    """
+    raise NotImplementedError
+
+  def corrupt(
+    self, tokens: tf.Tensor, seed: tf.Tensor, vocabulary: seqio.Vocabulary
+  ) -> dict[str, tf.Tensor]:
+    """Makes an example of a window; None leaves it as it is."""
+    raise NotImplementedError
+
+  def output_features(self, vocabulary: seqio.Vocabulary) -> Features:
+    """Returns the features of an example."""
+    features = {
+      name: seqio.Feature(vocabulary, add_eos=add_eos)
+      for name, add_eos in self.texts.items()
+    }
+    for name, size in self.numbers.items():
+      values = seqio.PassThroughVocabulary(size=size)
+      features[name] = seqio.Feature(values, add_eos=False)
+    return features
+
+  def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
+    """Returns the steps from documents to examples."""
+    return (
+      *encoded(self.encode, append_eos=self.end_documents),
+      self.examples,
+    )
+
+  def examples(
+    self,
+    dataset: tf.data.Dataset,
+    sequence_length: Lengths,
+    output_features: Features,
+  ) -> tf.data.Dataset:
+    """Maps encoded documents to examples."""
+    sized = self.sized or tuple(self.texts)
+    lengths = check_lengths(sequence_length, *sized, objective=self.name)
+    vocabulary = output_features["targets"].vocabulary
+    dataset = self.to_windows(dataset, lengths, vocabulary)
+    corrupt = self.corrupt
+    if corrupt is None:
+      return dataset
+    if self.takes_targets_length:
+      corrupt = functools.partial(corrupt, targets_length=lengths[-1])
+    return transform(dataset, output_features, function=corrupt)
+
+  def to_windows(
+    self,
+    dataset: tf.data.Dataset,
+    lengths: Sequence[int],
+    vocabulary: seqio.Vocabulary,
+  ) -> tf.data.Dataset:
+    """Cuts the documents."""
+    window = self.window_tokens(lengths, vocabulary)
+    return cut(dataset, window, min_length=self.min_window)
+
+
 def pair(vocabulary: seqio.Vocabulary) -> Features:
   """Returns the features of a pair: inputs and targets, each with EOS."""
   return {
@@ -195,15 +287,13 @@ def check_mean_span(mean_span: float) -> None:
     raise ValueError(f"mean_span ({mean_span}) must be at least 1")
 
 
-def shorter(sequence_length: Lengths, objective: str) -> int:
+def shorter(lengths: Sequence[int], objective: str) -> int:
   """Returns the lesser of the lengths of inputs and targets.
 
   Raises:
-    ValueError: one is missing, or leaves no two tokens and EOS.
+    ValueError: it leaves no two tokens and EOS.
   """
-  length = min(
-    check_lengths(sequence_length, "inputs", "targets", objective=objective)
-  )
+  length = min(lengths)
   if length < 3:
     raise ValueError(
       f"{objective} of {length} inputs and targets leaves nothing to corrupt: "

@@ -58,7 +58,7 @@ _AT_DEFAULT = {
   "tie_encoder_decoder": False, "use_bfloat16": False,
 }  # fmt: skip
 
-_REQUIRED = object()
+REQUIRED = object()
 
 
 class Names(Protocol):
@@ -87,7 +87,7 @@ class Config:
     self._left.discard(name)
     value = self._values.get(name)
     if value is None:  # As null: transformers then takes the default too.
-      if default is _REQUIRED:
+      if default is REQUIRED:
         raise ValueError(f"{self.origin} has no {name}")
       return default
     is_kind = isinstance(value, kind)
@@ -98,7 +98,7 @@ class Config:
     return value
 
   def integer(
-    self, name: str, default: Any = _REQUIRED, *, least: int = 1
+    self, name: str, default: Any = REQUIRED, *, least: int = 1
   ) -> int:
     """Returns a size or a count."""
     value = self._get(name, default, int, "a whole number")
@@ -108,28 +108,28 @@ class Config:
       )
     return value
 
-  def index(self, name: str, default: Any = _REQUIRED) -> int:
+  def index(self, name: str, default: Any = REQUIRED) -> int:
     """Returns a number that counts from 0, as token ids do."""
     value = self._get(name, default, int, "a whole number")
     if value is not default and value < 0:
       raise ValueError(f"{self.origin}: {name} is {value}, which is negative")
     return value
 
-  def number(self, name: str, default: Any = _REQUIRED) -> float:
+  def number(self, name: str, default: Any = REQUIRED) -> float:
     """Returns a number, as a float."""
     value = self._get(name, default, (int, float), "a number")
     return value if value is default else float(value)
 
-  def flag(self, name: str, default: Any = _REQUIRED) -> bool:
+  def flag(self, name: str, default: Any = REQUIRED) -> bool:
     """Returns true or false."""
     return self._get(name, default, bool, "true or false")
 
-  def text(self, name: str, default: Any = _REQUIRED) -> str:
+  def text(self, name: str, default: Any = REQUIRED) -> str:
     """Returns a string."""
     return self._get(name, default, str, "a string")
 
   def choice(
-    self, name: str, choices: Mapping[Any, Any], default: Any = _REQUIRED
+    self, name: str, choices: Mapping[Any, Any], default: Any = REQUIRED
   ) -> Any:
     """Returns what an option's value stands for, {theirs: ours}.
 

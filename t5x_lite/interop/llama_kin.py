@@ -3,10 +3,10 @@
 Each takes from here what it has; what is its own stands in its file.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from t5x_lite.interop import rope
-from t5x_lite.interop.config import ACTIVATIONS, NAMES, Config
+from t5x_lite.interop.options import Option, Options
+from t5x_lite.interop.rope import Rotary
 from t5x_lite.interop.tables import (
   FROM_HEADS,
   TO_HEADS,
@@ -16,12 +16,9 @@ from t5x_lite.interop.tables import (
   norm,
   under,
 )
-from t5x_lite.nn.attention import Attention
-from t5x_lite.nn.attention_rules import AttentionRule, Causal
+from t5x_lite.nn.attention_rules import Window
 from t5x_lite.nn.feedforward import Gated
 from t5x_lite.nn.norms import RMSNorm
-from t5x_lite.nn.positions import PositionEncoding
-from t5x_lite.nn.stack import Layer, Period, Stack
 from t5x_lite.nn.transformer import Transformer
 
 GATED_MLP = [
@@ -53,113 +50,58 @@ def table(mlp: Sequence[Entry] = GATED_MLP) -> Table:
   )  # fmt: skip
 
 
-def attention(
-  config: Config, *, head_dim: int | None = None, **settings
-) -> Attention:
-  """Reads self-attention.
-
-  Args:
-    head_dim: where config.json states none; None is hidden_size / heads.
-    settings: more of the Attention.
-  """
-  heads = config.integer("num_attention_heads")
-  head_dim = config.integer("head_dim", head_dim)
-  return Attention(
-    num_heads=heads,
-    num_kv_heads=config.integer("num_key_value_heads", heads),
-    head_dim=head_dim or config.share("hidden_size", "num_attention_heads"),
-    dropout_rate=config.number("attention_dropout", 0.0),
-    **settings,
-  )
+_ROTARY = Rotary()
 
 
-def gated_mlp(
-  config: Config,
-  *,
-  activation: str = "silu",
-  activations: Mapping[str, str] = ACTIVATIONS,
-  **settings,
-) -> Gated:
-  """Reads the feed-forward.
-
-  Args:
-    activation: theirs, where config.json states none.
-    activations: what their names mean, {theirs: ours}.
-    settings: more of the Gated.
-  """
-  return Gated(
-    hidden=config.integer("intermediate_size"),
-    activation=config.choice("hidden_act", activations, activation),
-    **settings,
-  )
-
-
-def rms_norm(config: Config, epsilon: float = 1e-6, **settings) -> RMSNorm:
-  """Reads the norm; `epsilon` where config.json states none."""
-  return RMSNorm(epsilon=config.number("rms_norm_eps", epsilon), **settings)
-
-
-def transformer(
-  config: Config,
-  layer: Layer | Period,
-  *,
-  position: PositionEncoding,
-  rule: AttentionRule | None = None,
+def options(
+  *rows: Option,
+  head_dim: int | None = None,
+  epsilon: float = 1e-6,
   tied: bool = False,
-  **settings,
-) -> Transformer:
-  """Reads what stands around the layers.
+  mlp: str = "mlp",
+  hidden_act: Option | None = None,
+  rope: Rotary = _ROTARY,
+  **others,
+) -> Options:
+  """Returns the options of a family.
 
   Args:
-    layer: of the stack, or the period of several.
-    position: the rotary encoding.
-    rule: who sees whom, mostly Causal.
-    tied: whether the head is the embedding, where config.json does not say.
-    settings: more of the Transformer.
+    *rows: its own.
+    head_dim, epsilon, tied: where config.json states none; no head_dim is
+      hidden_size / heads.
+    mlp: "mlp", or "expert" of a mixture.
+    hidden_act: the row of the activation, where it is not the usual one.
+    rope: the rotary encoding.
+    **others: more of Options.
   """
-  first = layer if isinstance(layer, Layer) else layer.layers[0]
-  return Transformer(
-    width=config.integer("hidden_size"),
-    vocab_size=config.integer("vocab_size"),
-    decoder=Stack(
-      layer=layer,
-      num_layers=config.integer("num_hidden_layers"),
-      rule=rule or Causal(),
-      position=position,
-      final_norm=first.norm.clone(),
-    ),
-    tie_embeddings=config.flag("tie_word_embeddings", tied),
-    **settings,
+  return Options(
+    rows=[
+      Option("vocab_size", "vocab_size"),
+      Option("hidden_size", "width"),
+      Option("num_hidden_layers", "stack.num_layers"),
+      Option("num_attention_heads", "attention.num_heads"),
+      Option(
+        "num_key_value_heads",
+        "attention.num_kv_heads",
+        lambda settings: settings["attention.num_heads"],
+        written="attention.kv_heads",
+      ),
+      Option("head_dim", "attention.head_dim", head_dim),
+      Option("attention_dropout", "attention.dropout_rate", 0.0),
+      Option("intermediate_size", f"{mlp}.hidden"),
+      hidden_act or Option("hidden_act", f"{mlp}.activation", "silu"),
+      Option("rms_norm_eps", "norm.epsilon", epsilon),
+      Option("tie_word_embeddings", "tie_embeddings", tied),
+      *rows,
+    ],
+    mlp=Gated,
+    norm=RMSNorm,
+    rope=rope,
+    **others,
   )
 
 
-def options(transformer: Transformer, *, partial: bool = False) -> dict:
-  """Returns the options that all of them have.
-
-  Args:
-    partial: whether the family may turn a part of each head.
-  """
-  stack = transformer.decoder
-  first = stack.period[0]
-  return {
-    "vocab_size": transformer.vocab_size,
-    "hidden_size": transformer.width,
-    "num_hidden_layers": stack.num_layers,
-    "num_attention_heads": first.attention.num_heads,
-    "num_key_value_heads": (
-      first.attention.num_kv_heads or first.attention.num_heads
-    ),
-    "head_dim": first.attention.head_dim,
-    "attention_dropout": first.attention.dropout_rate,
-    "rms_norm_eps": stack.final_norm.epsilon,
-    "tie_word_embeddings": transformer.tie_embeddings,
-    **rope.write(stack.position, partial=partial),
-  }
-
-
-def gated_mlp_options(mlp: Gated) -> dict:
-  """Returns the options of the feed-forward."""
-  return {
-    "intermediate_size": mlp.hidden,
-    "hidden_act": NAMES[mlp.activation],
-  }
+def window(transformer: Transformer) -> dict:
+  """Returns the option of the one window that all layers have, or none."""
+  rule = transformer.decoder.rule
+  return {"sliding_window": rule.size if isinstance(rule, Window) else None}

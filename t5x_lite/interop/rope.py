@@ -6,6 +6,7 @@
                                                        from 5 on
 """
 
+import dataclasses
 import math
 
 from t5x_lite.interop.config import Config
@@ -13,43 +14,57 @@ from t5x_lite.nn.positions import Rope
 from t5x_lite.nn.rope_scaling import Linear, Llama3, RopeScaling, Yarn
 
 
-def read(
-  config: Config,
-  *,
-  base: float = 10_000.0,
-  fraction: float | None = None,
-  interleaved: bool = False,
-) -> Rope:
-  """Reads a family's rotary encoding.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rotary:
+  """How a family states its rotary encoding.
 
-  Args:
+  Attributes:
     base: where config.json states none.
     fraction: where config.json states none; None is a family that turns whole
       heads.
     interleaved: how the family pairs features.
   """
-  base = config.number("rope_theta", base)
-  if fraction is not None:
-    fraction = config.number("partial_rotary_factor", fraction)
 
-  def rope(base, fraction, scaling=None) -> Rope:
-    fraction = 1.0 if fraction is None else fraction
-    return Rope(base, fraction, interleaved, scaling)
+  base: float = 10_000.0
+  fraction: float | None = None
+  interleaved: bool = False
 
-  def stated(section: Config) -> Rope:
-    part = fraction
-    if fraction is not None:
-      part = section.number("partial_rotary_factor", fraction)
-    theta = section.number("rope_theta", base)
-    return rope(theta, part, _scaling(section, config))
+  def read(self, config: Config) -> Rope:
+    """Reads the encoding."""
+    outside = self._stated(config, self.base, self.fraction)
+    sections = map(config.section, ("rope_scaling", "rope_parameters"))
+    found = [
+      Rope(*self._stated(section, *outside), self.interleaved, scaling)
+      for section in sections
+      if section is not None
+      for scaling in [_scaling(section, config)]
+    ]
+    if any(other != found[0] for other in found[1:]):
+      raise ValueError(
+        f"{config.origin}: rope_scaling and rope_parameters say different"
+        " things"
+      )
+    return found[0] if found else Rope(*outside, self.interleaved)
 
-  sections = map(config.section, ("rope_scaling", "rope_parameters"))
-  found = [stated(section) for section in sections if section is not None]
-  if any(other != found[0] for other in found[1:]):
-    raise ValueError(
-      f"{config.origin}: rope_scaling and rope_parameters say different things"
+  def _stated(self, config: Config, base: float, fraction: float | None):
+    """Reads base and fraction, with these where they are not stated."""
+    base = config.number("rope_theta", base)
+    if self.fraction is None:
+      return base, 1.0
+    return base, config.number("partial_rotary_factor", fraction)
+
+  def write(self, rope: Rope) -> dict:
+    """Returns the options that state an encoding, in both ways."""
+    stated = _stated(rope.scaling)
+    part = (
+      {} if self.fraction is None else {"partial_rotary_factor": rope.fraction}
     )
-  return found[0] if found else rope(base, fraction)
+    options = {"rope_theta": rope.base, **part}
+    return {
+      **options,
+      **({"rope_scaling": stated} if rope.scaling else {}),
+      "rope_parameters": {**options, **stated},
+    }
 
 
 def _scaling(section: Config, config: Config) -> RopeScaling | None:
@@ -99,25 +114,6 @@ def _yarn(section, config):
   )
 
 
-def write(rope: Rope, *, partial: bool = False) -> dict:
-  """Returns the options that state a rotary encoding, in both ways.
-
-  Args:
-    partial: whether the family may turn a part of each head.
-  """
-  scaling = rope.scaling
-  stated = _stated(scaling)
-  if isinstance(scaling, Llama3 | Yarn):
-    stated["original_max_position_embeddings"] = scaling.original_length
-  part = {"partial_rotary_factor": rope.fraction} if partial else {}
-  options = {"rope_theta": rope.base, **part}
-  return {
-    **options,
-    **({"rope_scaling": stated} if scaling else {}),
-    "rope_parameters": {**options, **stated},
-  }
-
-
 def _stated(scaling: RopeScaling | None) -> dict:
   match scaling:
     case None:
@@ -130,6 +126,7 @@ def _stated(scaling: RopeScaling | None) -> dict:
         "factor": scaling.factor,
         "low_freq_factor": scaling.low_freq_factor,
         "high_freq_factor": scaling.high_freq_factor,
+        "original_max_position_embeddings": scaling.original_length,
       }
     case Yarn():
       return {
@@ -138,6 +135,7 @@ def _stated(scaling: RopeScaling | None) -> dict:
         "beta_fast": scaling.beta_fast,
         "beta_slow": scaling.beta_slow,
         "attention_factor": scaling.amplitude,
+        "original_max_position_embeddings": scaling.original_length,
       }
   name = type(scaling).__name__
   raise ValueError(f"config.json has no name for the rope scaling {name}")

@@ -54,7 +54,7 @@ def _resolved(value: Any) -> dict[str, Any]:
     case Attention():
       out_bias = value.use_bias if value.out_bias is None else value.out_bias
       return {
-        "num_kv_heads": value.num_kv_heads or value.num_heads,
+        "num_kv_heads": value.kv_heads,
         "out_bias": out_bias,
       }
     case Layer():

@@ -83,6 +83,11 @@ class Attention(nn.Module):
       )
     super().__post_init__()
 
+  @property
+  def kv_heads(self) -> int:
+    """Returns K, which is N where num_kv_heads is None."""
+    return self.num_kv_heads or self.num_heads
+
   @nn.compact
   def __call__(
     self,

@@ -12,7 +12,6 @@ measures each task apart.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 
 import seqio
@@ -21,7 +20,7 @@ from tasks import external, vocabularies
 from tasks.evaluation import choices, generation, glue, json_rows
 from tasks.evaluation.benchmark import Benchmark
 from tasks.mixtures import ByExamples, add_mixture
-from tasks.task import add_task
+from tasks.task import add_task, did_you_mean
 
 _TRAIN_AND_VALIDATION = {"train": "train", "validation": "validation"}
 _ALL = {**_TRAIN_AND_VALIDATION, "test": "test"}
@@ -191,10 +190,9 @@ def suite(
 
 def _entries(name: str, only: Sequence[str] | None) -> Mapping[str, Entry]:
   if name not in SUITES:
-    close = difflib.get_close_matches(name, SUITES, n=1)
     raise ValueError(
       f"name ({name!r}) must be one of {', '.join(map(repr, SUITES))}"
-      + (f"; did you mean {close[0]!r}?" if close else "")
+      f"{did_you_mean(name, SUITES)}"
     )
   entries = SUITES[name]
   unknown = sorted(set(only or ()) - set(entries))

@@ -43,7 +43,7 @@ SCALINGS = {
 def read(options, **settings):
   config = Config({**SIZES, **options}, "config.json", None)
   config.without_effect("hidden_size", "num_attention_heads")
-  found = rope.read(config, **settings)
+  found = rope.Rotary(**settings).read(config)
   config.finish()
   return found
 
@@ -80,7 +80,7 @@ def test_scaling_is_that_of_transformers_in_both_ways_to_state_it(name):
 @pytest.mark.parametrize("name", SCALINGS)
 def test_what_is_written_is_read_again(name):
   here = read({"rope_scaling": SCALINGS[name]})
-  written = rope.write(here)
+  written = rope.Rotary().write(here)
   assert read(written) == here
   for way in ("rope_scaling", "rope_parameters"):
     if way in written:
@@ -94,7 +94,7 @@ def test_part_of_a_head_is_turned_where_the_family_may():
   settings = {"fraction": 0.25, "interleaved": True}
   assert read({"rope_parameters": parameters}, **settings) == expected
   assert read(parameters, **settings) == expected
-  assert read(rope.write(expected, partial=True), **settings) == expected
+  assert read(rope.Rotary(**settings).write(expected), **settings) == expected
   assert read({}, **settings).fraction == 0.25
   with pytest.raises(ValueError, match="partial_rotary_factor = 0.5"):
     read({"rope_parameters": parameters})
@@ -127,4 +127,4 @@ def test_two_ways_must_agree():
 
 def test_scaling_without_a_name_is_not_written():
   with pytest.raises(ValueError, match="no name for the rope scaling NTK"):
-    rope.write(Rope(scaling=NTK(2.0)))
+    rope.Rotary().write(Rope(scaling=NTK(2.0)))

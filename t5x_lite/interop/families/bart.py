@@ -3,7 +3,8 @@
 Lewis et al. 2019, arXiv:1910.13461.
 """
 
-from t5x_lite.interop.config import ACTIVATIONS, NAMES, Config
+from t5x_lite.interop.config import Config
+from t5x_lite.interop.options import Option, Options
 from t5x_lite.interop.tables import (
   FROM_HEADS,
   TO_HEADS,
@@ -13,12 +14,6 @@ from t5x_lite.interop.tables import (
   norm,
   under,
 )
-from t5x_lite.nn.attention import Attention
-from t5x_lite.nn.attention_rules import Causal, Full
-from t5x_lite.nn.feedforward import MLP
-from t5x_lite.nn.norms import LayerNorm
-from t5x_lite.nn.positions import Learned
-from t5x_lite.nn.stack import Layer, Stack
 from t5x_lite.nn.transformer import Transformer
 
 MODEL_TYPES = {"bart": "BartForConditionalGeneration"}
@@ -66,95 +61,65 @@ TENSORS = Table(
   unread=[r"model\.(en|de)coder\.version"],
 )  # fmt: skip
 
-# What early files say, and what no other file may say otherwise.
-_ALWAYS = {
-  "is_encoder_decoder": True,
-  "is_decoder": False,
-  "tie_word_embeddings": True,
-  "normalize_before": False,
-  "normalize_embedding": True,
-  "add_final_layer_norm": False,
-  "add_bias_logits": False,
-  "static_position_embeddings": False,
-  "extra_pos_embeddings": _OFFSET,
-}
+
+def _options(side: str) -> Options:
+  """Returns the options of one side, and those of both."""
+  return Options(
+    rows=[
+      Option("vocab_size", "vocab_size"),
+      Option("d_model", "width"),
+      Option(f"{side}_layers", "stack.num_layers"),
+      Option(f"{side}_attention_heads", "attention.num_heads"),
+      Option(f"{side}_ffn_dim", "mlp.hidden"),
+      Option("max_position_embeddings", "position.max_length", 1024),
+      Option("activation_function", "mlp.activation", "gelu"),
+      Option("activation_dropout", "mlp.dropout_rate", 0.0),
+      Option("attention_dropout", "attention.dropout_rate", 0.0),
+      Option("dropout", ("stack.dropout_rate", "layer.dropout_rate"), 0.1),
+      Option("scale_embedding", "scale_embeddings", False),
+    ],
+    fixed={
+      "attention.use_bias": True, "mlp.use_bias": True,
+      "layer.norm_placement": "post", "position.offset": _OFFSET,
+    },
+    aliases={"num_hidden_layers": "encoder_layers"},
+    # What early files say, and what no other file may say otherwise.
+    always={
+      "is_encoder_decoder": True,
+      "is_decoder": False,
+      "tie_word_embeddings": True,
+      "normalize_before": False,
+      "normalize_embedding": True,
+      "add_final_layer_norm": False,
+      "add_bias_logits": False,
+      "static_position_embeddings": False,
+      "extra_pos_embeddings": _OFFSET,
+    },
+    without_effect=["force_bos_token_to_be_generated"],
+    side=side,
+    cross_attention=side == "decoder",
+    stack_norms=("input_norm",),
+  )  # fmt: skip
+
+
+_ENCODER, _DECODER = _options("encoder"), _options("decoder")
 
 
 def read(config: Config) -> Transformer:
   """Builds the Transformer that a config.json describes."""
   config.architecture(MODEL_TYPES["bart"])
-  config.aliases(num_hidden_layers="encoder_layers")
-  config.without_effect("force_bos_token_to_be_generated")
-  for name, value in _ALWAYS.items():
-    config.expect(name, value)
-  return Transformer(
-    width=config.integer("d_model"),
-    vocab_size=config.integer("vocab_size"),
-    encoder=_stack(config, "encoder"),
-    decoder=_stack(config, "decoder"),
-    scale_embeddings=config.flag("scale_embedding", False),
-    tie_embeddings=True,
-    head_bias=True,
-  )
-
-
-def _stack(config, side) -> Stack:
-  dropout = config.number("dropout", 0.1)
-  attention = Attention(
-    num_heads=config.integer(f"{side}_attention_heads"),
-    head_dim=config.share("d_model", f"{side}_attention_heads"),
-    use_bias=True,
-    dropout_rate=config.number("attention_dropout", 0.0),
-  )
-  mlp = MLP(
-    hidden=config.integer(f"{side}_ffn_dim"),
-    activation=config.choice("activation_function", ACTIVATIONS, "gelu"),
-    use_bias=True,
-    dropout_rate=config.number("activation_dropout", 0.0),
-  )
-  layer = Layer(
-    attention=attention,
-    cross_attention=attention if side == "decoder" else None,
-    mlp=mlp,
-    norm=LayerNorm(),
-    norm_placement="post",
-    dropout_rate=dropout,
-  )
-  return Stack(
-    layer=layer,
-    num_layers=config.integer(f"{side}_layers"),
-    rule=Full() if side == "encoder" else Causal(),
-    position=Learned(
-      max_length=config.integer("max_position_embeddings", 1024),
-      offset=_OFFSET,
-    ),
-    input_norm=LayerNorm(),
-    dropout_rate=dropout,
+  settings = _ENCODER.settings(config)
+  decoder = _DECODER.stack(_DECODER.settings(config))
+  return _ENCODER.transformer(
+    settings | {"decoder": decoder, "tie_embeddings": True, "head_bias": True}
   )
 
 
 def write(transformer: Transformer) -> dict:
   """Returns the options that describe a Transformer."""
-  stack = transformer.encoder
-  attention, mlp = stack.layer.attention, stack.layer.mlp
-  sides = {}
-  for side in ("encoder", "decoder"):
-    one = getattr(transformer, side)
-    sides |= {
-      f"{side}_layers": one.num_layers,
-      f"{side}_attention_heads": one.layer.attention.num_heads,
-      f"{side}_ffn_dim": one.layer.mlp.hidden,
-    }
   return {
-    "vocab_size": transformer.vocab_size,
-    "d_model": transformer.width,
-    "max_position_embeddings": stack.position.max_length,
-    "activation_function": NAMES[mlp.activation],
-    "activation_dropout": mlp.dropout_rate,
-    "attention_dropout": attention.dropout_rate,
-    "dropout": stack.dropout_rate,
-    "scale_embedding": transformer.scale_embeddings,
+    **_DECODER.write(transformer),
+    **_ENCODER.write(transformer),
     "is_encoder_decoder": True,
     "tie_word_embeddings": True,
-    **sides,
   }

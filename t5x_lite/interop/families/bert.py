@@ -3,7 +3,8 @@
 Devlin et al. 2019, arXiv:1810.04805. RoBERTa shares its parts (roberta.py).
 """
 
-from t5x_lite.interop.config import ACTIVATIONS, NAMES, Config
+from t5x_lite.interop.config import ACTIVATIONS, Config
+from t5x_lite.interop.options import Option, Options
 from t5x_lite.interop.tables import (
   FROM_HEADS,
   TO_HEADS,
@@ -13,13 +14,8 @@ from t5x_lite.interop.tables import (
   norm,
   under,
 )
-from t5x_lite.nn.attention import Attention
-from t5x_lite.nn.attention_rules import Full
-from t5x_lite.nn.feedforward import MLP
 from t5x_lite.nn.heads import Classifier, HeadTransform
 from t5x_lite.nn.norms import LayerNorm
-from t5x_lite.nn.positions import Learned
-from t5x_lite.nn.stack import Layer, Stack
 from t5x_lite.nn.transformer import Transformer
 
 MODEL_TYPES = {"bert": "BertForMaskedLM"}
@@ -98,6 +94,34 @@ _CLASSES = classes(
   *dense("classifier", "classifier/logits"),
 )
 
+ENCODER_OPTIONS = Options(
+  rows=[
+    Option("vocab_size", "vocab_size"),
+    Option("hidden_size", "width"),
+    Option("num_hidden_layers", "stack.num_layers"),
+    Option("num_attention_heads", "attention.num_heads"),
+    Option("intermediate_size", "mlp.hidden"),
+    Option("hidden_act", "mlp.activation", "gelu"),
+    Option(
+      "hidden_dropout_prob", ("stack.dropout_rate", "layer.dropout_rate"), 0.1
+    ),
+    Option("attention_probs_dropout_prob", "attention.dropout_rate", 0.1),
+    Option("type_vocab_size", "num_token_types", 2),
+    Option("layer_norm_eps", "norm.epsilon", 1e-12),
+  ],
+  fixed={
+    "attention.use_bias": True, "mlp.use_bias": True,
+    "layer.norm_placement": "post", "tie_embeddings": True,
+  },
+  always={
+    "position_embedding_type": "absolute", "is_decoder": False,
+    "is_encoder_decoder": False, "add_cross_attention": False,
+    "tie_word_embeddings": True,
+  },
+  side="encoder",
+  stack_norms=("input_norm",),
+)  # fmt: skip
+
 
 def tensors(transformer: Transformer) -> Table:
   """Returns the names, which differ where no words are predicted."""
@@ -114,17 +138,17 @@ def read(config: Config) -> Transformer:
     return read_encoder(
       config, classifier=read_classes(config, of_texts=of == _OF_TEXTS)
     )
-  activation = config.choice("hidden_act", ACTIVATIONS, "gelu")
+  of_layers = config.choice("hidden_act", ACTIVATIONS, "gelu")
   classifier = None
   if of == _WITH_NEXT_SENTENCE:
     classifier = Classifier(num_classes=2, pool="first", transform="tanh")
-  words = read_words(config, activation=activation)
+  words = read_words(config, activation=of_layers)
   return read_encoder(config, classifier=classifier, **words)
 
 
 def read_words(config: Config, *, activation: str) -> dict:
   """Returns the settings of a Transformer that predicts masked words."""
-  layer_norm = _layer_norm(config)
+  layer_norm = LayerNorm(epsilon=config.number("layer_norm_eps", 1e-12))
   transform = HeadTransform(norm=layer_norm, activation=activation)
   return {"head_transform": transform, "head_bias": True}
 
@@ -140,10 +164,6 @@ def read_classes(config: Config, *, of_texts: bool) -> Classifier:
   )
 
 
-def _layer_norm(config):
-  return LayerNorm(epsilon=config.number("layer_norm_eps", 1e-12))
-
-
 def read_encoder(config: Config, *, offset: int = 0, **heads) -> Transformer:
   """Builds an encoder.
 
@@ -152,43 +172,10 @@ def read_encoder(config: Config, *, offset: int = 0, **heads) -> Transformer:
     offset: rows of the position table that no position has.
     **heads: settings of the Transformer.
   """
-  config.expect("position_embedding_type", "absolute")
-  for name in ("is_decoder", "is_encoder_decoder", "add_cross_attention"):
-    config.expect(name, False)
-  config.expect("tie_word_embeddings", True)
-  layer_norm = _layer_norm(config)
-  dropout = config.number("hidden_dropout_prob", 0.1)
-  layer = Layer(
-    attention=Attention(
-      num_heads=config.integer("num_attention_heads"),
-      head_dim=config.share("hidden_size", "num_attention_heads"),
-      use_bias=True,
-      dropout_rate=config.number("attention_probs_dropout_prob", 0.1),
-    ),
-    mlp=MLP(
-      hidden=config.integer("intermediate_size"),
-      activation=config.choice("hidden_act", ACTIVATIONS, "gelu"),
-      use_bias=True,
-    ),
-    norm=layer_norm,
-    norm_placement="post",
-    dropout_rate=dropout,
-  )
   max_length = config.integer("max_position_embeddings", 512) - offset
-  return Transformer(
-    width=config.integer("hidden_size"),
-    vocab_size=config.integer("vocab_size"),
-    encoder=Stack(
-      layer=layer,
-      num_layers=config.integer("num_hidden_layers"),
-      rule=Full(),
-      position=Learned(max_length=max_length, offset=offset),
-      input_norm=layer_norm,
-      dropout_rate=dropout,
-    ),
-    num_token_types=config.integer("type_vocab_size", 2),
-    tie_embeddings=True,
-    **heads,
+  positions = {"position.max_length": max_length, "position.offset": offset}
+  return ENCODER_OPTIONS.transformer(
+    ENCODER_OPTIONS.settings(config) | positions | heads
   )
 
 
@@ -216,21 +203,9 @@ def write_classes(classifier: Classifier) -> dict:
 
 def write_encoder(transformer: Transformer) -> dict:
   """Returns the options that the families of encoders share."""
-  stack = transformer.encoder
-  attention, mlp = stack.layer.attention, stack.layer.mlp
+  position = transformer.encoder.position
   return {
-    "vocab_size": transformer.vocab_size,
-    "hidden_size": transformer.width,
-    "num_hidden_layers": stack.num_layers,
-    "num_attention_heads": attention.num_heads,
-    "intermediate_size": mlp.hidden,
-    "hidden_act": NAMES[mlp.activation],
-    "hidden_dropout_prob": stack.dropout_rate,
-    "attention_probs_dropout_prob": attention.dropout_rate,
-    "max_position_embeddings": (
-      stack.position.max_length + stack.position.offset
-    ),
-    "type_vocab_size": transformer.num_token_types,
-    "layer_norm_eps": stack.input_norm.epsilon,
+    **ENCODER_OPTIONS.write(transformer),
+    "max_position_embeddings": position.max_length + position.offset,
     "tie_word_embeddings": True,
   }

@@ -3,7 +3,7 @@
 Radford et al. 2019, Language Models are Unsupervised Multitask Learners.
 """
 
-from t5x_lite.interop.config import ACTIVATIONS, NAMES, Config
+from t5x_lite.interop.options import Option, Options, four_widths
 from t5x_lite.interop.tables import (
   CONV1D,
   CONV1D_FROM_HEADS,
@@ -15,13 +15,6 @@ from t5x_lite.interop.tables import (
   norm,
   under,
 )
-from t5x_lite.nn.attention import Attention
-from t5x_lite.nn.attention_rules import Causal
-from t5x_lite.nn.feedforward import MLP
-from t5x_lite.nn.norms import LayerNorm
-from t5x_lite.nn.positions import Learned
-from t5x_lite.nn.stack import Layer, Stack
-from t5x_lite.nn.transformer import Transformer
 
 MODEL_TYPES = {"gpt2": "GPT2LMHeadModel"}
 
@@ -45,63 +38,28 @@ TENSORS = Table(
   renames=[(r"^(wte|wpe|h|ln_f)\.", r"transformer.\1.")],
 )  # fmt: skip
 
+OPTIONS = Options(
+  rows=[
+    Option("vocab_size", "vocab_size"),
+    Option("n_embd", "width"),
+    Option("n_layer", "stack.num_layers"),
+    Option("n_head", "attention.num_heads"),
+    Option("n_inner", "mlp.hidden", four_widths),
+    Option("n_positions", "position.max_length", 1024),
+    Option("activation_function", "mlp.activation", "gelu_new"),
+    Option("layer_norm_epsilon", "norm.epsilon", 1e-5),
+    Option("attn_pdrop", "attention.dropout_rate", 0.1),
+    Option("resid_pdrop", "layer.dropout_rate", 0.1),
+    Option("embd_pdrop", "stack.dropout_rate", 0.1),
+    Option("tie_word_embeddings", "tie_embeddings", True),
+  ],
+  fixed={"attention.use_bias": True, "mlp.use_bias": True},
+  aliases={
+    "hidden_size": "n_embd", "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head", "max_position_embeddings": "n_positions",
+  },
+  always={"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False},
+  without_effect=["reorder_and_upcast_attn"],  # Softmax is float32 here.
+)  # fmt: skip
 
-def read(config: Config) -> Transformer:
-  """Builds the Transformer that a config.json describes."""
-  config.aliases(
-    hidden_size="n_embd", num_hidden_layers="n_layer",
-    num_attention_heads="n_head", max_position_embeddings="n_positions",
-  )  # fmt: skip
-  config.expect("scale_attn_weights", True)
-  config.expect("scale_attn_by_inverse_layer_idx", False)
-  config.without_effect("reorder_and_upcast_attn")  # Softmax is float32 here.
-  width = config.integer("n_embd")
-  layer_norm = LayerNorm(epsilon=config.number("layer_norm_epsilon", 1e-5))
-  layer = Layer(
-    attention=Attention(
-      num_heads=config.integer("n_head"),
-      head_dim=config.share("n_embd", "n_head"),
-      use_bias=True,
-      dropout_rate=config.number("attn_pdrop", 0.1),
-    ),
-    mlp=MLP(
-      hidden=config.integer("n_inner", 4 * width),
-      activation=config.choice("activation_function", ACTIVATIONS, "gelu_new"),
-      use_bias=True,
-    ),
-    norm=layer_norm,
-    dropout_rate=config.number("resid_pdrop", 0.1),
-  )
-  return Transformer(
-    width=width,
-    vocab_size=config.integer("vocab_size"),
-    decoder=Stack(
-      layer=layer,
-      num_layers=config.integer("n_layer"),
-      rule=Causal(),
-      position=Learned(max_length=config.integer("n_positions", 1024)),
-      final_norm=layer_norm,
-      dropout_rate=config.number("embd_pdrop", 0.1),
-    ),
-    tie_embeddings=config.flag("tie_word_embeddings", True),
-  )
-
-
-def write(transformer: Transformer) -> dict:
-  """Returns the options that describe a Transformer."""
-  stack = transformer.decoder
-  layer = stack.layer
-  return {
-    "vocab_size": transformer.vocab_size,
-    "n_embd": transformer.width,
-    "n_inner": layer.mlp.hidden,
-    "n_layer": stack.num_layers,
-    "n_head": layer.attention.num_heads,
-    "n_positions": stack.position.max_length,
-    "activation_function": NAMES[layer.mlp.activation],
-    "layer_norm_epsilon": stack.final_norm.epsilon,
-    "attn_pdrop": layer.attention.dropout_rate,
-    "resid_pdrop": layer.dropout_rate,
-    "embd_pdrop": stack.dropout_rate,
-    "tie_word_embeddings": transformer.tie_embeddings,
-  }
+read, write = OPTIONS.read, OPTIONS.write

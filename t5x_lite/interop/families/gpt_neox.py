@@ -4,8 +4,9 @@ head.
 Black et al. 2022, arXiv:2204.06745; Biderman et al. 2023, arXiv:2304.01373.
 """
 
-from t5x_lite.interop import rope
-from t5x_lite.interop.config import ACTIVATIONS, NAMES, Config
+from t5x_lite.interop.config import Config
+from t5x_lite.interop.options import Option, Options
+from t5x_lite.interop.rope import Rotary
 from t5x_lite.interop.tables import (
   FROM_HEADS,
   QKV,
@@ -16,11 +17,6 @@ from t5x_lite.interop.tables import (
   norm,
   under,
 )
-from t5x_lite.nn.attention import Attention
-from t5x_lite.nn.attention_rules import Causal
-from t5x_lite.nn.feedforward import MLP
-from t5x_lite.nn.norms import LayerNorm
-from t5x_lite.nn.stack import Layer, Stack
 from t5x_lite.nn.transformer import Transformer
 
 MODEL_TYPES = {"gpt_neox": "GPTNeoXForCausalLM"}
@@ -47,65 +43,39 @@ TENSORS = Table(
   renames=[(r"^lm_head\.", "embed_out.")],
 )  # fmt: skip
 
+OPTIONS = Options(
+  rows=[
+    Option("vocab_size", "vocab_size"),
+    Option("hidden_size", "width"),
+    Option("intermediate_size", "mlp.hidden"),
+    Option("num_hidden_layers", "stack.num_layers"),
+    Option("num_attention_heads", "attention.num_heads"),
+    Option("attention_bias", "attention.use_bias", True),
+    Option("attention_dropout", "attention.dropout_rate", 0.0),
+    Option("hidden_act", "mlp.activation", "gelu"),
+    Option(
+      "hidden_dropout", ("layer.dropout_rate", "stack.dropout_rate"), 0.0
+    ),
+    Option("layer_norm_eps", "norm.epsilon", 1e-5),
+    Option("use_parallel_residual", "layer.parallel", True),
+    Option("tie_word_embeddings", "tie_embeddings", False),
+  ],
+  fixed={"mlp.use_bias": True, "layer.parallel_norms": 2},
+  aliases={
+    "rotary_emb_base": "rope_theta", "rotary_pct": "partial_rotary_factor"
+  },
+  rope=Rotary(fraction=0.25),
+)  # fmt: skip
+
 
 def read(config: Config) -> Transformer:
   """Builds the Transformer that a config.json describes."""
-  config.aliases(
-    rotary_emb_base="rope_theta", rotary_pct="partial_rotary_factor"
-  )
   config.expect("is_decoder", False, True)  # It is one either way.
-  layer_norm = LayerNorm(epsilon=config.number("layer_norm_eps", 1e-5))
-  dropout = config.number("hidden_dropout", 0.0)
-  layer = Layer(
-    attention=Attention(
-      num_heads=config.integer("num_attention_heads"),
-      head_dim=config.share("hidden_size", "num_attention_heads"),
-      use_bias=config.flag("attention_bias", True),
-      dropout_rate=config.number("attention_dropout", 0.0),
-    ),
-    mlp=MLP(
-      hidden=config.integer("intermediate_size"),
-      activation=config.choice("hidden_act", ACTIVATIONS, "gelu"),
-      use_bias=True,
-    ),
-    norm=layer_norm,
-    parallel=config.flag("use_parallel_residual", True),
-    parallel_norms=2,
-    dropout_rate=dropout,
-  )
-  return Transformer(
-    width=config.integer("hidden_size"),
-    vocab_size=config.integer("vocab_size"),
-    decoder=Stack(
-      layer=layer,
-      num_layers=config.integer("num_hidden_layers"),
-      rule=Causal(),
-      position=rope.read(config, fraction=0.25),
-      final_norm=layer_norm,
-      dropout_rate=dropout,
-    ),
-    tie_embeddings=config.flag("tie_word_embeddings", False),
-  )
+  return OPTIONS.read(config)
 
 
 def write(transformer: Transformer) -> dict:
   """Returns the options that describe a Transformer."""
-  stack = transformer.decoder
-  layer = stack.layer
-  return {
-    "vocab_size": transformer.vocab_size,
-    "hidden_size": transformer.width,
-    "intermediate_size": layer.mlp.hidden,
-    "num_hidden_layers": stack.num_layers,
-    "num_attention_heads": layer.attention.num_heads,
-    "attention_bias": layer.attention.use_bias,
-    "attention_dropout": layer.attention.dropout_rate,
-    "hidden_act": NAMES[layer.mlp.activation],
-    "hidden_dropout": layer.dropout_rate,
-    "layer_norm_eps": stack.final_norm.epsilon,
-    "use_parallel_residual": layer.parallel,
-    "rotary_emb_base": stack.position.base,
-    "rotary_pct": stack.position.fraction,
-    "tie_word_embeddings": transformer.tie_embeddings,
-    **rope.write(stack.position, partial=True),
-  }
+  options = OPTIONS.write(transformer)
+  old_names = {alias: options[name] for alias, name in OPTIONS.aliases.items()}
+  return options | old_names

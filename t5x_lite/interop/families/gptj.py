@@ -4,7 +4,8 @@ neighbours, a head with a bias.
 Wang and Komatsuzaki 2021, GPT-J-6B.
 """
 
-from t5x_lite.interop.config import ACTIVATIONS, NAMES, Config
+from t5x_lite.interop.config import Config
+from t5x_lite.interop.options import Option, Options, four_widths
 from t5x_lite.interop.tables import (
   FROM_HEADS,
   TO_HEADS,
@@ -14,12 +15,7 @@ from t5x_lite.interop.tables import (
   norm,
   under,
 )
-from t5x_lite.nn.attention import Attention
-from t5x_lite.nn.attention_rules import Causal
-from t5x_lite.nn.feedforward import MLP
-from t5x_lite.nn.norms import LayerNorm
 from t5x_lite.nn.positions import Rope
-from t5x_lite.nn.stack import Layer, Stack
 from t5x_lite.nn.transformer import Transformer
 
 MODEL_TYPES = {"gptj": "GPTJForCausalLM"}
@@ -45,66 +41,43 @@ TENSORS = Table(
   unread=[r".*\.attn\.(bias|masked_bias|embed_positions)"],
 )  # fmt: skip
 
+OPTIONS = Options(
+  rows=[
+    Option("vocab_size", "vocab_size"),
+    Option("n_embd", "width"),
+    Option("n_inner", "mlp.hidden", four_widths),
+    Option("n_layer", "stack.num_layers"),
+    Option("n_head", "attention.num_heads"),
+    Option("activation_function", "mlp.activation", "gelu_new"),
+    Option("layer_norm_epsilon", "norm.epsilon", 1e-5),
+    Option("attn_pdrop", "attention.dropout_rate", 0.0),
+    Option("resid_pdrop", "layer.dropout_rate", 0.0),
+    Option("embd_pdrop", "stack.dropout_rate", 0.0),
+    Option("tie_word_embeddings", "tie_embeddings", False),
+  ],
+  fixed={
+    "mlp.use_bias": True, "layer.parallel": True, "head_bias": True,
+    "position.interleaved": True,
+  },
+  aliases={
+    "hidden_size": "n_embd", "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+  },
+  always={"rotary": True, "scale_attn_weights": True},
+  position=Rope,
+)  # fmt: skip
+
 
 def read(config: Config) -> Transformer:
   """Builds the Transformer that a config.json describes."""
-  config.aliases(
-    hidden_size="n_embd", num_hidden_layers="n_layer",
-    num_attention_heads="n_head",
-  )  # fmt: skip
-  config.expect("rotary", True)
-  config.expect("scale_attn_weights", True)
-  width = config.integer("n_embd")
-  head_dim = config.share("n_embd", "n_head")
-  rotated = config.integer("rotary_dim", 64)
-  layer_norm = LayerNorm(epsilon=config.number("layer_norm_epsilon", 1e-5))
-  layer = Layer(
-    attention=Attention(
-      num_heads=config.integer("n_head"),
-      head_dim=head_dim,
-      dropout_rate=config.number("attn_pdrop", 0.0),
-    ),
-    mlp=MLP(
-      hidden=config.integer("n_inner", 4 * width),
-      activation=config.choice("activation_function", ACTIVATIONS, "gelu_new"),
-      use_bias=True,
-    ),
-    norm=layer_norm,
-    parallel=True,
-    dropout_rate=config.number("resid_pdrop", 0.0),
-  )
-  return Transformer(
-    width=width,
-    vocab_size=config.integer("vocab_size"),
-    decoder=Stack(
-      layer=layer,
-      num_layers=config.integer("n_layer"),
-      rule=Causal(),
-      position=Rope(fraction=rotated / head_dim, interleaved=True),
-      final_norm=layer_norm,
-      dropout_rate=config.number("embd_pdrop", 0.0),
-    ),
-    tie_embeddings=config.flag("tie_word_embeddings", False),
-    head_bias=True,
-  )
+  settings = OPTIONS.settings(config)
+  fraction = config.integer("rotary_dim", 64) / settings["attention.head_dim"]
+  return OPTIONS.transformer(settings | {"position.fraction": fraction})
 
 
 def write(transformer: Transformer) -> dict:
   """Returns the options that describe a Transformer."""
   stack = transformer.decoder
-  layer = stack.layer
-  head_dim = layer.attention.head_dim
-  return {
-    "vocab_size": transformer.vocab_size,
-    "n_embd": transformer.width,
-    "n_inner": layer.mlp.hidden,
-    "n_layer": stack.num_layers,
-    "n_head": layer.attention.num_heads,
-    "rotary_dim": round(stack.position.fraction * head_dim),
-    "activation_function": NAMES[layer.mlp.activation],
-    "layer_norm_epsilon": stack.final_norm.epsilon,
-    "attn_pdrop": layer.attention.dropout_rate,
-    "resid_pdrop": layer.dropout_rate,
-    "embd_pdrop": stack.dropout_rate,
-    "tie_word_embeddings": transformer.tie_embeddings,
-  }
+  head_dim = stack.period[0].attention.head_dim
+  rotated = round(stack.position.fraction * head_dim)
+  return {**OPTIONS.write(transformer), "rotary_dim": rotated}

@@ -5,12 +5,12 @@ loss is not taken over, since `transformers` adds none unless asked to: set
 MoE.balance_loss to train with one.
 """
 
-from t5x_lite.interop import llama_kin, rope
+from t5x_lite.interop import llama_kin
 from t5x_lite.interop.config import Config
+from t5x_lite.interop.options import Option
+from t5x_lite.interop.rope import Rotary
 from t5x_lite.interop.tables import Entry, dense, under
-from t5x_lite.nn.attention_rules import Causal, Window
-from t5x_lite.nn.moe import MoE
-from t5x_lite.nn.stack import Layer
+from t5x_lite.nn.attention_rules import Window
 from t5x_lite.nn.transformer import Transformer
 
 MODEL_TYPES = {"mixtral": "MixtralForCausalLM"}
@@ -22,41 +22,27 @@ TENSORS = llama_kin.table(under("block_sparse_moe.", "mlp/", [
   Entry("experts.{e}.w2.weight", "experts/wo/kernel", "D F -> F D"),
 ]))  # fmt: skip
 
+OPTIONS = llama_kin.options(
+  Option("num_local_experts", "mlp.num_experts"),
+  Option("num_experts_per_tok", "mlp.top_k", 2),
+  epsilon=1e-5,
+  mlp="expert",
+  fixed={"mlp.normalize_gates": True},
+  aliases={"num_experts": "num_local_experts"},
+  always={"router_jitter_noise": 0.0},
+  without_effect=["router_aux_loss_coef"],
+  rope=Rotary(base=1e6),
+)
+
 
 def read(config: Config) -> Transformer:
   """Builds the Transformer that a config.json describes."""
-  config.expect("router_jitter_noise", 0.0)
-  config.without_effect("router_aux_loss_coef")
-  config.aliases(num_experts="num_local_experts")
-  moe = MoE(
-    expert=llama_kin.gated_mlp(config),
-    num_experts=config.integer("num_local_experts"),
-    top_k=config.integer("num_experts_per_tok", 2),
-    normalize_gates=True,
-  )
-  layer = Layer(
-    attention=llama_kin.attention(config),
-    mlp=moe,
-    norm=llama_kin.rms_norm(config, 1e-5),
-  )
-  window = config.integer("sliding_window", None)
-  return llama_kin.transformer(
-    config,
-    layer,
-    rule=Window(window) if window else Causal(),
-    position=rope.read(config, base=1e6),
-  )
+  settings = OPTIONS.settings(config)
+  if window := config.integer("sliding_window", None):
+    settings["stack.rule"] = Window(window)
+  return OPTIONS.transformer(settings)
 
 
 def write(transformer: Transformer) -> dict:
   """Returns the options that describe a Transformer."""
-  stack = transformer.decoder
-  moe = stack.layer.mlp
-  window = stack.rule.size if isinstance(stack.rule, Window) else None
-  return {
-    **llama_kin.options(transformer),
-    **llama_kin.gated_mlp_options(moe.expert),
-    "num_local_experts": moe.num_experts,
-    "num_experts_per_tok": moe.top_k,
-    "sliding_window": window,
-  }
+  return OPTIONS.write(transformer) | llama_kin.window(transformer)

@@ -4,7 +4,7 @@ Radford et al. 2018, Improving Language Understanding by Generative
 Pre-Training.
 """
 
-from t5x_lite.interop.config import Config
+from t5x_lite.interop.options import Option, Options, four_widths
 from t5x_lite.interop.tables import (
   CONV1D,
   CONV1D_FROM_HEADS,
@@ -16,13 +16,6 @@ from t5x_lite.interop.tables import (
   norm,
   under,
 )
-from t5x_lite.nn.attention import Attention
-from t5x_lite.nn.attention_rules import Causal
-from t5x_lite.nn.feedforward import MLP
-from t5x_lite.nn.norms import LayerNorm
-from t5x_lite.nn.positions import Learned
-from t5x_lite.nn.stack import Layer, Stack
-from t5x_lite.nn.transformer import Transformer
 
 MODEL_TYPES = {"openai-gpt": "OpenAIGPTLMHeadModel"}
 
@@ -50,66 +43,36 @@ TENSORS = Table(
   ],
 )  # fmt: skip
 
-# Its "gelu" is the tanh form. Theirs -> ours, and back.
+# Its "gelu" is the tanh form.
 _ACTIVATIONS = {
   "gelu": "gelu_tanh", "relu": "relu", "swish": "silu", "silu": "silu"
 }  # fmt: skip
-_NAMES = {ours: theirs for theirs, ours in _ACTIVATIONS.items()}
 
+OPTIONS = Options(
+  rows=[
+    Option("vocab_size", "vocab_size"),
+    Option("n_embd", "width"),
+    Option("n_layer", "stack.num_layers"),
+    Option("n_head", "attention.num_heads"),
+    Option("n_positions", "position.max_length", 512),
+    Option("afn", "mlp.activation", "gelu", names=_ACTIVATIONS),
+    Option("layer_norm_epsilon", "norm.epsilon", 1e-5),
+    Option("attn_pdrop", "attention.dropout_rate", 0.1),
+    Option("resid_pdrop", "layer.dropout_rate", 0.1),
+    Option("embd_pdrop", "stack.dropout_rate", 0.1),
+    Option("tie_word_embeddings", "tie_embeddings", True),
+  ],
+  fixed={
+    "attention.use_bias": True, "mlp.use_bias": True, "mlp.hidden": four_widths,
+    "layer.norm_placement": "post",
+  },
+  aliases={
+    "hidden_size": "n_embd", "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head", "max_position_embeddings": "n_positions",
+  },
+  always={"n_special": 0},
+  without_effect=["predict_special_tokens"],
+  stack_norms=(),
+)  # fmt: skip
 
-def read(config: Config) -> Transformer:
-  """Builds the Transformer that a config.json describes."""
-  config.aliases(
-    hidden_size="n_embd", num_hidden_layers="n_layer",
-    num_attention_heads="n_head", max_position_embeddings="n_positions",
-  )  # fmt: skip
-  config.expect("n_special", 0)
-  config.without_effect("predict_special_tokens")
-  width = config.integer("n_embd")
-  layer = Layer(
-    attention=Attention(
-      num_heads=config.integer("n_head"),
-      head_dim=config.share("n_embd", "n_head"),
-      use_bias=True,
-      dropout_rate=config.number("attn_pdrop", 0.1),
-    ),
-    mlp=MLP(
-      hidden=4 * width,
-      activation=config.choice("afn", _ACTIVATIONS, "gelu"),
-      use_bias=True,
-    ),
-    norm=LayerNorm(epsilon=config.number("layer_norm_epsilon", 1e-5)),
-    norm_placement="post",
-    dropout_rate=config.number("resid_pdrop", 0.1),
-  )
-  return Transformer(
-    width=width,
-    vocab_size=config.integer("vocab_size"),
-    decoder=Stack(
-      layer=layer,
-      num_layers=config.integer("n_layer"),
-      rule=Causal(),
-      position=Learned(max_length=config.integer("n_positions", 512)),
-      dropout_rate=config.number("embd_pdrop", 0.1),
-    ),
-    tie_embeddings=config.flag("tie_word_embeddings", True),
-  )
-
-
-def write(transformer: Transformer) -> dict:
-  """Returns the options that describe a Transformer."""
-  stack = transformer.decoder
-  layer = stack.layer
-  return {
-    "vocab_size": transformer.vocab_size,
-    "n_embd": transformer.width,
-    "n_layer": stack.num_layers,
-    "n_head": layer.attention.num_heads,
-    "n_positions": stack.position.max_length,
-    "afn": _NAMES[layer.mlp.activation],
-    "layer_norm_epsilon": layer.norm.epsilon,
-    "attn_pdrop": layer.attention.dropout_rate,
-    "resid_pdrop": layer.dropout_rate,
-    "embd_pdrop": stack.dropout_rate,
-    "tie_word_embeddings": transformer.tie_embeddings,
-  }
+read, write = OPTIONS.read, OPTIONS.write

@@ -4,30 +4,31 @@ layers.
 Yang et al. 2024, arXiv:2407.10671.
 """
 
-from t5x_lite.interop import llama_kin, rope, settings
+from t5x_lite.interop import llama_kin, settings
 from t5x_lite.interop.config import Config
 from t5x_lite.nn.attention_rules import AttentionRule, Causal, Window
-from t5x_lite.nn.stack import Layer, Period
+from t5x_lite.nn.stack import Period
 from t5x_lite.nn.transformer import Transformer
 
 MODEL_TYPES = {"qwen2": "Qwen2ForCausalLM"}
 
 TENSORS = llama_kin.table()
 
+OPTIONS = llama_kin.options(
+  fixed={"attention.use_bias": True, "attention.out_bias": False}
+)
+
 
 def read(config: Config) -> Transformer:
   """Builds the Transformer that a config.json describes."""
-  layer = Layer(
-    attention=llama_kin.attention(config, use_bias=True, out_bias=False),
-    mlp=llama_kin.gated_mlp(config),
-    norm=llama_kin.rms_norm(config),
-  )
+  found = OPTIONS.settings(config)
   rule, *others = rules = settings.shortest_period(_rules(config))
-  if others:
-    layer, rule = Period([layer.clone(rule=r) for r in rules]), Causal()
-  return llama_kin.transformer(
-    config, layer, rule=rule, position=rope.read(config)
-  )
+  if not others:
+    return OPTIONS.transformer(found | {"stack.rule": rule})
+  transformer = OPTIONS.transformer(found)
+  stack = transformer.decoder
+  period = Period([stack.layer.clone(rule=r) for r in rules])
+  return transformer.clone(decoder=stack.clone(layer=period))
 
 
 def _rules(config: Config) -> list[AttentionRule]:
@@ -53,8 +54,7 @@ def write(transformer: Transformer) -> dict:
   sizes = [rule.size for rule in rules if isinstance(rule, Window)]
   kinds = {True: "sliding_attention", False: "full_attention"}
   return {
-    **llama_kin.options(transformer),
-    **llama_kin.gated_mlp_options(stack.period[0].mlp),
+    **OPTIONS.write(transformer),
     "use_sliding_window": bool(sizes),
     "sliding_window": sizes[0] if sizes else None,
     "max_window_layers": len(rules) - len(sizes),

@@ -1,8 +1,10 @@
 """Checkpoints of a run: written by orbax, verified when they are read.
 
-Only the settings are imported here.
+Names are imported when they are first used: the settings load no orbax.
 """
 
-from t5x_lite.checkpoints.spec import Retention, WarmStart
+from etils import epy
 
-__all__ = ["Retention", "WarmStart"]
+with epy.lazy_api_imports(globals()):
+  from t5x_lite.checkpoints.manager import Checkpoints
+  from t5x_lite.checkpoints.spec import Retention, WarmStart

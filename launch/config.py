@@ -14,18 +14,23 @@ import gin
 from etils import epath
 
 import t5x_lite
-from launch import gin_errors
+from launch import gin_errors, user_modules
 from launch.gin_errors import ConfigError
 
 _HEADER = "from __gin__ import dynamic_registration"
 
 
 def _open(path) -> io.StringIO:
-  """Opens a gin file, local or remote."""
+  """Opens a gin file, local or remote; modules beside it can be imported."""
   try:
     text = epath.Path(path).read_bytes().decode("utf-8-sig")
   except UnicodeDecodeError as error:
     raise ConfigError(f"{path} is not UTF-8: {error}") from None
+  user_modules.add_recorded(text)
+  folder = pathlib.Path(path).resolve().parent
+  is_shipped = folder.is_relative_to(shipped_folder() / "gin")
+  if "://" not in str(path) and not is_shipped:
+    user_modules.add(folder)
   file = io.StringIO(text)
   file.name = str(path)  # For gin's messages.
   return file
@@ -47,19 +52,23 @@ def load(files=(), bindings=(), search_paths=()):
 
   Both `gin/models/palm/tiny.gin` and `models/palm/tiny.gin` name a shipped
   file, from any directory; the current directory comes first, then
-  `search_paths`.
+  `search_paths`. Modules in the folder of a gin file or in `search_paths` can
+  be imported by gin files (user_modules.py).
 
   Args:
     files: gin files, later ones win.
     bindings: `NAME=VALUE` lines, which win over the files. Names of modules
       need no import; a bare word is a string.
-    search_paths: further folders to look for files in.
+    search_paths: further folders to look for files and modules in.
 
   Raises:
     ConfigError: an unknown file, module, configurable or parameter; a value
       that cannot be read; a macro without a value.
   """
   gin.clear_config()
+  user_modules.forget()
+  for folder in search_paths:
+    user_modules.add(folder)
   shipped = shipped_folder()
   folders = [*search_paths, str(shipped), str(shipped / "gin")]
   # Gin can add folders but not forget them, and its second reader (files
@@ -85,6 +94,8 @@ def _parse_bindings(lines):
     package = gin_errors.package_of(name)
     if name not in known and package:
       imports.append(f"from {package} import {name}")
+    elif name not in known and name in user_modules.names():
+      imports.append(f"import {name}")
   header = "\n".join([_HEADER, *(i for i in imports if i != _HEADER)])
   _check_macros(lines)
   for line in lines:  # One at a time, so that a message names its flag.
@@ -182,9 +193,9 @@ def build(cls):
 
 def text() -> str:
   """Returns the whole configuration as one gin file that needs no other."""
-  return gin.config_str()
+  return user_modules.record(gin.config_str())
 
 
 def operative_text() -> str:
   """Returns the part that built objects used, with their defaults."""
-  return gin.operative_config_str()
+  return user_modules.record(gin.operative_config_str())

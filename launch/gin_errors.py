@@ -8,6 +8,10 @@ import os
 import pathlib
 import re
 
+import gin
+
+from launch import user_modules
+
 # Where gin's modules live: on the command line `positions.Rope` needs no
 # import and means t5x_lite.nn.positions.Rope.
 _PACKAGES = (
@@ -162,7 +166,17 @@ def _module(text, where, names) -> str | None:
   if not match or match[1] not in names.values():
     return None  # A dependency is missing: no matter of the gin file.
   package, _, name = match[1].rpartition(".")
-  return f"{where}no module {match[1]}{near(name, _modules(package))}"
+  if package:
+    return f"{where}no module {match[1]}{near(name, _modules(package))}"
+  ours = {package.partition(".")[0] for package in _PACKAGES}
+  found = near(name, ours | user_modules.names())
+  if not found:
+    looked_in = ", ".join(user_modules.folders())
+    found = (
+      f" in {looked_in}: give the folder that holds it as "
+      "--gin_search_paths=FOLDER"
+    )
+  return f"{where}no module {name}{found}"
 
 
 def _no_import(name, names) -> str:
@@ -214,7 +228,10 @@ def _modules(package) -> set[str]:
 
 def _raised_by_gin(error) -> bool:
   frame = inspect.getinnerframes(error.__traceback__)[-1]
-  return f"{os.sep}gin{os.sep}" in frame.filename
+  # By the package's whole path: a user's own modules may lie in a `gin/` too.
+  return (
+    pathlib.Path(gin.__file__).parent in pathlib.Path(frame.filename).parents
+  )
 
 
 def _missing_values(text) -> str | None:

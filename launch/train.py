@@ -38,10 +38,9 @@ def main(values, arguments):
 
   import jax
 
-  from t5x_lite.training import run as run_lib
-  from t5x_lite.training import train
+  from t5x_lite.training import Run, train
 
-  run = config.build(run_lib.Run)
+  run = config.build(Run)
   changed = directory.check(run)
   first = jax.process_index() == 0
   if first:
@@ -49,7 +48,7 @@ def main(values, arguments):
       rundir.say(f"going on with {line}")
     directory.start(run, sys.argv)
   try:
-    train.train(run, model_dir=values.model_dir)
+    train(run, model_dir=values.model_dir)
   except ValueError:
     if first:
       directory.undo()

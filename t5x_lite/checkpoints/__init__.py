@@ -1,8 +1,10 @@
 """Saves a run's checkpoints with Orbax and verifies them when they are read.
 
-This file imports only the settings, so that it loads fast.
+Names are imported when they are first used: the settings load no Orbax.
 """
 
-from t5x_lite.checkpoints.spec import Retention, WarmStart
+from etils import epy
 
-__all__ = ["Retention", "WarmStart"]
+with epy.lazy_api_imports(globals()):
+  from t5x_lite.checkpoints.manager import Checkpoints
+  from t5x_lite.checkpoints.spec import Retention, WarmStart

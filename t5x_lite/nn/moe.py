@@ -43,9 +43,9 @@ class MoE(FeedForward):
   2022 (expert choice), arXiv:2202.09368.
 
   Sows its auxiliary loss into the collection "losses", as [sum over the real
-  tokens, their number]; the mean is added to the loss. Tokens are balanced within each text (DeepSeek-AI 2024,
-  arXiv:2412.19437, Eq. 17-20), so that the loss is the same however texts are
-  packed and a batch is cut.
+  tokens, their number]; the mean is added to the loss. Tokens are balanced
+  within each text (DeepSeek-AI 2024, arXiv:2412.19437, Eq. 17-20), so that the
+  loss is the same however texts are packed and a batch is cut.
 
   Attributes:
     expert: an MLP, copied for each expert.

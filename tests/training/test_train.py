@@ -21,8 +21,9 @@ from t5x_lite.checkpoints.manager import Checkpoints
 from t5x_lite.data import Data
 from t5x_lite.devices.layout import Layout
 from t5x_lite.optim.optimizers import AdamW
-from t5x_lite.training import train
+from t5x_lite.training import metrics_log
 from t5x_lite.training.run import Run
+from t5x_lite.training.train import _Stop, train
 from tests import tiny
 
 TASK = "train_copy"
@@ -83,7 +84,7 @@ def same_bits(a, b) -> bool:
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
   model_dir = tmp_path_factory.mktemp("unbroken")
-  return train.train(make_run(), model_dir=str(model_dir)), model_dir
+  return train(make_run(), model_dir=str(model_dir)), model_dir
 
 
 def test_loss_falls_and_every_interval_is_recorded(unbroken):
@@ -102,7 +103,7 @@ def test_loss_falls_and_every_interval_is_recorded(unbroken):
 
 def test_the_same_run_again_gives_the_same_bits(unbroken, tmp_path):
   state, model_dir = unbroken
-  again = train.train(make_run(), model_dir=str(tmp_path))
+  again = train(make_run(), model_dir=str(tmp_path))
   assert same_bits(state, again)
   losses = [r["loss"] for r in records(model_dir)]
   assert losses == [r["loss"] for r in records(tmp_path)]
@@ -115,7 +116,7 @@ def test_sizes_that_cannot_be_read_cost_their_words_alone(
     raise KeyError("num_carry")
 
   monkeypatch.setattr(traces, "inner", renamed)
-  train.train(make_run(total_steps=2), model_dir=str(tmp_path))
+  train(make_run(total_steps=2), model_dir=str(tmp_path))
   said = capsys.readouterr().err
   assert "parameters, attention kernel" in said
   assert "nan" not in said.lower()
@@ -129,7 +130,7 @@ def test_a_signal_that_was_ignored_at_the_start_stays_ignored(ignored):
   try:
     if ignored:
       signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with train._Stop() as stop:
+    with _Stop() as stop:
       os.kill(os.getpid(), signal.SIGINT)
       assert stop.requested(1) == (not ignored)
   finally:
@@ -140,19 +141,19 @@ def test_a_signal_saves_leaves_and_resumes_to_the_same_bits(
   unbroken, tmp_path, monkeypatch
 ):
   state, model_dir = unbroken
-  add = train.metrics_log.Interval.add
+  add = metrics_log.Interval.add
 
   def add_and_signal(self, *args):
     add(self, *args)
     os.kill(os.getpid(), signal.SIGTERM)
 
   with monkeypatch.context() as patch:
-    patch.setattr(train.metrics_log.Interval, "add", add_and_signal)
+    patch.setattr(metrics_log.Interval, "add", add_and_signal)
     with pytest.raises(SystemExit) as left:
-      train.train(make_run(), model_dir=str(tmp_path))
+      train(make_run(), model_dir=str(tmp_path))
   assert left.value.code == 128 + signal.SIGTERM
   assert Checkpoints(tmp_path).latest_step == 1
-  resumed = train.train(make_run(), model_dir=str(tmp_path))
+  resumed = train(make_run(), model_dir=str(tmp_path))
   assert same_bits(state, resumed)
   # Left within an interval, whose record says the same all the same.
   losses = [r["loss"] for r in records(model_dir)]
@@ -161,11 +162,11 @@ def test_a_signal_saves_leaves_and_resumes_to_the_same_bits(
 
 def test_records_of_steps_that_come_again_are_dropped(unbroken, tmp_path):
   run = make_run(total_steps=3, log_every=1)
-  train.train(run, model_dir=str(tmp_path))
+  train(run, model_dir=str(tmp_path))
   path = tmp_path / "metrics.jsonl"
   with path.open("a") as file:
     file.write('{"step": 4, "kind": "train", "loss": 9}\n{"step": 5, "ki')
-  train.train(make_run(total_steps=4, log_every=1), model_dir=str(tmp_path))
+  train(make_run(total_steps=4, log_every=1), model_dir=str(tmp_path))
   assert [r["step"] for r in records(tmp_path)] == [1, 2, 3, 4]
   assert records(tmp_path)[-1]["loss"] < 9
 
@@ -173,7 +174,7 @@ def test_records_of_steps_that_come_again_are_dropped(unbroken, tmp_path):
 def test_a_finished_run_stays_as_it_is(unbroken):
   state, model_dir = unbroken
   before = (model_dir / "metrics.jsonl").read_text()
-  again = train.train(make_run(), model_dir=str(model_dir))
+  again = train(make_run(), model_dir=str(model_dir))
   assert same_bits(state, again)
   assert (model_dir / "metrics.jsonl").read_text() == before
 
@@ -189,7 +190,7 @@ def test_evaluations_choose_the_best_checkpoint(tmp_path):
     eval_every=2,
     keep=Retention(last=1, best=1, metric=metric),
   )
-  train.train(run, model_dir=str(tmp_path))
+  train(run, model_dir=str(tmp_path))
   found = records(tmp_path, "eval")
   assert [r["step"] for r in found] == [2, 4, 6]
   # 64 examples of five tokens, each once.
@@ -206,7 +207,7 @@ def test_warm_start_takes_the_other_runs_parameters(unbroken, tmp_path):
     optimizer=AdamW(learning_rate=1e-30),
     warm_start=WarmStart(path=str(model_dir)),
   )
-  warm = train.train(run, model_dir=str(tmp_path))
+  warm = train(run, model_dir=str(tmp_path))
   assert same_bits(warm.params, state.params)
 
 
@@ -217,7 +218,7 @@ def test_another_vocabulary_is_refused_before_anything_is_written(
     json.dumps({"task": "other", "size": 7, "digest": "0"})
   )
   with pytest.raises(ValueError, match=r"other \(7 ids\).*37 ids"):
-    train.train(make_run(), model_dir=str(tmp_path))
+    train(make_run(), model_dir=str(tmp_path))
   assert [p.name for p in tmp_path.iterdir()] == ["vocabulary.json"]
 
 
@@ -239,7 +240,7 @@ def test_data_that_could_not_be_resumed_is_refused_at_once(tmp_path):
       run, train=dataclasses.replace(run.train, task="train_python")
     )
     with pytest.raises(ValueError, match="PyFunc in it keeps no position"):
-      train.train(run, model_dir=str(tmp_path))
+      train(run, model_dir=str(tmp_path))
   finally:
     seqio.TaskRegistry.remove("train_python")
   (checkpoints,) = tmp_path.iterdir()
@@ -249,7 +250,7 @@ def test_data_that_could_not_be_resumed_is_refused_at_once(tmp_path):
 def test_a_batch_that_devices_do_not_divide_is_refused(tmp_path):
   run = make_run(layout=Layout(mesh={"data": 8}), microbatches=2)
   with pytest.raises(ValueError, match=r"batch_size \(8\).*16"):
-    train.train(run, model_dir=str(tmp_path))
+    train(run, model_dir=str(tmp_path))
   assert not list(tmp_path.iterdir())
 
 
@@ -263,17 +264,17 @@ def test_packed_rows_are_refused_where_the_encoder_pools(tmp_path):
     task=TASK, lengths={"inputs": 6, "targets": 6}, batch_size=8, pack=True
   )
   with pytest.raises(ValueError, match="pack=False"):
-    train.train(make_run(model=model, train=packed), model_dir=str(tmp_path))
+    train(make_run(model=model, train=packed), model_dir=str(tmp_path))
   assert not list(tmp_path.iterdir())
 
 
 _KILLED = """
 import sys
-from t5x_lite import traces, train
+from t5x_lite.training import train
 from tests.training import test_train
 next(test_train.copy_task.__wrapped__())
 run = test_train.make_run(total_steps=40, checkpoint_every=5)
-train.train(run, model_dir=sys.argv[1])
+train(run, model_dir=sys.argv[1])
 """
 
 

@@ -1,0 +1,38 @@
+"""docs/python_api.md, run as it is."""
+
+import ast
+
+from t5x_lite import training
+from tests import guides
+
+
+def program() -> str:
+  (text,) = guides.blocks("python_api.md", "python")
+  return text
+
+
+def test_the_program_of_the_guide_learns_generates_saves_and_loads(
+  tmp_path, monkeypatch, capsys
+):
+  monkeypatch.chdir(tmp_path)
+  names = {}
+  exec(compile(program(), "docs/python_api.md", "exec"), names)
+  accuracy, generated = capsys.readouterr().out.splitlines()
+  assert float(accuracy) > 0.9
+  assert generated == "[[ 6  7  8  9 10 11]]"
+  assert names["at_step"] == int(names["state"].step) == 60
+  assert (tmp_path / "runs/mine/checkpoints/60").is_dir()
+
+
+def test_the_program_has_fewer_than_40_lines():
+  lines = ast.unparse(ast.parse(program())).splitlines()
+  assert len([line for line in lines if line]) < 40
+  written = [line for line in program().splitlines() if line.strip()]
+  assert len([line for line in written if line[0] != "#"]) < 40
+
+
+def test_the_name_of_a_function_is_not_hidden_by_its_module():
+  import t5x_lite.training.train as module_path_or_function
+  from t5x_lite.training.train import train
+
+  assert training.train is train is module_path_or_function

@@ -20,21 +20,25 @@ MAY_IMPORT = {
   "model": ("nn", "losses", "row_formats"),
   "optim": (),
   "devices": (),
-  "decoding": (),
+  "decoding": ("model",),
   "checkpoints": ("files",),
   "accounting": ("nn", "losses", "devices"),
   "interop": ("nn", "model", "devices", "decoding"),
   "data": ("files", "row_formats"),
-  "inference": ("files", "nn", "row_formats", "model", "decoding", "data"),
+  "inference": (
+    "files", "nn", "row_formats", "model", "devices", "decoding", "data",
+  ),
   "evaluation": (
-    "files", "losses", "row_formats", "decoding", "data", "inference",
+    "files", "losses", "row_formats", "model", "devices", "decoding", "data",
+    "inference",
   ),
   "training": (
     "files", "losses", "model", "optim", "devices", "decoding", "checkpoints",
     "accounting", "data", "inference", "evaluation",
   ),
   "ablation": (
-    "row_formats", "accounting", "data", "inference", "evaluation", "training",
+    "row_formats", "model", "devices", "accounting", "data", "inference",
+    "evaluation", "training",
   ),
 }  # fmt: skip
 

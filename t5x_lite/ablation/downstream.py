@@ -12,7 +12,9 @@ from typing import Any
 import seqio
 
 from t5x_lite.data import Data, batches
+from t5x_lite.devices.layout import Layout
 from t5x_lite.evaluation import evaluate
+from t5x_lite.model import Model, Params
 
 # LAMBADA also has a perplexity, which is not part of a score.
 _NO_PERCENTAGE = "perplexity"
@@ -47,7 +49,7 @@ class Suite:
 
 
 def measure(
-  suite: Suite, model: Any, params: Any, *, layout: Any = None
+  suite: Suite, model: Model, params: Params, *, layout: Layout | None = None
 ) -> dict[str, Any]:
   """Evaluates a model on a suite, in the format of its tasks.
 

@@ -14,13 +14,14 @@ import tensorflow as tf
 
 from t5x_lite.data import batches, feature_converters
 from t5x_lite.inference import probe
+from t5x_lite.model import Model, Params
 
 _FOLDS = 4
 
 
 def accuracies(
-  model: Any,
-  params: Any,
+  model: Model,
+  params: Params,
   task: str,
   documents: Sequence[Sequence[str]],
   *,
@@ -59,8 +60,8 @@ def accuracies(
 
 
 def pooled(
-  model: Any,
-  params: Any,
+  model: Model,
+  params: Params,
   ids: Sequence[Sequence[int]],
   batch_size: int,
   starts: Mapping[str, Any] | None = None,

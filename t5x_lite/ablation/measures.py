@@ -38,6 +38,9 @@ import seqio
 from t5x_lite.ablation import downstream, linear_probe, scoring
 from t5x_lite.ablation.original_text import OriginalText
 from t5x_lite.data import batches
+from t5x_lite.devices.layout import Layout
+from t5x_lite.model import Model, Params
+from t5x_lite.training.run import Run
 
 KINDS = ("continuation", "infilling")
 # Passages per document for the linear probe.
@@ -128,7 +131,12 @@ class Question:
 
 
 def measure(
-  measures: Measures, model: Any, params: Any, run: Any, *, layout: Any = None
+  measures: Measures,
+  model: Model,
+  params: Params,
+  run: Run,
+  *,
+  layout: Layout | None = None,
 ) -> dict[str, Any]:
   """Measures a model on its run's held-out documents, and on suites.
 

@@ -12,8 +12,11 @@ import numpy as np
 
 from t5x_lite.data import batches as batches_lib
 from t5x_lite.data import sentinels
+from t5x_lite.devices.layout import Layout
 from t5x_lite.inference import batched, infer
+from t5x_lite.model import Model, Params
 from t5x_lite.row_formats import RowFormat
+from t5x_lite.training.run import Run
 
 _SENTINEL = re.compile(r"<extra_id_\d+>")
 
@@ -52,7 +55,7 @@ class Format:
 
 
 def formats(
-  run: Any, row_format: RowFormat, modes: Sequence[int]
+  run: Run, row_format: RowFormat, modes: Sequence[int]
 ) -> list[Format]:
   """Returns the formats that a run's model may have been trained on."""
   if not row_format.generates:
@@ -72,7 +75,13 @@ class Scorer:
   """Scores questions under a model."""
 
   def __init__(
-    self, model: Any, params: Any, run: Any, *, batch_size: int, layout: Any
+    self,
+    model: Model,
+    params: Params,
+    run: Run,
+    *,
+    batch_size: int,
+    layout: Layout | None,
   ):
     self._model, self._params = model, params
     self._run = run
@@ -178,13 +187,13 @@ def _scores(model, params, batch):
 
 
 def generate(
-  model: Any,
-  params: Any,
-  run: Any,
+  model: Model,
+  params: Params,
+  run: Run,
   asked: Sequence[Any],
   form: Format,
   *,
-  layout: Any = None,
+  layout: Layout | None = None,
 ) -> list[str]:
   """Returns greedy predictions of the scored parts, as texts."""
   vocabulary = batches_lib.vocabularies(run.train.task)[1]

@@ -9,6 +9,7 @@ import numpy as np
 
 from t5x_lite.decoding.constraints import Constraints
 from t5x_lite.decoding.samplers import Greedy
+from t5x_lite.model import Model, Params
 
 GREEDY = Greedy()
 UNCONSTRAINED = Constraints()
@@ -30,8 +31,8 @@ class Generated(NamedTuple):
 
 
 def generate(
-  model: Any,
-  params: Any,
+  model: Model,
+  params: Params,
   batch: dict[str, jax.Array],
   *,
   max_new_tokens: int,

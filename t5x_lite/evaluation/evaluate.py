@@ -15,16 +15,19 @@ from etils import epath
 
 from t5x_lite import decoding
 from t5x_lite.data import (
+  Data,
   batch_iterator,
   feature_converters,
   sentinels,
   task_examples,
 )
 from t5x_lite.data import batches as batches_lib
+from t5x_lite.devices.layout import Layout
 from t5x_lite.evaluation.held_out import HeldOut, held_out, unigram_entropy
 from t5x_lite.files import disk, json_text
 from t5x_lite.inference import batched
 from t5x_lite.losses import Term
+from t5x_lite.model import Model, Params
 from t5x_lite.row_formats import RowFormat
 
 __all__ = [
@@ -40,11 +43,11 @@ Metrics = dict[str, float]
 
 
 def evaluate(
-  model: Any,
-  params: Any,
-  specs: Sequence[Any],
+  model: Model,
+  params: Params,
+  specs: Sequence[Data],
   *,
-  layout: Any = None,
+  layout: Layout | None = None,
   metric_fns: bool = True,
   sampler: Any = decoding.GREEDY,
   constraints: decoding.Constraints = decoding.UNCONSTRAINED,
@@ -99,11 +102,11 @@ def evaluate(
 
 
 def teacher_forced(
-  model: Any,
-  params: Any,
+  model: Model,
+  params: Params,
   batches: Iterable[Mapping[str, np.ndarray]],
   *,
-  layout: Any = None,
+  layout: Layout | None = None,
 ) -> Metrics:
   """Computes the teacher-forced loss and accuracy on some batches.
 
@@ -175,11 +178,11 @@ def _add(totals, terms):
 
 
 def task_metrics(
-  model: Any,
-  params: Any,
-  spec: Any,
+  model: Model,
+  params: Params,
+  spec: Data,
   *,
-  layout: Any = None,
+  layout: Layout | None = None,
   sampler: Any = decoding.GREEDY,
   constraints: decoding.Constraints = decoding.UNCONSTRAINED,
   max_new_tokens: int | None = None,

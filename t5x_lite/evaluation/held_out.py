@@ -8,13 +8,15 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from t5x_lite.data import Data
 from t5x_lite.data import batches as batches_lib
+from t5x_lite.devices.layout import Layout
 from t5x_lite.inference import batched
 from t5x_lite.row_formats import RowFormat
 
 
 def held_out(
-  specs: Sequence[Any], row_format: RowFormat, *, layout: Any = None
+  specs: Sequence[Data], row_format: RowFormat, *, layout: Layout | None = None
 ) -> list["HeldOut"]:
   """Returns the held-out batches of each task, read when first used.
 
@@ -48,7 +50,9 @@ class HeldOut:
   # Smaller sets are cached: reading takes longer than evaluating a small model.
   keep_bytes = 256 * 2**20
 
-  def __init__(self, spec: Any, row_format: RowFormat, layout: Any = None):
+  def __init__(
+    self, spec: Data, row_format: RowFormat, layout: Layout | None = None
+  ):
     # Endless, it would wrap around a split smaller than num_batches.
     self.spec = dataclasses.replace(spec, num_epochs=spec.num_epochs or 1)
     self.unigram_entropy = None

@@ -8,6 +8,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from t5x_lite.devices.layout import Layout
+
 Arrays = dict[str, np.ndarray]
 
 # Below this, shorter rows cost the same and only compile again.
@@ -19,7 +21,7 @@ def compute(
   batches: Iterable[tuple[np.ndarray, Arrays]],
   *,
   batch_size: int,
-  layout: Any = None,
+  layout: Layout | None = None,
 ) -> Iterator[tuple[np.ndarray, Arrays]]:
   """Yields the results of a function on each batch.
 
@@ -51,17 +53,17 @@ def compute(
     yield _get(*waiting)
 
 
-def active(layout: Any) -> contextlib.AbstractContextManager:
+def active(layout: Layout | None) -> contextlib.AbstractContextManager:
   """Returns the layout's context for computing; without one, a no-op."""
   return contextlib.nullcontext() if layout is None else layout.activate()
 
 
-def share(layout: Any) -> tuple[int, int]:
+def share(layout: Layout | None) -> tuple[int, int]:
   """Returns this process's share of a batch: (index, count)."""
   return (0, 1) if layout is None else layout.data_shard()
 
 
-def round_up(batch_size: int, layout: Any = None) -> int:
+def round_up(batch_size: int, layout: Layout | None = None) -> int:
   """Rounds a batch size up to a multiple of the data shards."""
   if batch_size < 1:
     raise ValueError(f"batch_size ({batch_size}) must be at least 1")

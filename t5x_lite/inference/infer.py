@@ -26,11 +26,13 @@ from jax.experimental import multihost_utils
 
 from t5x_lite.data import batches as batches_lib
 from t5x_lite.data import feature_converters
+from t5x_lite.devices.layout import Layout
 from t5x_lite.files import text_files
 from t5x_lite.files.text_files import Record
 from t5x_lite.inference import batched, jsonl
 from t5x_lite.inference.jobs import Codec, Generate, Score
 from t5x_lite.inference.progress import Progress
+from t5x_lite.model import Params
 from t5x_lite.row_formats import RowFormat
 
 __all__ = ["Codec", "Generate", "Score", "codec", "run", "run_file"]
@@ -117,11 +119,11 @@ def _ends_inputs(task: seqio.Task) -> bool:
 
 def run(
   job: Generate | Score,
-  params: Any,
+  params: Params,
   records: Iterable[Mapping[str, Any]],
   *,
   batch_size: int = 32,
-  layout: Any = None,
+  layout: Layout | None = None,
 ) -> list[dict[str, Any]]:
   """Runs a job on records in memory.
 
@@ -152,12 +154,12 @@ def run(
 
 def run_file(
   job: Generate | Score,
-  params: Any,
+  params: Params,
   path_in: str,
   path_out: str,
   *,
   batch_size: int = 32,
-  layout: Any = None,
+  layout: Layout | None = None,
 ) -> int:
   """Runs a job on each line of a file and writes JSONL in the same order.
 
@@ -258,7 +260,7 @@ def _batches(job, read, first_id, batch_size):
     first_id = next_id
 
 
-def fingerprint(params: Any) -> str:
+def fingerprint(params: Params) -> str:
   """Returns a short fingerprint of the parameters, whatever their sharding.
 
   For each leaf, it sums the bits of all words, each multiplied by an odd number

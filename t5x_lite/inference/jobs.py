@@ -17,6 +17,7 @@ import numpy as np
 from t5x_lite import decoding
 from t5x_lite.data import sentinels
 from t5x_lite.files.text_files import Record
+from t5x_lite.model import Model
 from t5x_lite.row_formats import RowFormat
 
 
@@ -149,7 +150,7 @@ class Generate:
     seed: the seed of the sampler.
   """
 
-  model: Any
+  model: Model
   codec: Codec
   max_new_tokens: int | None = None
   sampler: Any = decoding.Greedy()
@@ -272,7 +273,7 @@ class Score:
       logits of a batch.
   """
 
-  model: Any
+  model: Model
   codec: Codec
   per_token: bool = False
 

@@ -2,22 +2,28 @@
 
 import dataclasses
 import itertools
-from typing import Any
 
 import jax
 from etils import epath
 
 from t5x_lite.data import batches
+from t5x_lite.devices.layout import Layout
 from t5x_lite.files import json_text
 from t5x_lite.inference import infer
 from t5x_lite.inference.jobs import Generate
+from t5x_lite.model import Model, Params
 from t5x_lite.training.run import Run
 
 _COUNT = 4
 
 
 def write(
-  model: Any, params: Any, run: Run, layout: Any, model_dir: str, number: int
+  model: Model,
+  params: Params,
+  run: Run,
+  layout: Layout | None,
+  model_dir: str,
+  number: int,
 ) -> None:
   """Writes `model_dir`/samples/STEP.jsonl: inputs, targets and predictions.
 

@@ -58,7 +58,7 @@ def write(model, params, output: pathlib.Path, values) -> bool:
       option of `ignore`.
   """
   files, own = list(values.gin_file), gin_writer.text(model)
-  generation, vocabulary = _beside(model, output, values.ignore)
+  generation, vocabulary = _read_companions(model, output, values.ignore)
   if vocabulary is not None:
     own += vocabulary.bindings
     if not files:
@@ -89,7 +89,7 @@ def write(model, params, output: pathlib.Path, values) -> bool:
   return vocabulary is not None
 
 
-def _beside(model, folder, ignore):
+def _read_companions(model, folder, ignore):
   """Reads the generation settings and the tokenizer that come with weights.
 
   Returns:

@@ -28,7 +28,7 @@ OPERATIVE = "operative_config.gin"
 RECORD = "run.json"
 
 # Settings that may change on resume: they do not affect the updates.
-_FREE = (
+_MAY_CHANGE = (
   "total_steps", "microbatches", "layout", "eval", "keep", "sampler",
   "log_every", "eval_every", "sample_every", "checkpoint_every", "constraints",
 )  # fmt: skip
@@ -110,7 +110,7 @@ class RunDirectory:
     if record.exists():
       there = json.loads(record.read_text())["configuration"]
       found = differences(there, _as_json(flatten(run)))
-      free = {p: d for p, d in found.items() if p.split(".")[0] in _FREE}
+      free = {p: d for p, d in found.items() if p.split(".")[0] in _MAY_CHANGE}
       changed = [f"{path}: {difference}" for path, difference in free.items()]
       refused = [f"{p} is {d}" for p, d in found.items() if p not in free]
       if refused:

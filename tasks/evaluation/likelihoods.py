@@ -28,8 +28,8 @@ def metric(function: Callable) -> type[seqio.metrics.CollectingMetric]:
       targets = cached_targets or [
         example[f"{field}_pretokenized"].decode() for example in examples
       ]
-      scores, beside = self.values["model_output"]
-      found = function(scores, beside["is_greedy"])
+      scores, intermediates = self.values["model_output"]
+      found = function(scores, intermediates["is_greedy"])
       return found, {"targets": targets, "score": scores}
 
   OfLikelihoods.__name__ = function.__name__

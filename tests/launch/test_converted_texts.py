@@ -309,7 +309,7 @@ def test_what_is_not_supported_is_refused_and_leaves_nothing(tmp_path, capsys):
   generation.write_text(json.dumps({"num_beams": 4}))
   for to, ignored, message in [
     ("run", "num_beams,num_beam", "--ignore=num_beam: no file that comes wi"),
-    ("run", "d_model", "be ignored: decoder_start_token_id, eos_token_id, n"),
+    ("run", "d_model", "they have: decoder_start_token_id, eos_token_id, n"),
     ("hf", "num_beams", "--ignore=num_beams is for --to=run, not --to=hf"),
   ]:
     assert convert(source, to, run, f"--ignore={ignored}") == 2

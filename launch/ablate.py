@@ -9,12 +9,12 @@ from launch import options
 USAGE = "--gin_file=NAME.gin [flags]"
 DETAILS = """
 A study (t5x_lite/ablation/study.py) is a grid of models, objectives and other
-settings, run with several seeds under one budget. Each arm is a run of its own
-in DIR/arms, trained by `t5x_lite train` and measured by `t5x_lite measure`, and
-so are the stages that follow on it (adaptation, fine-tuning). DIR is --output,
-or studies/NAME. The same command again goes on where it stopped and leaves
-finished arms alone. At the end DIR/report.html says what came out, and
-`tensorboard --logdir=DIR/arms` groups the runs by what was chosen for them.
+settings, run with several seeds under one budget. Each arm is a run in
+DIR/arms, trained by `t5x_lite train` and measured by `t5x_lite measure`. So are
+its further stages (adaptation, fine-tuning). DIR is --output, or studies/NAME.
+The same command resumes a study that was interrupted and skips finished arms.
+The results are in DIR/report.html, and `tensorboard --logdir=DIR/arms` groups
+the runs by their settings.
 """
 EXAMPLE = """
 t5x_lite ablate --gin_file=gin/ablations/denoising_vs_clm.gin --dry_run
@@ -27,37 +27,37 @@ def define(values):
   options.gin_flags(values)
   flags.DEFINE_string(
     "output", None,
-    "Directory of the study; made if need be. By default studies/NAME, that of "
-    "the first gin file.",
+    "Directory of the study; created if missing. By default studies/NAME, with "
+    "the name of the first gin file.",
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_bool(
     "dry_run", False,
-    "Print the arms, what each costs, and how long it will take; write and run "
-    "nothing.",
+    "Print the arms, their costs and the expected time; write and run nothing.",
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_bool(
     "resume", True,
-    "Go on with the study if --output holds it; --noresume refuses to.",
+    "Resume the study in --output if there is one; --noresume refuses to.",
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_integer(
     "jobs", 1,
-    "Arms at a time; 0 runs none, and reports what is there.", lower_bound=0,
+    "Arms to run in parallel; 0 runs none, and reports the results so far.",
+    lower_bound=0,
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_integer(
     "arm", None,
-    "Run this arm alone, the first is 1: a job of a cluster for each. Plan the "
-    "study before, and gather them afterwards, with --jobs=0. "
-    "launch/slurm.sbatch and launch/arms_gke.yaml say how.", lower_bound=1,
+    "Run only this arm, counted from 1, for one cluster job per arm. Run with "
+    "--jobs=0 before, to plan the study, and afterwards, to collect results. "
+    "See launch/slurm.sbatch and launch/arms_gke.yaml.", lower_bound=1,
     flag_values=values,
   )  # fmt: skip
 
 
 def main(values, arguments):
-  """Plans, runs what is not there yet, and reports."""
+  """Plans the study, runs its unfinished arms, and writes the report."""
   options.no_arguments("ablate", arguments)
   if not values.gin_file:
     raise ValueError("give --gin_file, a study such as gin/ablations/smoke.gin")
@@ -89,18 +89,18 @@ def main(values, arguments):
 
 
 def _plan(folder, study, text, values) -> dict:
-  """Returns the plan that a directory holds; if it has none, plans first."""
+  """Returns the plan in a directory; makes one if there is none."""
   from launch import study_plan
 
   plan = study_plan.find(folder, text)
   if plan is not None and not values.resume:
     raise ValueError(
-      f"--output={folder} holds this study already: leave --noresume out, or "
+      f"--output={folder} already has this study: leave out --noresume, or "
       "give another --output"
     )
   if plan is None and values.arm:
     raise ValueError(
-      f"--output={folder} holds no study yet: plan it before with --jobs=0"
+      f"--output={folder} has no study yet: plan it first, with --jobs=0"
     )
   if plan is None:
     plan = study_plan.make(study, text, values.gin_search_paths)

@@ -1,8 +1,8 @@
-"""Runs each arm of a study as a process of its own.
+"""Runs each arm of a study as a separate process.
 
 DIR/arms/NAME/          the first run: checkpoints, metrics.jsonl, measures.json
-DIR/arms/NAME/STAGE/    the run of a stage that goes on from it
-DIR/arms/NAME/arm.log   what the commands of all of them printed
+DIR/arms/NAME/STAGE/    the run of a later stage
+DIR/arms/NAME/arm.log   the output of all its commands
 """
 
 import contextlib
@@ -22,7 +22,7 @@ _POLL_SECONDS = 0.2
 
 
 class Arm:
-  """One arm's directory and commands."""
+  """Runs one arm's commands in its directory."""
 
   def __init__(self, folder, entry):
     self.name = entry["name"]
@@ -31,20 +31,20 @@ class Arm:
 
   @property
   def done(self) -> bool:
-    """Tells whether all its runs are trained and measured."""
+    """Returns whether all its runs are trained and measured."""
     return all(run.done for run in self._runs)
 
   @property
   def log(self) -> pathlib.Path:
-    """Returns the file of what its commands print."""
+    """Returns the file with its commands' output."""
     return self.path / "arm.log"
 
   def start(self):
-    """Starts training; `poll` starts measuring after it.
+    """Starts the first command; `poll` starts the next ones.
 
     Raises:
-      ValueError: another process runs this arm. (The lock is inherited: it is
-        held as long as a command runs, even if who started it was killed.)
+      ValueError: another process is running this arm. (Commands inherit the
+        lock, so it is held while one runs, even if its parent was killed.)
     """
     self.path.mkdir(parents=True, exist_ok=True)
     self._lock = (self.path / "lock").open("w")
@@ -52,7 +52,9 @@ class Arm:
       fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
       self._lock.close()
-      raise ValueError(f"arm {self.name} is run by another process") from None
+      raise ValueError(
+        f"arm {self.name} is already being run by another process"
+      ) from None
     self._left = [
       words for run in self._runs if not run.done for words in run.commands
     ]
@@ -71,7 +73,7 @@ class Arm:
       )  # fmt: skip
 
   def poll(self) -> int | None:
-    """Returns the exit status, or None while it runs."""
+    """Returns the exit status, or None while the arm is running."""
     status = self._process.poll()
     if status == 0 and self._left:
       self._start_next()
@@ -81,18 +83,18 @@ class Arm:
     return status
 
   def stop(self):
-    """Asks for a checkpoint and an end, and waits for it."""
+    """Sends SIGTERM, which saves a checkpoint, and waits for the exit."""
     with contextlib.suppress(ProcessLookupError):
       os.killpg(self._process.pid, signal.SIGTERM)
     self._process.wait()
     self._lock.close()
-    # Until its children are gone too, who hold the lock as long as they run.
+    # Also wait for its child processes, which hold the lock while they run.
     with (self.path / "lock").open("w") as lock:
       fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 class _Run:
-  """One run of an arm: what trains it, and what measures it."""
+  """Holds the commands that train and measure one run of an arm."""
 
   def __init__(self, arm_path, entry, run):
     self._path, self._steps = arm_path / run["stage"], run["steps"]
@@ -121,16 +123,16 @@ class _Run:
 
 
 def run_all(arms, jobs, say) -> list[str]:
-  """Runs the arms that are not done, so many at a time.
+  """Runs the arms that are not done, `jobs` of them in parallel.
 
-  An arm that fails is reported, with the end of its log, and the others go on.
+  A failed arm is reported with the last line of its log; the others continue.
 
   Returns:
-    The names of those that failed.
+    The names of the arms that failed.
   """
   waiting = [arm for arm in arms if not arm.done]
   if len(waiting) < len(arms):
-    say(f"{len(arms) - len(waiting)} arms are done already")
+    say(f"{len(arms) - len(waiting)} arms are already done")
   running, failed, count = {}, [], len(arms) - len(waiting)
   previous = signal.signal(signal.SIGTERM, _interrupt)
   try:

@@ -6,10 +6,11 @@ from launch import describe, options
 
 USAGE = "--gin_file=FILE [flags]"
 DETAILS = """
-Times whole training steps of a model on this machine: no data is read. Prints
-tokens per second, step time, model FLOP/s, their share of the matmul peak that
-is measured in the same run, and peak memory. A run's file gives the batch, the
-lengths and the optimizer; with a model's file alone, flags do.
+Times complete training steps of a model on this machine, on synthetic tokens.
+Prints tokens per second, step time, model FLOP/s, the percentage of the matmul
+peak (measured in the same run), and peak memory. The gin file of a run sets the
+batch size, the lengths and the optimizer; for the gin file of a model, set them
+by flags.
 """
 EXAMPLE = """
 t5x_lite bench --gin_file=gin/models/t5_1_1/small.gin --batch_size=8 \\
@@ -23,13 +24,13 @@ def define(values):
   options.gin_flags(values)
   describe.shape_flags(values)
   flags.DEFINE_integer(
-    "steps", 5, "Steps to time, after one that is not.", lower_bound=1,
+    "steps", 5, "Steps to time, after one warmup step.", lower_bound=1,
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_bool(
     "pipeline", False,
-    "Whether to measure how fast examples are made too: span corruption over "
-    "python_docs, beside a plain pipeline of the package t5 if that is there.",
+    "Also measure the throughput of the data pipeline: span corruption over "
+    "python_docs, compared with the package t5 if it is installed.",
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_bool("json", False, "Print one JSON object.", flag_values=values)
@@ -37,7 +38,7 @@ def define(values):
 
 
 def main(values, arguments):
-  """Prints the measurement."""
+  """Runs the benchmark and prints the result."""
   options.no_arguments("bench", arguments)
   given = describe.settings(values)
   from launch import session
@@ -62,7 +63,7 @@ def main(values, arguments):
 def _pipeline(lengths):
   if not lengths.get("inputs"):
     raise ValueError(
-      f"--pipeline needs a length of inputs, and lengths are {dict(lengths)}"
+      f"--pipeline needs a length of inputs, but lengths are {dict(lengths)}"
     )
   from launch import environment, pipeline
 
@@ -81,7 +82,7 @@ def _table(result) -> str:
     "tokens per second": f"{result['tokens_per_s']:,}",
     "step, median": steps,
     "model FLOP/s": f"{describe.quantity(result['flops_per_s'])}, "
-    f"{result['pct_of_peak']} % of the matmul peak here "
+    f"{result['pct_of_peak']} % of this device's matmul peak "
     f"({describe.quantity(result['peak_flops_per_s'])})",
     "peak memory": f"{result['rss_mb']:,} MB of the process"
     + (
@@ -97,7 +98,7 @@ def _table(result) -> str:
     )
     rows["pipeline"] = (
       f"{ours:,} tokens per second, {ours / result['tokens_per_s']:.1f} times "
-      "what the model takes"
+      "the model's speed"
     )
     rows["t5's pipeline"] = (
       f"{theirs:,} tokens per second" if theirs else "t5 is not installed"

@@ -6,10 +6,11 @@ from launch import options
 
 USAGE = "[TASK] --cache_dir=DIR [flags]"
 DETAILS = """
-Does once what a task does before its CacheDatasetPlaceholder, tokenization for
-example, and writes the result as seqio's cached tasks are: on this machine,
-without Apache Beam. Windows and noise come after it, new in each epoch. Without
-a TASK, it is that of the gin files. Runs read it with data.Data.cache_dir.
+Runs a task's preprocessing up to its CacheDatasetPlaceholder, for example
+tokenization, and writes the result in the format of seqio's cached tasks, on
+this machine and without Apache Beam. Later steps (windows, noise) still run in
+each epoch. TASK defaults to the task of the gin files. To train on a cache, set
+data.Data.cache_dir.
 """
 EXAMPLE = """
 t5x_lite cache offline_sort --cache_dir=cache
@@ -25,12 +26,12 @@ def define(values):
     "cache_dir", None, "Folder of the caches.", flag_values=values
   )
   flags.DEFINE_integer(
-    "num_shards", 16, "Files of a split.", lower_bound=1, flag_values=values
+    "num_shards", 16, "Files per split.", lower_bound=1, flag_values=values
   )
 
 
 def main(values, arguments):
-  """Writes the caches of the tasks, of a mixture's each."""
+  """Writes the cache of a task, or of each task of a mixture."""
   from launch import config, environment, session
 
   options.require(values, "cache_dir")

@@ -1,4 +1,4 @@
-"""Chooses the vocabulary of a converted run: gin bindings of what is there."""
+"""Writes gin bindings for the vocabulary of a converted run."""
 
 import dataclasses
 import pathlib
@@ -10,18 +10,18 @@ from t5x_lite.interop import generation as generation_lib
 from t5x_lite.interop import tokenizer_files
 
 _SENTINEL = re.compile(r"▁?<extra_id_\d+>")
-_T5_SENTINELS = 100  # Where no file says: mT5 says 0, its model has its own.
+_T5_SENTINELS = 100  # If no file says: mT5's says 0, its model has its own.
 _BYTES = {"<pad>": 0, "</s>": 1, "<unk>": 2}
 
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-  """A vocabulary, yet to be built.
+  """Describes a vocabulary by its gin bindings.
 
   Attributes:
-    bindings: gin's, that say it to the tasks of text.
-    eos_id: what ends its texts.
-    has_sentinels: whether it has any.
+    bindings: gin bindings that set it for the text tasks.
+    eos_id: the id that ends its texts.
+    has_sentinels: whether it has sentinels.
   """
 
   bindings: str
@@ -36,22 +36,22 @@ def find(
   is_encoder_decoder: bool,
   ignore: Collection[str],
 ) -> Vocabulary | None:
-  """Reads the tokenizer in a folder, and what the model expects around texts.
+  """Reads the tokenizer in a folder, and the special tokens around texts.
 
   Args:
-    folder: with the tokenizer's files.
-    generation: what config.json and generation_config.json say.
-    is_encoder_decoder: whether the model is one.
-    ignore: options that are not to be read.
+    folder: the folder with the tokenizer's files.
+    generation: the settings of config.json and generation_config.json.
+    is_encoder_decoder: whether the model is an encoder-decoder.
+    ignore: options not to read.
 
   Returns:
-    None where there is no vocabulary that could be used: none of a known kind;
-    a language model's without an end of texts; one whose id 0 is text, which
-    has other ids here than the weights have rows.
+    None if there is no usable vocabulary: none of a supported type; a language
+    model's without EOS; or one whose id 0 is text, as its ids here would differ
+    from the rows of the embedding.
 
   Raises:
-    ValueError: a token that the vocabulary does not have; tokens around a text
-      that are not supported.
+    ValueError: the vocabulary lacks a special token, or the special tokens
+      around a text are not supported.
   """
   files = tokenizer_files.read(
     folder, is_encoder_decoder=is_encoder_decoder, ignore=ignore
@@ -76,15 +76,15 @@ def find(
 
 @dataclasses.dataclass(frozen=True)
 class _Table:
-  """Which ids a vocabulary's file gives to names.
+  """Describes a vocabulary's class, and looks up ids of special tokens.
 
   Attributes:
-    name: of the vocabulary's class.
-    settings: of that.
-    find: name -> id, or None.
-    plain: the ids that it has around texts without more being said.
-    has_sentinels: whether it has any.
-    where: what messages call it.
+    name: the name of the vocabulary's class.
+    settings: the arguments of that class.
+    find: maps a token to its id, or None.
+    plain: the default special ids around texts.
+    has_sentinels: whether it has sentinels.
+    where: its name in error messages.
   """
 
   name: str
@@ -98,20 +98,20 @@ class _Table:
     found = self.find(name)
     if found is None:
       raise ValueError(
-        f"{self.where} has no {name!r}, which the files beside it call"
-        f" {what}: correct {what} in tokenizer_config.json or"
+        f"{self.where} has no token {name!r}, which is {what} in the files"
+        f" next to it: correct {what} in tokenizer_config.json or"
         " special_tokens_map.json"
       )
     return found
 
 
 def _around_pair(files, table) -> dict[str, object]:
-  """Returns the ids around the texts of an encoder-decoder."""
+  """Returns the special ids around the texts of an encoder-decoder."""
   if len(files.before) > 1 or len(files.after) != 1:
     raise ValueError(
       f"{table.where} puts {list(files.before)} before and"
       f" {list(files.after)} after a text, which is not supported for an"
-      " encoder-decoder: at most one before, and one after, the end"
+      " encoder-decoder: at most one token before, and one (EOS) after"
     )
   around = {"eos_id": table.id(files.after[0], "eos_token")}
   if files.before:
@@ -120,15 +120,15 @@ def _around_pair(files, table) -> dict[str, object]:
 
 
 def _around_text(files, table, ends) -> dict[str, object]:
-  """Returns the ids around the text of a language model."""
+  """Returns the special ids around the text of a language model."""
   if len(files.before) > 1 or files.after:
     json = table.where.endswith(".json")
     option = "post_processor" if json else "add_eos_token"
     raise ValueError(
       f"{table.where} puts {list(files.before)} before and"
       f" {list(files.after)} after a text, which is not supported for a"
-      " language model: at most one before, and none after; go without:"
-      f" --ignore={option}"
+      " language model: at most one token before, and none after; to leave"
+      f" them out: --ignore={option}"
     )
   eos = table.id(files.eos, "eos_token") if files.eos else ends[0]
   start = files.before[0] if files.before else files.bos
@@ -164,8 +164,8 @@ def _sentencepiece(files, *, is_encoder_decoder) -> _Table:
     token, i = next(iter(pieces.items()))
     raise ValueError(
       f"{files.path} has {size} ids, and the added token {token!r} has id {i}:"
-      " added tokens are supported right after the model's own, without"
-      " sentinels; a tokenizer.json beside the weights says the same"
+      " added tokens must come right after the model's own, without sentinels;"
+      " use a tokenizer.json instead"
     )
 
   def find(name):
@@ -184,7 +184,7 @@ def _sentencepiece(files, *, is_encoder_decoder) -> _Table:
 def _huggingface(files, *, is_encoder_decoder) -> _Table | None:
   from tasks import hf_vocabulary
 
-  # The end is asked for its id 0 alone, and by its name where it has one.
+  # Built here only to look up ids and the offset.
   eos = files.after[-1] if files.after else files.eos
   settings = {"path": str(files.path.absolute()), "extra_ids": 0}
   if eos is not None:
@@ -195,7 +195,7 @@ def _huggingface(files, *, is_encoder_decoder) -> _Table | None:
   if missing:
     raise ValueError(
       f"tokenizer_config.json adds the token {missing[0]!r}, which"
-      f" {files.path} does not have: save the tokenizer anew"
+      f" {files.path} does not have: save the tokenizer again"
     )
   if eos is not None and find(eos) is not None and vocabulary.offset:
     return None

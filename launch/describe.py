@@ -1,4 +1,4 @@
-"""Accounts for a model without building it: `t5x_lite describe`."""
+"""Counts a model's parameters, FLOPs and bytes: `t5x_lite describe`."""
 
 import math
 
@@ -8,10 +8,10 @@ from launch import options
 
 USAGE = "--gin_file=FILE [flags]"
 DETAILS = """
-Parameters by component, FLOPs per token and per step, and bytes of parameters,
-gradients, optimizer, activations and KV cache. A run's file gives the batch,
-the lengths and the optimizer; with a model's file alone, flags do. Nothing is
-allocated or compiled.
+Prints parameters by component, FLOPs per token and per step, and bytes of
+parameters, gradients, optimizer state, activations and KV cache. The gin file
+of a run sets the batch size, the lengths and the optimizer; for the gin file of
+a model, set them by flags. Nothing is allocated or compiled.
 """
 EXAMPLE = """
 t5x_lite describe --gin_file=gin/models/t5_1_1/small.gin
@@ -37,35 +37,35 @@ def define(values):
 
 
 def shape_flags(values):
-  """Defines the flags that say how large a batch is."""
+  """Defines the flags of batch size, lengths, vocabulary and optimizer."""
   flags.DEFINE_integer(
     "batch_size", None, "Rows of a batch; by default the run's, or 8.",
     lower_bound=1, flag_values=values,
   )  # fmt: skip
   flags.DEFINE_list(
     "lengths", [],
-    "Tokens of a row, as inputs=512,targets=114; by default the run's, or "
-    "these, or 512 for a model of one text.",
+    "Tokens per row, as inputs=512,targets=114; by default the run's, or else "
+    "these for an encoder-decoder and 512 for other models.",
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_integer(
     "vocab_size", None,
-    "For a model that takes its vocabulary's size from a tokenizer.",
+    "Vocabulary size, for a model that takes it from a tokenizer.",
     lower_bound=1, flag_values=values,
   )  # fmt: skip
   flags.DEFINE_enum(
     "optimizer", None, ["adafactor", "adamw"],
-    "Optimizer, where no gin file binds one; by default adafactor for an "
+    "Optimizer, if no gin file binds one; by default adafactor for an "
     "architecture with an encoder and adamw for others.",
     flag_values=values,
   )  # fmt: skip
 
 
 def settings(values) -> dict:
-  """Returns model, optimizer and what a step of a configuration is made of.
+  """Returns a configuration's model, optimizer, batch size and lengths.
 
   Raises:
-    ValueError: no model, or a size that nothing gives.
+    ValueError: there is no model, or its vocabulary size is not given.
   """
   from launch import config, session
 
@@ -78,8 +78,7 @@ def settings(values) -> dict:
   train = run.get("train")
   if model.transformer.vocab_size is None and values.vocab_size is None:
     raise ValueError(
-      "the model takes its vocabulary's size from a tokenizer: give "
-      "--vocab_size"
+      "the model takes its vocabulary size from a tokenizer: give --vocab_size"
     )
   if values.vocab_size is not None:
     model = model.fit_vocabulary(values.vocab_size)
@@ -111,7 +110,7 @@ def _optimizer(name, row_format):
 
 
 def main(values, arguments):
-  """Prints the account."""
+  """Prints the counts."""
   options.no_arguments("describe", arguments)
   given = settings(values)
   from t5x_lite.accounting import costs
@@ -120,7 +119,7 @@ def main(values, arguments):
   model = given.pop("model")
   account = costs.describe(model, **given)
   if values.json:
-    # null stands for what is not known (NaN).
+    # Unknown numbers (NaN) are written as null.
     print(json_text.dumps(account))
   else:
     print(_table(account, model, given))

@@ -1,6 +1,7 @@
-"""Tells the user's mistakes from defects of the code.
+"""Separates user errors from bugs.
 
-A mistake is one line and exit status 2; a defect keeps its traceback.
+A user error is printed as one line, with exit status 2; a bug keeps its
+traceback.
 """
 
 import errno
@@ -16,11 +17,11 @@ _FOLDERS = tuple(
 
 
 def user_line(error: BaseException) -> str | None:
-  """Returns the line to print for a user's mistake, or None for a defect.
+  """Returns the line to print for a user error, or None for a bug.
 
-  A `ValueError` or `OSError` that our own code raised is the user's: a bad
-  setting or file. The same from inside a library is a defect of ours, except
-  for a full disk, whoever meets it.
+  A `ValueError` or `OSError` raised by our own code is a user error: a bad
+  setting or file. The same raised inside a library is our bug, except for a
+  full disk.
   """
   if _is_full_disk(error):
     return f"the disk is full: {_gin_context(error)}"
@@ -40,17 +41,17 @@ def _is_full_disk(error) -> bool:
 
 def _is_ours(error) -> bool:
   frames = traceback.extract_tb(error.__traceback__)
-  # gin's wrappers are not the origin of what they pass on.
+  # gin's wrappers re-raise errors, so the last frame is the origin.
   return bool(frames) and os.path.abspath(frames[-1].filename).startswith(
     _FOLDERS
   )
 
 
 def _gin_context(error) -> str:
-  """Returns the message, gin's lines on the way to it folded into one.
+  """Returns the message in one line, with the gin configurable that raised it.
 
   gin appends "In call to configurable 'Mlp' (<class ...>) in scope 'decoder'"
-  for each level: the first names the object that is wrong.
+  for each level; the first one names the object with the error.
   """
   message, *context = str(error).split("\n  In call to configurable ")
   if not context:

@@ -8,9 +8,9 @@ from launch import options
 
 USAGE = "--model_dir=RUN [flags]"
 DETAILS = """
-Measures each task that the run evaluates on (run.Run.eval), or --task: loss in
-nats per target token, accuracy, the unigram entropy of the same targets, and
-the task's own metrics. Writes RUN/eval-STEP.json.
+Evaluates the run on each task of run.Run.eval, or of --task: loss in nats per
+target token, accuracy, the unigram entropy of the same targets, and the task's
+own metrics. Writes RUN/eval-STEP.json.
 """
 EXAMPLE = """
 t5x_lite eval --model_dir=runs/quickstart
@@ -41,7 +41,7 @@ def define(values):
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_integer(
-    "num_batches", None, "Stop after so many batches.", lower_bound=1,
+    "num_batches", None, "Maximum number of batches.", lower_bound=1,
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_bool(
@@ -55,7 +55,7 @@ def define(values):
 
 
 def main(values, arguments):
-  """Evaluates, prints a table, and writes the numbers."""
+  """Evaluates the run, prints a table, and writes the metrics."""
   options.no_arguments("eval", arguments)
   options.require(values, "model_dir")
   from launch import session
@@ -85,12 +85,12 @@ def main(values, arguments):
 
 
 def _specs(run, values):
-  """Returns what to evaluate on: the run's own, changed as the flags say."""
+  """Returns the run's evaluation data, with the changes of the flags."""
   from t5x_lite.data import batches
 
   specs = run.eval
   changes = {"shuffle": False, "num_epochs": 1, "next_stage": None}
-  if not specs:  # What it trains on, where num_batches ends a stage.
+  if not specs:  # Its training data, of which num_batches would end a stage.
     specs = [run.train]
     changes |= {"split": "validation", "num_batches": None}
   if values.task:

@@ -1,7 +1,7 @@
-"""Writes an object as the gin bindings that build it again.
+"""Writes an object as gin bindings that rebuild it.
 
-Each object gets the scope of its place in the tree, so that equal classes do
-not share bindings:
+Each object's scope is its path in the tree, so that objects of the same class
+do not share bindings:
 
     stack.Stack.layer = @layer/stack.Layer()
     layer/stack.Layer.norm = @layer/norm/norms.RMSNorm()
@@ -17,11 +17,11 @@ _HEADER = "from __gin__ import dynamic_registration"
 
 
 def text(value: Any, *, header: bool = True) -> str:
-  """Returns a gin file that says all of an object that is not a default.
+  """Returns a gin file with all non-default fields of an object.
 
   Args:
-    value: a dataclass or an unbound module, as deep as may be.
-    header: whether the file begins here.
+    value: a dataclass or an unbound module, nested to any depth.
+    header: whether to begin with gin's header line.
   """
   modules: set[str] = set()
   bindings = list(_bindings(value, "", modules))
@@ -34,11 +34,11 @@ def text(value: Any, *, header: bool = True) -> str:
 
 
 def _bindings(value, scope, modules) -> Iterator[str]:
-  """Yields the bindings of an object and of those in it."""
+  """Yields the bindings of an object and of the objects in it."""
   modules.add(_home(type(value)))
   below = []
   for field in dataclasses.fields(value):
-    # A module's parent and name are Flax's own.
+    # Flax sets a module's parent and name.
     if not field.init or field.name in ("parent", "name"):
       continue
     part = getattr(value, field.name)
@@ -53,7 +53,7 @@ def _bindings(value, scope, modules) -> Iterator[str]:
 
 
 def _written(value, scope, below) -> str:
-  """Returns a value as gin reads it, and notes the objects in it."""
+  """Returns a value in gin's syntax, and adds the objects in it to `below`."""
   if isinstance(value, list | tuple):
     parts = [_written(v, f"{scope}_{i}", below) for i, v in enumerate(value)]
     return f"[{', '.join(parts)}]"
@@ -75,14 +75,14 @@ def _is_default(field, value) -> bool:
 
 
 def name(value: Any, scope: str = "") -> str:
-  """Returns what gin calls an object's class, in a scope."""
+  """Returns gin's name for an object's class, in a scope."""
   module = _home(type(value)).rpartition(".")[2]
   plain = f"{module}.{type(value).__name__}"
   return f"{scope}/{plain}" if scope else plain
 
 
 def _home(kind) -> str:
-  """Returns where gin files import a class from: its package if that has it."""
+  """Returns the module to import a class from: its package if public there."""
   package = kind.__module__.rpartition(".")[0]
   public = getattr(sys.modules[package], "__all__", ())
   return package if kind.__name__ in public else kind.__module__

@@ -12,12 +12,12 @@ from launch import options
 USAGE = "--model_dir=RUN --text=TEXT | --input=FILE --output=FILE"
 DETAILS = """
 A model of span corruption fills in blanks, written ___ or <extra_id_0>,
-<extra_id_1>, ...; a language model continues the text. --input is JSON lines,
-with "inputs" or "text" in each object, or has a text a line, whatever its name,
-packed or not; other fields go over to --output, JSON lines in the same order,
-where NaN becomes null. The same command again goes on where it stopped. Greedy
-unless a flag says how to sample, or the run does (run.Run.sampler, as of a
-model that came with a generation_config.json; --top_k=1 is greedy).
+<extra_id_1>, ...; a language model continues the text. --input is a file of
+JSON Lines, with "inputs" or "text" in each object, or of one text per line; it
+may be compressed. --output is JSON Lines in the same order. It keeps all other
+fields; NaN is written as null. The same command resumes an interrupted job.
+Decoding is greedy unless flags or the run (run.Run.sampler, for example from a
+converted model's generation_config.json) set a sampler; --top_k=1 is greedy.
 """
 EXAMPLE = """
 t5x_lite infer --model_dir=runs/quickstart --text="A list is ___ of items."
@@ -43,17 +43,18 @@ def define(values):
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_float(
-    "top_p", None, "Sample from the most probable tokens of this mass.",
+    "top_p", None, "Sample from the most probable tokens with this total "
+    "probability.",
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_integer(
     "max_new_tokens", None,
-    "At most so many; by default what run.Run.constraints say, or as many as "
-    "targets.",
+    "Maximum number of new tokens; by default that of run.Run.constraints, or "
+    "the length of the targets.",
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_integer(
-    "num_samples", 1, "Samples of each text.", lower_bound=1,
+    "num_samples", 1, "Samples per text.", lower_bound=1,
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_integer("seed", 0, "Seed of sampling.", flag_values=values)
@@ -62,7 +63,7 @@ def define(values):
 
 
 def run_flags(values):
-  """Defines the flags by which `infer` and `score` run over texts."""
+  """Defines the flags that `infer` and `score` share."""
   options.model_dir_flag(values, "Directory of the run to use.")
   flags.DEFINE_integer(
     "step", None, "Checkpoint to use; by default the newest.",
@@ -73,31 +74,32 @@ def run_flags(values):
     "output", None, "The .jsonl file to write.", flag_values=values
   )
   flags.DEFINE_bool(
-    "truncate", False, "Cut texts that are too long; else refuse them.",
+    "truncate", False, "Truncate texts that are too long; else refuse them.",
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_integer(
-    "batch_size", 32, "Texts at a time.", lower_bound=1, flag_values=values
+    "batch_size", 32, "Texts per batch.", lower_bound=1, flag_values=values
   )
   flags.DEFINE_bool(
-    "json", False, "Print one JSON object a line.", flag_values=values
+    "json", False, "Print one JSON object per line.", flag_values=values
   )
 
 
 def main(values, arguments):
-  """Generates for the texts of the flags, or of a file."""
+  """Generates predictions for the texts of the flags, or of a file."""
   options.no_arguments("infer", arguments)
   options.require(values, "model_dir")
   check_source(values, bool(values.text), "--text")
   samples = values.num_samples
   if samples > 1 and not _sampling(values):
     raise ValueError(
-      f"--num_samples={samples} wants tokens to be drawn, or all are the "
+      f"--num_samples={samples} needs sampling, as greedy samples are all the "
       "same: add --temperature, --top_k or --top_p"
     )
   if samples > 1 and values.input:
     raise ValueError(
-      "--num_samples is for --text; for a file, run it with several --seed"
+      "--num_samples works with --text only; for a file, run the command once "
+      "per --seed"
     )
   from launch import session
 
@@ -118,13 +120,13 @@ def main(values, arguments):
 
 
 def _sampling(values) -> dict[str, float]:
-  """Returns the settings of sampling that the flags give."""
+  """Returns the sampling settings of the flags."""
   names = ("temperature", "top_k", "top_p")
   return {n: values[n].value for n in names if values[n].value is not None}
 
 
 def _sampler(values, default):
-  """Returns what the flags say, and the run where they say nothing."""
+  """Returns the sampler of the flags; by default the run's."""
   from t5x_lite import decoding
 
   given = _sampling(values)
@@ -134,9 +136,9 @@ def _sampler(values, default):
 
 
 def blanks(text) -> str:
-  """Writes ___ as sentinels: "a ___ b ___" -> "a <extra_id_0> b <extra_id_1>".
+  """Replaces ___ by sentinels: "a ___ b" -> "a <extra_id_0> b".
 
-  A text that has sentinels already stays as it is.
+  A text that already has sentinels is unchanged.
   """
   if _SENTINEL.search(text):
     return text
@@ -145,10 +147,10 @@ def blanks(text) -> str:
 
 
 def check_source(values, has_texts, flag):
-  """Checks that texts come from the flags or from a file, and not from both.
+  """Checks that texts come either from flags or from a file.
 
   Raises:
-    ValueError: from both, from none, or to nowhere.
+    ValueError: both or neither are given, or a file without an output.
   """
   if has_texts == bool(values.input):
     raise ValueError(f"give either {flag} or --input and --output")
@@ -177,7 +179,7 @@ def finish(job, restored, records, values, show):
 
 
 def _show(result) -> str:
-  """Shows a result as one reads it."""
+  """Formats a result for the terminal."""
   given = result.get("inputs", result.get("text"))
   bold = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
   if "filled" in result:
@@ -190,10 +192,10 @@ def _show(result) -> str:
 
 
 def mark_blanks(given, filled, mark) -> str:
-  """Marks what stands in the blanks: "a <extra_id_0> c" -> "a [b] c".
+  """Marks the text filled into blanks: "a <extra_id_0> c" -> "a [b] c".
 
-  A text that does not come back as it was (its tokenizer lost something) is
-  not marked.
+  If the rest of the text has changed (the tokenizer lost something), nothing is
+  marked.
   """
   kept = [" ".join(part.split()) for part in _SENTINEL.split(given)]
   match = re.fullmatch(r"\s*(.*?)\s*".join(map(re.escape, kept)), filled)

@@ -1,4 +1,4 @@
-"""Looks inside a run's model at a text: `t5x_lite inspect-activations`."""
+"""Shows a model's activations on a text: `t5x_lite inspect-activations`."""
 
 import pathlib
 
@@ -8,13 +8,13 @@ from launch import infer, options
 
 USAGE = "--model_dir=RUN --text=TEXT [--targets=TEXT]"
 DETAILS = """
-Prints, for each layer, how far it turns its input (cosine distance, mean over
-tokens) and which tokens its output would give through the head (logit lens) at
-the last place. --from and --to name two tokens by their places: the attention
-of the first to the second, by layer and head. --output is a directory for
-activations.json and pictures: distances.png, lens.png, attention maps.
-An encoder-decoder reads --text and writes --targets; a decoder reads both as
-one text.
+Prints for each layer the cosine distance of its input and output (mean over
+tokens), and the logit lens: the most probable next tokens if its output at the
+last place went to the head. With --from and --to, the places of two tokens,
+prints the attention of the first to the second, by layer and head. --output is
+a directory for activations.json and pictures: distances.png, lens.png and
+attention maps. In an encoder-decoder, --text goes to the encoder and --targets
+to the decoder; a decoder-only model reads both as one text.
 """
 EXAMPLE = """
 t5x_lite inspect-activations --model_dir=runs/quickstart \\
@@ -26,21 +26,21 @@ t5x_lite inspect-activations --model_dir=runs/palm --text="A list is a" \\
 
 def define(values):
   """Defines the command's flags."""
-  options.model_dir_flag(values, "Directory of the run to look into.")
+  options.model_dir_flag(values, "Directory of the run to inspect.")
   flags.DEFINE_integer(
     "step", None, "Checkpoint to use; by default the newest.",
     flag_values=values,
   )  # fmt: skip
-  flags.DEFINE_string("text", None, "What the model reads.", flag_values=values)
-  flags.DEFINE_string("targets", "", "What it writes.", flag_values=values)
+  flags.DEFINE_string("text", None, "The input text.", flag_values=values)
+  flags.DEFINE_string("targets", "", "The target text.", flag_values=values)
   flags.DEFINE_integer(
     "top_k", 5, "Tokens of the logit lens.", lower_bound=1, flag_values=values
   )
   flags.DEFINE_integer(
-    "from", None, "Place of a token that looks.", flag_values=values
+    "from", None, "Place of the query token.", flag_values=values
   )
   flags.DEFINE_integer(
-    "to", None, "Place of a token that is looked at.", flag_values=values
+    "to", None, "Place of the key token.", flag_values=values
   )
   flags.DEFINE_string(
     "output", None, "Directory for JSON and pictures.", flag_values=values
@@ -51,11 +51,13 @@ def define(values):
 
 
 def main(values, arguments):
-  """Probes the model on the text of the flags."""
+  """Inspects the model on the text of the flags."""
   options.no_arguments("inspect-activations", arguments)
   options.require(values, "model_dir", "text")
   if (values["from"].value is None) != (values["to"].value is None):
-    raise ValueError("--from and --to go together: two places of tokens")
+    raise ValueError(
+      "--from and --to go together: give the places of two tokens"
+    )
   from launch import session
 
   restored = session.restore(values)

@@ -1,7 +1,6 @@
-"""Runs the `t5x_lite` command: picks the subcommand, reports errors.
+"""Runs the `t5x_lite` command: chooses the subcommand, reports errors.
 
-Nothing heavy is imported here: `t5x_lite --help` answers before JAX or
-TensorFlow could have loaded.
+It imports neither JAX nor TensorFlow, so that `t5x_lite --help` is fast.
 """
 
 import difflib
@@ -12,19 +11,19 @@ import sys
 import t5x_lite
 from launch import environment, errors, options
 
-# Name -> what it does. Each is a module of this package.
+# {name: summary}. Each command is a module of this package.
 COMMANDS = {
   "train": "train the model that a gin config describes",
   "eval": "evaluate a run on held-out data",
-  "infer": "let a run fill in or continue texts",
-  "score": "give the log-likelihood of targets under a run",
+  "infer": "fill in or continue texts with a run's model",
+  "score": "compute the log-likelihood of targets under a run's model",
   "describe": "count parameters, FLOPs and bytes without building the model",
   "tasks": "list tasks and mixtures, or show what an objective does to text",
-  "cache": "tokenize a task once, and keep the result",
+  "cache": "tokenize a task once, and store the result",
   "vocab": "train a SentencePiece vocabulary on text files",
-  "convert": "bring weights in from Hugging Face, and take them out",
-  "inspect-activations": "look inside a model at a text",
-  "measure": "give a run's bits per byte of held-out text",
+  "convert": "convert weights from and to Hugging Face",
+  "inspect-activations": "show a model's hidden states and attention on a text",
+  "measure": "measure a run's bits per byte on held-out text",
   "ablate": "run a study: many arms, one budget, one report",
   "bench": "measure training speed and memory on synthetic tokens",
 }
@@ -53,7 +52,7 @@ def main(argv=None) -> int:
     print("\nt5x_lite: interrupted", file=sys.stderr)
     return 130
   except BrokenPipeError:
-    # The reader (`| head`) has gone: leave quietly, as Unix tools do.
+    # The reader (`| head`) has exited: exit quietly, as Unix tools do.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
   except Exception as error:
@@ -102,9 +101,9 @@ usage: t5x_lite COMMAND [flags]
 
 {commands}
 
-Every command has a page: t5x_lite COMMAND --help
-Configurations are gin files (--gin_file, repeatable), changed on the command
-line by --gin.NAME=VALUE, for example:
+For the flags of a command: t5x_lite COMMAND --help
+Configurations are gin files (--gin_file, repeatable). To override a value on
+the command line, use --gin.NAME=VALUE, for example:
 
   t5x_lite train --gin_file=gin/runs/quickstart.gin --model_dir=runs/mine \\
     --gin.run.Run.total_steps=200"""

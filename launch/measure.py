@@ -1,4 +1,4 @@
-"""Measures a run in bits per byte of held-out text: `t5x_lite measure`."""
+"""Measures a run's bits per byte on held-out text: `t5x_lite measure`."""
 
 from absl import flags
 
@@ -6,13 +6,13 @@ from launch import options
 
 USAGE = "--model_dir=RUN [flags]"
 DETAILS = """
-Bits per byte of the second half of held-out excerpts given the first, and of
-what is cut from their middle: units in which models of any objective and
-tokenizer compare. Bytes are the original text's; those that the tokenizer loses
-("lost", a share) cost 8 bits each. Each is asked in the format that it knows
-best. Suites of tasks (downstream.Suite) are measured by their own metrics.
-Writes RUN/measures.json; measures.Measures in gin says how much text, which
-suites.
+Measures bits per byte of the second half of held-out excerpts given the first
+(continuation), and of a span in their middle (infilling). Models of any
+objective and tokenizer can be compared by these. Bytes are those of the
+original text; bytes that the tokenizer loses (their share is "lost") cost 8
+bits each. A model is scored in the prompt format that suits it best. Suites of
+tasks (downstream.Suite) are measured by their own metrics. The amount of text
+and the suites are set in gin, by measures.Measures. Writes RUN/measures.json.
 """
 EXAMPLE = """
 t5x_lite measure --model_dir=runs/quickstart
@@ -34,7 +34,7 @@ def define(values):
 
 
 def main(values, arguments):
-  """Measures, prints the numbers, and writes them per document and task."""
+  """Measures the run, prints a summary, and writes all numbers to a file."""
   options.no_arguments("measure", arguments)
   options.require(values, "model_dir")
   from launch import config, session

@@ -1,4 +1,4 @@
-"""Makes a run, at step 0, of weights that come from elsewhere."""
+"""Creates a run, at step 0, from converted weights."""
 
 import dataclasses
 import pathlib
@@ -17,8 +17,8 @@ from t5x_lite.interop import config as hf_config
 from t5x_lite.interop import generation as generation_lib
 from t5x_lite.interop import tokenizer_files
 
-# What a converted T5, another encoder-decoder, or a language model may be asked
-# for and evaluated on, by default.
+# The default objective, optimizer and evaluation of a converted T5, another
+# encoder-decoder, or a language model.
 _FILES = {
   "sentinels": (
     "objectives/span_corruption.gin", "optim/adafactor_t5.gin",
@@ -42,22 +42,23 @@ def write(model, params, output: pathlib.Path, values) -> bool:
   """Writes config.gin and a checkpoint.
 
   Args:
-    model: with a vocabulary of known size.
-    params: of the model.
-    output: the run's directory, where what lies beside the weights already is.
-    values: flags: gin_file, gin_bindings and gin_search_paths say what the run
-      is trained on, ignore what of config.json and the like is not read.
+    model: a model with a known vocabulary size.
+    params: the model's parameters.
+    output: the run's directory, which already has the tokenizer and the other
+      files that come with the weights.
+    values: flags: gin_file, gin_bindings and gin_search_paths configure the
+      run, `ignore` names options of config.json and the like not to read.
 
   Returns:
-    Whether the run has a vocabulary, so that text can be given to it.
+    Whether the run has a vocabulary, so that it can read text.
 
   Raises:
-    ValueError: the gin files change the model; the tokenizer is too large;
-      what lies beside the weights is not supported, or does not have what is
-      to be ignored.
+    ValueError: the gin files change the model; the tokenizer is too large; the
+      files that come with the weights are not supported, or do not have an
+      option of `ignore`.
   """
   files, own = list(values.gin_file), gin_writer.text(model)
-  generation, vocabulary = _beside(model, output, values.ignore)
+  generation, vocabulary = _read_companions(model, output, values.ignore)
   if vocabulary is not None:
     own += vocabulary.bindings
     if not files:
@@ -88,12 +89,12 @@ def write(model, params, output: pathlib.Path, values) -> bool:
   return vocabulary is not None
 
 
-def _beside(model, folder, ignore):
-  """Reads what lies beside the weights.
+def _read_companions(model, folder, ignore):
+  """Reads the generation settings and the tokenizer that come with weights.
 
   Returns:
-    How text is generated, or None where no file is there to say or no text is
-    generated; and the vocabulary, or None.
+    The generation settings, or None if there are no files or the model does not
+    generate; and the vocabulary, or None.
   """
   pair = model.row_format is row_formats.ENCODER_DECODER
   is_read = pair or model.row_format is row_formats.CAUSAL
@@ -116,34 +117,34 @@ def _beside(model, folder, ignore):
   )
   constraints = generation.constraints
   if vocabulary is not None and constraints.ends == (vocabulary.eos_id,):
-    # The vocabulary says so already.
+    # The vocabulary's EOS is the default already.
     constraints = dataclasses.replace(constraints, ends=())
     generation = dataclasses.replace(generation, constraints=constraints)
   return generation, vocabulary
 
 
 def _check_ignored(ignore, folder):
-  """Refuses to ignore what no file says; None reads none."""
+  """Refuses to ignore options that no file has; None reads no files."""
   said = set()
   if folder is not None:
     said = generation_lib.options(folder) | tokenizer_files.options(folder)
   unknown = [name for name in ignore if name not in said]
   if unknown:
     raise ValueError(
-      f"--ignore={unknown[0]}: no file beside the weights has it; what could "
-      f"be ignored: {', '.join(sorted(said)) or 'nothing'}"
+      f"--ignore={unknown[0]}: no file that comes with the weights has this "
+      f"option; they have: {', '.join(sorted(said)) or 'none'}"
     )
 
 
 def _lengths(kind, model) -> str:
-  """Returns the lengths of rows, within the positions that are learned."""
+  """Returns bindings of the row lengths, within the learned positions."""
   sides = {"INPUTS": "encoder", "TARGETS": "decoder"}
   lines = []
   for name, length in _LENGTHS[kind].items():
     stack = getattr(model.transformer, sides[name])
     limit = getattr(stack.position, "max_length", None)
     if limit is not None:
-      if kind != "causal":  # Tokens that texts may begin and end with.
+      if kind != "causal":  # Texts may get a start and an end token.
         limit -= 2
       length = min(length, limit)
     lines.append(f"{name} = {length}\n")
@@ -151,7 +152,7 @@ def _lengths(kind, model) -> str:
 
 
 def _generation_bindings(generation) -> str:
-  """Returns bindings of how text is generated, where that is said."""
+  """Returns bindings of the sampler and constraints, if they are set."""
   text = ""
   for name, value in (
     ("constraints", generation.constraints),
@@ -170,13 +171,13 @@ def _check_same(built, model):
   if found:
     path, how = next(iter(found.items()))
     raise ValueError(
-      f"--gin_file or --gin flags change the weights' model: {path} is {how};"
-      " leave models/ out of them"
+      f"--gin_file or --gin flags change the converted model: {path} is {how};"
+      " leave out the files in models/"
     )
 
 
 def _write_whole(output, run):
-  """Writes what commands need to run on text."""
+  """Writes the run's directory and its vocabulary record."""
   environment.load_tasks()
   from t5x_lite.data import batches, vocabulary_record
 

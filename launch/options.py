@@ -1,7 +1,7 @@
 """Defines, parses and documents the flags of one command.
 
-Each command has its own `absl.flags.FlagValues`: its help page lists its own
-flags, and a flag of another command is an unknown one.
+Each command has its own `absl.flags.FlagValues`, so its help page lists only
+its own flags, and other commands' flags are unknown.
 """
 
 import difflib
@@ -14,18 +14,19 @@ _WIDTH = 78
 
 
 def gin_flags(values, *, on_top=False):
-  """Defines the flags that choose a configuration, as T5X has them.
+  """Defines the gin flags, as in T5X.
 
   Args:
     values: the command's flags.
-    on_top: whether they change the configuration of a run that is there.
+    on_top: whether they change the configuration of an existing run.
   """
   flags.DEFINE_multi_string(
     "gin_file",
     [],
-    "Gin file; may be given several times, later ones win. Looked for from "
-    "the current directory, --gin_search_paths, and among the shipped files."
-    + (" On top of the run's own configuration." if on_top else ""),
+    "Gin file; may be given several times, later ones override earlier ones. "
+    "Searched in the current directory, --gin_search_paths, and the files "
+    "shipped with t5x_lite."
+    + (" Applied on top of the run's own configuration." if on_top else ""),
     flag_values=values,
   )
   flags.DEFINE_multi_string(
@@ -39,7 +40,7 @@ def gin_flags(values, *, on_top=False):
   flags.DEFINE_list(
     "gin_search_paths",
     [],
-    "Folders, separated by commas, to look for gin files in.",
+    "Folders to search for gin files, separated by commas.",
     flag_values=values,
   )
 
@@ -50,7 +51,7 @@ def model_dir_flag(values, help_text):
 
 
 def process_flags(values):
-  """Defines the flags by which several processes find each other."""
+  """Defines the flags that connect the processes of a multi-process run."""
   flags.DEFINE_string(
     "coordinator_address",
     None,
@@ -59,17 +60,17 @@ def process_flags(values):
     flag_values=values,
   )
   flags.DEFINE_integer(
-    "num_processes", None, "How many processes the run has.",
+    "num_processes", None, "Number of processes of the run.",
     lower_bound=1, flag_values=values,
   )  # fmt: skip
   flags.DEFINE_integer(
-    "process_id", None, "Which of them this one is, from 0.",
+    "process_id", None, "Index of this process, from 0.",
     lower_bound=0, flag_values=values,
   )  # fmt: skip
 
 
 def flags_of(name, command) -> flags.FlagValues:
-  """Returns the flags of a command, nothing parsed yet."""
+  """Returns the flags of a command, not yet parsed."""
   values = flags.FlagValues()
   values.set_gnu_getopt(True)  # `tasks NAME --num_examples=2` works.
   command.define(values)
@@ -83,8 +84,8 @@ def parse(name, values, argv) -> list[str]:
 
   Args:
     name: the command.
-    values: its flags, which get their values here.
-    argv: what stands after the command's name.
+    values: its flags, which are set here.
+    argv: the arguments after the command's name.
 
   Returns:
     The arguments that are not flags.
@@ -124,7 +125,7 @@ def _flags(values):
 
 
 def help_page(name, summary, command, values) -> str:
-  """Returns a command's page: usage, what it does, flags, an example."""
+  """Returns a command's help page: usage, description, flags, example."""
   lines = [f"usage: t5x_lite {name} {command.USAGE}", ""]
   lines += textwrap.wrap(f"{summary[0].upper()}{summary[1:]}.", _WIDTH)
   if command.DETAILS:
@@ -152,7 +153,7 @@ def _flag_lines(flag):
   name = flag.name
   if name == "gin_bindings":
     name = "gin.NAME=VALUE, --gin_bindings"
-  # absl's own hint on lists; the page says "repeatable" where it matters.
+  # Remove absl's hints on lists and repetition: our help texts have their own.
   text = re.sub(r";\s+repeat this option.*", "", flag.help, flags=re.DOTALL)
   text = re.sub(r"^<[^>]*>: ", "", text)
   body = textwrap.wrap(f"{text}{tail}", _WIDTH - 6)
@@ -160,20 +161,20 @@ def _flag_lines(flag):
 
 
 def no_arguments(name, arguments):
-  """Refuses words that are no flags.
+  """Refuses positional arguments.
 
   Raises:
     ValueError: there are some.
   """
   if arguments:
     raise ValueError(
-      f"'{name}' takes no arguments but flags, not '{' '.join(arguments)}' "
+      f"'{name}' takes only flags, not '{' '.join(arguments)}' "
       f"(t5x_lite {name} --help)"
     )
 
 
 def require(values, *names):
-  """Refuses a command line without the flags that a command needs.
+  """Checks that required flags are given.
 
   Raises:
     ValueError: some are missing.
@@ -184,7 +185,7 @@ def require(values, *names):
 
 
 def parse_lengths(given) -> dict[str, int]:
-  """Reads ["inputs=128", "targets=64"].
+  """Parses ["inputs=128", "targets=64"].
 
   Raises:
     ValueError: an entry is not NAME=NUMBER.

@@ -1,8 +1,8 @@
-"""Measures how fast examples are made: `t5x_lite bench --pipeline`.
+"""Measures the data pipeline's throughput: `t5x_lite bench --pipeline`.
 
-Both pipelines read python_docs with one vocabulary, corrupt spans as T5 does,
-and pack rows of the same lengths, with as many threads; tokens are counted
-without padding.
+Ours is compared with a pipeline of the package t5. Both read python_docs with
+the same vocabulary, corrupt spans as T5 does, and pack rows of the same lengths
+with the same number of threads. Padding is not counted.
 """
 
 import itertools
@@ -14,11 +14,11 @@ TASK = "python_docs_span_corruption"
 
 
 def measure(inputs, *, seconds=5.0) -> dict:
-  """Measures our pipeline, and that of the package t5 where it is installed.
+  """Measures our pipeline, and that of the package t5 if it is installed.
 
   Args:
-    inputs: length of the inputs in tokens; the targets follow from it.
-    seconds: how long each is measured.
+    inputs: length of the inputs in tokens; it determines that of the targets.
+    seconds: the duration of each measurement.
 
   Returns:
     "pipeline_tokens_per_s" and "t5_pipeline_tokens_per_s" (None without t5).
@@ -54,7 +54,7 @@ def _tokens_per_s(batches, seconds) -> float:
 
 
 def _of_t5(task, lengths):
-  """Returns the batches of a plain pipeline of t5 and seqio, or None."""
+  """Returns the batches of a pipeline of t5 and seqio, or None without t5."""
   import gin
 
   try:

@@ -2,8 +2,7 @@
 # Pretrains a small T5 on text that every machine has, evaluates it, and lets
 # it fill in blanks: about five minutes on two CPU cores after the install.
 #
-#   bash launch/quickstart.sh        from any directory, any number of times: it
-#                                    goes on where it stopped
+#   bash launch/quickstart.sh        from any directory; run it again to resume
 #   bash launch/quickstart.sh --gin.run.Run.total_steps=200
 #                                    any flags of `t5x_lite train`
 set -euo pipefail
@@ -30,7 +29,7 @@ cd "$ROOT"
 
 step "2/4  Pretraining a small T5 by span corruption"
 if [[ -f "$RUN/run.json" ]]; then
-  echo "going on with $RUN (delete it to start anew)"
+  echo "resuming $RUN (delete it to start over)"
 fi
 "$t5x_lite" train --gin_file=gin/runs/quickstart.gin --model_dir="$RUN" "$@"
 

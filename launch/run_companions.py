@@ -1,4 +1,4 @@
-"""Finds or writes what belongs beside a run's weights, its tokenizer first."""
+"""Finds or writes the files that go with exported weights: tokenizer first."""
 
 import pathlib
 from collections.abc import Collection
@@ -18,25 +18,26 @@ from t5x_lite.interop import tokenizer_files
 def find(
   run: Any, folder: pathlib.Path, names: Collection[str]
 ) -> tuple[dict[str, pathlib.Path | str], dict[str, Any]]:
-  """Finds what says to `transformers` how the run's texts begin and end.
+  """Finds the tokenizer and generation files of a run for `transformers`.
 
   Args:
     run: a Run, whose task is registered.
     folder: its directory.
-    names: of the files that may stand there.
+    names: the names of files that the directory may have.
 
   Returns:
-    Name -> file or text of one; and the token ids as config.json has them.
+    {name: path or contents of a file}; and the token ids for config.json.
   """
   vocabulary = batches.vocabularies(run.train.task)[0]
   file = _file(vocabulary)
   pair = run.model.row_format is row_formats.ENCODER_DECODER
   companions = _there(folder, names)
   if not companions and file is not None:
-    # A run that was trained from a converted one has its vocabulary there.
+    # A run trained from a converted one uses the vocabulary in that directory.
     if (file.parent / rundir.CONFIG).exists():
       companions = _there(file.parent, names)
-  # A vocabulary whose ids are not the file's (hf_vocabulary) has no file here.
+  # If the vocabulary's ids differ from the file's (hf_vocabulary), the file
+  # cannot be exported.
   if not companions and not getattr(vocabulary, "offset", 0):
     if settings := _settings(vocabulary, file, pair):
       companions[tokenizer_files.SETTINGS] = json_text.dumps(settings) + "\n"
@@ -63,7 +64,7 @@ def _there(folder, names) -> dict[str, pathlib.Path]:
 
 
 def _file(vocabulary) -> pathlib.Path | None:
-  """Returns the file of a vocabulary that has one."""
+  """Returns the file of a vocabulary, or None."""
   for name in ("sentencepiece_model_file", "_path"):
     if path := getattr(vocabulary, name, None):
       return pathlib.Path(path)
@@ -71,7 +72,7 @@ def _file(vocabulary) -> pathlib.Path | None:
 
 
 def _settings(vocabulary, file, pair) -> dict[str, Any]:
-  """Returns what tokenizer_config.json has to say."""
+  """Returns the contents of tokenizer_config.json."""
   if file is None:
     is_bytes = isinstance(vocabulary, seqio.ByteVocabulary)
     return {"tokenizer_class": "ByT5Tokenizer"} if is_bytes else {}

@@ -1,7 +1,7 @@
-"""Keeps a run's directory: what was run, with what, and whether it fits.
+"""Writes a run's configuration and provenance, and checks them on resume.
 
-RUN/config.gin            all of the configuration in one file
-RUN/operative_config.gin  what was used of it, defaults included
+RUN/config.gin            the whole configuration in one file
+RUN/operative_config.gin  the values that were used, defaults included
 RUN/run.json              settings, versions, commit, devices, starts
 RUN/checkpoints, metrics.jsonl, ...: see t5x_lite/training/train.py
 """
@@ -27,8 +27,8 @@ CONFIG = "config.gin"
 OPERATIVE = "operative_config.gin"
 RECORD = "run.json"
 
-# What a later start may change: these do not alter which update follows which.
-_FREE = (
+# Settings that may change on resume: they do not affect the updates.
+_MAY_CHANGE = (
   "total_steps", "microbatches", "layout", "eval", "keep", "sampler",
   "log_every", "eval_every", "sample_every", "checkpoint_every", "constraints",
 )  # fmt: skip
@@ -39,7 +39,7 @@ _PACKAGES = (
 
 
 def flatten(value, path="") -> dict[str, object]:
-  """Returns a tree of settings as path -> plain value.
+  """Flattens a tree of settings to {path: plain value}.
 
   {"model.transformer.encoder.layer.mlp": "Gated",
    "model.transformer.encoder.layer.mlp.hidden": 2048, ...}
@@ -68,10 +68,10 @@ def flatten(value, path="") -> dict[str, object]:
 
 
 def differences(old: Mapping, new: Mapping) -> dict[str, str]:
-  """Returns path -> "OLD there, NEW here" for what two settings disagree on.
+  """Returns {path: "OLD there, NEW here"} for the settings that differ.
 
-  A path that one side lacks is a parameter that another version of the code
-  added; a change of class shows in the class itself.
+  Paths that only one side has are ignored: they are parameters that a version
+  of the code added. A change of class shows as a different class name.
   """
   return {
     path: f"{old[path]!r} there, {new[path]!r} here"
@@ -81,10 +81,10 @@ def differences(old: Mapping, new: Mapping) -> dict[str, str]:
 
 
 class RunDirectory:
-  """One run's directory, as each process of the run sees it.
+  """Manages a run's directory, in each process of the run.
 
-  Made before the processes join: what is missing then, the run makes, whichever
-  of its processes comes first.
+  Create it before the processes connect: paths that are missing then are
+  counted as made by this run, whichever process makes them.
   """
 
   def __init__(self, path):
@@ -93,30 +93,31 @@ class RunDirectory:
     self._made = [folder for folder in folders if not folder.exists()]
 
   def check(self, run) -> list[str]:
-    """Checks that a run may start, or go on, in this directory.
+    """Checks that a run may start or resume in this directory.
 
     Args:
       run: the `Run` about to start.
 
     Returns:
-      What changes against the run that is there already, one line each.
+      The changes to the existing run's settings, one line each.
 
     Raises:
-      ValueError: another configuration is there; it cannot be written to.
+      ValueError: the directory has a run of another configuration, or cannot be
+        written to.
     """
     changed = []
     record = self.path / RECORD
     if record.exists():
       there = json.loads(record.read_text())["configuration"]
       found = differences(there, _as_json(flatten(run)))
-      free = {p: d for p, d in found.items() if p.split(".")[0] in _FREE}
+      free = {p: d for p, d in found.items() if p.split(".")[0] in _MAY_CHANGE}
       changed = [f"{path}: {difference}" for path, difference in free.items()]
       refused = [f"{p} is {d}" for p, d in found.items() if p not in free]
       if refused:
         more = len(refused) - 4
         tail = f"; and {more} more" if more > 0 else ""
         raise ValueError(
-          f"--model_dir={self.path} holds a run of another configuration: "
+          f"--model_dir={self.path} has a run of another configuration: "
           f"{'; '.join(refused[:4])}{tail}; give another --model_dir, or "
           "delete that one"
         )
@@ -129,7 +130,7 @@ class RunDirectory:
     return changed
 
   def start(self, run, argv):
-    """Writes the three files, as the run starts; one process does."""
+    """Writes the three files when the run starts; called by one process."""
     record = self.path / RECORD
     before = json.loads(record.read_text()) if record.exists() else {}
     if not before:
@@ -141,17 +142,17 @@ class RunDirectory:
       *before.get("starts", ()),
       {key: content[key] for key in ("time", "argv", "commit")},
     ]
-    # Whole or not at all: the other processes may be reading the record.
+    # Written atomically: other processes may be reading the record.
     disk.write_text(self.path / CONFIG, config.text())
     disk.write_text(self.path / OPERATIVE, config.operative_text())
     disk.write_text(record, json_text.dumps(content, indent=2) + "\n")
 
   def undo(self):
-    """Removes what this start made, where the run then refused to begin."""
+    """Removes the files of this start if the run then failed to begin."""
     ours = {path.name for path in self._made}
     for entry in self.path.iterdir():
       if entry.name not in ours or entry.is_dir() and any(entry.iterdir()):
-        return  # It did begin.
+        return  # The run did begin.
     for path in sorted(self._made, key=str, reverse=True):
       if path.is_file():
         path.unlink()
@@ -164,7 +165,7 @@ def _as_json(leaves):
 
 
 def provenance(argv) -> dict:
-  """Returns what a result depends on besides its configuration."""
+  """Returns what a result depends on apart from its configuration."""
   import jax
 
   devices = jax.devices()
@@ -180,7 +181,7 @@ def provenance(argv) -> dict:
 
 
 def versions() -> dict[str, str]:
-  """Returns name -> version of what the numbers depend on."""
+  """Returns {name: version} of Python and the packages that matter."""
   found = {
     "t5x_lite": t5x_lite.__version__,
     "python": platform.python_version(),
@@ -194,7 +195,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-  """Returns the checkout's commit, with "+changes" where files differ."""
+  """Returns the checkout's commit, with "+changes" if files differ."""
   folder = pathlib.Path(t5x_lite.__file__).resolve().parent.parent
   if not (folder / ".git").exists():
     return None
@@ -213,5 +214,5 @@ def commit() -> str | None:
 
 
 def say(line):
-  """Prints a line for the user, apart from a command's own output."""
+  """Prints a message for the user to stderr."""
   print(f"t5x_lite: {line}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Scores given targets under a run's model: `t5x_lite score`."""
+"""Scores targets under a run's model: `t5x_lite score`."""
 
 from absl import flags
 
@@ -6,13 +6,13 @@ from launch import infer, options
 
 USAGE = "--model_dir=RUN --targets=TEXT | --input=FILE --output=OUT"
 DETAILS = """
-Gives log p(targets | inputs) in nats, and per token. --input is JSON lines with
-"inputs" and "targets" (a "text" alone, or a plain line, is scored whole by a
-language model); --output is JSON lines in the same order, with null for what is
-not finite. The same command again goes on where it stopped. A model that was
-trained to continue its inputs is asked for the tokens that the targets have in
-one text with them, after --delimiter where there is no white space; one whose
-inputs end with EOS for the targets as they are.
+Computes log p(targets | inputs) in nats, and per token. --input is JSON Lines
+with "inputs" and "targets". For a language model, a "text" alone, or a plain
+line, is scored as a whole. --output is JSON Lines in the same order; numbers
+that are not finite are written as null. The same command resumes an interrupted
+job. If the model was trained to continue its inputs, inputs and targets are
+tokenized as one text, joined by --delimiter unless there is white space. If its
+inputs end with EOS, they are tokenized separately.
 """
 EXAMPLE = """
 t5x_lite score --model_dir=runs/quickstart --input=pairs.jsonl \\
@@ -26,10 +26,13 @@ def define(values):
   """Defines the command's flags."""
   infer.run_flags(values)
   flags.DEFINE_string(
-    "inputs", None, "What is given; for one pair.", flag_values=values
+    "inputs", None, "The inputs of one pair.", flag_values=values
   )
   flags.DEFINE_string(
-    "targets", None, "What is scored; for one pair.", flag_values=values
+    "targets",
+    None,
+    "The targets of one pair, which are scored.",
+    flag_values=values,
   )
   flags.DEFINE_bool(
     "per_token", False, "Also list the log-likelihood of each token.",
@@ -37,8 +40,8 @@ def define(values):
   )  # fmt: skip
   flags.DEFINE_string(
     "delimiter", None,
-    "What stands between inputs and the targets that continue them; by default "
-    "what the run's task has there, a space.",
+    "Text between inputs and the targets that continue them; by default the "
+    "delimiter of the run's task, or a space.",
     flag_values=values,
   )  # fmt: skip
   options.gin_flags(values, on_top=True)
@@ -46,7 +49,7 @@ def define(values):
 
 
 def main(values, arguments):
-  """Scores the pair of the flags, or those of a file."""
+  """Scores the pair given by flags, or the pairs of a file."""
   options.no_arguments("score", arguments)
   options.require(values, "model_dir")
   infer.check_source(values, values.targets is not None, "--targets")

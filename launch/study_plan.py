@@ -1,6 +1,6 @@
-"""Accounts for the arms of a study and shares its budgets out.
+"""Plans a study: costs of its cells, and the steps that the budget pays for.
 
-DIR/study.json holds the plan: cells, what each costs, arms and their runs.
+DIR/study.json holds the plan: cells, their costs, arms and their runs.
 """
 
 import hashlib
@@ -11,8 +11,8 @@ from launch import config, describe
 from t5x_lite.files import json_text
 
 PLAN = "study.json"
-# Of what it holds, and what the arms leave behind; raise it with those.
-_FORM = 3
+# Version of the plan and of the arms' files; increase it when they change.
+_FORMAT_VERSION = 3
 
 
 def make(study, text, search_paths=()) -> dict:
@@ -24,8 +24,8 @@ def make(study, text, search_paths=()) -> dict:
     search_paths: further folders with gin files.
 
   Raises:
-    ValueError: a cell that cannot be, for another reason than that its
-      architecture and objective do not go together.
+    ValueError: a cell is invalid, other than by an objective that does not suit
+      its architecture: such cells are skipped.
   """
   from t5x_lite.ablation import plan as planning
   from t5x_lite.ablation import study as study_lib
@@ -39,7 +39,7 @@ def make(study, text, search_paths=()) -> dict:
     if runs:
       cells[cell.name] = runs
   if not cells:
-    raise ValueError(f"every cell of the study is left out: {skipped}")
+    raise ValueError(f"every cell of the study is skipped: {skipped}")
   firsts = {name: runs[study_lib.FIRST] for name, runs in cells.items()}
   planning.check_parameters(
     {name: first["account"] for name, first in firsts.items()}, study.budget
@@ -91,7 +91,7 @@ def make(study, text, search_paths=()) -> dict:
           for stage, run in runs.items()
         ],
       }
-      # Seed by seed, so that a study that is cut short has whole repeats.
+      # Seed by seed, so that an interrupted study has complete repeats.
       for seed in study.seeds
       for name, runs in cells.items()
     ],
@@ -99,10 +99,10 @@ def make(study, text, search_paths=()) -> dict:
 
 
 def _runs(study, cell, known, skipped, search_paths) -> dict:
-  """Returns stage -> its settings and what it costs, of one cell.
+  """Returns {stage: its settings and costs} for one cell.
 
-  Where a task and the architecture do not go together, notes why, and leaves
-  out what would go on from there.
+  If a stage's task does not suit the architecture, adds the reason to `skipped`
+  and leaves out the stage and those after it.
   """
   from t5x_lite.ablation import plan as planning
   from t5x_lite.ablation.study import FIRST
@@ -132,10 +132,10 @@ def _runs(study, cell, known, skipped, search_paths) -> dict:
 
 
 class _Known(NamedTuple):
-  """What was found out of earlier cells.
+  """Caches the results of earlier cells.
 
   Attributes:
-    accounts: of runs, by what they are made of.
+    accounts: costs of runs, by their settings.
     rates: FLOP/s of this device, by architecture.
   """
 
@@ -144,7 +144,7 @@ class _Known(NamedTuple):
 
 
 def _account(name, run, known) -> dict:
-  """Accounts for a run, with the time of a step on this device."""
+  """Returns a run's costs, with the time of a step on this device."""
   from t5x_lite.ablation import plan as planning
 
   made_of = repr((run.model, run.train, run.optimizer, run.microbatches))
@@ -163,7 +163,7 @@ def _account(name, run, known) -> dict:
 
 
 def _step_ratios(study, firsts, search_paths) -> dict:
-  """Times the cells in turns, where there is one to compare them with."""
+  """Times the cells relative to the baseline, if there is one."""
   from t5x_lite.ablation import plan as planning
 
   if study.baseline not in firsts:
@@ -176,7 +176,7 @@ def _step_ratios(study, firsts, search_paths) -> dict:
 
 
 def _planned(stage, run, seed, search_paths) -> dict:
-  """Returns one run of an arm."""
+  """Returns the plan of one run of an arm."""
   from t5x_lite.ablation import plan as planning
 
   settings, steps = run["settings"], run["totals"]["steps"]
@@ -202,7 +202,7 @@ def _as_dict(budget) -> dict:
 
 
 def _seed_bindings(seed) -> list[str]:
-  """Returns what pairs arms: one seed, one order of the documents."""
+  """Returns the bindings that pair arms: same seed, same document order."""
   return [
     f"run.Run.seed={seed}",
     f"data.Data.seed={seed}",
@@ -225,7 +225,7 @@ def build(cell, seed, search_paths=()):
 
 
 def _mismatch(run) -> str | None:
-  """Says why a run's task and architecture do not go together, or None."""
+  """Returns why a run's task does not suit its architecture, or None."""
   from t5x_lite.data import batches
 
   names = batches.feature_names(batches.get_task(run.train.task))
@@ -237,12 +237,12 @@ def _mismatch(run) -> str | None:
 
 
 def digest(text) -> str:
-  """Names a study's configuration, and the form of its plan."""
-  return hashlib.sha256(f"{_FORM}\n{text}".encode()).hexdigest()
+  """Returns a digest of a study's configuration and the plan's version."""
+  return hashlib.sha256(f"{_FORMAT_VERSION}\n{text}".encode()).hexdigest()
 
 
 def write(folder, plan):
-  """Writes a plan where `find` finds it."""
+  """Writes a plan to a study's directory, for `find`."""
   folder.mkdir(parents=True, exist_ok=True)
   partial = folder / f"{PLAN}.partial"
   partial.write_text(json_text.dumps(plan, indent=1) + "\n")
@@ -250,10 +250,10 @@ def write(folder, plan):
 
 
 def find(folder, text) -> dict | None:
-  """Returns the plan of a directory, or None where there is none.
+  """Returns the plan in a study's directory, or None if there is none.
 
   Raises:
-    ValueError: it is of another study, or of a version with other plans.
+    ValueError: it is the plan of another study or of another version.
   """
   path = folder / PLAN
   if not path.exists():
@@ -261,14 +261,14 @@ def find(folder, text) -> dict | None:
   plan = json.loads(path.read_text())
   if plan["digest"] != digest(text):
     raise ValueError(
-      f"--output={folder} holds another study, an earlier form of this one, or "
-      "one of another version of t5x_lite: give another --output"
+      f"--output={folder} has another study, an earlier version of this one, "
+      "or one written by another version of t5x_lite: give another --output"
     )
   return plan
 
 
 def table(plan) -> str:
-  """Returns what the cells cost, side by side."""
+  """Returns a table of the cells' costs."""
   heads = ["cell", "parameters", "FLOPs", "source tokens", "loss tokens",
            "padding", "loss on", "steps", "memory", "time"]  # fmt: skip
   rows, seconds = [heads], 0.0
@@ -305,16 +305,19 @@ def table(plan) -> str:
     *lines,
     *pairs(plan),
     *(
-      f"a step of {name} takes {one['ratio']:.2f} of the time of "
+      f"a step of {name} takes {one['ratio']:.2f} times as long as one of "
       f"{plan['baseline']}"
       for name, one in plan["step_ratios"].items()
     ),
-    *(f"left out: {n}: {reason}" for n, reason in plan["skipped"].items()),
+    *(f"skipped: {n}: {reason}" for n, reason in plan["skipped"].items()),
   ])  # fmt: skip
 
 
 def pairs(plan) -> list[str]:
-  """Checks that an encoder-decoder of 2N costs what a decoder of N does."""
+  """Compares parameters and FLOPs of an encoder-decoder with a decoder's.
+
+  An encoder-decoder of 2N parameters should cost as much as a decoder of N.
+  """
   lines, by_architecture = [], {}
   for cell in plan["cells"].values():
     by_architecture.setdefault(cell["account"]["architecture"], cell["account"])

@@ -12,11 +12,11 @@ from t5x_lite import row_formats
 
 USAGE = "[NAME] [flags]"
 DETAILS = """
-Without a NAME, lists every task and mixture. With one, or with a gin file that
-makes a task, prints some of its raw examples, then the rows that a model gets,
-decoded: tokens that bear loss are highlighted on a terminal and stand in [[ ]]
-elsewhere. Shares of padding and of loss-bearing tokens are measured over 128
-rows.
+Without a NAME, lists all tasks and mixtures. With one, or with a gin file that
+makes a task, prints some of its raw examples, then the rows that a model reads,
+decoded. Tokens with a loss weight are highlighted on a terminal and enclosed in
+[[ ]] elsewhere. Also prints the shares of padding and of tokens with loss,
+measured over 128 rows.
 """
 EXAMPLE = """
 t5x_lite tasks
@@ -39,15 +39,15 @@ def define(values):
   options.gin_flags(values)  # A gin file may register tasks of its own.
   flags.DEFINE_enum(
     "architecture", None, tuple(row_formats.ALL),
-    "Whose rows to show; by default the first that can take the task.",
+    "Architecture to show rows for; by default the first that suits the task.",
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_list(
-    "lengths", [], "Tokens for each feature, as inputs=128,targets=64.",
+    "lengths", [], "Tokens per feature, as inputs=128,targets=64.",
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_integer(
-    "num_examples", 2, "How many examples to show.", lower_bound=1,
+    "num_examples", 2, "Number of examples to show.", lower_bound=1,
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_string("split", "train", "Split to read.", flag_values=values)
@@ -55,7 +55,7 @@ def define(values):
     "seed", 0, "Seed of order and noise.", flag_values=values
   )
   flags.DEFINE_bool(
-    "pack", False, "Whether several examples share a row.", flag_values=values
+    "pack", False, "Pack several examples into a row.", flag_values=values
   )
 
 
@@ -64,7 +64,7 @@ def main(values, arguments):
   from launch import config, environment, session
 
   environment.load_tasks()
-  given = {}  # What a gin file says of data.Data.
+  given = {}  # The gin files' settings of data.Data.
   if values.gin_file or values.gin_bindings:
     session.load(values)
     from t5x_lite.data import Data
@@ -99,7 +99,7 @@ def _list() -> str:
 
 
 def _describe(provider) -> str:
-  """Says in a line what a task or mixture is."""
+  """Describes a task or mixture in one line."""
   import seqio
 
   if isinstance(provider, seqio.Mixture):
@@ -173,14 +173,14 @@ def _show(name, lengths, values):
     f"positions, loss on {loss:.1%} of tokens, marked {' '.join(_style())}"
   )
   if padding > _MUCH_PADDING and not values.pack:
-    print("--pack lets several examples share a row")
+    print("--pack packs several examples into a row")
 
 
 def _metrics(provider) -> list[str]:
-  """Returns the names of the metrics of a task, or of a mixture's."""
+  """Returns the names of the metrics of a task, or of a mixture's tasks."""
   import seqio
 
-  wrapped = seqio.metrics.PassthroughLegacyMetric  # What metric_fns become.
+  wrapped = seqio.metrics.PassthroughLegacyMetric  # seqio wraps metric_fns.
   names = {
     getattr(metric, "__name__", str(metric))
     for task in seqio.get_subtasks(provider)
@@ -191,7 +191,7 @@ def _metrics(provider) -> list[str]:
 
 
 def _default_lengths(provider) -> dict[str, int]:
-  """Returns lengths for a task: 128 inputs, and targets that go with them."""
+  """Returns lengths for a task: 128 inputs, and the matching targets."""
   import seqio
 
   lengths = {name: _INPUTS for name in provider.output_features}
@@ -206,9 +206,9 @@ def _default_lengths(provider) -> dict[str, int]:
 
 
 def _first_fit(names) -> row_formats.RowFormat:
-  """Returns the first architecture's format that can take these features.
+  """Returns the first row format that suits these features.
 
-  A task of one text or of texts with weights has one that is made for it.
+  For a task with weights, the encoder is tried first.
   """
   order = list(row_formats.ALL.values())
   if "weights" in names:
@@ -225,7 +225,7 @@ def _first_fit(names) -> row_formats.RowFormat:
 
 
 def _raw(provider, values):
-  """Yields examples as the source has them, of each task in turn."""
+  """Yields raw examples of the sources, from each task in turn."""
   import seqio
 
   streams = []
@@ -285,21 +285,21 @@ def _counted(match) -> str:
 
 
 def _style() -> tuple[str, str]:
-  """Returns what stands before and after what bears loss."""
+  """Returns the marks before and after tokens with a loss weight."""
   return ("\033[7m", "\033[0m") if sys.stdout.isatty() else ("[[", "]]")
 
 
 def mark_text(vocabulary, ids, marks=None, *, style=None) -> str:
-  """Decodes tokens, with those that bear loss marked.
+  """Decodes tokens, and marks those with a loss weight.
 
   a [[<extra_id_0> b]] </s>
 
   Args:
-    vocabulary: seqio's.
-    ids: token ids, EOS anywhere.
+    vocabulary: a seqio vocabulary.
+    ids: token ids, with EOS anywhere.
     marks: which of them to mark; None marks none.
-    style: what stands before and after a marked stretch; by default reverse
-      video on a terminal and [[ ]] elsewhere.
+    style: the text before and after marked tokens; by default reverse video on
+      a terminal and [[ ]] elsewhere.
   """
   style = style or _style()
   ids = [int(i) for i in ids]
@@ -310,7 +310,7 @@ def mark_text(vocabulary, ids, marks=None, *, style=None) -> str:
     zip(marks, pieces, strict=True), key=lambda pair: pair[0]
   ):
     stretch = "".join(piece for _, piece in group)
-    if marked:  # Spaces stay outside of the mark.
+    if marked:  # Leading and trailing spaces are not marked.
       inner = stretch.strip(" ") or stretch
       before, _, after = stretch.partition(inner)
       stretch = f"{before}{style[0]}{inner}{style[1]}{after}"
@@ -319,14 +319,14 @@ def mark_text(vocabulary, ids, marks=None, *, style=None) -> str:
 
 
 def _pieces(vocabulary, ids) -> list[str]:
-  """Returns what each token adds to the text, EOS written as </s>."""
+  """Returns the text that each token adds, with EOS written as </s>."""
   pieces, start = [], 0
   for end, token in enumerate([*ids, vocabulary.eos_id]):
     if token != vocabulary.eos_id:
       continue
     shown = 0
     for n in range(start + 1, end + 1):
-      # A character of several tokens shows with the last of them.
+      # A character of several tokens is added by the last of them.
       text = vocabulary.decode(ids[start:n])
       whole = text.rstrip("\ufffd") if n < end else text
       pieces.append(whole[shown:])

@@ -6,9 +6,9 @@ from launch import options
 
 USAGE = "--gin_file=FILE --model_dir=RUN [flags]"
 DETAILS = """
-RUN receives checkpoints, metrics.jsonl, TensorBoard events, samples, and the
-whole configuration (config.gin). The same command again resumes; so does
---model_dir=RUN alone. Ctrl-C or SIGTERM saves a checkpoint first.
+Writes checkpoints, metrics.jsonl, TensorBoard events, samples, and the whole
+configuration (config.gin) to RUN. The same command resumes a run; so does
+--model_dir=RUN alone. On Ctrl-C or SIGTERM, a checkpoint is saved first.
 """
 EXAMPLE = """
 t5x_lite train --gin_file=gin/runs/quickstart.gin --model_dir=runs/first \\
@@ -20,13 +20,14 @@ def define(values):
   """Defines the command's flags."""
   options.gin_flags(values)
   options.model_dir_flag(
-    values, "Directory of the run; made if need be. A run found there goes on."
+    values,
+    "Directory of the run; created if missing. A run in it is resumed.",
   )
   options.process_flags(values)
 
 
 def main(values, arguments):
-  """Builds the run, writes its provenance, trains."""
+  """Builds the run, writes its provenance, and trains."""
   options.no_arguments("train", arguments)
   options.require(values, "model_dir")
   from launch import config, environment, rundir, session
@@ -45,7 +46,7 @@ def main(values, arguments):
   first = jax.process_index() == 0
   if first:
     for line in changed:
-      rundir.say(f"going on with {line}")
+      rundir.say(f"resuming with {line}")
     directory.start(run, sys.argv)
   try:
     train(run, model_dir=values.model_dir)

@@ -6,9 +6,9 @@ from launch import options
 
 USAGE = "--input=FILES --output=NAME.model [flags]"
 DETAILS = """
-Files are plain text or JSON lines, packed or not, which is told by what they
-hold; local or remote (gs://). A line ends at LF, CR LF or CR. The model holds
-no sentinels: tasks add as many extra ids as their objective needs.
+Input files are plain text or JSON Lines, detected from their contents; they may
+be compressed, local or remote (gs://). A line ends at LF, CR LF or CR. The
+model has no sentinels: tasks add the extra ids that their objective needs.
 """
 EXAMPLE = """
 t5x_lite vocab --input='novels/*.txt' --output=novels.model --vocab_size=8000
@@ -33,12 +33,12 @@ def define(values):
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_string(
-    "field", "text", "Name of the text in JSON lines.", flag_values=values
+    "field", "text", "Field of the text in JSON Lines.", flag_values=values
   )
 
 
 def main(values, arguments):
-  """Trains the vocabulary, saying how it goes."""
+  """Trains the vocabulary."""
   options.no_arguments("vocab", arguments)
   options.require(values, "input", "output")
   from launch import environment

@@ -89,7 +89,9 @@ def moment_axes(moment, axes: tuple[str | None, ...]):
   if not isinstance(moment, Factored):
     return axes
   matrix = as_matrix(axes)
-  return Factored(row=_less(axes, matrix.cols), col=_less(axes, matrix.rows))
+  return Factored(
+    row=_without(axes, matrix.cols), col=_without(axes, matrix.rows)
+  )
 
 
 def scale_by_adafactor(
@@ -118,8 +120,8 @@ def scale_by_adafactor(
       if not (factored and matrix.is_matrix and large):
         return jnp.zeros(param.shape, jnp.float32)
       return Factored(
-        row=jnp.zeros(_less(param.shape, matrix.cols), jnp.float32),
-        col=jnp.zeros(_less(param.shape, matrix.rows), jnp.float32),
+        row=jnp.zeros(_without(param.shape, matrix.cols), jnp.float32),
+        col=jnp.zeros(_without(param.shape, matrix.rows), jnp.float32),
       )
 
     moments = jax.tree.map(moment, params, logical_axes)
@@ -180,17 +182,17 @@ def _direction(grad, moment, matrix: Matrix):
   if not isinstance(moment, Factored):
     return grad * jax.lax.rsqrt(moment)
   # The rank-1 estimate: row times col over the mean of row.
-  kept = _less(range(grad.ndim), matrix.cols)
+  kept = _without(range(grad.ndim), matrix.cols)
   rows = tuple(kept.index(i) for i in matrix.rows)
   row = moment.row / jnp.mean(moment.row, rows, keepdims=True)
   row = jax.lax.broadcast_in_dim(jax.lax.rsqrt(row), grad.shape, kept)
-  kept = _less(range(grad.ndim), matrix.rows)
+  kept = _without(range(grad.ndim), matrix.rows)
   col = jax.lax.rsqrt(moment.col)
   col = jax.lax.broadcast_in_dim(col, grad.shape, kept)
   return grad * row * col
 
 
-def _less(items, dims: tuple[int, ...]) -> tuple:
+def _without(items, dims: tuple[int, ...]) -> tuple:
   """Returns the items, one per dim, without those of `dims`."""
   return tuple(item for i, item in enumerate(items) if i not in dims)
 

@@ -1,1 +1,1 @@
-"""Published benchmarks as seqio tasks; suites.py registers them by name."""
+"""Defines published benchmarks as seqio tasks; suites.py registers them."""

@@ -1,4 +1,4 @@
-"""Benchmark: an objective made of a format, a postprocessor and metrics.
+"""Defines Benchmark: a text format, a postprocessor and metrics.
 
 example   {"sentence": "A fine film.", "label": 1}
 examples  {"inputs": "sst2 sentence: A fine film.", "targets": "positive"}
@@ -22,17 +22,18 @@ from tasks.text_to_text import TextToText, fill_templates
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Benchmark:
-  """Turns examples into text, and generated text into what metrics compare.
+  """Formats examples as text, and postprocesses generated text for metrics.
 
   Attributes:
-    examples: makes a dataset with the strings "inputs" and "targets", and what
-      `postprocess_fn` reads of an example.
-    metric_fns: of (targets, predictions) or (targets, scores).
-    likelihood_fns: of (scores, is_greedy), as likelihoods.py has them.
-    postprocess_fn: of (text, example=..., is_target=...), or None for the text.
+    examples: maps a dataset to one with the strings "inputs" and "targets", and
+      the fields that `postprocess_fn` reads.
+    metric_fns: functions of (targets, predictions) or (targets, scores).
+    likelihood_fns: functions of (scores, is_greedy), see likelihoods.py.
+    postprocess_fn: a function of (text, example=..., is_target=...); None keeps
+      the text.
     pair: how inputs and targets are encoded.
-    read_row: of a row of JSON; returns the fields that `examples` reads, or
-      says in a ValueError which of them is wrong. None takes all as they are.
+    read_row: maps a row of JSON to the fields that `examples` reads, or raises
+      a ValueError that names a wrong field. None takes rows unchecked.
   """
 
   examples: Callable[[tf.data.Dataset], tf.data.Dataset]
@@ -44,12 +45,12 @@ class Benchmark:
 
   @property
   def metric_objs(self) -> Sequence[type[seqio.metrics.CollectingMetric]]:
-    """Returns `likelihood_fns` as seqio takes them."""
+    """Returns `likelihood_fns` as seqio metric objects."""
     return [likelihoods.metric(function) for function in self.likelihood_fns]
 
   @property
   def delimiter(self) -> str:
-    """Returns what stands between inputs and targets of one text."""
+    """Returns the text between inputs and targets that continue them."""
     return getattr(self.pair, "delimiter", " ")
 
   def output_features(
@@ -62,7 +63,7 @@ class Benchmark:
 
 
 def per_example(function: Callable[[Mapping], Mapping]) -> Callable:
-  """Returns a step that maps each example by itself."""
+  """Returns a preprocessor that maps each example separately."""
   return lambda dataset: dataset.map(
     function, num_parallel_calls=windows.AUTOTUNE
   )
@@ -73,10 +74,10 @@ def classification(
   labels: Sequence[str],
   metric_fns: Sequence[Callable] = (metrics.accuracy,),
 ) -> Benchmark:
-  """Returns a benchmark whose targets are the name of the field "label".
+  """Returns a classification benchmark; targets are the names of "label".
 
-  Predictions are compared by number; what names no class is -1. They end with
-  their line.
+  A prediction is the text up to the end of its first line. Predictions are
+  compared by class number; a text that is not a class name is -1.
   """
   template = TextToText(
     inputs=inputs, targets="{label}", labels={"label": tuple(labels)}
@@ -92,16 +93,16 @@ def classification(
 
 
 def label_number(text: str, *, labels: Sequence[str], **unused_kwargs) -> int:
-  """Returns the place of a text among the labels, or -1."""
+  """Returns the index of a text among the labels, or -1."""
   return labels.index(text) if text in labels else -1
 
 
 def as_text(value) -> str:
-  """Returns the text of bytes, as examples hold it."""
+  """Decodes the bytes of an example's field as text."""
   return tf.compat.as_text(value)
 
 
 def field(example: Mapping, outer: str, inner: str) -> tf.Tensor:
-  """Returns a nested field: of TFDS's dicts, or of files as "idx/query"."""
+  """Returns a nested field: a dict in TFDS, or "idx/query" in JSON files."""
   joined = f"{outer}/{inner}"
   return example[joined] if joined in example else example[outer][inner]

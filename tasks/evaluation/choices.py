@@ -1,12 +1,12 @@
-"""Multiple choice by rank scoring: MMLU, ARC and HellaSwag.
+"""Defines multiple choice benchmarks by rank scoring: MMLU, ARC, HellaSwag.
 
   question  {"question": "2 + 2?", "choices": ["3", "4"], "answer": 1}
   examples  inputs "2 + 2?"  targets "3"   is_correct False
             inputs "2 + 2?"  targets "4"   is_correct True
 
-Each choice is an example, whose targets the model scores; the answer is the
-choice of the greatest log-likelihood. To learn from, only the right ones, which
-are the very tokens that are scored. Texts, tokens and metrics are those of
+Each choice is an example whose targets the model scores; the answer is the
+choice with the highest log-likelihood. Training uses the correct choices only,
+with the same tokens as in scoring. Texts, tokens and metrics are those of
 lm-evaluation-harness 0.4.13.
 """
 
@@ -23,7 +23,7 @@ from tasks.evaluation import metrics, rows
 from tasks.evaluation.benchmark import Benchmark, field
 
 _LETTERS = ("A", "B", "C", "D")
-_MARK = re.compile(r"\[.*?\]")  # In the syntax that RE2 shares.
+_MARK = re.compile(r"\[.*?\]")  # Also valid RE2 syntax.
 
 
 def multiple_choice(
@@ -32,13 +32,13 @@ def multiple_choice(
   only_correct: bool = False,
   read_row: Callable[[Mapping], dict] | None = None,
 ) -> Benchmark:
-  """Returns the benchmark of a function to (inputs, choices, are correct).
+  """Returns the benchmark of a function that formats questions.
 
   Args:
-    ask: of an example; inputs is a string, choices [n] strings, are correct
-      [n] booleans.
-    only_correct: whether wrong choices are left out, for training.
-    read_row: as of `Benchmark`.
+    ask: maps an example to (inputs, choices, is_correct): a string, [n] strings
+      and [n] booleans.
+    only_correct: whether to leave out wrong choices, for training.
+    read_row: as in `Benchmark`.
   """
   return Benchmark(
     examples=functools.partial(
@@ -56,7 +56,7 @@ def multiple_choice(
 def one_per_choice(
   dataset: tf.data.Dataset, *, ask: Callable, only_correct: bool
 ) -> tf.data.Dataset:
-  """Makes an example of each choice, numbered by question."""
+  """Makes one example per choice, with the number of its question."""
 
   def expand(number, example):
     inputs, choices, is_correct = ask(example)
@@ -81,7 +81,7 @@ def one_per_choice(
 
 
 def ranked(text: str, *, example=None, is_target=False):
-  """Returns for a target what the metrics of ranks want to know."""
+  """Returns the text, or for a target the tuple that rank metrics need."""
   if not is_target:
     return text
   return (
@@ -94,9 +94,9 @@ def ranked(text: str, *, example=None, is_target=False):
 
 
 def mmlu(example: Mapping):
-  """Asks for the letter of one of four choices.
+  """Formats a question whose answer is the letter of one of four choices.
 
-  Hendrycks et al. 2021, arXiv:2009.03300, without examples.
+  Zero-shot; Hendrycks et al. 2021, arXiv:2009.03300.
   """
   subject = tf.strings.regex_replace(example["subject"], "_", " ")
   lines = [
@@ -113,17 +113,20 @@ def mmlu(example: Mapping):
 
 
 def arc(example: Mapping):
-  """Asks for the text of a choice (Clark et al. 2018, arXiv:1803.05457)."""
+  """Formats a question whose answer is the text of a choice.
+
+  Clark et al. 2018, arXiv:1803.05457.
+  """
   inputs = tf.strings.join(["Question: ", example["question"], "\nAnswer:"])
   is_correct = field(example, "choices", "label") == example["answerKey"]
   return inputs, field(example, "choices", "text"), is_correct
 
 
 def hellaswag(example: Mapping):
-  """Continues what happens (Zellers et al. 2019, arXiv:1905.07830).
+  """Formats a context and its possible endings.
 
-  The marks of WikiHow's articles, [title] and the like, are taken out, as in
-  the harness: the white space around them is not.
+  Zellers et al. 2019, arXiv:1905.07830. Marks of WikiHow's articles, such as
+  [title], are removed, but not the white space around them, as in the harness.
   """
   inputs = tf.strings.join(
     [example["activity_label"], ": ", example["context"]]
@@ -163,10 +166,10 @@ def read_arc(row: Mapping) -> dict:
 
 
 def read_hellaswag(row: Mapping) -> dict:
-  """Checks a row of HellaSwag, as TFDS or as its authors have it.
+  """Checks a row of HellaSwag, in the format of TFDS or of its authors.
 
-  The second sentence begins with a capital, as in the harness, where the row
-  tells which it is.
+  If the row has the second sentence as a field, it is capitalised, as in the
+  harness.
   """
   if "ctx_a" in row and "ctx_b" in row:
     begun = rows.text(row, "ctx_b", empty=True).capitalize()

@@ -1,14 +1,14 @@
-"""SQuAD, CNN/DM, WMT and LAMBADA: benchmarks whose answers are free text.
+"""Defines benchmarks with free-text answers: SQuAD, CNN/DM, WMT, LAMBADA.
 
   squad    "question: ... context: ..."            "an answer"
   cnn_dm   "summarize: ..."                        "highlights"
   wmt      "translate English to German: ..."      "..."
   lambada  "all words of a passage but the"        "last"
 
-The first three in T5's formats: Raffel et al. 2020, arXiv:1910.10683,
-appendix D; an answer and a translation end with their line. LAMBADA, Paperno et
-al. 2016, arXiv:1606.06031, is asked as lm-evaluation-harness 0.4.13 does:
-nothing is generated, the tokens of the last word must be the most probable.
+The first three have T5's formats: Raffel et al. 2020, arXiv:1910.10683,
+appendix D; answers and translations end at the end of a line. LAMBADA, Paperno
+et al. 2016, arXiv:1606.06031, is evaluated as in lm-evaluation-harness 0.4.13:
+nothing is generated, but each token of the last word must be the most probable.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _LANGUAGES = {
 
 
 def squad(example: Mapping) -> dict:
-  """Asks for an answer from a context; punctuation gets spaces around it.
+  """Formats a question and its context, with spaces around punctuation.
 
-  A question without an answer (SQuAD 2.0) has NO_ANSWER for one.
+  The target of a question without an answer (SQuAD 2.0) is NO_ANSWER.
   """
   answers = _pad_punctuation(field(example, "answers", "text"))
   inputs = tf.strings.join([
@@ -52,14 +52,14 @@ def squad(example: Mapping) -> dict:
 
 
 def all_answers(text: str, *, example=None, is_target=False):
-  """Returns the text, and for a target all answers that are right."""
+  """Returns the text, or for a target all correct answers."""
   if is_target:
     return [as_text(answer) for answer in example["answers"]]
   return text
 
 
 def last_word(example: Mapping) -> dict:
-  """Parts what stands after the last space of "passage" from the rest."""
+  """Splits off the last word of "passage", after its last space."""
   words = tf.strings.split(example["passage"], " ")
   return {
     "inputs": tf.strings.reduce_join(words[:-1], separator=" "),
@@ -77,16 +77,18 @@ def read_squad(row: Mapping) -> dict:
 
 
 def read_passage(row: Mapping) -> dict:
-  """Checks a row of LAMBADA; the hub calls its passages "text"."""
+  """Checks a row of LAMBADA; the Hugging Face hub names its field "text"."""
   name = "passage" if "passage" in row else "text"
   passage = rows.text(row, name).rstrip()
   if " " not in passage.strip():
-    raise ValueError(f"field {name!r} ({passage!r}) must have two words")
+    raise ValueError(
+      f"field {name!r} ({passage!r}) must have at least two words"
+    )
   return {"passage": passage}
 
 
 def translation(source: str, target: str) -> Benchmark:
-  """Returns the benchmark of one direction, as "en" to "de"."""
+  """Returns the benchmark of one translation direction, as "en" to "de"."""
   names = _LANGUAGES[source], _LANGUAGES[target]
   template = text_to_text.TextToText(
     inputs=f"translate {names[0]} to {names[1]}: {{{source}}}",

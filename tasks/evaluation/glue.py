@@ -1,11 +1,11 @@
-"""GLUE and SuperGLUE as text to text, in T5's formats.
+"""Defines GLUE and SuperGLUE as text-to-text tasks, in T5's formats.
 
   cola   "cola sentence: ..."                         "acceptable"
   stsb   "stsb sentence1: ... sentence2: ..."         "3.8"
   wsc    "wsc: Tom asked Bob if *he* could come ."    "Bob"
 
 Raffel et al. 2020, arXiv:1910.10683, appendix D; Wang et al. 2018,
-arXiv:1804.07461, and 2019, arXiv:1905.00537. GLUE's WNLI is left out, as there.
+arXiv:1804.07461, and 2019, arXiv:1905.00537. GLUE's WNLI is left out, as in T5.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _FALSE_TRUE = ("False", "True")
 _ENTAILMENT = ("entailment", "not_entailment")
 _MNLI = ("entailment", "neutral", "contradiction")
 _F1_AND_ACCURACY = (metrics.f1, metrics.accuracy)
-# Of these WSC's noun phrases are freed before they are compared.
+# Removed from WSC's noun phrases before they are compared.
 _DETERMINERS = frozenset({
   "a", "an", "few", "her", "his", "each", "every", "many", "much", "my", "our",
   "some", "that", "the", "their", "these", "this", "those", "which", "whose",
@@ -40,7 +40,7 @@ _DETERMINERS = frozenset({
 
 
 def stsb(example: Mapping) -> dict:
-  """Writes the similarity, 0 to 5, rounded to fifths."""
+  """Formats a pair; the target is its similarity, 0 to 5, rounded to 0.2."""
   similarity = tf.round(example["label"] * 5) / 5
   return {
     "inputs": tf.strings.join([
@@ -52,7 +52,7 @@ def stsb(example: Mapping) -> dict:
 
 
 def number(text: str, **unused_kwargs) -> float:
-  """Reads a number; what is none is -1."""
+  """Parses a number; any other text is -1."""
   try:
     return float(text)
   except ValueError:
@@ -60,7 +60,7 @@ def number(text: str, **unused_kwargs) -> float:
 
 
 def multirc(example: Mapping) -> dict:
-  """Asks of one answer whether it is right; markup goes."""
+  """Formats a question and one answer, without markup; True if it is right."""
   inputs = tf.strings.join([
     "multirc question: ", example["question"], " answer: ", example["answer"],
     " paragraph: ", example["paragraph"],
@@ -74,13 +74,13 @@ def multirc(example: Mapping) -> dict:
 
 
 def multirc_answer(text: str, *, example=None, is_target=False):
-  """Returns the label, and for a target (question, label)."""
+  """Returns the label, or for a target (question, label)."""
   label = label_number(text, labels=_FALSE_TRUE)
   return (int(example["question"]), label) if is_target else label
 
 
 def record(dataset: tf.data.Dataset) -> tf.data.Dataset:
-  """Gives a query once for each of its answers, or once if it has none."""
+  """Makes one example per answer of a query, or one if there is no answer."""
 
   def fill(example):
     answers = example["answers"]
@@ -106,7 +106,7 @@ def record(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def record_answer(text: str, *, example=None, is_target=False):
-  """Returns the text, and for a target (query, all answers)."""
+  """Returns the text, or for a target (query, all answers)."""
   if not is_target:
     return text
   query = tuple(int(i) for i in example["query"])
@@ -114,10 +114,10 @@ def record_answer(text: str, *, example=None, is_target=False):
 
 
 def wsc(example: Mapping) -> dict:
-  """Marks the pronoun, for whose noun the targets are given.
+  """Marks the pronoun in a text; the target is the noun that it refers to.
 
-  Words are parted by single spaces, as in the data, and the pronoun has words
-  on both sides.
+  Words are separated by single spaces, as in the data, and there are words on
+  both sides of the pronoun.
   """
   words = tf.strings.split(example["text"], " ")
   index = example["span2_index"]
@@ -132,15 +132,15 @@ def wsc(example: Mapping) -> dict:
 
 
 def right_wsc(dataset: tf.data.Dataset) -> tf.data.Dataset:
-  """Keeps the examples whose noun is the right one, to learn from."""
+  """Formats only the examples with the correct noun, for training."""
   return per_example(wsc)(dataset.filter(lambda row: row["label"] == 1))
 
 
 def wsc_referent(text: str, *, example=None, is_target=False) -> int:
-  """Tells whether a text names the noun asked about; -1 for no text.
+  """Returns 1 if a text names the noun in question, else 0; -1 for no text.
 
-  One set of words must hold the other ("bunny", "the fluffy bunny"), and the
-  possessives must agree ("Bob", not "Bob's hat").
+  The words of one must include the words of the other ("bunny", "the fluffy
+  bunny"), and both or neither must be possessive ("Bob", not "Bob's hat").
   """
   if is_target:
     return int(example["label"])
@@ -153,7 +153,7 @@ def wsc_referent(text: str, *, example=None, is_target=False) -> int:
 
 
 def _truth(label: tf.Tensor) -> tf.Tensor:
-  # -1, of unlabelled examples, is the last.
+  # The label of unlabelled examples, -1, gives the last one.
   return tf.constant([*_FALSE_TRUE, "<unk>"])[tf.where(label < 0, 2, label)]
 
 

@@ -1,4 +1,4 @@
-"""Serves JSON lines with all their fields: text, numbers and lists of them."""
+"""Reads JSON Lines as a seqio source: fields of text, numbers and lists."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from tasks import sources
 
 
 class JsonRows(sources.LazySource):
-  """Reads split -> file of JSON lines, packed or not, into memory.
+  """Serves the JSON Lines file of each split from memory.
 
-  The names of nested fields are joined: {"idx": {"query": 3}} is "idx/query".
-  A field that is null is none. A split is read, and checked, when it is asked
-  for: one without labels does not stop others.
+  Files may be compressed. The names of nested fields are joined: {"idx":
+  {"query": 3}} is "idx/query". A null field counts as missing. A split is read
+  and checked when it is first used, so a split without labels does not affect
+  the others.
   """
 
   def __init__(
@@ -26,7 +27,13 @@ class JsonRows(sources.LazySource):
     files: Mapping[str, str],
     read_row: Callable[[Mapping], dict] | None = None,
   ):
-    """Takes split -> file, and what reads a row; see `Benchmark.read_row`."""
+    """Creates the source.
+
+    Args:
+      name: the name of the source.
+      files: {split: path}.
+      read_row: maps and checks a row; see `Benchmark.read_row`.
+    """
     super().__init__(name, tuple(files))
     self._files = dict(files)
     self._read_row = read_row
@@ -69,11 +76,12 @@ def _columns(
     for key, value in row.items():
       kind = _kind(value)
       before = kinds.get(key, kind)
-      # "lists of " is the kind of empty ones.
+      # The kind of an empty list is "lists of ".
       if not kind or not (kind.startswith(before) or before.startswith(kind)):
         raise ValueError(
-          f"{place}: field {key!r} is {value!r:.40}: a field is text, or "
-          "numbers, or true and false, or lists of one of them, in all rows"
+          f"{place}: field {key!r} is {value!r:.40}: a field must have one "
+          "type in all rows: text, numbers, true and false, or lists of one "
+          "of these"
         )
       kinds[key] = max(before, kind, key=len)
     rows.append(row)
@@ -81,7 +89,7 @@ def _columns(
     raise ValueError(f"{path} has no rows")
   lacking = [key for key in kinds if any(key not in row for row in rows)]
   if lacking:
-    raise ValueError(f"{path}: some rows lack {', '.join(lacking)}")
+    raise ValueError(f"{path}: some rows have no {', '.join(lacking)}")
   return {key: [row[key] for row in rows] for key in kinds}
 
 
@@ -96,7 +104,7 @@ def _flat(row: Mapping, prefix: str = "") -> dict:
 
 
 def _kind(value) -> str | None:
-  """Names what a tensor holds such values: one kind to a field."""
+  """Returns the type of a field's value, or None if it is not supported."""
   if isinstance(value, str):
     return "text"
   if isinstance(value, bool):
@@ -113,17 +121,17 @@ def _kind(value) -> str | None:
 
 
 def find(folder: str, task: str) -> dict[str, str]:
-  """Returns split -> file of FOLDER/TASK/SPLIT, whatever its suffix.
+  """Returns {split: path} for the files FOLDER/TASK/SPLIT.* of a task.
 
   Raises:
-    ValueError: there is none, or two are of one split.
+    ValueError: there is no file, or there are two for one split.
   """
   home = epath.Path(folder).expanduser() / task
   paths = sorted(home.iterdir()) if home.is_dir() else []
   files = {}
   for path in paths:
     split = path.name.split(".")[0]
-    if not split or path.is_dir():  # A hidden file is none.
+    if not split or path.is_dir():  # Hidden files are ignored.
       continue
     if split in files:
       raise ValueError(

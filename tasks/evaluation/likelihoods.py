@@ -1,4 +1,4 @@
-"""Makes seqio metrics of log-likelihoods and of what greedy decoding gives."""
+"""Makes seqio metrics from log-likelihoods and greedy matches."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import seqio
 
 
 def metric(function: Callable) -> type[seqio.metrics.CollectingMetric]:
-  """Makes a metric, as seqio.Evaluator takes it, of a function.
+  """Makes a metric object for seqio.Evaluator from a function.
 
   Args:
-    function: of (scores, is_greedy), arrays over examples: the log-likelihood
-      of the targets, and whether each token of them is the most probable one.
+    function: a function of (scores, is_greedy), arrays over examples: the
+      log-likelihood of the targets, and whether all of their tokens are the
+      most probable ones.
   """
 
   class OfLikelihoods(seqio.metrics.CollectingMetric):
-    """Hands over the scores with what stands beside them."""
+    """Calls the function with the scores and their intermediates."""
 
     model_output_type = seqio.metrics.ModelOutputType.SCORE_WITH_INTERMEDIATES
 
@@ -27,8 +28,8 @@ def metric(function: Callable) -> type[seqio.metrics.CollectingMetric]:
       targets = cached_targets or [
         example[f"{field}_pretokenized"].decode() for example in examples
       ]
-      scores, beside = self.values["model_output"]
-      found = function(scores, beside["is_greedy"])
+      scores, intermediates = self.values["model_output"]
+      found = function(scores, intermediates["is_greedy"])
       return found, {"targets": targets, "score": scores}
 
   OfLikelihoods.__name__ = function.__name__

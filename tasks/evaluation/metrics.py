@@ -1,8 +1,8 @@
 """Computes the metrics of published benchmarks, in percent.
 
-All but the rank metric compare what a postprocessor made of the targets and of
-the generated texts. Libraries are imported where they are used: scikit-learn
-alone takes a second.
+All but the rank metrics compare postprocessed targets with postprocessed
+predictions. Libraries are imported inside functions: scikit-learn alone takes a
+second.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy as np
 
 from tasks import metrics
 
-# What the target of a question without an answer says (SQuAD 2.0).
+# The target of a question without an answer (SQuAD 2.0).
 NO_ANSWER = "unanswerable"
 
 
 def accuracy(targets: Sequence, predictions: Sequence) -> Mapping[str, float]:
-  """Counts predictions that equal their targets."""
+  """Returns the percentage of predictions that equal their targets."""
   pairs = zip(targets, predictions, strict=True)
   return {"accuracy": _percent(t == p for t, p in pairs)}
 
@@ -29,7 +29,10 @@ def accuracy(targets: Sequence, predictions: Sequence) -> Mapping[str, float]:
 def matthews_correlation(
   targets: Sequence[int], predictions: Sequence[int]
 ) -> Mapping[str, float]:
-  """Correlates classes (CoLA: Warstadt et al. 2019, arXiv:1805.12471)."""
+  """Returns Matthews' correlation of two classes.
+
+  For CoLA: Warstadt et al. 2019, arXiv:1805.12471.
+  """
   from sklearn import metrics as sklearn_metrics
 
   value = sklearn_metrics.matthews_corrcoef(targets, predictions)
@@ -39,7 +42,7 @@ def matthews_correlation(
 def f1(
   targets: Sequence[int], predictions: Sequence[int]
 ) -> Mapping[str, float]:
-  """Returns the F1 of class 1 of two; what is neither class is wrong."""
+  """Returns the F1 of class 1 of two classes; other predictions are wrong."""
   from sklearn import metrics as sklearn_metrics
 
   predictions = [
@@ -55,7 +58,7 @@ def f1(
 def mean_3class_f1(
   targets: Sequence[int], predictions: Sequence[int]
 ) -> Mapping[str, float]:
-  """Averages the F1 of three classes (CB of SuperGLUE)."""
+  """Returns the mean F1 of three classes (CB of SuperGLUE)."""
   from sklearn import metrics as sklearn_metrics
 
   value = sklearn_metrics.f1_score(
@@ -67,7 +70,7 @@ def mean_3class_f1(
 def correlations(
   targets: Sequence[float], predictions: Sequence[float]
 ) -> Mapping[str, float]:
-  """Correlates numbers (Pearson) and their ranks (Spearman)."""
+  """Returns Pearson's and Spearman's correlation of numbers."""
   from scipy import stats
 
   return {
@@ -79,9 +82,10 @@ def correlations(
 def multirc(
   targets: Sequence[tuple[int, int]], predictions: Sequence[int]
 ) -> Mapping[str, float]:
-  """Judges MultiRC's answers one by one (F1) and by question (exact match).
+  """Returns MultiRC's F1 over answers and exact match over questions.
 
-  A target is (question, label). Khashabi et al. 2018, SuperGLUE's choice.
+  A target is (question, label). Khashabi et al. 2018; the metrics are those of
+  SuperGLUE.
   """
   is_right = collections.defaultdict(list)
   for (question, label), prediction in zip(targets, predictions, strict=True):
@@ -95,9 +99,10 @@ def multirc(
 def record(
   targets: Sequence[tuple], predictions: Sequence[str]
 ) -> Mapping[str, float]:
-  """Judges ReCoRD's answers as SQuAD does, each query once.
+  """Returns SQuAD's metrics for ReCoRD, counting each query once.
 
-  A target is (query, answers); a query comes once for each of its answers.
+  A target is (query, answers). A query has one example per answer, of which the
+  first counts.
   """
   first = {}
   for (query, answers), prediction in zip(targets, predictions, strict=True):
@@ -108,10 +113,10 @@ def record(
 def squad(
   targets: Sequence[Sequence[str]], predictions: Sequence[str]
 ) -> Mapping[str, float]:
-  """Compares answers by exact match and word F1, with the best of the truths.
+  """Returns exact match and word F1, each with the best matching answer.
 
-  Case, punctuation, articles and spaces do not count. Where there is no truth,
-  no answer is right, or its name, NO_ANSWER.
+  Case, punctuation, articles and spaces are ignored. For a question without an
+  answer, an empty prediction or NO_ANSWER is correct.
   Rajpurkar et al. 2016, arXiv:1606.05250, section 6.1, and 2018,
   arXiv:1806.03822, section 4.
   """
@@ -132,9 +137,9 @@ def squad(
 def rouge(
   targets: Sequence[str], predictions: Sequence[str]
 ) -> Mapping[str, float]:
-  """Compares summaries: ROUGE-1, ROUGE-2 and ROUGE-Lsum, mean F-measures.
+  """Returns the mean F-measures of ROUGE-1, ROUGE-2 and ROUGE-Lsum.
 
-  Lsum goes by sentences, which end in " . " (CNN/DM). Lin 2004.
+  Lsum is computed by sentences, which end in " . " (CNN/DM). Lin 2004.
   """
   from rouge_score import rouge_scorer
 
@@ -152,7 +157,7 @@ def rouge(
 def bleu(
   targets: Sequence[str], predictions: Sequence[str]
 ) -> Mapping[str, float]:
-  """Compares translations by corpus BLEU, with SacreBLEU's "intl" tokens.
+  """Returns the corpus BLEU of translations, with SacreBLEU's "intl" tokens.
 
   Post 2018, arXiv:1804.08771.
   """
@@ -167,15 +172,15 @@ def bleu(
 def greedy_match(
   scores: Sequence[float], is_greedy: Sequence[bool]
 ) -> Mapping[str, float]:
-  """Counts targets that greedy decoding gives, whatever it would say next.
+  """Returns the percentage of targets that greedy decoding would generate.
 
   Args:
     scores: log-likelihoods of the targets.
-    is_greedy: whether each of their tokens is the most probable one.
+    is_greedy: whether all of a target's tokens are the most probable ones.
 
   Returns:
-    "accuracy", and "perplexity" (no percentage): per target, not per token,
-    as LAMBADA has it in lm-evaluation-harness.
+    "accuracy", and "perplexity" (not a percentage): per target, not per token,
+    as for LAMBADA in lm-evaluation-harness.
   """
   return {
     "accuracy": _percent(is_greedy),
@@ -186,20 +191,20 @@ def greedy_match(
 def rank_accuracy(
   targets: Sequence[tuple], scores: Sequence[float]
 ) -> Mapping[str, float]:
-  """Counts questions whose most probable choice is right.
+  """Returns the percentage of questions whose most probable choice is correct.
 
-  Of choices that are equally probable the first counts, as argmax has it: a
-  model that tells none apart is right where the first choice is.
+  Ties go to the first choice, as in argmax. So a model that scores all choices
+  equally is right whenever the first one is.
 
   Args:
-    targets: (question, number of its choices, is this one right, its tokens,
-      ...).
+    targets: (question, number of choices, is this one correct, number of its
+      tokens, ...).
     scores: log-likelihoods of the choices.
 
   Returns:
-    "accuracy" by the sum of the log-likelihood over the tokens of a choice and
-    "accuracy_per_token" by their mean (Brown et al. 2020, arXiv:2005.14165,
-    section 2.4). A question not all of whose choices are there is left out.
+    "accuracy", by the summed log-likelihood of a choice's tokens, and
+    "accuracy_per_token", by their mean (Brown et al. 2020, arXiv:2005.14165,
+    section 2.4). Questions with missing choices are left out.
   """
   return {
     "accuracy": _right_choices(targets, scores, lambda *target: 1),
@@ -212,16 +217,16 @@ def rank_accuracy(
 def rank_accuracy_by_length(
   targets: Sequence[tuple[int, int, bool, int, str]], scores: Sequence[float]
 ) -> Mapping[str, float]:
-  """Counts questions whose most probable choice for its length is right.
+  """Returns rank accuracies with scores normalised by the choice's length.
 
   Args:
-    targets: as of `rank_accuracy`, the last the text of the choice.
+    targets: as for `rank_accuracy`; the last entry is the text of the choice.
     scores: log-likelihoods of the choices.
 
   Returns:
-    "accuracy_per_character" and, by bytes of UTF-8, "accuracy_per_byte": the
+    "accuracy_per_character" and, by UTF-8 bytes, "accuracy_per_byte": the
     acc_norm and acc_bytes of lm-evaluation-harness. The delimiter before a
-    choice does not count.
+    choice is not counted.
   """
   return {
     "accuracy_per_character": _right_choices(
@@ -234,11 +239,11 @@ def rank_accuracy_by_length(
 
 
 def _right_choices(targets, scores, size_of) -> float:
-  """Returns for how many questions the greatest score / size is right."""
+  """Returns the percentage of questions whose highest score / size is right."""
   questions = collections.defaultdict(list)
   for target, score in zip(targets, scores, strict=True):
     question, num_choices, is_right, *_ = target
-    # A choice of no size is never taken.
+    # An empty choice is never chosen.
     size = size_of(*target)
     by_size = score / size if size else -np.inf
     questions[question, num_choices].append((by_size, is_right))
@@ -255,7 +260,7 @@ def _normalize(answer: str) -> str:
 
 
 def _f1(truth: str, prediction: str) -> float:
-  # SQuAD's script gives two empty answers no F1.
+  # As in SQuAD's script, the F1 of two empty answers is 0.
   return metrics.token_f1(truth, prediction) if truth and prediction else 0.0
 
 

@@ -1,4 +1,4 @@
-"""Benchmarks that need no download: CPython's prose, and strings and sums.
+"""Defines benchmarks that need no download: CPython's docs, strings, sums.
 
   offline_cloze         "all words of a passage but the"       "last"
   offline_continuation  "how a passage begins"                 its next words
@@ -8,13 +8,15 @@
   offline_sort          "sort: d a c"                          "a c d"
   offline_addition      "add: 52 + 9"                          "61"
 
-A last word must be what greedy decoding gives; a continuation is chosen by rank
-scoring, from it and those of three other passages. What is generated ends at an
-empty line, if not before. The prose is that of corpora.py, each part with its
-own passages. No example is random: all runs get the same. The mixture "offline"
-has all tasks; "offline_train" has them to learn from, without the continuations
-that are wrong; "offline_few_shot" has the exercises after three that are
-solved,
+The last word must be the one that greedy decoding gives. A continuation is
+chosen by rank scoring among the right one and those of three other passages.
+Generated text ends at an empty line, if not before. The documents are those of
+corpora.py; each split has its own passages. Examples are not random: all runs
+get the same ones.
+
+The mixture "offline" has all tasks. "offline_train" has them for training,
+without the wrong continuations. "offline_few_shot" has the exercises, each
+after three solved ones:
 
   offline_sort_few_shot "sort: d b b d\\n\\n ... sort: d a c"     "a c d"
 """
@@ -47,9 +49,9 @@ _BLANKS = (5, 13, 21, 29)
 
 
 class Passages(sources.LazySource):
-  """Serves rows made of the passages of python_docs.
+  """Serves rows made from passages of python_docs.
 
-  A passage is the first 32 words of a paragraph of running text.
+  A passage is the first 32 words of a paragraph of prose.
   """
 
   def __init__(self, name: str, rows: Callable[[list[list[str]]], Iterator]):
@@ -68,7 +70,7 @@ class Passages(sources.LazySource):
 
 
 class Sums(sources.LazySource):
-  """Serves exercises drawn by a random generator of the same seed always."""
+  """Serves exercises drawn with a fixed seed."""
 
   def __init__(self, name: str, draw: Callable[[random.Random], tuple]):
     super().__init__(name)
@@ -76,7 +78,7 @@ class Sums(sources.LazySource):
 
   def make(self) -> sources.MemorySource:
     generator = random.Random(self.name)
-    drawn = {}  # Keeps the order, and each exercise once.
+    drawn = {}  # A dict removes duplicates and keeps the order.
     while len(drawn) < sum(_SIZES.values()):
       inputs, targets = self._draw(generator)
       drawn[inputs] = targets
@@ -91,7 +93,7 @@ class Sums(sources.LazySource):
 
 
 def cloze(passages: list[list[str]]) -> Iterator[dict]:
-  """Ends each passage with its last word of four letters or more."""
+  """Cuts each passage after its last word of four letters or more."""
   for words in passages:
     long = [
       i for i, word in enumerate(words) if re.fullmatch("[a-z]{4,}", word)
@@ -101,7 +103,7 @@ def cloze(passages: list[list[str]]) -> Iterator[dict]:
 
 
 def continuation(passages: list[list[str]]) -> Iterator[dict]:
-  """Offers the end of each passage among those of the three after it."""
+  """Offers the end of each passage and those of the next three as choices."""
   ends = [" ".join(words[-_CHOICE_WORDS:]) for words in passages]
   for i, words in enumerate(passages):
     choices = [ends[(i + k) % len(ends)] for k in range(4)]
@@ -115,7 +117,7 @@ def continuation(passages: list[list[str]]) -> Iterator[dict]:
 
 
 def infilling(passages: list[list[str]]) -> Iterator[dict]:
-  """Blanks four words of each passage."""
+  """Replaces four words of each passage by sentinels."""
   for words in passages:
     blanked, filled = list(words), []
     for number, place in enumerate(_BLANKS):
@@ -125,7 +127,7 @@ def infilling(passages: list[list[str]]) -> Iterator[dict]:
 
 
 def letters(name: str, change: Callable[[list[str]], list[str]]) -> Callable:
-  """Returns what draws 3 to 8 letters and changes them."""
+  """Returns a function that draws 3 to 8 letters and changes them."""
 
   def draw(generator):
     drawn = generator.choices(string.ascii_lowercase, k=generator.randint(3, 8))
@@ -146,7 +148,7 @@ def _ask(example: Mapping):
 
 
 def _passages(documents: list[str], size: int) -> list[list[str]]:
-  """Takes up to `size` passages, in an order that mixes the documents."""
+  """Returns up to `size` passages, in an order that mixes the documents."""
   found = {
     " ".join(words[:_PASSAGE_WORDS])
     for document in documents

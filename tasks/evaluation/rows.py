@@ -1,11 +1,11 @@
-"""Reads the fields of JSON rows: what a benchmark needs, or what is wrong.
+"""Reads and checks the fields of JSON rows.
 
   {"choices": {"text": ["ja", "nein"], "label": ["A", "B"]}, "answerKey": "B"}
   flat     "choices/text", "choices/label", "answerKey"
   texts(row, "choices/text") -> ["ja", "nein"]
   label(row, "answerKey", ["A", "B"]) -> "B"
 
-Each function raises ValueError with the field, its value and what it must be;
+Each function raises a ValueError with the field, its value and what it must be;
 `json_rows.JsonRows` adds the file and the line.
 """
 
@@ -21,12 +21,12 @@ Row = Mapping[str, object]
 
 
 def reader(fields: Mapping[str, Callable]) -> Callable[[Row], dict]:
-  """Returns what reads each named field by a function of (row, name)."""
+  """Returns a function that reads each field by a function of (row, name)."""
   return lambda row: {name: read(row, name) for name, read in fields.items()}
 
 
 def of_template(template: TextToText) -> Callable[[Row], dict]:
-  """Returns what reads the fields that the templates name."""
+  """Returns a function that reads the fields named in a template."""
   fields = dict.fromkeys(template.fields, text_or_number)
   for name, names in template.labels.items():
     fields[name] = functools.partial(class_number, names=names)
@@ -34,7 +34,7 @@ def of_template(template: TextToText) -> Callable[[Row], dict]:
 
 
 def text(row: Row, name: str, *, empty: bool = False) -> str:
-  """Returns a text, one with content unless it may be empty."""
+  """Returns a text field; blank ones are refused unless `empty`."""
   value = _get(row, name)
   if not isinstance(value, str) or not (value.strip() or empty):
     raise wrong(name, value, "a text" if empty else "a text with content")
@@ -42,7 +42,7 @@ def text(row: Row, name: str, *, empty: bool = False) -> str:
 
 
 def text_or_number(row: Row, name: str) -> str | int | float:
-  """Returns what a template can show."""
+  """Returns a field that a template can show: a text or a number."""
   value = _get(row, name)
   if not isinstance(value, str | int | float):
     raise wrong(name, value, "a text or a number")
@@ -52,7 +52,14 @@ def text_or_number(row: Row, name: str) -> str | int | float:
 def texts(
   row: Row, name: str, *, count: int | None = None, none: bool = False
 ) -> list[str]:
-  """Returns texts with content: `count` of them, or one at least, or none."""
+  """Returns a list of texts that are not blank.
+
+  Args:
+    row: the row.
+    name: the field.
+    count: the required number of texts; None: at least one.
+    none: whether the list may be empty.
+  """
   value = _get(row, name)
   fits = isinstance(value, list) and all(
     isinstance(item, str) and item.strip() for item in value
@@ -64,11 +71,11 @@ def texts(
 
 
 def labels(row: Row, name: str, *, count: int) -> list[str]:
-  """Returns the names of choices, letters or numbers, as texts."""
+  """Returns the labels of choices, letters or numbers, as texts."""
   value = _get(row, name)
   names = list(map(str, value)) if isinstance(value, list) else []
   if len(names) != count or len(set(names)) < count:
-    raise wrong(name, value, f"a list of {count} labels that differ")
+    raise wrong(name, value, f"a list of {count} different labels")
   return names
 
 
@@ -91,12 +98,12 @@ def index(row: Row, name: str, size: int, why: str = "") -> int:
 
 
 def answer(row: Row, name: str, size: int) -> int:
-  """Returns the number of the right one of so many choices."""
+  """Returns the index of the correct one of `size` choices."""
   return index(row, name, size, ": rows without an answer have no score")
 
 
 def number(row: Row, name: str) -> float:
-  """Returns a number, a finite one."""
+  """Returns a finite number."""
   value = _get(row, name)
   if type(value) not in (int, float) or not math.isfinite(value):
     raise wrong(name, value, "a number")
@@ -114,7 +121,7 @@ def whole(row: Row, name: str) -> int:
 def class_number(row: Row, name: str, names: Sequence[str]) -> int:
   """Returns the number of a class, given by number or name; -1 is unlabelled.
 
-  True and false, of the files of SuperGLUE's authors, are 1 and 0.
+  True and false, in the files of SuperGLUE's authors, are 1 and 0.
   """
   value = _get(row, name)
   if value in names:

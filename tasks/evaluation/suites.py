@@ -1,12 +1,12 @@
-"""Registers the tasks of a published benchmark, and a mixture of them.
+"""Registers the tasks of a published benchmark, and their mixture.
 
   data.Data.task = @suites.suite()
   suites.suite.name = "glue"
   suites.suite.vocabulary = "cc_all.32000.100extra/sentencepiece.model"
 
-The examples are TensorFlow Datasets', or JSON lines with the same fields:
-FOLDER/glue_cola/train.jsonl and so on, packed or not, by any suffix. `evaluate`
-measures each task apart.
+The examples come from TensorFlow Datasets, or from JSON Lines with the same
+fields: FOLDER/glue_cola/train.jsonl and so on, with any suffix, and compressed
+or not. `evaluate` evaluates each task separately.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _BY_EXAMPLES = ByExamples(maximum=2**19)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Entry:
-  """One task of a suite.
+  """Describes one task of a suite.
 
   Attributes:
-    benchmark: what is asked, and how it is judged.
-    dataset: TFDS's, with its version; None where it has none.
-    splits: our names for the dataset's splits.
+    benchmark: the format and the metrics.
+    dataset: the TFDS dataset with its version; None if TFDS does not have it.
+    splits: {our split: the dataset's split}.
   """
 
   benchmark: Benchmark
@@ -151,13 +151,13 @@ def suite(
   Args:
     name: one of `SUITES`.
     vocabulary: as for `external.tfds_task`.
-    data_dir: where TFDS's datasets lie; None is TFDS's own place.
+    data_dir: the folder of TFDS's datasets; None is TFDS's default.
     files: a folder with TASK/SPLIT.jsonl, instead of TFDS.
-    only: some tasks of the suite; None is all.
+    only: some tasks of the suite; None takes all.
 
   Returns:
-    The mixture's name, which is the suite's. Tasks are drawn in proportion to
-    their training examples, none as if it had more than 2 ** 19.
+    The mixture's name, which is the suite's. Tasks are mixed in proportion to
+    their number of training examples, capped at 2 ** 19.
   """
   entries = _entries(name, only)
   vocabulary = vocabularies.resolve(vocabulary)
@@ -168,8 +168,8 @@ def suite(
       )
     elif entry.dataset is None:
       raise ValueError(
-        f"{task} is not in TensorFlow Datasets: give its JSON lines by files, "
-        f"a folder with {task}/SPLIT.jsonl"
+        f"{task} is not in TensorFlow Datasets: set files to a folder with "
+        f"{task}/SPLIT.jsonl"
       )
     else:
       source = external.TfdsText(
@@ -179,7 +179,7 @@ def suite(
       task, source=source, objective=entry.benchmark, vocabulary=vocabulary
     )
   rates = {
-    # Tasks without a train split are drawn for evaluation alone.
+    # Tasks without a train split are used for evaluation only.
     task: _BY_EXAMPLES
     if "train" in seqio.TaskRegistry.get(task).splits
     else 1.0

@@ -56,7 +56,7 @@ def test_another_study_is_refused(tmp_path):
   plan = {"digest": study_plan.digest("one")}
   study_plan.write(tmp_path, plan)
   assert study_plan.find(tmp_path, "one") == plan
-  with pytest.raises(ValueError, match="holds another study"):
+  with pytest.raises(ValueError, match="has another study"):
     study_plan.find(tmp_path, "two")
   assert study_plan.find(tmp_path / "none", "one") is None
 
@@ -68,8 +68,12 @@ def test_a_study_that_is_there_is_gone_on_with_only_if_it_may(
   smoke = FOLDER / "smoke.gin"
   config.load([str(smoke)])
   for text, flags, message in [
-    (config.text(), ["--noresume"], "--output=studies/smoke holds this study"),
-    ("another", ["--resume"], "--output=studies/smoke holds another study"),
+    (
+      config.text(),
+      ["--noresume"],
+      "--output=studies/smoke already has this study",
+    ),
+    ("another", ["--resume"], "--output=studies/smoke has another study"),
   ]:
     folder = tmp_path / "studies" / "smoke"
     study_plan.write(folder, {"digest": study_plan.digest(text)})
@@ -82,7 +86,7 @@ def test_a_cluster_runs_arms_by_their_number(tmp_path, capsys):
   smoke = FOLDER / "smoke.gin"
   command = ["ablate", f"--gin_file={smoke}", f"--output={tmp_path}"]
   assert main.main([*command, "--arm=1"]) == 2
-  assert "plan it before with --jobs=0" in capsys.readouterr().err
+  assert "plan it first, with --jobs=0" in capsys.readouterr().err
   config.load([str(smoke)])
   plan = {"digest": study_plan.digest(config.text())}
   plan["arms"] = [entry("one"), entry("two")]
@@ -148,7 +152,7 @@ def test_an_arm_is_run_once_and_a_failure_stops_no_other(tmp_path):
 def test_an_arm_that_runs_elsewhere_is_left_alone(tmp_path):
   one, two = (arm(tmp_path, "sleep 60") for _ in range(2))
   one.start()
-  with pytest.raises(ValueError, match="is run by another process"):
+  with pytest.raises(ValueError, match="is already being run by another"):
     two.start()
   one.stop()
   two.start()

@@ -206,7 +206,7 @@ def test_mistakes_are_one_line(byt5, run, tmp_path, capsys):
     ((byt5, "hf", new, "--family=x"), "family is 'x'"),
     (
       (byt5, "run", new, "--gin.stack.Stack.remat=full"),
-      "change the weights' model: transformer.encoder.remat",
+      "change the converted model: transformer.encoder.remat",
     ),
   ]:
     assert convert(*arguments) == 2

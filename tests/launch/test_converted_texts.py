@@ -308,8 +308,8 @@ def test_what_is_not_supported_is_refused_and_leaves_nothing(tmp_path, capsys):
     assert not run.exists()
   generation.write_text(json.dumps({"num_beams": 4}))
   for to, ignored, message in [
-    ("run", "num_beams,num_beam", "--ignore=num_beam: no file beside the wei"),
-    ("run", "d_model", "be ignored: decoder_start_token_id, eos_token_id, n"),
+    ("run", "num_beams,num_beam", "--ignore=num_beam: no file that comes wi"),
+    ("run", "d_model", "they have: decoder_start_token_id, eos_token_id, n"),
     ("hf", "num_beams", "--ignore=num_beams is for --to=run, not --to=hf"),
   ]:
     assert convert(source, to, run, f"--ignore={ignored}") == 2
@@ -321,7 +321,7 @@ def test_what_is_not_supported_is_refused_and_leaves_nothing(tmp_path, capsys):
   settings = json.dumps({"tokenizer_class": "ByT5Tokenizer", "eos_token": "x"})
   (source / "tokenizer_config.json").write_text(settings)
   assert convert(source, "run", tmp_path / "other") == 2
-  assert "has no 'x', which the files beside it call eos_token" in (
+  assert "has no token 'x', which is eos_token in the files next" in (
     capsys.readouterr().err
   )
 

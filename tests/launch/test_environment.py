@@ -25,9 +25,9 @@ def clean(monkeypatch):
 
 
 def test_the_installed_xla_is_asked_for_the_flag(monkeypatch):
-  assert environment._xla_knows("xla_force_host_platform_device_count")
-  assert not environment._xla_knows("xla_no_such_flag_anywhere")
-  monkeypatch.setattr(environment, "_xla_knows", lambda flag: False)
+  assert environment._xla_has("xla_force_host_platform_device_count")
+  assert not environment._xla_has("xla_no_such_flag_anywhere")
+  monkeypatch.setattr(environment, "_xla_has", lambda flag: False)
   monkeypatch.setenv("JAX_PLATFORMS", "cpu")
   environment.prepare(compute=True, restart=False)
   assert "XLA_FLAGS" not in os.environ
@@ -82,7 +82,7 @@ def test_the_process_restarts_once_with_the_tunables(monkeypatch):
   ours = (f"{k}={v}" for k, v in environment._TUNABLES.items())
   tunables = ":".join(["glibc.malloc.check=0", *ours])
   starts = ["start glibc.malloc.check=0 ['a b', '--c=d']"]
-  if environment._glibc_knows():
+  if environment._glibc_has_tunables():
     starts.append(f"start {tunables} ['a b', '--c=d']")
   assert printed == starts
 

@@ -104,7 +104,7 @@ def test_a_longer_run_goes_on_and_says_so(started):
 def test_another_configuration_is_refused_with_the_difference(
   started, run, message
 ):
-  with pytest.raises(ValueError, match="holds a run of another") as caught:
+  with pytest.raises(ValueError, match="has a run of another") as caught:
     started.check(run)
   assert message in str(caught.value)
   assert "\n" not in str(caught.value)

@@ -212,7 +212,7 @@ def test_a_longer_run_goes_on_and_says_so(folder, trained, capsys):
   longer = folder / "longer"
   shutil.copytree(trained, longer)  # Other tests look at the run as it is.
   assert train(folder, longer, "--gin.run.Run.total_steps=3") == 0
-  assert "going on with total_steps: 2 there, 3 here" in capsys.readouterr().err
+  assert "resuming with total_steps: 2 there, 3 here" in capsys.readouterr().err
   assert steps(longer) == [1, 2, 3]
 
 

@@ -309,7 +309,7 @@ def test_suites_without_data_are_refused(given, message):
   ("lines", "message"),
   [
     ("", "has no rows"),
-    ('{"a": 1}\n{"b": 1}', "some rows lack a, b"),
+    ('{"a": 1}\n{"b": 1}', "some rows have no a, b"),
     ('{"a": 1}\nx', "rows.jsonl, line 2: bad JSON"),
     ('{"a": 1}\n{"a": "1"}', "line 2: field 'a' is '1'"),
     ('{"a": [{}]}', r"line 1: field 'a' is \[{}\]"),

@@ -1,4 +1,4 @@
-"""Converts between runs, Hugging Face and Megatron: `t5x_lite convert`."""
+"""Converts between runs, Hugging Face and splits: `t5x_lite convert`."""
 
 import dataclasses
 import os
@@ -11,11 +11,14 @@ from absl import flags
 
 from launch import options
 
-USAGE = "--input=DIR --output=DIR --to=hf|run|megatron [flags]"
+USAGE = "--input=DIR --output=DIR --to=hf|run|split [flags]"
 DETAILS = """
 What --input is, its files say: a run has config.gin, a Hugging Face directory
-config.json, a Megatron split split.json. Nothing is rounded: there and back
+config.json, a split split.json. Nothing is rounded: there and back
 gives the same values, though a run reads half precision as float32.
+
+A split has a safetensors file for each tensor- and pipeline-parallel rank. Its
+format is our own, with our names: Megatron-LM does not load it.
 
 A run that is written holds step 0, for others to start from
 (checkpoints.WarmStart).
@@ -38,7 +41,7 @@ EXAMPLE = """
 t5x_lite convert --input=t5-v1_1-small --to=run --output=runs/t5
 t5x_lite infer --model_dir=runs/t5 --text="A list is ___ of items."
 t5x_lite convert --input=runs/t5 --to=hf --output=t5-tuned
-t5x_lite convert --input=runs/t5 --to=megatron --tp=4 --pp=2 --output=split
+t5x_lite convert --input=runs/t5 --to=split --tp=4 --pp=2 --output=split
 """
 
 # What belongs to the weights but is not weights: copied along. Of config.json
@@ -62,7 +65,7 @@ def define(values):
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_enum(
-    "to", None, ["hf", "run", "megatron"], "What to write.",
+    "to", None, ["hf", "run", "split"], "What to write.",
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_integer(
@@ -81,7 +84,7 @@ def define(values):
   )  # fmt: skip
   for name, what in (("tp", "Tensor"), ("pp", "Pipeline")):
     flags.DEFINE_integer(
-      name, 1, f"{what}-parallel ranks of a Megatron split.", lower_bound=1,
+      name, 1, f"{what}-parallel ranks of a split.", lower_bound=1,
       flag_values=values,
     )  # fmt: skip
   flags.DEFINE_list(
@@ -108,7 +111,7 @@ def main(values, arguments):
 
   source = _read(pathlib.Path(values.input).expanduser(), values)
   output = pathlib.Path(values.output).expanduser()
-  {"hf": _write_hf, "run": _write_run, "megatron": _write_megatron}[values.to](
+  {"hf": _write_hf, "run": _write_run, "split": _write_split}[values.to](
     source, output, values
   )
   rundir.say(f"wrote {output}")
@@ -135,11 +138,11 @@ def _read(path: pathlib.Path, values) -> _Source:
   """Reads a directory of any of the three kinds."""
   from launch import rundir
   from t5x_lite.interop import config as hf_config
-  from t5x_lite.interop import huggingface, megatron
+  from t5x_lite.interop import huggingface, parallel_split
 
-  if (path / megatron.SPLIT).exists():
+  if (path / parallel_split.SPLIT).exists():
     model = _configured(path)[0]
-    params = megatron.load_megatron(model, path)
+    params = parallel_split.load_split(model, path)
     return _Source(model, params, _companions(path))
   if (path / rundir.CONFIG).exists():
     from launch import session
@@ -159,7 +162,7 @@ def _read(path: pathlib.Path, values) -> _Source:
     return _Source(loaded.model, loaded.params, _companions(path))
   raise ValueError(
     f"--input={path} is no run ({rundir.CONFIG} in it), no Hugging Face"
-    f" directory ({hf_config.NAME}) and no Megatron split ({megatron.SPLIT})"
+    f" directory ({hf_config.NAME}) and no split ({parallel_split.SPLIT})"
   )
 
 
@@ -201,11 +204,11 @@ def _write_hf(source, output, values):
   _copy(companions, output)
 
 
-def _write_megatron(source, output, values):
+def _write_split(source, output, values):
   from launch import gin_writer, rundir
-  from t5x_lite.interop import megatron
+  from t5x_lite.interop import parallel_split
 
-  megatron.save_megatron(
+  parallel_split.save_split(
     source.model, source.params, output, tp=values.tp, pp=values.pp
   )
   (output / rundir.CONFIG).write_text(gin_writer.text(source.model))

@@ -1,5 +1,6 @@
-"""Two-way options: one row says what an option of config.json is in a
-Transformer, and serves to read it and to write it.
+"""Tables of options, by whose rows config.json is both read and written.
+
+A row ties an option to a setting of a Transformer:
 
     Option("n_head", "attention.num_heads")               required
     Option("resid_pdrop", "layer.dropout_rate", 0.1)      0.1: its default

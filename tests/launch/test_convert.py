@@ -1,4 +1,4 @@
-"""Weights through the command line: Hugging Face, runs and Megatron splits."""
+"""Weights through the command line: Hugging Face, runs and splits."""
 
 import dataclasses
 import json
@@ -145,10 +145,10 @@ def test_a_run_and_back_gives_the_same_files(byt5, run):
     assert here == there
 
 
-def test_a_megatron_split_and_back_gives_the_same_files(byt5, run):
+def test_a_split_and_back_gives_the_same_files(byt5, run):
   split, back = run.parent / "split", run.parent / "unsplit"
-  assert convert(run, "megatron", split, "--tp=4", "--pp=2") == 0
-  assert (split / "mp_rank_03_001/model.safetensors").exists()
+  assert convert(run, "split", split, "--tp=4", "--pp=2") == 0
+  assert (split / "tensor_03_stage_001/model.safetensors").exists()
   assert convert(split, "hf", back) == 0
   assert weights(back) == weights(byt5)
 
@@ -201,7 +201,11 @@ def test_mistakes_are_one_line(byt5, run, tmp_path, capsys):
     ((bad, "run", new), "model.safetensors (8 bytes) is cut short"),
     ((byt5, "run", run), "holds a run"),
     ((byt5, "hf", byt5), "already"),
-    ((byt5, "megatron", new, "--tp=3"), "cannot be shared by tp=3"),
+    ((byt5, "split", new, "--tp=3"), "cannot be shared by tp=3"),
+    (
+      (byt5, "megatron", new),
+      "--to=megatron: value should be one of <hf|run|split>",
+    ),
     ((byt5, "hf", new, "--family=llama"), "llama cannot say"),
     ((byt5, "hf", new, "--family=x"), "family is 'x'"),
     (

@@ -4,8 +4,12 @@ A file has
 
     MODEL_TYPES   {"llama": "LlamaForCausalLM"}: what config.json calls it
     TENSORS       a Table: the names of its parameters, theirs and ours
+    OPTIONS       an Options: what its options say, for both directions
     read(config)  returns the Transformer that a config.json describes
     write(transformer)   returns the options that describe a Transformer
+
+(T5 and Switch Transformers, of two sides and several kinds of layers, have a
+reader and a writer instead of OPTIONS; BART has Options for each side)
 
 and, where names hang on more than which parameters there are,
 

@@ -7,16 +7,18 @@ import numpy as np
 import pytest
 
 from t5x_lite.interop import safetensors_files
-from t5x_lite.interop.megatron import load_megatron, save_megatron
+from t5x_lite.interop.parallel_split import load_split, save_split
 from tests import tiny
 
 
 def rank(directory, tp, pp):
-  return safetensors_files.Weights(directory / f"mp_rank_{tp:02d}_{pp:03d}")
+  return safetensors_files.Weights(
+    directory / f"tensor_{tp:02d}_stage_{pp:03d}"
+  )
 
 
 def same_bits(model, params, directory):
-  back = load_megatron(model, directory)
+  back = load_split(model, directory)
   jax.tree.map(np.testing.assert_array_equal, back, params)
 
 
@@ -25,7 +27,7 @@ def same_bits(model, params, directory):
 def test_split_and_back_gives_the_same_bits(tmp_path, kind, tp, pp):
   model = tiny.ALL[kind]()
   params = tiny.random_params(model)
-  save_megatron(model, params, tmp_path, tp=tp, pp=pp)
+  save_split(model, params, tmp_path, tp=tp, pp=pp)
   same_bits(model, params, tmp_path)
 
 
@@ -33,7 +35,7 @@ def test_scanned_and_separate_layers_have_one_split(tmp_path):
   model = tiny.llama()
   params = tiny.random_params(model)
   scanned = tiny.replace_stacks(model, scan=True)
-  save_megatron(scanned, tiny.stacked(params), tmp_path, tp=2, pp=2)
+  save_split(scanned, tiny.stacked(params), tmp_path, tp=2, pp=2)
   same_bits(model, params, tmp_path)
   same_bits(scanned, tiny.stacked(params), tmp_path)
 
@@ -42,7 +44,7 @@ def test_ranks_together_compute_what_the_whole_does(tmp_path):
   """Column- then row-parallel: the ranks' outputs add up (Megatron, fig. 3)."""
   model, tp = tiny.llama(num_kv_heads=2), 4
   params = tiny.random_params(model)
-  save_megatron(model, params, tmp_path, tp=tp, pp=1)
+  save_split(model, params, tmp_path, tp=tp, pp=1)
   x = np.random.default_rng(0).normal(size=tiny.WIDTH)
   layer = params["decoder"]["layer_1"]
   mlp = {name: layer["mlp"][name]["kernel"] for name in layer["mlp"]}
@@ -62,7 +64,7 @@ def test_ranks_together_compute_what_the_whole_does(tmp_path):
 
 def test_stages_hold_their_layers_and_the_vocabulary_is_filled_up(tmp_path):
   model = tiny.llama()
-  save_megatron(model, tiny.random_params(model), tmp_path, tp=4, pp=2)
+  save_split(model, tiny.random_params(model), tmp_path, tp=4, pp=2)
   first, last = rank(tmp_path, 3, 0), rank(tmp_path, 3, 1)
   assert {n for n in first.shapes if "/layer_" not in n} == {"token_embedding"}
   ends = {n for n in last.shapes if "/layer_" not in n}
@@ -77,7 +79,7 @@ def test_tied_embedding_and_relative_bias_lie_where_they_are_read(tmp_path):
   model = tiny.t5()
   transformer = model.transformer.clone(tie_embeddings=True)
   model = dataclasses.replace(model, transformer=transformer)
-  save_megatron(model, tiny.random_params(model), tmp_path, tp=1, pp=4)
+  save_split(model, tiny.random_params(model), tmp_path, tp=1, pp=4)
   stages = [set(rank(tmp_path, 0, pp).shapes) for pp in range(4)]
   has = ["token_embedding" in stage for stage in stages]
   assert has == [True, False, True, True]
@@ -96,7 +98,7 @@ def test_tied_embedding_and_relative_bias_lie_where_they_are_read(tmp_path):
 def test_what_cannot_be_shared_out_is_refused(tmp_path, settings, message):
   model = tiny.llama()
   with pytest.raises(ValueError, match=message):
-    save_megatron(model, tiny.random_params(model), tmp_path, **settings)
+    save_split(model, tiny.random_params(model), tmp_path, **settings)
 
 
 def test_kv_heads_between_one_and_tp_must_divide_it(tmp_path):
@@ -106,17 +108,17 @@ def test_kv_heads_between_one_and_tp_must_divide_it(tmp_path):
     tiny.llama(), layer=layer.clone(attention=attention)
   )
   with pytest.raises(ValueError, match=r"kv_heads \(3\).*tp=4"):
-    save_megatron(model, tiny.random_params(model), tmp_path, tp=4, pp=1)
+    save_split(model, tiny.random_params(model), tmp_path, tp=4, pp=1)
 
 
 def test_missing_rank_and_another_model_s_split_are_refused(tmp_path):
   model = tiny.llama()
-  save_megatron(model, tiny.random_params(model), tmp_path, tp=2, pp=1)
-  with pytest.raises(ValueError, match=r"mp_rank_00_000.*-.*\+"):
-    load_megatron(tiny.t5(), tmp_path)
-  (tmp_path / "mp_rank_01_000/model.safetensors").unlink()
-  with pytest.raises(ValueError, match="mp_rank_01_000 holds neither"):
-    load_megatron(model, tmp_path)
+  save_split(model, tiny.random_params(model), tmp_path, tp=2, pp=1)
+  with pytest.raises(ValueError, match=r"tensor_00_stage_000.*-.*\+"):
+    load_split(tiny.t5(), tmp_path)
+  (tmp_path / "tensor_01_stage_000/model.safetensors").unlink()
+  with pytest.raises(ValueError, match="tensor_01_stage_000 holds neither"):
+    load_split(model, tmp_path)
   (tmp_path / "split.json").write_text("{}")
   with pytest.raises(ValueError, match="split.json is damaged"):
-    load_megatron(model, tmp_path)
+    load_split(model, tmp_path)

@@ -1,24 +1,27 @@
-"""Splits parameters as Megatron does, over tensor- and pipeline-parallel ranks.
+"""Splits parameters over tensor- and pipeline-parallel ranks, in our format.
 
-    DIR/split.json                          tp, pp, the layers of each stage
-    DIR/mp_rank_00_000/model.safetensors    tensor rank 0, stage 0
-    DIR/mp_rank_01_000/model.safetensors    tensor rank 1, stage 0
-    DIR/mp_rank_00_001/model.safetensors ...
+    DIR/split.json                             tp, pp, the layers of each stage
+    DIR/tensor_00_stage_000/model.safetensors  tensor rank 0, stage 0
+    DIR/tensor_01_stage_000/model.safetensors  tensor rank 1, stage 0
+    DIR/tensor_00_stage_001/model.safetensors ...
 
-Tensors keep our names and dims, layers apart ("decoder/layer_3/mlp/wi/kernel",
-numbered over all stages). Megatron's split (Shoeybi et al. 2019,
-arXiv:1909.08053): a rank has its share of each dim that the rules of
-partitioning.py spread over "tensor" - heads, hidden units, the vocabulary,
-which is filled up with zeros to a multiple of tp - and all of the others.
-Queries, keys and values are column-parallel, what follows them row-parallel.
-Of key heads fewer than tp, each lies on tp / K neighbouring ranks, beside the
-queries that read it.
+The ranks get what Megatron's ranks hold, but names, dims and files are ours:
+Megatron-LM does not load them. Layers stand apart, numbered over all stages
+("decoder/layer_3/mlp/wi/kernel").
 
-A stage (Narayanan et al. 2021, arXiv:2104.04473) has its share of the layers,
-the encoder's before the decoder's. What stands before a stack's layers lies
-with the first of them, what follows with the last; what all layers read, such
-as relative biases, with each stage that has some; the embedding with the first
-of both stacks and, where it is the head too, with the last.
+Tensor-parallel (Shoeybi et al. 2019, arXiv:1909.08053): a rank has its share of
+each dim that the rules of devices/layout.py spread over "tensor" - heads,
+hidden units, the vocabulary, which is filled up with zeros to a multiple of
+tp - and all of the others. Queries, keys and values are column-parallel, what
+follows them row-parallel. Of key heads fewer than tp, each lies on tp / K
+neighbouring ranks, beside the queries that read it.
+
+Pipeline-parallel (Narayanan et al. 2021, arXiv:2104.04473): a stage has its
+share of the layers, the encoder's before the decoder's. What stands before a
+stack's layers lies with the first of them, what follows with the last; what all
+layers read, such as relative biases, with each stage that has some; the
+embedding with the first of both stacks and, where it is the head too, with the
+last.
 """
 
 import dataclasses
@@ -104,7 +107,7 @@ class _Tensor:
     return joined[tuple(within)]
 
 
-def save_megatron(
+def save_split(
   model: Model,
   params: Params,
   directory: str | os.PathLike,
@@ -154,8 +157,8 @@ def save_megatron(
   (directory / SPLIT).write_text(json.dumps(split, indent=2) + "\n")
 
 
-def load_megatron(model: Model, directory: str | os.PathLike) -> Params:
-  """Reads what `save_megatron` wrote, tensor by tensor.
+def load_split(model: Model, directory: str | os.PathLike) -> Params:
+  """Reads what `save_split` wrote, tensor by tensor.
 
   Raises:
     ValueError: a rank's file is missing or damaged; the split is not that of
@@ -268,4 +271,4 @@ def _read_split(directory: pathlib.Path) -> tuple[int, int]:
 
 
 def _folder(directory: pathlib.Path, rank: int, stage: int) -> pathlib.Path:
-  return directory / f"mp_rank_{rank:02d}_{stage:03d}"
+  return directory / f"tensor_{rank:02d}_stage_{stage:03d}"

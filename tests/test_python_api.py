@@ -1,9 +1,14 @@
 """docs/python_api.md, run as it is."""
 
 import ast
+import pathlib
+import subprocess
+import sys
 
 from t5x_lite import training
 from tests import guides
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 def program() -> str:
@@ -36,3 +41,16 @@ def test_the_name_of_a_function_is_not_hidden_by_its_module():
   from t5x_lite.training.train import train
 
   assert training.train is train is module_path_or_function
+
+
+def test_runs_and_steps_need_neither_tensorflow_nor_orbax():
+  code = (
+    "import sys; from t5x_lite import checkpoints, nn, optim, training; "
+    "training.Run, training.train_step, checkpoints.Retention, nn.Stack; "
+    "print(*sys.modules)"
+  )
+  loaded = subprocess.run(
+    [sys.executable, "-c", code],
+    cwd=ROOT, capture_output=True, text=True, check=True,
+  ).stdout.split()  # fmt: skip
+  assert not {"tensorflow", "seqio", "orbax"} & set(loaded)

@@ -1,12 +1,17 @@
-"""The README's map has every file, with what the file says of itself."""
+"""docs/map.md has every file, with what the file says of itself."""
 
 import ast
 import os
 import pathlib
 import re
+import tomllib
+
+import pytest
+
+import t5x_lite
 
 ROOT = pathlib.Path(__file__).parents[1]
-README = ROOT / "README.md"
+MAP = ROOT / "docs" / "map.md"
 FOLDERS = ("t5x_lite", "tasks", "launch")
 
 
@@ -40,21 +45,41 @@ def rows() -> list[str]:
 
 
 def test_map_has_every_file_with_its_first_sentence():
-  text = README.read_text()
-  start = text.index("## The map\n\n```\n") + len("## The map\n\n```\n")
-  end = text.index("gin/models/ ", start)
-  right = "\n".join(rows()) + "\n"
+  before, _, rest = MAP.read_text().partition("```\n")
+  after = rest.partition("```\n")[2]
+  right = "\n".join([f"{before}```", *rows(), f"```\n{after}"])
   if os.environ.get("UPDATE_GOLDEN") == "1":
-    README.write_text(text[:start] + right + text[end:])
-  assert README.read_text()[start:].startswith(right + "gin/models/ "), (
-    "UPDATE_GOLDEN=1 renews the map"
-  )
+    MAP.write_text(right)
+  assert MAP.read_text() == right, "UPDATE_GOLDEN=1 renews the map"
 
 
-def test_named_files_exist():
+@pytest.mark.parametrize(
+  ["page", "at_least"],
+  [("README.md", 20), ("CONTRIBUTING.md", 8), ("docs/map.md", 100)],
+)
+def test_named_files_exist(page, at_least):
   named = re.findall(
-    r"\b(?:gin|launch|t5x_lite|tasks|docs)/[\w./]+\.\w+", README.read_text()
+    r"\b(?:gin|launch|t5x_lite|tasks|docs|tests)/[\w./]+\.\w+",
+    (ROOT / page).read_text(),
   )
-  assert len(named) > 100
+  named = [name for name in named if "NAME" not in name]
+  assert len(named) >= at_least
   missing = [name for name in named if not (ROOT / name).exists()]
   assert not missing
+
+
+def test_links_of_the_guides_lead_somewhere():
+  pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+  for page in pages:
+    for link in re.findall(r"\]\(([^)\s#]+)\)", page.read_text()):
+      assert "://" in link or (page.parent / link).exists(), (page.name, link)
+
+
+def test_license_and_version_are_the_same_everywhere():
+  project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+  cited = (ROOT / "CITATION.cff").read_text()
+  assert project["license"] == "Apache-2.0"
+  assert "\nlicense: Apache-2.0\n" in cited
+  assert f"\nversion: {t5x_lite.__version__}\n" in cited
+  (file,) = project["license-files"]
+  assert "Apache License\n" in (ROOT / file).read_text()

@@ -39,7 +39,8 @@ def gin_flags(values, *, on_top=False):
   flags.DEFINE_list(
     "gin_search_paths",
     [],
-    "Folders, separated by commas, to look for gin files in.",
+    "Folders, separated by commas, to look for gin files in, and for modules "
+    "that they import.",
     flag_values=values,
   )
 

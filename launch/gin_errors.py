@@ -182,6 +182,8 @@ def _module(text, where, names) -> str | None:
 def _no_import(name, names) -> str:
   if package := package_of(name):
     return f"add the line `from {package} import {name}` for '{name}'"
+  if name in user_modules.names():
+    return f"add the line `import {name}` for '{name}'"
   known = set(names).union(*map(_modules, _PACKAGES))
   return f"no module '{name}'{near(name, known)}"
 

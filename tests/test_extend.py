@@ -60,7 +60,7 @@ def test_the_guide_works_as_it_stands(tmp_path, monkeypatch, path, capsys):
       printed.setdefault(command.split()[1], []).append(output)
   assert {"describe", "tasks", "train", "eval", "infer"} == set(printed)
   usual, wider = printed["describe"]
-  assert usual != wider and "encoder/mlp" in usual
+  assert usual != wider and "decoder/mlp" in usual
   assert "Restores a text from which tokens are missing" in printed["tasks"][0]
   assert all("words_kept" in text for text in printed["eval"])
   saved = (tmp_path / "runs/mine/config.gin").read_text()
@@ -137,6 +137,13 @@ def test_a_misspelt_module_is_named(mine):
   folder, name = mine
   with pytest.raises(gin_errors.ConfigError, match=f"did you mean {name}?"):
     config.load([write(folder / "a.gin", f"import {name}s")])
+
+
+def test_a_module_without_its_import_is_explained(mine):
+  folder, name = mine
+  gin_file = write(folder / "a.gin", f"{name}.Thing.size = 2")
+  with pytest.raises(gin_errors.ConfigError, match=f"`import {name}`"):
+    config.load([gin_file])
 
 
 def test_a_mistake_inside_a_module_keeps_its_traceback(tmp_path):

@@ -40,7 +40,8 @@ def gin_flags(values, *, on_top=False):
   flags.DEFINE_list(
     "gin_search_paths",
     [],
-    "Folders to search for gin files, separated by commas.",
+    "Folders to search for gin files and for modules that they import, "
+    "separated by commas.",
     flag_values=values,
   )
 

@@ -8,7 +8,6 @@ import textwrap
 from absl import flags
 
 from launch import options
-from t5x_lite import row_formats
 
 USAGE = "[NAME] [flags]"
 DETAILS = """
@@ -26,6 +25,8 @@ t5x_lite tasks python_docs_prefix_lm --architecture=prefix \\
   --lengths=inputs=64,targets=64
 """
 
+# As row_formats.ALL has them; its import would load JAX for a help page.
+ARCHITECTURES = ("encoder_decoder", "causal", "prefix", "encoder")
 _INPUTS = 128
 _RAW_CHARACTERS = 400
 _MEASURED_BATCHES = 16
@@ -38,7 +39,7 @@ def define(values):
   """Defines the command's flags."""
   options.gin_flags(values)  # A gin file may register tasks of its own.
   flags.DEFINE_enum(
-    "architecture", None, tuple(row_formats.ALL),
+    "architecture", None, ARCHITECTURES,
     "Architecture to show rows for; by default the first that suits the task.",
     flag_values=values,
   )  # fmt: skip
@@ -118,6 +119,7 @@ def _describe(provider) -> str:
 
 
 def _show(name, lengths, values):
+  from t5x_lite import row_formats
   from t5x_lite.data import Data, token_counts
   from t5x_lite.data import batches as batches_lib
 
@@ -205,11 +207,13 @@ def _default_lengths(provider) -> dict[str, int]:
   return lengths
 
 
-def _first_fit(names) -> row_formats.RowFormat:
+def _first_fit(names):
   """Returns the first row format that suits these features.
 
   For a task with weights, the encoder is tried first.
   """
+  from t5x_lite import row_formats
+
   order = list(row_formats.ALL.values())
   if "weights" in names:
     order.insert(0, row_formats.ENCODER)

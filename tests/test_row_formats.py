@@ -108,3 +108,9 @@ def test_aligned_features_have_one_length():
   assert found == dict.fromkeys(names[:4], 8) | {"next_sentence": 1}
   with pytest.raises(ValueError, match="must be equal"):
     row_formats.ENCODER.feature_lengths(names, {"inputs": 8, "targets": 4})
+
+
+def test_the_command_line_knows_all_architectures():
+  from launch import tasks
+
+  assert tuple(row_formats.ALL) == tasks.ARCHITECTURES

@@ -392,7 +392,7 @@ def test_what_cannot_be_read_off_a_program_is_not_known_and_all_else_is(
       elif name not in ("flops", "bytes"):
         assert size == whole[name]
   assert account["parameters"] == known["parameters"]
-  assert str(error) in warnings()[0] and "not known" in warnings()[0]
+  assert str(error) in warnings()[0] and "unknown" in warnings()[0]
   memory.check_memory(account)
   table = launch_describe._table(
     account, tiny.palm(), {"lengths": {}, "batch_size": 3, "optimizer": ADAMW}

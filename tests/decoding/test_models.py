@@ -156,5 +156,5 @@ def test_positions_that_were_not_learned_are_refused():
     lengths={"inputs": 16, "targets": 4},
   )
   assert jobs.Generate(model=model, codec=codec)
-  with pytest.raises(ValueError, match="needs 21 positions, .* learned 20"):
+  with pytest.raises(ValueError, match="needs 21 positions, .* has 20 learned"):
     jobs.Generate(model=model, codec=codec, max_new_tokens=5)

@@ -198,7 +198,7 @@ def test_the_delimiter_is_the_task_s_or_the_user_s(registered):
   assert delimiter("harness_line", "harness_pair") == "\n"
   assert delimiter("harness_line", given="") == ""
   assert delimiter("harness_line", "harness_space", given="") == ""
-  with pytest.raises(ValueError, match=r"2 delimiters .*'\\n', ' '"):
+  with pytest.raises(ValueError, match=r"2 different delimiters .*'\\n', ' '"):
     delimiter("harness_line", "harness_space")
   with pytest.raises(ValueError, match="delimiter .'x'. cannot be used: the"):
     delimiter("harness_pair", given="x")

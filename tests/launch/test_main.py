@@ -73,7 +73,7 @@ def test_overview_names_every_command(capsys):
       "no flag --modeldir; did you mean --model_dir?",
     ),
     (["train", "--gin.SEED"], "--gin.SEED has no value"),
-    (["train", "extra", "--model_dir=x"], "no arguments but flags"),
+    (["train", "extra", "--model_dir=x"], "takes only flags"),
     (["train", "--num_processes=two"], "num_processes"),
     (["train"], "give --model_dir"),
   ],

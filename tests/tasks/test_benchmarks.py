@@ -295,7 +295,7 @@ def test_tfds_gives_the_same_text_as_files(files, tmp_path):
       {"name": "glue", "only": ["cola"]},
       "glue has no task 'cola': it has glue_",
     ),
-    ({"name": "mmlu"}, "mmlu_all is not in TensorFlow Datasets: give its JSON"),
+    ({"name": "mmlu"}, "mmlu_all is not in TensorFlow Datasets: set files"),
     ({"name": "arc", "files": "nowhere"}, "no nowhere/arc_easy/SPLIT.jsonl"),
   ],
 )

@@ -3,39 +3,16 @@
 BigScience Workshop 2022, arXiv:2211.05100.
 """
 
+from t5x_lite.interop.families import falcon
 from t5x_lite.interop.options import Option, Options, four_widths
-from t5x_lite.interop.tables import (
-  FROM_HEADS,
-  QKV,
-  TO_GROUPS,
-  Entry,
-  Table,
-  dense,
-  norm,
-  under,
-)
 from t5x_lite.nn.positions import Alibi
 
 MODEL_TYPES = {"bloom": "BloomForCausalLM"}
 
-TENSORS = Table(
-  entries=[
-    Entry("transformer.word_embeddings.weight", "token_embedding"),
-    *norm("transformer.word_embeddings_layernorm", "decoder/input_norm"),
-    *under("transformer.h.{i}.", "decoder/layer_{i}/", [
-      *norm("input_layernorm", "attention_norm"),
-      *dense("self_attention.query_key_value", QKV, TO_GROUPS),
-      *dense("self_attention.dense", "attention/out", FROM_HEADS),
-      *norm("post_attention_layernorm", "mlp_norm"),
-      *dense("mlp.dense_h_to_4h", "mlp/wi"),
-      *dense("mlp.dense_4h_to_h", "mlp/wo"),
-    ]),
-    *norm("transformer.ln_f", "decoder/final_norm"),
-    Entry("lm_head.weight", "head", "V D -> D V"),
-  ],
-  copies={"lm_head.weight": "transformer.word_embeddings.weight"},
+TENSORS = falcon.table(
+  *falcon.NORMS,
   renames=[(r"^(word_embeddings\w*|h|ln_f)\.", r"transformer.\1.")],
-)  # fmt: skip
+)
 
 OPTIONS = Options(
   rows=[

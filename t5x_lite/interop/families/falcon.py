@@ -23,10 +23,12 @@ from t5x_lite.nn.transformer import Transformer
 MODEL_TYPES = {"falcon": "FalconForCausalLM"}
 
 
-def _table(attention_norm: str, mlp_norm: str) -> Table:
+def table(attention_norm: str, mlp_norm: str, **others) -> Table:
+  """Returns the names where a layer's norms have these."""
   return Table(
     entries=[
       Entry("transformer.word_embeddings.weight", "token_embedding"),
+      *norm("transformer.word_embeddings_layernorm", "decoder/input_norm"),
       *under("transformer.h.{i}.", "decoder/layer_{i}/", [
         *norm(attention_norm, "attention_norm"),
         *dense("self_attention.query_key_value", QKV, TO_GROUPS),
@@ -39,12 +41,15 @@ def _table(attention_norm: str, mlp_norm: str) -> Table:
       Entry("lm_head.weight", "head", "V D -> D V"),
     ],
     copies={"lm_head.weight": "transformer.word_embeddings.weight"},
-    unread=[r".*\.rotary_emb\.inv_freq"],
+    **others,
   )  # fmt: skip
 
 
-TENSORS = _table("input_layernorm", "post_attention_layernorm")
-_OF_TWO_NORMS = _table("ln_attn", "ln_mlp")
+NORMS = "input_layernorm", "post_attention_layernorm"
+
+_UNREAD = [r".*\.rotary_emb\.inv_freq"]
+TENSORS = table(*NORMS, unread=_UNREAD)
+_OF_TWO_NORMS = table("ln_attn", "ln_mlp", unread=_UNREAD)
 
 
 def tensors(transformer: Transformer) -> Table:

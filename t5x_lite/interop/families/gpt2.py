@@ -38,28 +38,44 @@ TENSORS = Table(
   renames=[(r"^(wte|wpe|h|ln_f)\.", r"transformer.\1.")],
 )  # fmt: skip
 
-OPTIONS = Options(
-  rows=[
+ALIASES = {
+  "hidden_size": "n_embd", "num_hidden_layers": "n_layer",
+  "num_attention_heads": "n_head",
+}  # fmt: skip
+
+
+def rows(*own: Option, dropout: float = 0.1, tied: bool = True) -> list[Option]:
+  """Returns the rows of the first GPTs and of GPT-J, and some of their own.
+
+  Args:
+    *own: rows.
+    dropout, tied: where config.json states none.
+  """
+  return [
     Option("vocab_size", "vocab_size"),
     Option("n_embd", "width"),
     Option("n_layer", "stack.num_layers"),
     Option("n_head", "attention.num_heads"),
-    Option("n_inner", "mlp.hidden", four_widths),
-    Option("n_positions", "position.max_length", 1024),
-    Option("activation_function", "mlp.activation", "gelu_new"),
     Option("layer_norm_epsilon", "norm.epsilon", 1e-5),
-    Option("attn_pdrop", "attention.dropout_rate", 0.1),
-    Option("resid_pdrop", "layer.dropout_rate", 0.1),
-    Option("embd_pdrop", "stack.dropout_rate", 0.1),
-    Option("tie_word_embeddings", "tie_embeddings", True),
-  ],
+    Option("attn_pdrop", "attention.dropout_rate", dropout),
+    Option("resid_pdrop", "layer.dropout_rate", dropout),
+    Option("embd_pdrop", "stack.dropout_rate", dropout),
+    Option("tie_word_embeddings", "tie_embeddings", tied),
+    *own,
+  ]
+
+
+INNER = (
+  Option("n_inner", "mlp.hidden", four_widths),
+  Option("activation_function", "mlp.activation", "gelu_new"),
+)
+
+OPTIONS = Options(
+  rows=rows(*INNER, Option("n_positions", "position.max_length", 1024)),
   fixed={"attention.use_bias": True, "mlp.use_bias": True},
-  aliases={
-    "hidden_size": "n_embd", "num_hidden_layers": "n_layer",
-    "num_attention_heads": "n_head", "max_position_embeddings": "n_positions",
-  },
+  aliases=ALIASES | {"max_position_embeddings": "n_positions"},
   always={"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False},
   without_effect=["reorder_and_upcast_attn"],  # Softmax is float32 here.
-)  # fmt: skip
+)
 
 read, write = OPTIONS.read, OPTIONS.write

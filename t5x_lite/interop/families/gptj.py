@@ -5,7 +5,8 @@ Wang and Komatsuzaki 2021, GPT-J-6B.
 """
 
 from t5x_lite.interop.config import Config
-from t5x_lite.interop.options import Option, Options, four_widths
+from t5x_lite.interop.families import gpt2
+from t5x_lite.interop.options import Options
 from t5x_lite.interop.tables import (
   FROM_HEADS,
   TO_HEADS,
@@ -42,27 +43,12 @@ TENSORS = Table(
 )  # fmt: skip
 
 OPTIONS = Options(
-  rows=[
-    Option("vocab_size", "vocab_size"),
-    Option("n_embd", "width"),
-    Option("n_inner", "mlp.hidden", four_widths),
-    Option("n_layer", "stack.num_layers"),
-    Option("n_head", "attention.num_heads"),
-    Option("activation_function", "mlp.activation", "gelu_new"),
-    Option("layer_norm_epsilon", "norm.epsilon", 1e-5),
-    Option("attn_pdrop", "attention.dropout_rate", 0.0),
-    Option("resid_pdrop", "layer.dropout_rate", 0.0),
-    Option("embd_pdrop", "stack.dropout_rate", 0.0),
-    Option("tie_word_embeddings", "tie_embeddings", False),
-  ],
+  rows=gpt2.rows(*gpt2.INNER, dropout=0.0, tied=False),
   fixed={
     "mlp.use_bias": True, "layer.parallel": True, "head_bias": True,
     "position.interleaved": True,
   },
-  aliases={
-    "hidden_size": "n_embd", "num_hidden_layers": "n_layer",
-    "num_attention_heads": "n_head",
-  },
+  aliases=gpt2.ALIASES,
   always={"rotary": True, "scale_attn_weights": True},
   position=Rope,
 )  # fmt: skip

@@ -4,6 +4,7 @@ Radford et al. 2018, Improving Language Understanding by Generative
 Pre-Training.
 """
 
+from t5x_lite.interop.families import gpt2
 from t5x_lite.interop.options import Option, Options, four_widths
 from t5x_lite.interop.tables import (
   CONV1D,
@@ -49,27 +50,15 @@ _ACTIVATIONS = {
 }  # fmt: skip
 
 OPTIONS = Options(
-  rows=[
-    Option("vocab_size", "vocab_size"),
-    Option("n_embd", "width"),
-    Option("n_layer", "stack.num_layers"),
-    Option("n_head", "attention.num_heads"),
+  rows=gpt2.rows(
     Option("n_positions", "position.max_length", 512),
     Option("afn", "mlp.activation", "gelu", names=_ACTIVATIONS),
-    Option("layer_norm_epsilon", "norm.epsilon", 1e-5),
-    Option("attn_pdrop", "attention.dropout_rate", 0.1),
-    Option("resid_pdrop", "layer.dropout_rate", 0.1),
-    Option("embd_pdrop", "stack.dropout_rate", 0.1),
-    Option("tie_word_embeddings", "tie_embeddings", True),
-  ],
+  ),
   fixed={
     "attention.use_bias": True, "mlp.use_bias": True, "mlp.hidden": four_widths,
     "layer.norm_placement": "post",
   },
-  aliases={
-    "hidden_size": "n_embd", "num_hidden_layers": "n_layer",
-    "num_attention_heads": "n_head", "max_position_embeddings": "n_positions",
-  },
+  aliases=gpt2.ALIASES | {"max_position_embeddings": "n_positions"},
   always={"n_special": 0},
   without_effect=["predict_special_tokens"],
   stack_norms=(),

@@ -1,10 +1,12 @@
 """Row formats: how an architecture lays a task's features out in rows.
 
-Everything that differs between the batches of architectures is a method here.
-A batch is a dict of int32 arrays [rows, length] by seqio's names; each side,
+What differs between the batches of architectures is a method here; examples of
+a task become rows in data/feature_converters.py, which draws packed ones. A
+batch is a dict of int32 arrays [rows, length] by seqio's names; each side,
 "encoder" and "decoder", has `*_input_tokens`, `*_segment_ids` (0 is padding)
 and `*_positions`, and the side that bears loss also has `*_target_tokens` and
-`*_loss_weights`. From inputs [7 8 1] and targets [3 9 1],
+`*_loss_weights`. Some tasks and models add keys of their own. From inputs
+[7 8 1] and targets [3 9 1] (Encoder: aligned inputs [7 4 1], targets [7 8 1]),
 
   EncoderDecoder   encoder_input_tokens       7 8 1
                    decoder_input_tokens       0 3 9
@@ -12,10 +14,8 @@ and `*_positions`, and the side that bears loss also has `*_target_tokens` and
   Causal, Prefix   decoder_input_tokens       0 7 8 1 3 9
                    decoder_target_tokens      7 8 1 3 9 1
                    decoder_causal_attention   1 1 1 1 0 0
-  Encoder          encoder_input_tokens       7 4 1      aligned: MLM
+  Encoder          encoder_input_tokens       7 4 1
                    encoder_target_tokens      7 8 1
-
-data/feature_converters.py draws the arrays of packed rows.
 """
 
 import dataclasses
@@ -48,14 +48,13 @@ Array = jax.Array | np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class RowFormat:
-  """The rows of one architecture; `ALL` has the four of them by name.
+  """The rows of one architecture; `ALL` maps its four names to instances.
 
   Attributes:
     name: of the architecture, as configurations and reports show it.
     sides: the parts of a row, the one that bears loss last.
-    needed: features of a task without which there is no row.
-    shares_row: whether inputs and targets stand in one row, one after the
-      other, under a decoder alone.
+    needed: features that a task must have.
+    shares_row: whether one decoder row holds the inputs, then the targets.
     generates: whether the architecture has a decoder.
   """
 
@@ -96,18 +95,19 @@ class RowFormat:
     """Returns why a task of these features makes no sense, or None."""
     if "positions" in names:
       return (
-        "its blanks (GLM) are seen whole and filled from left to right by one "
-        "stack; use architecture prefix, or a span_corruption task"
+        "the task's blanks (GLM) are seen whole and filled left to right by "
+        "one stack; use architecture prefix, or a span_corruption task"
       )
     if names >= _ALIGNED:
       return (
-        "inputs, targets and weights are aligned (mlm) and a decoder would "
-        "copy; use architecture encoder, or a span_corruption or prefix_lm task"
+        "inputs, targets and weights are aligned (mlm): a decoder would copy "
+        "its input; use architecture encoder, or a span_corruption or "
+        "prefix_lm task"
       )
     return None
 
   def feature_lengths(self, names: Sequence[str], lengths: Lengths) -> Lengths:
-    """Returns the length of each feature of a task.
+    """Returns the length of each feature of a task, and of "decoder" if given.
 
     Features that are aligned have one length and may be given as one, e.g.
     {"inputs": 512} for MLM.
@@ -154,9 +154,9 @@ class RowFormat:
       yield "targets", "positions"
 
   def _optional_lengths(self, names: Sequence[str]) -> tuple[str, ...]:
-    """Names lengths that are of the row, not of a feature.
+    """Names lengths that a row may have besides those of its features.
 
-    "decoder" is the length of a row that is not of inputs and targets together:
+    "decoder" is the row's length where that is not inputs plus targets:
     {"inputs": 511, "targets": 511, "decoder": 512} fits prefix LM that splits
     windows of 512 anywhere.
     """
@@ -181,7 +181,7 @@ class RowFormat:
     return {"decoder": lengths.get("decoder", together)}
 
   def batch_keys(self) -> dict[str, str]:
-    """Returns the keys of a batch -> the side that each is as long as."""
+    """Returns the keys of a batch -> the side whose length each has."""
     names = ("input_tokens", "segment_ids", "positions")
     keys = {f"{side}_{name}": side for side in self.sides for name in names}
     scored = self.scored_side
@@ -223,17 +223,19 @@ class RowFormat:
       batch[f"{side}_input_tokens"] = ids
       batch[f"{side}_segment_ids"] = np.ones(shape, np.int32)
       batch[f"{side}_positions"] = positions
+    # The scored side is the last, so `ids` and `shape` are still its own.
     scored = self.scored_side
     batch[f"{scored}_target_tokens"] = np.roll(ids, -1, axis=1)
     batch[f"{scored}_loss_weights"] = np.ones(shape, np.int32)
     if self.shares_row:
+      # The start token comes first, so the last input is at place `inputs`.
       inputs = lengths.get("inputs", 0)
       batch["decoder_causal_attention"] = np.int32(positions <= inputs)
       batch["decoder_loss_weights"] -= np.int32(positions < inputs)
     return batch
 
   def prompts(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns what generation is given of a batch: no target among it."""
+    """Returns what generation may see of a batch, without the targets."""
     prompt = batch["decoder_causal_attention"]
     return {
       name: batch[name] * prompt
@@ -244,7 +246,7 @@ class RowFormat:
   def of_text(
     self, given: Sequence[int], written: Sequence[int]
   ) -> dict[str, np.ndarray]:
-    """Returns a batch of one row to look at, from the ids of texts.
+    """Returns a batch of one row from the ids of texts, for inspection.
 
     Args:
       given: what the encoder reads, or the prompt of a decoder alone.
@@ -364,11 +366,11 @@ ALL = {f.name: f for f in (ENCODER_DECODER, CAUSAL, PREFIX, ENCODER)}
 
 
 def token_info(batch: Mapping[str, Array], side: str) -> TokenInfo:
-  """Returns where the tokens of a side stand; rows may have their ids alone."""
+  """Returns index, position and segment of a side's tokens; ids suffice."""
   ids = batch[f"{side}_input_tokens"]
   index = jnp.arange(ids.shape[1], dtype=jnp.int32)[None]
-  # Without segment ids, zeros of an encoder are padding; a decoder's first
-  # token is a zero, and its padding bears no loss and is seen by no one.
+  # Without segment ids, a 0 is padding in an encoder. In a decoder a 0 may be
+  # the start token; its padding comes last, bears no loss, and is seen by none.
   segment = (ids != 0) if side == "encoder" else jnp.ones_like(ids)
   return TokenInfo(
     index=index,

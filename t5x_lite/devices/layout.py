@@ -1,15 +1,16 @@
 """Layout: how arrays are sharded over a mesh of devices.
 
-The only module that names mesh axes. All other code gives each dim of an array
-a logical axis, and rules map logical axes to mesh axes:
+Code gives each dim of an array a logical axis, and rules, here and in gin
+files, map logical axes to mesh axes:
 
+    mesh and its devices               logical axes           sharding
     mesh {"data": 2, "tensor": 4}      ("embed", "mlp")      P(None, "tensor")
       d0 d1 d2 d3                      ("batch", "length")   P("data", None)
       d4 d5 d6 d7                      ("embed",)            P(None)
 
-Rows of a batch are sharded over "data" and "fsdp", the width of parameters over
-"fsdp", heads, hidden units and the vocabulary over "tensor". Any other mesh
-axis needs a rule of its own.
+By default "data" and "fsdp" shard the rows of a batch, "fsdp" also the width of
+parameters, and "tensor" heads, hidden units and the vocabulary. A mesh axis of
+another name needs a rule of its own.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ from t5x_lite.devices.distributed import (
   initialize_distributed as initialize_distributed,
 )
 
-# Mesh axes of one dim: none, one, or several of which the first is outermost.
+# The mesh axes that shard one dim: none, one, or several, outermost first.
 MeshAxes = str | tuple[str, ...] | None
 Rule = tuple[str, MeshAxes]
 Axes = tuple[str | None, ...]
@@ -38,12 +39,13 @@ DEFAULT_RULES: tuple[Rule, ...] = (
   ("batch", ("data", "fsdp")),
   # Parameters are gathered when they are used: ZeRO-3 (arXiv:1910.02054).
   ("embed", "fsdp"),
-  # Heads and hidden units of a layer: Megatron (arXiv:1909.08053).
+  # Vocabulary, heads and hidden units: Megatron (arXiv:1909.08053).
   ("vocab", "tensor"),
   ("heads", "tensor"),
   ("kv_heads", "tensor"),
   ("mlp", "tensor"),
-  # Tokens of activations, of keys and values, and rows of a position table.
+  # Never sharded by default. Tokens of activations, tokens of keys and values,
+  # rows of a position table, and small dims.
   ("length", None),
   ("kv_length", None),
   ("positions", None),
@@ -68,9 +70,8 @@ class Layout:
       the first mesh axis crosses from one to another. None: as many as the
       devices report.
     rules: pairs of a logical axis and a mesh axis, several or None, which go
-      before `DEFAULT_RULES`. The first rule of a logical axis counts; one whose
-      mesh axes are taken by another dim of the array, or do not divide the dim,
-      is skipped.
+      before `DEFAULT_RULES`. A dim takes the first rule of its logical axis
+      whose mesh axes divide it and shard no other dim of the array.
   """
 
   mesh: Mapping[str, int] = dataclasses.field(
@@ -118,8 +119,8 @@ class Layout:
   def all_rules(self) -> tuple[Rule, ...]:
     """All rules in their order, but those of "batch" first.
 
-    Where the batch and the width of parameters are sharded over the same mesh
-    axis, activations thus shard their rows over it.
+    An activation thus gives a mesh axis that "batch" and "embed" both name to
+    its rows.
     """
     defaults = (
       (name, _one_or_all(axis for axis in _all(axes) if axis in self.mesh))
@@ -131,13 +132,14 @@ class Layout:
   @property
   def batch_axes(self) -> tuple[str, ...]:
     """The mesh axes that rows of a batch are sharded over."""
+    # Reversed, so that dict keeps the first rule of "batch".
     return _all(dict(reversed(self.all_rules))["batch"])
 
   def mesh_sizes(self, num_devices: int) -> dict[str, int]:
-    """Returns the mesh for so many devices, with -1 filled in.
+    """Returns the size of each mesh axis on `num_devices`, -1 filled in.
 
     Raises:
-      ValueError: the sizes do not come out at that number.
+      ValueError: the sizes do not multiply to `num_devices`.
     """
     sizes = dict(self.mesh)
     known = math.prod(size for size in sizes.values() if size != -1)
@@ -171,8 +173,7 @@ class Layout:
   def activate(self):
     """Sets the mesh and the rules of `flax.linen.with_logical_constraint`.
 
-    Constraints do not look at sizes: `fit` first, where a model has axes that
-    the mesh does not divide.
+    Constraints ignore sizes: call `fit` first if an axis may not divide.
     """
     from flax import linen
 
@@ -181,10 +182,11 @@ class Layout:
       yield mesh
 
   def fit(self, logical_axes, abstract_tree) -> "Layout":
-    """Returns a layout that replicates logical axes the mesh does not divide.
+    """Returns a layout that replicates what the mesh does not divide.
 
-    For instance "kv_heads" of multi-query attention. Activations have the sizes
-    of the parameters, so that their constraints then hold too.
+    A logical axis is replicated if any rule of it fails to divide any of its
+    dims: "kv_heads" of multi-query attention. Activations have the same sizes
+    as parameters, so that constraints on them then fit too.
     """
     mesh = self.device_mesh()
     uneven = set()
@@ -206,8 +208,8 @@ class Layout:
 
     Args:
       logical_axes: a name, or None, for each dim.
-      shape: where given, a dim that its mesh axes do not divide is replicated
-        (and this is logged once).
+      shape: where given, a dim that a rule's mesh axes do not divide goes to
+        the axis's next rule, or is replicated (and this is logged once).
     """
     mesh = self.device_mesh()
     return NamedSharding(mesh, self._spec(logical_axes, shape, mesh))
@@ -269,7 +271,7 @@ class Layout:
     processes) read the same share.
 
     Raises:
-      ValueError: the processes' shares are not equal, or not in one piece.
+      ValueError: this process's share is not an equal, contiguous part.
     """
     mesh = self.device_mesh()
     sizes = [mesh.shape[axis] for axis in self.batch_axes]
@@ -298,7 +300,7 @@ class Layout:
     """Refuses a global batch whose rows cannot be shared out evenly.
 
     Raises:
-      ValueError: naming the numbers.
+      ValueError: `batch_size` is not a multiple of what the message names.
     """
     mesh = self.device_mesh()
     sizes = {axis: mesh.shape[axis] for axis in self.batch_axes}
@@ -348,13 +350,13 @@ def _all(mesh_axes: MeshAxes) -> tuple[str, ...]:
 
 
 def _one_or_all(axes) -> MeshAxes:
-  """Returns a tuple of mesh axes as PartitionSpec has them; undoes `_all`."""
+  """Returns mesh axes as PartitionSpec has them: None, one, or a tuple."""
   axes = tuple(axes)
   return axes if len(axes) > 1 else axes[0] if axes else None
 
 
 def _ways(mesh_axes: MeshAxes, mesh: Mesh) -> int:
-  """Returns how many parts a dim has that is sharded over these axes."""
+  """Returns how many parts these mesh axes cut a dim into."""
   return math.prod(mesh.shape[axis] for axis in _all(mesh_axes))
 
 

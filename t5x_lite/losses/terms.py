@@ -1,9 +1,9 @@
 """The Loss protocol: what a model minimises, as sums with their weights.
 
 A loss returns terms by name, each a sum over the batch and the weight that
-divides it. Sums and weights of microbatches, processes and steps add up, so
-that any number of pieces gives the full batch's means and, since a weight never
-depends on parameters, the full batch's gradient.
+divides it. Sums and weights add up over microbatches, processes and steps, so
+however a batch is cut, the pieces give the full batch's means. They also give
+its gradient, since a weight never depends on parameters.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ class Term(NamedTuple):
   """A quantity that is reported or minimised: sum / weight.
 
   Attributes:
-    sum: float32, a scalar; or one entry per layer, whose means add up.
+    sum: float32, a scalar; or one entry per layer, and `mean` adds their means.
     weight: float32, of the same shape; a function of the batch alone.
   """
 
@@ -28,7 +28,7 @@ class Term(NamedTuple):
     """Returns sum / weight, 0 where nothing has weight.
 
     Args:
-      weight: of the full batch, where `sum` is of one of its microbatches.
+      weight: the full batch's, where `sum` is one microbatch's.
     """
     weight = self.weight if weight is None else weight
     return jnp.sum(self.sum * (1.0 / jnp.maximum(weight, 1e-9)))
@@ -41,8 +41,8 @@ class Loss(Protocol):
   """Scores a batch under a model.
 
   Attributes:
-    minimised: name of a term -> its coefficient in the objective; a name that
-      a batch has no term of counts 0.
+    minimised: name of a term -> its coefficient in the objective; names that a
+      batch has no term of are left out.
     rows_per_unit: how many rows, one after the other, belong together: they
       stay in one microbatch (2 for the pairs of `Reward`).
     reads_classes: whether batches need `class_targets`.
@@ -64,7 +64,8 @@ class Loss(Protocol):
   ) -> Terms:
     """Returns the terms of a batch.
 
-    "loss" is always among them, in nats, with what it is a mean of as weight.
+    "loss" (nats) is always among them, weighted by what it averages: tokens,
+    texts or pairs.
 
     Args:
       model: a Model; its `outputs` are what is scored.
@@ -81,11 +82,16 @@ def objective(
   """Returns what is minimised: the coefficients times the terms' means.
 
   Args:
-    loss: whose terms they are.
+    loss: the loss that gave `terms`.
     terms: of a batch or a microbatch.
-    weights: of the full batch, by term, where `terms` are of a microbatch.
+    weights: the full batch's weights by term, where `terms` are a microbatch's.
   """
   weights = weights or {}
+  if not loss.minimised.keys() & terms.keys():
+    raise ValueError(
+      f"{type(loss).__name__}.minimised names none of the terms: "
+      f"{', '.join(sorted(terms))}"
+    )
   parts = [
     coefficient * terms[name].mean(weights.get(name))
     for name, coefficient in loss.minimised.items()

@@ -1,7 +1,7 @@
 """Layer and Stack: the body of every architecture.
 
-An encoder, a causal decoder, a prefix-LM and the decoder over an encoder are
-the same stack under another attention rule (nn/attention_rules.py).
+An encoder, a causal decoder, a prefix-LM and a decoder that reads an encoder
+are the same stack under different attention rules (nn/attention_rules.py).
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from t5x_lite.nn.positions import NoPosition, PositionEncoding
 REMAT_POLICIES = {
   # Save only the input of each layer, and compute the rest again.
   "full": None,
-  # Save what weight matmuls give, and compute the T x S arrays again.
+  # Save the outputs of weight matmuls; recompute attention's [T, S] arrays.
   "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
 }
 PLACEMENTS = ("pre", "post", "sandwich")
@@ -38,9 +38,9 @@ PLACEMENTS = ("pre", "post", "sandwich")
 class Layer(nn.Module):
   """Runs self-attention, cross-attention to a source if any, feed-forward.
 
-  A branch f is attention or feed-forward; a block adds them one after the other
-  (serial), or attention and feed-forward of the same x at once (parallel: Wang
-  and Komatsuzaki 2021, GPT-J; PaLM, arXiv:2204.02311, section 2).
+  A branch f is an attention or the feed-forward. A serial block adds its
+  branches one after the other; a parallel block adds attention and feed-forward
+  of the same x (GPT-J; PaLM, arXiv:2204.02311, section 2). norm_placement:
 
     pre       x + f(norm(x))                 T5, GPT-2 and most since
     post      norm(a x + f(x))               Transformer, BERT; a > 1: DeepNorm
@@ -57,11 +57,11 @@ class Layer(nn.Module):
     residual_scale: a, DeepNorm's alpha (Wang et al. 2022, arXiv:2203.00555);
       only for "post".
     rule: the attention rule of self-attention; None is the stack's.
-    position: rotates this layer's queries and keys and biases its logits, with
-      parameters of its own; None is the stack's, which alone can be added to
-      the embeddings. In a Period: some layers without positions (NoPE; Yang et
-      al. 2025, arXiv:2501.18795), two Rope.base (Gemma 3, arXiv:2503.19786).
-    dropout_rate: share of each branch's output dropped in training.
+    position: an encoding of this layer alone, with its own parameters; None is
+      the stack's. One that is added to embeddings must be Stack.position. Layers
+      of a Period may lack positions (NoPE; Yang et al. 2025, arXiv:2501.18795)
+      or have another Rope.base (Gemma 3, arXiv:2503.19786).
+    dropout_rate: share of what is added to x that is dropped in training.
   """
 
   attention: Attention
@@ -115,10 +115,10 @@ class Layer(nn.Module):
     super().__post_init__()
 
   def check(self, rule: AttentionRule, position: PositionEncoding):
-    """Refuses a stack of this rule and position that the layer does not fit."""
+    """Raises ValueError if the layer does not fit a stack of these."""
     position = self.position or position
     position.check(self.attention.num_heads, self.attention.head_dim)
-    self.mlp.check(rule)
+    self.mlp.check(self.rule or rule)
 
   @nn.compact
   def __call__(
@@ -129,7 +129,7 @@ class Layer(nn.Module):
     slot: jax.Array | None,
   ) -> tuple[jax.Array, LayerCache | None]:
     """Runs one block; see Stack.__call__."""
-    caches = {}
+    caches = {}  # What each attention returns; the branches fill it.
     position, attention = self.position or context.position, context.attention
     if self.position is not None:
       bias = position.bias(attention.query, attention.key)
@@ -157,7 +157,7 @@ class Layer(nn.Module):
       x_BTD = self._side_by_side(x_BTD, attend, feed_forward)
     else:
       x_BTD = self._add("attention", x_BTD, attend)
-      # The encoder of share_encoder runs the decoder's layers without a source.
+      # Under share_encoder, the encoder runs these layers without a source.
       if self.cross_attention and context.cross_attention:
         x_BTD = self._add("cross_attention", x_BTD, attend_across)
       x_BTD = self._add("mlp", x_BTD, feed_forward)
@@ -169,13 +169,14 @@ class Layer(nn.Module):
     return x_BTD, LayerCache(kept, caches.get("cross_attention"))
 
   def _side_by_side(self, x_BTD, attend, feed_forward):
-    attended_BTD = attend(h_BTD := self._norm("attention_norm", x_BTD))
+    h_BTD = self._norm("attention_norm", x_BTD)
+    attended_BTD = attend(h_BTD)
     if self.parallel_norms == 2:
       h_BTD = self._norm("mlp_norm", x_BTD)
     return x_BTD + self._drop(attended_BTD + feed_forward(h_BTD))
 
   def _add(self, name, x_BTD, branch):
-    """Adds a branch to x, with norms where they stand."""
+    """Adds a branch to x, with norms where norm_placement puts them."""
     if self.norm_placement == "post":
       x_BTD = self.residual_scale * x_BTD + self._drop(branch(x_BTD))
       return self._norm(f"{name}_norm", x_BTD)
@@ -195,7 +196,7 @@ class Layer(nn.Module):
 class Period:
   """Different layers that a stack repeats in turn.
 
-  Not a tuple: Linen would name the layers in it before the stack does.
+  Not a tuple: Linen names the layers in a tuple, but the stack must name them.
   """
 
   layers: Sequence[Layer]
@@ -203,7 +204,7 @@ class Period:
   def __post_init__(self):
     if not self.layers:
       raise ValueError("a Period needs at least one layer")
-    # A list, as of gin, could not be hashed: jit looks models up by that.
+    # gin gives a list, which has no hash, and jit looks models up by hash.
     object.__setattr__(self, "layers", tuple(self.layers))
 
 
@@ -230,14 +231,14 @@ class Stack(nn.Module):
       and banded attention (GPT-3), experts in every other layer (Switch).
     num_layers: L, a multiple of the period.
     rule: the attention rule of layers that have none of their own.
-    position: added to the embeddings, or rotates and biases in layers that have
-      no position of their own, with parameters shared by those layers.
-    input_norm: of the embeddings (BERT, BLOOM), or None.
-    final_norm: after the last layer, or None.
+    position: is added to the embeddings, or rotates and biases in each layer
+      without a position of its own; those layers share its parameters.
+    input_norm: normalises the embeddings (BERT, BLOOM), or None.
+    final_norm: normalises the output of the last layer, or None.
     pool: how many neighbouring tokens are averaged into one before the layers
       (nn/pooling.py); for encoders of rows that are not packed.
-    scan: one compiled period over stacked parameters [L / period, ...]:
-      compiles in constant time and shards well, but runs slower on a CPU.
+    scan: compiles one period and scans it over parameters [L / period, ...]:
+      compile time does not grow with L; slower on a CPU.
     remat: None, or a name in REMAT_POLICIES: what the backward recomputes.
     dropout_rate: share of the embeddings dropped in training.
     output_dropout_rate: share of the output dropped in training (T5).
@@ -306,17 +307,17 @@ class Stack(nn.Module):
 
     Args:
       x_BTD: embeddings.
-      tokens: where the T tokens stand.
+      tokens: index, position and segment of each of the T tokens.
       source_BSD: encoder output for cross-attention; None without an encoder,
         or once the cache holds its keys and values.
-      source_tokens: where the source's tokens stand.
+      source_tokens: the same of the source's tokens.
       cache: keys and values so far, or None to keep none.
       slot: the cache slot of the first of the T tokens.
-      shared_kv: keys and values that all layers read instead of their own.
-      rule: replaces the stack's, where an encoder shares the parameters.
+      shared_kv: keys and values for all layers, made elsewhere (nn/yoco.py).
+      rule: replaces Stack.rule when the decoder also serves as the encoder.
 
     Returns:
-      [B, T, D], and the cache with the T tokens written, if there was one.
+      [B, T, D], T less by `pool`, and the cache, if any, with the T tokens.
     """
     x_BTD = self.position.embed(x_BTD, tokens)
     if self.input_norm is not None:
@@ -327,7 +328,7 @@ class Stack(nn.Module):
       tokens = self.pooled(tokens)
 
     cached_tokens = cache and write_tokens(cache.tokens, tokens, slot)
-    keys = shared_kv.tokens if shared_kv else cached_tokens or tokens
+    keys = shared_kv.tokens if shared_kv else (cached_tokens or tokens)
     bias = self.position.bias(tokens, keys)
     contexts = {
       r: attention_context(r, tokens, keys, bias)

@@ -31,9 +31,10 @@ _STEPS_AHEAD = 2
 def train(run: Run, *, model_dir: str) -> TrainState:
   """Trains, or resumes training, until `run.total_steps`.
 
-  On Ctrl-C or SIGTERM, training finishes the current step, saves a checkpoint
-  and exits with the signal's usual status; a second signal exits at once. The
-  same call resumes, on CPU with the same bits as an uninterrupted run.
+  On the first Ctrl-C or SIGTERM, training finishes the current step, saves a
+  checkpoint and exits with the signal's usual status; the same signal again
+  ends the process at once. The same call resumes: on CPU, with the same bits
+  as an uninterrupted run.
 
   Args:
     run: the run's configuration.
@@ -44,9 +45,9 @@ def train(run: Run, *, model_dir: str) -> TrainState:
     The final state.
 
   Raises:
-    ValueError: the configuration is invalid: an unknown task, lengths, batch
-      or vocabulary that do not fit, or too little memory. Raised before
-      anything is written.
+    ValueError: the configuration is invalid: the task is unknown; the lengths,
+      batch or vocabulary do not fit; or memory is too small. Raised before the
+      run writes any file of its own.
   """
   model, settings = _fit(run, model_dir)
   optimizer = settings.build(model.logical_axes())
@@ -66,37 +67,37 @@ def train(run: Run, *, model_dir: str) -> TrainState:
   with layout.activate(), contextlib.ExitStack() as stack:
     abstract_state = _place(abstract_state, axes, layout)
     checkpoints = stack.enter_context(Checkpoints(model_dir, run.keep))
-    # Programs compile on other threads, while the host prepares the data.
-    first_state = None
+    # Both programs compile in the background while this thread reads data.
+    compiled_init = None
     if checkpoints.latest_step is None:
-      first_state = _compile_first_state(run, model, optimizer, abstract_state)
-    shard = layout.data_shard()
+      compiled_init = _compile_init(run, model, optimizer, abstract_state)
+    index, count = layout.data_shard()
     batches = batches_lib.batches(
-      run.train, row_format, process_index=shard[0], process_count=shard[1]
+      run.train, row_format, process_index=index, process_count=count
     )
     train_step = _compile_step(
       run, model, optimizer, layout, abstract_state, batches
     )
     batches.check_resumable()
     interval = metrics_log.Interval()
-    position = _Position(batches, interval)
-    if first_state is None:
-      state, first_step = checkpoints.restore(abstract_state, position)
+    host_state = _HostState(batches, interval)
+    if compiled_init is None:
+      state, steps_done = checkpoints.restore(abstract_state, host_state)
     else:
-      state, first_step = _first_state(run, first_state.result()), 0
+      state, steps_done = _first_state(run, compiled_init.result()), 0
     vocabulary_record.write(run.train.task, model_dir)
     # Wait before measuring peak FLOP/s: compiling uses the same cores.
     train_step = train_step.result()
     recorder = stack.enter_context(
       metrics_log.Recorder(
         model_dir,
-        first_step=first_step,
+        first_step=steps_done,
         total_steps=run.total_steps,
         flops_per_step=description["flops_per_step"],
         peak_flops=matmul_peak.matmul_flops(model.transformer.dtype),
       )
     )
-    recorder.say(_describe(run, layout, description, model, first_step))
+    recorder.say(_describe(run, layout, description, model, steps_done))
     stop = stack.enter_context(_Stop())
     held_out = evaluate.held_out(run.eval, row_format, layout=layout)
 
@@ -105,7 +106,7 @@ def train(run: Run, *, model_dir: str) -> TrainState:
       return every is not None and (number % every == 0 or last)
 
     in_flight = collections.deque()
-    for number in range(first_step + 1, run.total_steps + 1):
+    for number in range(steps_done + 1, run.total_steps + 1):
       host_batch = next(batches)
       state, metrics = train_step(state, layout.shard_batch(host_batch))
       interval.add(metrics, token_counts.count(host_batch))
@@ -115,6 +116,7 @@ def train(run: Run, *, model_dir: str) -> TrainState:
 
       stopping = stop.requested(number)
       if due(run.log_every, number):
+        # The schedule counts from 0, the steps of the loop from 1.
         rate = settings.learning_rate(number - 1)
         recorder.train(number, interval, learning_rate=float(rate))
       evaluation = None
@@ -126,7 +128,7 @@ def train(run: Run, *, model_dir: str) -> TrainState:
       if due(run.sample_every, number):
         samples.write(model, state.params, run, layout, model_dir, number)
       if due(run.checkpoint_every, number) or stopping:
-        checkpoints.save(number, state, position, evaluation)
+        checkpoints.save(number, state, host_state, evaluation)
       recorder.advance(number)
       if stopping:
         break
@@ -168,7 +170,7 @@ def _abstract_state(model, optimizer) -> tuple[TrainState, TrainState]:
   )
   axes = model.logical_axes()
   opt_axes = optimizers.state_axes(state.opt_state, axes)
-  return state, TrainState((), axes, opt_axes)
+  return state, TrainState(step=(), params=axes, opt_state=opt_axes)
 
 
 def _place(abstract_state, axes, layout) -> TrainState:
@@ -181,7 +183,7 @@ def _place(abstract_state, axes, layout) -> TrainState:
   )
 
 
-def _compile_first_state(run, model, optimizer, abstract_state):
+def _compile_init(run, model, optimizer, abstract_state):
   """Starts to compile the initialisation; returns a future."""
   init = jax.jit(
     functools.partial(step.init_state, model, optimizer),
@@ -192,6 +194,7 @@ def _compile_first_state(run, model, optimizer, abstract_state):
 
 def _compile_step(run, model, optimizer, layout, abstract_state, batches):
   """Starts to compile the training step; returns a future."""
+  # `batches` has this process's rows, the step those of all processes.
   rows = run.train.batch_size
   abstract_batch = {
     name: jax.ShapeDtypeStruct(
@@ -220,9 +223,9 @@ def _compile(lowered) -> concurrent.futures.Future:
   return future
 
 
-def _first_state(run, draw) -> TrainState:
+def _first_state(run, init) -> TrainState:
   """Initialises the state, at random or from another run's checkpoint."""
-  state = draw(jax.random.key(run.seed))
+  state = init(jax.random.key(run.seed))
   if run.warm_start is not None:
     params = warm_start.warm_start(
       run.warm_start,
@@ -255,7 +258,7 @@ def _describe(run, layout, description, model, first_step) -> str:
   )
 
 
-class _Position:
+class _HostState:
   """Saves and restores the host's state: data iterator and metrics interval."""
 
   def __init__(self, *parts):
@@ -277,13 +280,15 @@ class _Stop:
     self.signal: int | None = None
 
   def __enter__(self) -> "_Stop":
-    # With several processes, JAX's own SIGTERM handler agrees on a step.
-    self._several = jax.process_count() > 1
+    # With several processes, JAX handles SIGTERM, so that all stop at one step.
+    self._many_processes = jax.process_count() > 1
     signals = (
-      (signal.SIGINT,) if self._several else (signal.SIGINT, signal.SIGTERM)
+      (signal.SIGINT,)
+      if self._many_processes
+      else (signal.SIGINT, signal.SIGTERM)
     )
-    # A background job starts with SIGINT ignored, as Ctrl-C is meant for the
-    # program in the foreground.
+    # A shell starts background jobs with SIGINT ignored: leave it so, as Ctrl-C
+    # is meant for the program in the foreground.
     caught = (s for s in signals if signal.getsignal(s) is not signal.SIG_IGN)
     self._previous = {s: signal.signal(s, self._note) for s in caught}
     return self
@@ -295,7 +300,7 @@ class _Stop:
 
   def requested(self, step_number: int) -> bool:
     """Returns whether to stop, the same in all processes."""
-    if not self._several:
+    if not self._many_processes:
       return self.signal is not None
     from jax.experimental import multihost_utils
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from t5x_lite.losses import Reward, Term, objective
 from t5x_lite.losses.classification import class_terms, reward_terms
 
 
@@ -51,3 +52,8 @@ def test_rewards_need_pairs_of_rows_and_one_class(shape):
 def test_one_class_is_a_reward():
   with pytest.raises(ValueError, match=r"Model.loss to losses.Reward\(\)"):
     class_terms(jnp.zeros((4, 1)), jnp.zeros(4, jnp.int32))
+
+
+def test_a_loss_minimises_some_of_its_terms():
+  with pytest.raises(ValueError, match="names none of the terms: accuracy"):
+    objective(Reward(), {"accuracy": Term(jnp.ones(()), jnp.ones(()))})

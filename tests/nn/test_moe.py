@@ -319,3 +319,6 @@ def test_bad_settings_are_refused():
   with pytest.raises(ValueError, match="whole row"):
     stack.clone(layer=layer, rule=Causal())
   assert isinstance(stack.clone(layer=layer, rule=Full()), Stack)
+  # A layer's own rule is what its experts read by.
+  with pytest.raises(ValueError, match="whole row"):
+    stack.clone(layer=layer.clone(rule=Causal()), rule=Full())

@@ -58,9 +58,9 @@ class Layer(nn.Module):
       only for "post".
     rule: the attention rule of self-attention; None is the stack's.
     position: an encoding of this layer alone, with its own parameters; None is
-      the stack's. One that is added to embeddings must be Stack.position. Layers
-      of a Period may lack positions (NoPE; Yang et al. 2025, arXiv:2501.18795)
-      or have another Rope.base (Gemma 3, arXiv:2503.19786).
+      the stack's. One that is added to embeddings must be Stack.position. In a
+      Period, layers may lack positions (NoPE; Yang et al. 2025,
+      arXiv:2501.18795) or have another Rope.base (Gemma 3, arXiv:2503.19786).
     dropout_rate: share of what is added to x that is dropped in training.
   """
 

@@ -26,7 +26,7 @@ def text(value: Any, *, header: bool = True) -> str:
   modules: set[str] = set()
   bindings = list(_bindings(value, "", modules))
   imports = [
-    f"from {package} import {name}"
+    f"from {package} import {name}" if package else f"import {name}"
     for package, _, name in (m.rpartition(".") for m in sorted(modules))
   ]
   lines = [*imports, "", *bindings]
@@ -84,5 +84,5 @@ def name(value: Any, scope: str = "") -> str:
 def _home(kind) -> str:
   """Returns the module to import a class from: its package if public there."""
   package = kind.__module__.rpartition(".")[0]
-  public = getattr(sys.modules[package], "__all__", ())
+  public = getattr(sys.modules.get(package), "__all__", ())
   return package if kind.__name__ in public else kind.__module__

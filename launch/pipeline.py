@@ -25,6 +25,7 @@ def measure(inputs, *, seconds=5.0) -> dict:
   """
   import seqio
 
+  from t5x_lite import row_formats
   from t5x_lite.data import Data
   from t5x_lite.data import batches as batches_lib
 
@@ -32,7 +33,7 @@ def measure(inputs, *, seconds=5.0) -> dict:
   targets = task.recipe["objective"].plan(inputs).targets
   lengths = {"inputs": inputs, "targets": targets}
   spec = Data(task=TASK, lengths=lengths, batch_size=_BATCH_SIZE, pack=True)
-  ours = batches_lib.batches(spec, "encoder_decoder")
+  ours = batches_lib.batches(spec, row_formats.ENCODER_DECODER)
   theirs = _of_t5(task, lengths)
   return {
     "pipeline_tokens_per_s": _tokens_per_s(ours, seconds),

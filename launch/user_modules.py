@@ -68,5 +68,5 @@ def _folder_of(module) -> pathlib.Path | None:
   if spec is None or "." in spec.name:
     return None
   places = list(spec.submodule_search_locations or ())
-  origin = places[0] if places else spec.origin
+  origin = places[0] if places else spec.has_location and spec.origin
   return pathlib.Path(origin).absolute().parent if origin else None

@@ -1,11 +1,8 @@
 """Model: what a batch means to a Transformer.
 
-The only place that reads batch keys. A batch is a dict of arrays [B, length]
-under seqio's names (features.py draws them); `encoder_*` and `decoder_*` each
-bring tokens, segment ids (0 is padding) and positions; `encoder_token_types`
-the types of an encoder's tokens, `decoder_block_positions` the places within
-blanks (GLM), and `class_targets`, [B] or [B, T], the classes of texts or
-tokens, -1 for none.
+row_formats.py has the keys of a batch, and data/feature_converters.py draws it.
+Some models read more: `encoder_token_types`, `decoder_block_positions` (GLM's
+places within blanks), and `class_targets`, [B] or [B, T], -1 for none.
 """
 
 import dataclasses
@@ -90,18 +87,14 @@ class Model:
     """Returns the shapes of a batch whose sides are `row_lengths` long."""
     batch = self.row_format.abstract_batch(rows, row_lengths)
     ids = batch[f"{self.row_format.scored_side}_input_tokens"]
-    if self._has_block_positions:
+    decoder = self.transformer.decoder
+    if isinstance(getattr(decoder, "position", None), Learned2D):
       batch["decoder_block_positions"] = ids
     if self.loss.reads_classes:
-      of_tokens = self.transformer.classifier.pool is None
+      of_tokens = _classifier(self.transformer).pool is None
       shape = ids.shape if of_tokens else ids.shape[:1]
       batch["class_targets"] = jax.ShapeDtypeStruct(shape, ids.dtype)
     return batch
-
-  @property
-  def _has_block_positions(self) -> bool:
-    decoder = self.transformer.decoder
-    return isinstance(getattr(decoder, "position", None), Learned2D)
 
   @property
   def reads_packed_rows(self) -> bool:
@@ -228,9 +221,13 @@ class Model:
   def score(self, params: Params, batch: Batch) -> jax.Array:
     """Returns each row's log-likelihood of its weighted targets, float32 [B].
 
-    The sum over the row of weight * log p(target), in nats; p is a softmax over
-    all ids, those that only round the vocabulary up too.
+    The sum of weight * log p(target), in nats; p is a softmax over all ids,
+    those that only round the vocabulary up too.
     """
+    return -self.row_terms(params, batch)["loss"].sum
+
+  def row_terms(self, params: Params, batch: Batch) -> Terms:
+    """Returns the terms of plain cross-entropy of each row, [B] each."""
     side = self.row_format.scored_side
 
     def forward(transformer):
@@ -241,14 +238,10 @@ class Model:
 
     def row(*of_row):
       states_BTD, targets_BT, weights_BT = (x[None] for x in of_row)
-      terms = CrossEntropy().of_tokens(states_BTD, head, targets_BT, weights_BT)
-      return -terms["loss"].sum
+      return CrossEntropy().of_tokens(states_BTD, head, targets_BT, weights_BT)
 
-    return jax.vmap(row)(
-      states_BTD,
-      batch[f"{side}_target_tokens"],
-      batch[f"{side}_loss_weights"],
-    )
+    scored = (batch[f"{side}_{n}"] for n in ("target_tokens", "loss_weights"))
+    return jax.vmap(row)(states_BTD, *scored)
 
   def prefill(
     self, params: Params, batch: Batch, *, max_new_tokens: int
@@ -292,17 +285,21 @@ class Model:
 
 def _auxiliary(sown) -> dict[str, Term]:
   """Returns the terms that modules sowed, all layers of a name in one."""
-  pairs = [pair.reshape(-1, 2) for pair in jax.tree.leaves(sown)]
-  if not pairs:
+  layers = jax.tree.leaves(sown, is_leaf=lambda x: "weight" in x)
+  if not layers:
     return {}
-  return {"moe_loss": Term(*jnp.concatenate(pairs).T)}
+  parts = (
+    jnp.concatenate([layer[name].ravel() for layer in layers])
+    for name in ("sum", "weight")
+  )
+  return {"moe_loss": Term(*parts)}
 
 
 def _classifier(transformer: Transformer):
   if transformer.classifier is None:
     raise ValueError(
-      "the model has no classifier: set Transformer.classifier, or leave "
-      "class_targets out"
+      "the model has no classifier: set Transformer.classifier, or take a loss "
+      "and a task without classes"
     )
   return transformer.classifier
 

@@ -8,8 +8,8 @@
 Part A is seen whole, part B from left to right, so this is for prefix models.
 Each span of part B begins anew from the start token, and has, beside the
 position of its mask, positions of its own, 1, 2, ... (section 2.1, figure 2;
-features.py draws the row). M is <extra_id_0>, <extra_id_1> for sentences and
-<extra_id_2> for the end of a document; $ is EOS.
+feature_converters.py draws the row). M is <extra_id_0>, <extra_id_1> for
+sentences and <extra_id_2> for the end of a document; $ is EOS.
 """
 
 from __future__ import annotations

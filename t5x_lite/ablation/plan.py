@@ -44,7 +44,7 @@ def account(run: Run) -> Account:
     "padding_fraction", "loss_fraction" (of the tokens).
 
   Raises:
-    ValueError: the task does not suit the architecture, or data.check fails.
+    ValueError: the task does not suit the architecture, or batches.check fails.
   """
   model = _model(run)
   described = costs.describe(

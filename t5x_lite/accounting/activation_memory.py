@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.accounting import model_structure, traces
+from t5x_lite.losses import CrossEntropy
 
 
 def predict(model, params, batch_size, rows, platform) -> int:
@@ -33,7 +34,7 @@ def predict(model, params, batch_size, rows, platform) -> int:
   if remat:
     layer = kept(model_structure.without_remat(model))[1]
   logits = 0
-  if not model.loss.reads_classes:
+  if isinstance(model.loss, CrossEntropy):
     length = rows[model.row_format.scored_side]
     _, length = model.loss.pieces(batch_size, length)
     logits = 4 * batch_size * length * model.transformer.vocab_size
@@ -87,11 +88,11 @@ def _read(jaxpr, model, batch_size, rows, platform, scan) -> tuple[int, int]:
   kept = {v for v in jaxpr.outvars if v.aval.shape}
   kept -= _views(jaxpr.eqns, jaxpr.invars, views)
   scans = traces.scans(jaxpr)
-  # The loss computes the head's gradient in the forward pass: no activation.
-  transformer = model.transformer
-  width = transformer.embedding_width if transformer.tie_embeddings else None
-  head_bytes = 4 * (width or transformer.top_width) * transformer.vocab_size
-  total = sum(map(nbytes, kept)) - head_bytes
+  transformer, total = model.transformer, sum(map(nbytes, kept))
+  if isinstance(model.loss, CrossEntropy):
+    # It computes the head's gradient in the forward pass: no activation.
+    width = transformer.embedding_width if transformer.tie_embeddings else None
+    total -= 4 * (width or transformer.top_width) * transformer.vocab_size
   periods = []
   for loop in scans[: len(model_structure.stacks(model))]:
     stacked = kept.intersection(loop.stacked)

@@ -178,7 +178,7 @@ _FLOPS = ("forward", "training", "hardware", "training_without_head")
 
 def _flops(model, batch_size, rows, microbatches) -> dict:
   plain = model
-  if not model.loss.reads_classes:
+  if isinstance(model.loss, CrossEntropy):
     # An unchunked loss: the last chunk of a chunked one is padded.
     plain = dataclasses.replace(model, loss=CrossEntropy())
   forward = _traced_flops(plain, batch_size, rows, gradient=False)

@@ -61,7 +61,7 @@ def batches(
 
   Returns:
     An iterator of dicts of int32 arrays [batch_size / process_count, length];
-    `features.py` draws them.
+    `feature_converters.py` draws them.
 
   Raises:
     ValueError: for the mistakes that `check` knows, or for a split that is
@@ -84,7 +84,7 @@ def batches(
 
 
 def stages(spec: Data) -> list[Data]:
-  """Returns what is read one after the other: a spec, what is `then`, ..."""
+  """Returns what is read one after the other: a spec, `next_stage`, ..."""
   return [spec, *(stages(spec.next_stage) if spec.next_stage else ())]
 
 
@@ -243,7 +243,7 @@ def required_vocab_size(task: str) -> int:
 
 
 def starts(task: str) -> dict[str, Any]:
-  """Returns how a task's rows begin, as `features.converter` takes it."""
+  """Returns how a task's rows begin, as feature_converters.py takes it."""
   return feature_converters.starts(vocabularies(task)[1])
 
 

@@ -31,7 +31,7 @@ def read(
   Args:
     task: a task, not a mixture.
     spec: what to read of it.
-    lengths: of its features, as `data.feature_lengths` gives them.
+    lengths: of its features, as `batches.feature_lengths` gives them.
     shard: (index, count) of the part to read.
     choose: of an example; what of it is for the architecture.
 

@@ -63,8 +63,8 @@ def generate(
     row_ids: int32 [B], ids that make each row's samples independent of the
       others'; a negative id marks a padding row. None: 0, 1, 2, ...
     drawable: bool [number of ids], marks the ids that may be generated, as
-      `text.known_ids` gives them for a vocabulary. Ids beyond, which pad the
-      model's vocabulary, are never generated. None: all of the model's ids.
+      `sentinels.known_ids` gives them for a vocabulary. Ids beyond, which pad
+      the model's vocabulary, are never generated. None: all the model's ids.
 
   Raises:
     ValueError: max_new_tokens is below 1, a key is missing, or the constraints

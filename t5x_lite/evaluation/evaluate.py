@@ -73,7 +73,8 @@ def evaluate(
     counted that often.
 
   Raises:
-    ValueError: some data cannot be read (see data.check); raised before any is.
+    ValueError: some data cannot be read (see batches.check); raised before any
+      is.
   """
   if not all(isinstance(spec, HeldOut) for spec in specs):
     specs = held_out(specs, model.row_format, layout=layout)
@@ -120,8 +121,9 @@ def teacher_forced(
   Returns:
     "loss" (nats per target token), "perplexity", "accuracy" (the fraction of
     targets that are the most probable token; ties go to the lowest id),
-    "tokens", all other sums of the model per token, "num_examples" and
-    "num_batches".
+    "tokens", the means of all other terms of the model's loss, "num_examples"
+    and "num_batches". Under a loss of classes or pairs, "loss" and "tokens"
+    count those.
   """
   totals, waiting, num_batches = {}, {}, 0
   for batch in batches:
@@ -141,7 +143,7 @@ def teacher_forced(
   means = {
     name: float(np.sum(sums / np.maximum(weights, 1e-9)))
     for name, (sums, weights) in totals.items()
-    if np.any(sums)
+    if np.any(sums) or name == "accuracy"
   }
   # It depends on the loss normaliser.
   means.pop("objective", None)
@@ -149,7 +151,6 @@ def teacher_forced(
   return means | {
     "loss": float(loss),
     "perplexity": math.exp(min(loss, 700.0)),
-    "accuracy": float(totals["accuracy"][0] / weight),
     "tokens": float(weight),
     "num_examples": float(num_examples),
     "num_batches": num_batches,
@@ -282,7 +283,7 @@ def task_metrics(
   def score_with_greedy(dataset):
     def sums(batch, row_ids):
       del row_ids
-      return _sums_of_rows(model, params, batch)
+      return _row_sums(model, params, batch)
 
     found, is_greedy = [], []
     for ids, rows in run(sums, dataset, dict):
@@ -330,16 +331,11 @@ def _scores(model, params, batch):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _sums_of_rows(model, params, batch):
+def _row_sums(model, params, batch):
   """Returns the loss, correct targets and weight of each row, [B] each."""
-
-  def row(row_batch):
-    one = jax.tree.map(lambda x: x[None], row_batch)
-    terms = model.terms(params, one)
-    loss, correct = terms["loss"], terms["accuracy"]
-    return {"loss": loss.sum, "correct": correct.sum, "weight": loss.weight}
-
-  return jax.vmap(row)(dict(batch))
+  terms = model.row_terms(params, batch)
+  loss, correct = terms["loss"], terms["accuracy"]
+  return {"loss": loss.sum, "correct": correct.sum, "weight": loss.weight}
 
 
 def _numbers(metrics):

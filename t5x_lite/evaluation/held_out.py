@@ -25,7 +25,7 @@ def held_out(
   `Data.next_stage` are separate.
 
   Raises:
-    ValueError: some data cannot be read (see data.check).
+    ValueError: some data cannot be read (see batches.check).
   """
   _, count = batched.share(layout)
   for spec in specs:

@@ -78,7 +78,7 @@ class Codec:
     """Returns the token ids of inputs and targets, encoded as in training.
 
     If inputs end with EOS, they and the targets are separate texts. Otherwise
-    the targets continue the inputs: see `text.encode_continuation`.
+    the targets continue the inputs: see `sentinels.encode_continuation`.
     """
     with _named(place):
       if self.inputs.add_eos:

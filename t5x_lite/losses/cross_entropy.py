@@ -95,10 +95,10 @@ class CrossEntropy:
       weights_BT: what each token counts; 0 bears no loss.
 
     Returns:
-      "objective", what is minimised, over what the normaliser divides by; and
-      without normaliser or regularisers, over the weights: "loss" (nats),
-      "z_loss" and "accuracy". A target is correct if it is the argmax of all
-      the model's logits: the lowest id where several are the greatest.
+      "objective", what is minimised of the tokens, over what the normaliser
+      divides by; and without normaliser or regularisers, over the weights:
+      "loss" (nats), "z_loss" and "accuracy". A target is correct if it is the
+      argmax of all the model's logits: the lowest id of several.
     """
     denominator = self.denominator(weights_BT)
     weights_BT = weights_BT.astype(jnp.float32)

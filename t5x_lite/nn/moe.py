@@ -42,10 +42,10 @@ class MoE(FeedForward):
   arXiv:2112.06905; Jiang et al. 2024 (Mixtral), arXiv:2401.04088; Zhou et al.
   2022 (expert choice), arXiv:2202.09368.
 
-  Sows its auxiliary loss into the collection "losses", as [sum over the real
-  tokens, their number]; the mean is added to the loss. Tokens are balanced
-  within each text (DeepSeek-AI 2024, arXiv:2412.19437, Eq. 17-20), so that the
-  loss is the same however texts are packed and a batch is cut.
+  Sows its auxiliary loss into the collection "losses", as "sum" over the real
+  tokens and "weight", their number; the mean is added to the loss. Tokens are
+  balanced within each text (DeepSeek-AI 2024, arXiv:2412.19437, Eq. 17-20), so
+  that the loss is the same however texts are packed and a batch is cut.
 
   Attributes:
     expert: an MLP, copied for each expert.
@@ -247,7 +247,8 @@ class MoE(FeedForward):
       mean_BTE = _text_means(probs_BTE, segment_BT)
       balance_BT = self.num_experts * jnp.sum(sent_BTE * mean_BTE, axis=-1)
       loss_BT += self.balance_loss * balance_BT
-    return jnp.stack([jnp.sum(loss_BT * real_BT), jnp.sum(real_BT)])
+    # Apart, so that the weight can be had without the sum.
+    return {"sum": jnp.sum(loss_BT * real_BT), "weight": jnp.sum(real_BT * 1.0)}
 
 
 def _top(probs_BTE, k):

@@ -73,6 +73,11 @@ class Interval:
     """Restores the interval that `save` wrote to a directory."""
     with tf.io.gfile.GFile(os.path.join(directory, "interval.json")) as f:
       saved = json.load(f)
+    if "steps" not in saved:
+      raise ValueError(
+        f"{directory} was written by an earlier version of t5x_lite, which "
+        "cannot be resumed: start another run from it with Run.warm_start"
+      )
     self._begin(**saved)
 
   def _fetch(self) -> list[dict[str, Sequence]]:

@@ -53,6 +53,12 @@ class Markov:
     )[..., 0]
     return jnp.sum(log_probs * batch["decoder_loss_weights"], axis=-1)
 
+  def row_terms(self, params, batch):
+    def row(one):
+      return self.terms(params, jax.tree.map(lambda x: x[None], one))
+
+    return jax.vmap(row)(dict(batch))
+
   def terms(self, params, batch):
     weights = batch["decoder_loss_weights"].astype(jnp.float32)
     logits = self.logits(params, batch)

@@ -35,3 +35,9 @@ def test_tokens_without_padding_are_counted():
 def test_a_model_without_inputs_is_refused():
   with pytest.raises(ValueError, match="--pipeline needs a length of inputs"):
     bench._pipeline({"targets": 128})
+
+
+def test_our_pipeline_is_measured_where_theirs_is_not_installed():
+  found = pipeline.measure(64, seconds=0.05)
+  assert found["pipeline_tokens_per_s"] > 0
+  assert found["t5_pipeline_tokens_per_s"] is None

@@ -13,5 +13,5 @@ def own_cache(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_global_seed():
-  """`data.batches` sets TensorFlow's seed, which enters every other one."""
+  """`batches.batches` sets TensorFlow's seed, which enters every other one."""
   tf.random.set_seed(None)

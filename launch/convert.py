@@ -205,13 +205,14 @@ def _write_hf(source, output, values):
 
 
 def _write_split(source, output, values):
-  from launch import gin_writer, rundir
+  from launch import gin_writer, rundir, user_modules
   from t5x_lite.interop import parallel_split
 
   parallel_split.save_split(
     source.model, source.params, output, tp=values.tp, pp=values.pp
   )
-  (output / rundir.CONFIG).write_text(gin_writer.text(source.model))
+  config = user_modules.record(gin_writer.text(source.model))
+  (output / rundir.CONFIG).write_text(config)
   _copy(source.companions, output)
 
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from launch import config, gin_errors, main, user_modules
+from launch import config, gin_errors, gin_writer, main, user_modules
 from tests import guides
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -121,9 +121,21 @@ def test_an_included_file_brings_its_folder(mine, tmp_path):
   assert size(name) == 5
 
 
-def test_nothing_is_recorded_without_modules_of_ones_own(tmp_path):
+def test_nothing_is_recorded_without_modules_of_ones_own(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)  # No module of Python's own is from there.
   config.load([write(tmp_path / "a.gin", 'include "models/palm/tiny.gin"')])
   assert not config.text().startswith("#")
+
+
+def test_an_object_of_ones_own_is_written_and_read(mine, tmp_path):
+  folder, name = mine
+  config.load([write(folder / "a.gin", f"import {name}")])
+  thing = sys.modules[name].Thing(size=7)
+  text = gin_writer.text(thing)
+  assert f"\nimport {name}\n" in text
+  (tmp_path / "b.gin").write_text(user_modules.record(text))
+  config.load([tmp_path / "b.gin"])
+  assert size(name) == 7
 
 
 def test_what_is_installed_comes_first(mine):

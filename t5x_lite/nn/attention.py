@@ -163,7 +163,7 @@ class Attention(nn.Module):
 
   def empty_cache(self, batch: int, length: int, dtype) -> KVCache:
     """Returns a cache of `length` empty slots a row."""
-    num_kv_heads = self.num_kv_heads or self.num_heads
+    num_kv_heads = self.kv_heads
     shape = (batch, num_kv_heads, length, self.head_dim)
     return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
@@ -191,7 +191,7 @@ class Attention(nn.Module):
     return nn.with_logical_constraint(x_BTNH, axes).swapaxes(1, 2)
 
   def _keys_and_values(self, source_BSD, context, position, cache, slot):
-    num_kv_heads = self.num_kv_heads or self.num_heads
+    num_kv_heads = self.kv_heads
     # Cached keys are already rotated. With a cache of self-attention only the
     # queries' own tokens are new.
     tokens = context.key if cache is None else context.query

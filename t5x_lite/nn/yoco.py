@@ -50,7 +50,7 @@ class DecoderDecoder(nn.Module):
 
   def __post_init__(self):
     shapes = {
-      (layer.attention.num_kv_heads or layer.attention.num_heads,
+      (layer.attention.kv_heads,
        layer.attention.head_dim)
       for layer in self.cross_decoder.period
     }  # fmt: skip
@@ -108,7 +108,7 @@ class DecoderDecoder(nn.Module):
 
   def _shared(self, x_BTD, tokens, cache, slot) -> SharedKV:
     attention = self.cross_decoder.period[0].attention
-    num_kv_heads = attention.num_kv_heads or attention.num_heads
+    num_kv_heads = attention.kv_heads
     x_BTD = self.norm.copy(name="shared_norm")(x_BTD)
 
     def heads(name):

@@ -102,6 +102,11 @@ class CrossEntropy:
     """
     denominator = self.denominator(weights_BT)
     weights_BT = weights_BT.astype(jnp.float32)
+    weight = jnp.sum(weights_BT)
+    # Always so, but it makes devices add up the weights before anything else.
+    # Sums over devices that do not depend on each other can start in another
+    # order on each emulated device of a CPU, and then wait for ever.
+    weights_BT = jnp.where(weight >= 0, weights_BT, 0)
     sums = _sums(
       self,
       head.soft_cap,
@@ -111,7 +116,6 @@ class CrossEntropy:
       weights_BT,
       self._counted(weights_BT),
     )
-    weight = jnp.sum(weights_BT)
     return {
       "objective": Term(sums["objective"], denominator),
       "loss": Term(sums["loss"], weight),

@@ -9,50 +9,6 @@ import jax.numpy as jnp
 from t5x_lite.losses.terms import Term, Terms
 
 
-@dataclasses.dataclass(frozen=True)
-class Classification:
-  """Trains the classifier alone: cross-entropy of the batch's `class_targets`.
-
-  Fine-tuning for sequence or token classification. Pretraining that adds a
-  classifier to the language model's loss (BERT's next sentence) has it from
-  `CrossEntropy.class_weight`.
-  """
-
-  rows_per_unit = 1
-  reads_classes = True
-
-  @property
-  def minimised(self) -> Mapping[str, float]:
-    return {"loss": 1.0, "moe_loss": 1.0}
-
-  def __call__(self, model, params, batch, *, key=None) -> Terms:
-    outputs = model.outputs(params, batch, key=key)
-    targets = class_targets(batch, outputs.tokens.segment)
-    return {**class_terms(outputs.class_logits, targets), **outputs.auxiliary}
-
-
-@dataclasses.dataclass(frozen=True)
-class Reward:
-  """Trains a classifier of one class to prefer the chosen text of a pair.
-
-  Rows 2i and 2i + 1 are a pair; `class_targets` is 1 for the chosen text, 0 for
-  the rejected one and -1 for padding. The loss is -log sigmoid of the
-  difference of their rewards (Ouyang et al. 2022, arXiv:2203.02155, Eq. 1).
-  """
-
-  rows_per_unit = 2
-  reads_classes = True
-
-  @property
-  def minimised(self) -> Mapping[str, float]:
-    return {"loss": 1.0, "moe_loss": 1.0}
-
-  def __call__(self, model, params, batch, *, key=None) -> Terms:
-    outputs = model.outputs(params, batch, key=key)
-    targets = class_targets(batch, outputs.tokens.segment)
-    return {**reward_terms(outputs.class_logits, targets), **outputs.auxiliary}
-
-
 def class_targets(
   batch: Mapping[str, jax.Array], segment: jax.Array
 ) -> jax.Array:
@@ -127,3 +83,36 @@ def reward_terms(logits: jax.Array, targets: jax.Array) -> Terms:
     "loss": Term(-jnp.sum(jax.nn.log_sigmoid(differences) * weights), weight),
     "accuracy": Term(jnp.sum((differences > 0) * weights), weight),
   }
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+  """Trains the classifier alone: cross-entropy of the batch's `class_targets`.
+
+  Fine-tuning for sequence or token classification. Pretraining that adds a
+  classifier to the language model's loss (BERT's next sentence) has it from
+  `CrossEntropy.class_weight`.
+  """
+
+  rows_per_unit = 1
+  reads_classes = True
+  minimised = {"loss": 1.0, "moe_loss": 1.0}
+  terms = staticmethod(class_terms)
+
+  def __call__(self, model, params, batch, *, key=None) -> Terms:
+    outputs = model.outputs(params, batch, key=key)
+    targets = class_targets(batch, outputs.tokens.segment)
+    return {**self.terms(outputs.class_logits, targets), **outputs.auxiliary}
+
+
+@dataclasses.dataclass(frozen=True)
+class Reward(Classification):
+  """Trains a classifier of one class to prefer the chosen text of a pair.
+
+  Rows 2i and 2i + 1 are a pair; `class_targets` is 1 for the chosen text, 0 for
+  the rejected one and -1 for padding. The loss is -log sigmoid of the
+  difference of their rewards (Ouyang et al. 2022, arXiv:2203.02155, Eq. 1).
+  """
+
+  rows_per_unit = 2
+  terms = staticmethod(reward_terms)

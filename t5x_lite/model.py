@@ -1,8 +1,8 @@
 """Model: what a batch means to a Transformer.
 
 row_formats.py has the keys of a batch, and data/feature_converters.py draws it.
-Some models read more: `encoder_token_types`, `decoder_block_positions` (GLM's
-places within blanks), and `class_targets`, [B] or [B, T], -1 for none.
+Some models read more: features of tokens (`TokenInfo.features`), and
+`class_targets`, [B] or [B, T], -1 for none.
 """
 
 import dataclasses
@@ -18,7 +18,6 @@ from t5x_lite.losses import CrossEntropy, Loss, Term, Terms, objective
 from t5x_lite.nn.attention_rules import PrefixCausal, TokenInfo
 from t5x_lite.nn.caches import StackCache
 from t5x_lite.nn.heads import Head
-from t5x_lite.nn.positions import Learned2D
 from t5x_lite.nn.transformer import Transformer
 from t5x_lite.row_formats import RowFormat, token_info
 
@@ -32,7 +31,7 @@ class DecodeState(NamedTuple):
   Attributes:
     cache: of the decoder; every row writes the same slot.
     slot: int32 scalar, the next slot to write.
-    next: where the next token of each row stands, [B, 1].
+    next: the info of the next token of each row, [B, 1].
     source: the encoder's tokens, or None.
   """
 
@@ -87,14 +86,21 @@ class Model:
     """Returns the shapes of a batch whose sides are `row_lengths` long."""
     batch = self.row_format.abstract_batch(rows, row_lengths)
     ids = batch[f"{self.row_format.scored_side}_input_tokens"]
-    decoder = self.transformer.decoder
-    if isinstance(getattr(decoder, "position", None), Learned2D):
-      batch["decoder_block_positions"] = ids
+    batch |= dict.fromkeys(self._token_features(), ids)
     if self.loss.reads_classes:
       of_tokens = _classifier(self.transformer).pool is None
       shape = ids.shape if of_tokens else ids.shape[:1]
       batch["class_targets"] = jax.ShapeDtypeStruct(shape, ids.dtype)
     return batch
+
+  def _token_features(self) -> list[str]:
+    """Lists the keys of the features of tokens that the positions read."""
+    return [
+      f"{side}_{name}"
+      for side in self.row_format.sides
+      if (stack := getattr(self.transformer, side)) is not None
+      for name in stack.position.token_features
+    ]
 
   @property
   def reads_packed_rows(self) -> bool:
@@ -141,11 +147,8 @@ class Model:
 
   def _init(self, key):
     ids = jnp.zeros((1, 1), jnp.int32)
-    batch = {
-      f"{side}_{name}": ids
-      for side in ("encoder", "decoder")
-      for name in ("input_tokens", "block_positions")
-    }
+    keys = [f"{side}_input_tokens" for side in self.row_format.sides]
+    batch = dict.fromkeys([*keys, *self._token_features()], ids)
 
     def forward(transformer):
       hidden_BTD, tokens = _hidden(transformer, batch)
@@ -333,7 +336,8 @@ def _prefill_decoder_of_encoder(transformer, batch, max_new_tokens):
   start_B = jnp.zeros(rows, jnp.int32)
   if "decoder_input_tokens" in batch:
     start_B = batch["decoder_input_tokens"][:, 0]
-  first = _standing(jnp.zeros_like(start_B), jnp.zeros_like(start_B), None)
+  zeros_B1 = jnp.zeros((rows, 1), jnp.int32)
+  first = TokenInfo(zeros_B1, zeros_B1, zeros_B1 + 1, zeros_B1 > 0)
   state = DecodeState(cache, jnp.int32(0), first, source)
   return _step(transformer, state, start_B, source_BSD=encoded_BSD)
 
@@ -351,33 +355,15 @@ def _prefill_decoder_only(transformer, batch, max_new_tokens):
   hidden_BTD, cache = transformer.decode(ids, tokens, cache=cache, slot=slot)
 
   def last(x_BT):
-    places_B1 = (prompt_length_B - 1)[:, None]
+    places_B1 = jnp.maximum(prompt_length_B - 1, 0)[:, None]
     x_BT = jnp.broadcast_to(x_BT, (rows, length, *x_BT.shape[2:]))
     places = places_B1.reshape(rows, 1, *(1,) * (x_BT.ndim - 2))
     return jnp.take_along_axis(x_BT, places, axis=1)
 
-  if tokens.block_position is None:
-    following = _standing(prompt_length_B, prompt_length_B, None)
-  else:  # What fills a blank keeps the blank's place in the text.
-    following = _standing(
-      prompt_length_B,
-      last(tokens.position)[:, 0],
-      last(tokens.block_position)[:, 0] + 1,
-    )
-  state = DecodeState(cache, jnp.int32(length), following, None)
+  first = transformer.decoder.position.following(jax.tree.map(last, tokens))
+  first = first._replace(prefix=jnp.zeros_like(first.prefix))
+  state = DecodeState(cache, jnp.int32(length), first, None)
   return transformer.logits(last(hidden_BTD))[:, 0], state
-
-
-def _standing(index_B, position_B, block_B) -> TokenInfo:
-  """Says where one generated token of each row stands."""
-  ones_B1 = jnp.ones_like(index_B[:, None])
-  return TokenInfo(
-    index=index_B[:, None],
-    position=position_B[:, None],
-    segment=ones_B1,
-    prefix=jnp.zeros_like(ones_B1, bool),
-    block_position=None if block_B is None else block_B[:, None],
-  )
 
 
 def _step(transformer, state, tokens_B, *, source_BSD):
@@ -388,10 +374,6 @@ def _step(transformer, state, tokens_B, *, source_BSD):
   hidden_B1D, cache = transformer.decode(
     tokens_B[:, None], here, cache=state.cache, slot=state.slot, **source
   )
-  if here.block_position is None:
-    following = here._replace(position=here.position + 1)
-  else:
-    following = here._replace(block_position=here.block_position + 1)
-  following = following._replace(index=here.index + 1)
+  following = transformer.decoder.position.following(here)
   new_state = DecodeState(cache, state.slot + 1, following, state.source)
   return transformer.logits(hidden_B1D)[:, 0], new_state

@@ -39,8 +39,12 @@ KINDS = (
   _ALIGNED,
   _ALIGNED | {"token_types", "next_sentence"},
 )
+# A batch's keys are a side and one of these; others of a side are features of
+# its tokens, which the modules that read them know by name.
+_SIDE = ("input_tokens", "segment_ids", "positions")
+_SCORED, _PROMPT = ("target_tokens", "loss_weights"), "causal_attention"
 # Features of one number per example, not of a sequence.
-_LABELS = {"next_sentence"}
+LABELS = {"next_sentence"}
 
 Lengths = Mapping[str, int]
 Array = jax.Array | np.ndarray
@@ -119,7 +123,7 @@ class RowFormat:
     Raises:
       ValueError: lengths that are missing, superfluous, unequal or too small.
     """
-    given = {**lengths, **{n: 1 for n in names if n in _LABELS}}
+    given = {**lengths, **{n: 1 for n in names if n in LABELS}}
     for aligned in self._aligned(names):
       sizes = {given[name] for name in aligned if name in given}
       if len(sizes) > 1:
@@ -137,7 +141,7 @@ class RowFormat:
       )
     for name, length in given.items():
       # One for a token, one for the end of the sequence.
-      if length < 2 and name not in _LABELS:
+      if length < 2 and name not in LABELS:
         raise ValueError(f"length of {name} ({length}) must be at least 2")
     if given.get("decoder", given["targets"]) < given["targets"]:
       raise ValueError(
@@ -182,12 +186,11 @@ class RowFormat:
 
   def batch_keys(self) -> dict[str, str]:
     """Returns the keys of a batch -> the side whose length each has."""
-    names = ("input_tokens", "segment_ids", "positions")
-    keys = {f"{side}_{name}": side for side in self.sides for name in names}
+    keys = {f"{side}_{name}": side for side in self.sides for name in _SIDE}
     scored = self.scored_side
-    keys |= {f"{scored}_{n}": scored for n in ("target_tokens", "loss_weights")}
+    keys |= {f"{scored}_{name}": scored for name in _SCORED}
     if self.shares_row:
-      keys["decoder_causal_attention"] = "decoder"
+      keys[f"decoder_{_PROMPT}"] = "decoder"
     return keys
 
   def abstract_batch(self, rows: int, row_lengths: Lengths) -> dict[str, Any]:
@@ -342,7 +345,7 @@ class Encoder(RowFormat):
 
   def _aligned(self, names):
     if "weights" in names:
-      yield [name for name in names if name not in _LABELS]
+      yield [name for name in names if name not in LABELS]
 
   def _optional_lengths(self, names):
     return ()
@@ -366,7 +369,7 @@ ALL = {f.name: f for f in (ENCODER_DECODER, CAUSAL, PREFIX, ENCODER)}
 
 
 def token_info(batch: Mapping[str, Array], side: str) -> TokenInfo:
-  """Returns index, position and segment of a side's tokens; ids suffice."""
+  """Returns what a batch says of a side's tokens; their ids suffice."""
   ids = batch[f"{side}_input_tokens"]
   index = jnp.arange(ids.shape[1], dtype=jnp.int32)[None]
   # Without segment ids, a 0 is padding in an encoder. In a decoder a 0 may be
@@ -377,5 +380,14 @@ def token_info(batch: Mapping[str, Array], side: str) -> TokenInfo:
     position=batch.get(f"{side}_positions", index),
     segment=batch.get(f"{side}_segment_ids", segment.astype(jnp.int32)),
     prefix=batch.get(f"{side}_causal_attention", jnp.zeros_like(ids)) > 0,
-    block_position=batch.get(f"{side}_block_positions"),
+    features={
+      key.removeprefix(f"{side}_"): batch[key]
+      for key in sorted(batch)
+      if key.startswith(f"{side}_") and key not in _known_keys(side)
+    },
   )
+
+
+def _known_keys(side: str) -> set[str]:
+  """Returns the keys of a side that are no further features of its tokens."""
+  return {f"{side}_{name}" for name in (*_SIDE, *_SCORED, _PROMPT)}

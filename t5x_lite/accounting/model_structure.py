@@ -9,7 +9,6 @@ import dataclasses
 import jax
 
 from t5x_lite.nn.stack import Period
-from t5x_lite.nn.yoco import DecoderDecoder
 
 _ORDER = ("token_embedding", "encoder", "decoder", "head")
 _HALVES = ("self_decoder", "cross_decoder")
@@ -69,15 +68,11 @@ def without_remat(model):
 
 
 def _with_stacks(model, change):
-  def changed(stack):
-    if isinstance(stack, DecoderDecoder):
-      halves = {half: change(getattr(stack, half)) for half in _HALVES}
-      return stack.clone(**halves)
-    return stack and change(stack)
-
   transformer = model.transformer
   sides = {
-    side: changed(getattr(transformer, side)) for side in ("encoder", "decoder")
+    side: stack.map_stacks(change)
+    for side in ("encoder", "decoder")
+    if (stack := getattr(transformer, side)) is not None
   }
   return dataclasses.replace(model, transformer=transformer.clone(**sides))
 
@@ -97,10 +92,7 @@ def _runs(model, rows):
   elif encoder is not None:
     source = source and -(-source // encoder.pool)
     yield encoder, source, None
-  halves = [decoder]
-  if isinstance(decoder, DecoderDecoder):
-    halves = [getattr(decoder, half) for half in _HALVES]
-  for stack in halves if decoder is not None else []:
+  for stack in decoder.stacks if decoder is not None else ():
     yield stack, rows.get("decoder"), source
 
 

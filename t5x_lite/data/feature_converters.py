@@ -276,7 +276,7 @@ class Encoder(Converter):
   MODEL_FEATURES: Mapping = model_features("encoder", *_SCORED)
 
   def row_lengths(self, lengths):
-    label = {"class": 1} if "next_sentence" in lengths else {}
+    label = {"class": 1} if row_formats.LABELS & lengths.keys() else {}
     return {"encoder": lengths["inputs"], **label}
 
   def arrange(self, example):
@@ -287,23 +287,23 @@ class Encoder(Converter):
       "encoder_target_tokens": example["targets"],
       "encoder_loss_weights": example["weights"],
     }
-    if "token_types" in example:
-      _check_aligned(example, "inputs", "token_types")
-      arranged |= {
-        "encoder_token_types": example["token_types"],
-        "class_targets": example["next_sentence"],
-      }
+    for name in example.keys() - {"inputs", "targets", "weights"}:
+      if name in row_formats.LABELS:
+        arranged["class_targets"] = example[name]
+      else:
+        _check_aligned(example, "inputs", name)
+        arranged[f"encoder_{name}"] = example[name]
     return arranged
 
   def _convert_features(self, ds, task_feature_lengths):
-    if "next_sentence" not in task_feature_lengths:
-      return super()._convert_features(ds, task_feature_lengths)
+    ds = super()._convert_features(ds, task_feature_lengths)
+    if not row_formats.LABELS & task_feature_lengths.keys():
+      return ds
     if self.pack:
       raise ValueError(
         "sentence pairs have a label for each row and cannot be packed: set "
         "pack to False"
       )
-    ds = super()._convert_features(ds, task_feature_lengths)
 
     def label_rows(row):
       label = row["class_targets"][0]

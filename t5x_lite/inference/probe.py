@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5x_lite.model import Batch, Model, Params
-from t5x_lite.nn.yoco import DecoderDecoder
 
 # In the order in which tokens pass through them.
 _ORDER = (
@@ -123,8 +122,6 @@ def logit_lens(
 
   def read(transformer, states):
     stack = transformer.decoder or transformer.encoder
-    if isinstance(stack, DecoderDecoder):
-      stack = stack.cross_decoder
     if stack.final_norm is not None:
       states = stack.final_norm(states)
     return transformer.logits(states)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from t5x_lite.losses.classification import class_targets, class_terms
 from t5x_lite.losses.terms import Term, Terms
+from t5x_lite.nn import checks
 from t5x_lite.nn.heads import Head
 
 NORMALIZERS = ("target_tokens", "all_tokens", "sequences")
@@ -45,19 +46,14 @@ class CrossEntropy:
   class_weight: float = 1.0
 
   def __post_init__(self):
-    if self.normalizer not in NORMALIZERS:
-      raise ValueError(
-        f"unknown normalizer {self.normalizer!r}: use one of "
-        f"{', '.join(NORMALIZERS)}"
-      )
+    checks.one_of(self, "normalizer", NORMALIZERS)
+    checks.at_least_one(self, "chunk_tokens")
     if self.z_loss < 0:
       raise ValueError(f"z_loss ({self.z_loss}) must not be negative")
     if not 0 <= self.label_smoothing < 1:
       raise ValueError(
         f"label_smoothing ({self.label_smoothing}) must be in [0, 1)"
       )
-    if self.chunk_tokens is not None and self.chunk_tokens < 1:
-      raise ValueError(f"chunk_tokens ({self.chunk_tokens}) must be positive")
 
   @property
   def minimised(self) -> Mapping[str, float]:

@@ -15,10 +15,13 @@ attended to):
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+
+from t5x_lite.nn import checks
 
 
 class TokenInfo(NamedTuple):
@@ -29,15 +32,15 @@ class TokenInfo(NamedTuple):
     position: position in its own document, int32, for position encodings.
     segment: number of the document in a packed row, int32; 0 is padding.
     prefix: whether the token belongs to the bidirectional prefix, bool.
-    block_position: position within a filled blank, 0 outside, int32, for
-      encodings with a second position (GLM); else None.
+    features: what else the task says of each token, by name, int32; only the
+      modules that name a feature read it ("block_positions", "token_types").
   """
 
   index: jax.Array
   position: jax.Array
   segment: jax.Array
   prefix: jax.Array
-  block_position: jax.Array | None = None
+  features: Mapping[str, jax.Array] = {}
 
 
 class AttentionRule(Protocol):
@@ -87,8 +90,7 @@ class Window:
   size: int
 
   def __post_init__(self):
-    if self.size < 1:
-      raise ValueError(f"Window.size ({self.size}) must be at least 1")
+    checks.at_least_one(self, "size")
 
   def __call__(self, query: TokenInfo, key: TokenInfo) -> jax.Array:
     distance = query.index[:, :, None] - key.index[:, None, :]

@@ -67,5 +67,5 @@ def write_tokens(
     new_BT = jnp.broadcast_to(new_BT, (old_BS.shape[0], new_BT.shape[1]))
     return jax.lax.dynamic_update_slice_in_dim(old_BS, new_BT, slot, axis=1)
 
-  # No encoding reads a key's place in its blank.
-  return jax.tree.map(write, cached, new._replace(block_position=None))
+  # Features are read where tokens are embedded; no key is asked for them.
+  return jax.tree.map(write, cached, new._replace(features={}))

@@ -1,5 +1,6 @@
 """Checks of settings where an object is built: one line shows the number."""
 
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -11,6 +12,16 @@ def at_least_one(owner: Any, *names: str):
       raise ValueError(
         f"{type(owner).__name__}.{name} ({value}) must be at least 1"
       )
+
+
+def one_of(owner: Any, name: str, allowed: Iterable[str | None]):
+  """Refuses a field whose value is not one of those that it may have."""
+  value, allowed = getattr(owner, name), tuple(allowed)
+  if value not in allowed:
+    raise ValueError(
+      f"unknown {type(owner).__name__}.{name} {value!r}: use one of "
+      f"{', '.join(map(str, allowed))}"
+    )
 
 
 def dropout_rate(owner: Any):

@@ -59,11 +59,7 @@ class MLP(FeedForward):
   def __post_init__(self):
     checks.at_least_one(self, "hidden")
     checks.dropout_rate(self)
-    if self.activation not in ACTIVATIONS:
-      raise ValueError(
-        f"unknown activation {self.activation!r}: use one of "
-        f"{', '.join(ACTIVATIONS)}"
-      )
+    checks.one_of(self, "activation", ACTIVATIONS)
     super().__post_init__()
 
   @nn.compact

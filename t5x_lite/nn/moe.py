@@ -103,11 +103,7 @@ class MoE(FeedForward):
         f"MoE.capacity_factor ({self.capacity_factor}) and expert_capacity "
         f"({self.expert_capacity}) both set an expert's capacity: choose one"
       )
-    if self.routing not in ROUTINGS:
-      raise ValueError(
-        f"unknown MoE.routing {self.routing!r}: use one of "
-        f"{', '.join(ROUTINGS)}"
-      )
+    checks.one_of(self, "routing", ROUTINGS)
     super().__post_init__()
 
   def check(self, rule: AttentionRule):

@@ -6,6 +6,7 @@ layer, `bias` adds to the attention logits of every layer.
 """
 
 import math
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -17,7 +18,13 @@ from t5x_lite.nn.rope_scaling import RopeScaling
 
 
 class PositionEncoding(nn.Module):
-  """Base of all encodings; does nothing by itself."""
+  """Base of all encodings; does nothing by itself.
+
+  Attributes:
+    token_features: the names in TokenInfo.features that it reads.
+  """
+
+  token_features: ClassVar[tuple[str, ...]] = ()
 
   def check(self, num_heads: int, head_dim: int):
     """Refuses attention heads that the encoding does not fit."""
@@ -42,6 +49,10 @@ class PositionEncoding(nn.Module):
     """Returns what is added to the logits, [B or 1, N, T, S], or None."""
     del query, key
     return None
+
+  def following(self, tokens: TokenInfo) -> TokenInfo:
+    """Returns the info of the tokens generated after these, one for each."""
+    return tokens._replace(index=tokens.index + 1, position=tokens.position + 1)
 
 
 class NoPosition(PositionEncoding):
@@ -311,6 +322,8 @@ class Learned2D(PositionEncoding):
     stddev: of the initial values.
   """
 
+  token_features = ("block_positions",)
+
   max_length: int
   max_blank: int
   stddev: float = 0.02
@@ -321,7 +334,7 @@ class Learned2D(PositionEncoding):
 
   @nn.compact
   def embed(self, x_BTD: jax.Array, tokens: TokenInfo) -> jax.Array:
-    if tokens.block_position is None:
+    if "block_positions" not in tokens.features:
       raise ValueError(
         "Learned2D needs positions within blanks, decoder_block_positions: "
         "use a GLM objective"
@@ -330,7 +343,13 @@ class Learned2D(PositionEncoding):
     text = _table(self, "position_embedding", self.max_length, width)
     blank = _table(self, "block_embedding", self.max_blank + 1, width)
     x_BTD += _rows(text, tokens.position, dtype)
-    return x_BTD + _rows(blank, tokens.block_position, dtype)
+    return x_BTD + _rows(blank, tokens.features["block_positions"], dtype)
+
+  def following(self, tokens: TokenInfo) -> TokenInfo:
+    # What fills a blank keeps the blank's position in the text.
+    in_block = tokens.features["block_positions"] + 1
+    features = {**tokens.features, "block_positions": in_block}
+    return tokens._replace(index=tokens.index + 1, features=features)
 
 
 def _table(module, name, rows, width):

@@ -5,7 +5,7 @@ are the same stack under different attention rules (nn/attention_rules.py).
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -83,11 +83,7 @@ class Layer(nn.Module):
         f"Layer.position ({type(self.position).__name__}) is added to the "
         "embeddings, before the first layer: set it as Stack.position"
       )
-    if self.norm_placement not in PLACEMENTS:
-      raise ValueError(
-        f"unknown Layer.norm_placement {self.norm_placement!r}: use one of "
-        f"{', '.join(PLACEMENTS)}"
-      )
+    checks.one_of(self, "norm_placement", PLACEMENTS)
     if self.residual_scale != 1 and self.norm_placement != "post":
       raise ValueError(
         f"residual_scale ({self.residual_scale}) needs norm_placement='post', "
@@ -106,8 +102,8 @@ class Layer(nn.Module):
       )
     if self.cross_attention and self.cross_attention.distances is not None:
       raise ValueError(
-        "cross_attention has distances, but its queries and keys are of two "
-        "texts: set Attention.distances in self-attention alone"
+        "cross_attention relates two texts and has no distances: set "
+        "Attention.distances in self-attention alone"
       )
     if self.cross_attention is self.attention:
       # One instance in two places would silently share its parameters.
@@ -266,11 +262,7 @@ class Stack(nn.Module):
       )
     for layer in self.period:
       layer.check(self.rule, self.position)
-    if self.remat not in (None, *REMAT_POLICIES):
-      raise ValueError(
-        f"unknown remat policy {self.remat!r}: use None or one of "
-        f"{', '.join(REMAT_POLICIES)}"
-      )
+    checks.one_of(self, "remat", (None, *REMAT_POLICIES))
     # One instance in two places would silently share its parameters.
     if self.final_norm is self.period[0].norm:
       self.final_norm = self.final_norm.clone()
@@ -289,6 +281,15 @@ class Stack(nn.Module):
   def layers(self) -> tuple[Layer, ...]:
     """Returns all layers in order."""
     return self.period * (self.num_layers // len(self.period))
+
+  @property
+  def stacks(self) -> tuple["Stack", ...]:
+    """Returns the stacks that run one after the other: this one."""
+    return (self,)
+
+  def map_stacks(self, change: Callable[["Stack"], "Stack"]) -> "Stack":
+    """Returns a copy with each of the stacks changed."""
+    return change(self)
 
   @nn.compact
   def __call__(
@@ -317,7 +318,7 @@ class Stack(nn.Module):
       rule: replaces Stack.rule when the decoder also serves as the encoder.
 
     Returns:
-      [B, T, D], T less by `pool`, and the cache, if any, with the T tokens.
+      [B, T / pool, D], and the cache, if any, with the T tokens.
     """
     x_BTD = self.position.embed(x_BTD, tokens)
     if self.input_norm is not None:
@@ -325,7 +326,7 @@ class Stack(nn.Module):
     x_BTD = dropout(self, x_BTD, self.dropout_rate)
     if self.pool > 1:
       x_BTD = pooling.pool(x_BTD, tokens, self.pool)
-      tokens = self.pooled(tokens)
+      tokens = pooling.pooled_tokens(tokens, self.pool)
 
     cached_tokens = cache and write_tokens(cache.tokens, tokens, slot)
     keys = shared_kv.tokens if shared_kv else (cached_tokens or tokens)
@@ -372,10 +373,6 @@ class Stack(nn.Module):
       x_BTD, layer_cache = run(layer, x_BTD, caches and caches[i])
       written.append(layer_cache)
     return x_BTD, caches and tuple(written)
-
-  def pooled(self, tokens: TokenInfo) -> TokenInfo:
-    """Returns where the stack's output tokens stand."""
-    return pooling.pooled_tokens(tokens, self.pool)
 
   def empty_cache(
     self, batch: int, length: int, *, source_length: int = 0, dtype

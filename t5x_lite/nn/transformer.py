@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.nn import checks
+from t5x_lite.nn import checks, pooling
 from t5x_lite.nn.attention_rules import Full, TokenInfo
 from t5x_lite.nn.caches import StackCache
 from t5x_lite.nn.heads import Classifier, Head, HeadTransform
@@ -102,8 +102,7 @@ class Transformer(nn.Module):
       )
     if decoder is None:
       return
-    pooling = not isinstance(decoder, DecoderDecoder) and decoder.pool > 1
-    if pooling:
+    if decoder.pool > 1:
       raise ValueError(f"Stack.pool ({decoder.pool}) is for encoders alone")
     crosses = [layer.cross_attention is not None for layer in decoder.layers]
     if self.has_encoder and not all(crosses):
@@ -195,7 +194,8 @@ class Transformer(nn.Module):
       x_BSD = self.embed(ids_BS, types_BS, "decoder")
       return self.decoder(x_BSD, tokens, rule=Full())[0], tokens
     x_BSD = self.embed(ids_BS, types_BS, "encoder")
-    return self.encoder(x_BSD, tokens)[0], self.encoder.pooled(tokens)
+    tokens_out = pooling.pooled_tokens(tokens, self.encoder.pool)
+    return self.encoder(x_BSD, tokens)[0], tokens_out
 
   def decode(
     self, ids_BT: jax.Array, tokens: TokenInfo, **source_and_cache

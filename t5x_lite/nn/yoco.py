@@ -3,6 +3,7 @@
 Sun et al. 2024, You Only Cache Once, arXiv:2405.05254.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -64,9 +65,10 @@ class DecoderDecoder(nn.Module):
         "the cross_decoder's layers read one cache of keys, rotated once: set "
         "Stack.position, not Layer.position"
       )
-    for stack in (self.self_decoder, self.cross_decoder):
-      if any(layer.cross_attention for layer in stack.period):
-        raise ValueError("a DecoderDecoder has no encoder: no cross_attention")
+    if any(layer.cross_attention for layer in self.layers):
+      raise ValueError("a DecoderDecoder has no encoder: no cross_attention")
+    if any(stack.pool > 1 for stack in self.stacks):
+      raise ValueError("Stack.pool is for encoders alone: use pool=1 in both")
     super().__post_init__()
 
   @property
@@ -88,6 +90,26 @@ class DecoderDecoder(nn.Module):
   def num_layers(self) -> int:
     """Returns the layers of both halves."""
     return len(self.layers)
+
+  @property
+  def pool(self) -> int:
+    """Returns 1: a decoder does not pool."""
+    return 1
+
+  @property
+  def final_norm(self) -> nn.Module | None:
+    """Returns the cross-decoder's final norm."""
+    return self.cross_decoder.final_norm
+
+  @property
+  def stacks(self) -> tuple[Stack, ...]:
+    """Returns the stacks that run one after the other."""
+    return self.self_decoder, self.cross_decoder
+
+  def map_stacks(self, change: Callable[[Stack], Stack]) -> "DecoderDecoder":
+    """Returns a copy with both halves changed."""
+    lower, upper = map(change, self.stacks)
+    return self.clone(self_decoder=lower, cross_decoder=upper)
 
   @nn.compact
   def __call__(

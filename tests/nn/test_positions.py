@@ -203,7 +203,7 @@ def test_tokens_of_a_blank_share_its_place_in_the_text():
   }
   position = Learned2D(max_length=8, max_blank=3)
   row = tokens([0, 1, 2, 2, 2])._replace(
-    block_position=jnp.array([[0, 0, 0, 1, 2]])
+    features={"block_positions": jnp.array([[0, 0, 0, 1, 2]])}
   )
   ours = run(position, "embed", jnp.zeros((1, 5, 4)), row, params=table)[0]
   expected = np.eye(8, 4)[[0, 1, 2, 2, 2]] + [[0], [0], [0], [10], [20]]

@@ -26,7 +26,7 @@ MAY_IMPORT = {
   "interop": ("nn", "model", "devices", "decoding"),
   "data": ("files", "row_formats"),
   "inference": (
-    "files", "nn", "row_formats", "model", "devices", "decoding", "data",
+    "files", "row_formats", "model", "devices", "decoding", "data",
   ),
   "evaluation": (
     "files", "losses", "row_formats", "model", "devices", "decoding", "data",

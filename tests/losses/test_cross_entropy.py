@@ -200,7 +200,7 @@ def test_a_batch_without_loss_bearing_tokens_is_zero_not_nan(normalizer):
     ({"normalizer": "tokens"}, "'tokens': use one of target_tokens, "),
     ({"label_smoothing": 1.0}, r"label_smoothing \(1.0\) must be in \[0, 1\)"),
     ({"label_smoothing": -0.1}, r"label_smoothing \(-0.1\)"),
-    ({"chunk_tokens": 0}, r"chunk_tokens \(0\) must be positive"),
+    ({"chunk_tokens": 0}, r"chunk_tokens \(0\) must be at least 1"),
     ({"z_loss": -1e-4}, r"z_loss \(-0.0001\)"),
   ],
 )

@@ -21,6 +21,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
+from orbax.checkpoint import checkpoint_managers as preservation
 
 from t5x_lite.checkpoints import saved_step
 from t5x_lite.checkpoints.digests import Damaged
@@ -106,9 +107,9 @@ class Checkpoints:
     metrics = {name: float(value) for name, value in (metrics or {}).items()}
     with self._one_line_errors(step):
       if self._manager is None:
-        self._retention = _Retention(self._keep, self.directory)
-        self._manager = _manager(self.directory, self._retention)
-      self._retention.add(step, metrics)
+        self._best = _Best(self._keep, self.directory)
+        self._manager = _manager(self.directory, self._keep, self._best)
+      self._best.add(step, metrics)
       disk.check_room(self.directory, state)
       args = saved_step.save_args(state, iterator, metrics)
       self._manager.save(step, args=args, force=True)
@@ -276,8 +277,12 @@ def newest_sound(
   )
 
 
-class _Retention:
-  """Implements `Retention` as Orbax's preservation policy."""
+class _Best:
+  """Preserves the best steps by a metric, as `Retention` says.
+
+  Orbax's BestN ranks NaN like a number, and a restarted run would have to read
+  every old step before it could save.
+  """
 
   def __init__(self, keep: Retention, folder: epath.Path) -> None:
     self._keep = keep
@@ -305,32 +310,30 @@ class _Retention:
     self, checkpoints: Sequence[Any], *, context: Any
   ) -> list[bool]:
     del context
-    keep, steps = self._keep, [checkpoint.step for checkpoint in checkpoints]
-    if keep.last is None:
-      return [True] * len(steps)
-    kept = set(steps[-max(keep.last, 1) :])
-    if keep.every is not None:
-      kept |= {step for step in steps if step % keep.every == 0}
-    if keep.best is not None:
-      sign = 1 if keep.mode == "min" else -1
-      best_first = sorted(  # The newer one of a tie comes first.
-        self._metrics.keys() & set(steps),
-        key=lambda step: (sign * self._metrics[step], -step),
-      )
-      kept |= set(best_first[: keep.best])
-    return [step in kept for step in steps]
+    steps = [checkpoint.step for checkpoint in checkpoints]
+    sign = 1 if self._keep.mode == "min" else -1
+    best_first = sorted(  # The newer one of a tie comes first.
+      self._metrics.keys() & set(steps),
+      key=lambda step: (sign * self._metrics[step], -step),
+    )
+    best = best_first[: self._keep.best or 0]
+    return [step in best for step in steps]
 
 
 def _manager(
-  folder: epath.Path, retention: _Retention
+  folder: epath.Path, keep: Retention, best: _Best
 ) -> ocp.CheckpointManager:
   """Returns Orbax's manager, which we use to save and delete, not to read."""
+  last = keep.last if keep.last is None else max(keep.last, 1)
+  policies = [preservation.LatestN(last), best]
+  if keep.every is not None:
+    policies.append(preservation.EveryNSteps(keep.every))
   options = ocp.CheckpointManagerOptions(
     # The iterator is saved into this directory before `save` returns.
     async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
     cleanup_tmp_directories=True,
     lightweight_initialize=True,  # A damaged old step must not stop a run.
-    preservation_policy=retention,
+    preservation_policy=preservation.AnyPreservationPolicy(policies),
     save_root_metadata=False,
   )
   return ocp.CheckpointManager(

@@ -131,7 +131,10 @@ def teacher_forced(
     with batched.active(layout):
       if layout is not None:
         batch = layout.shard_batch(batch)
-      terms = _terms(model, params, batch)
+      # A program of its own: on emulated devices, two sums over devices that
+      # do not depend on each other may wait for each other for ever.
+      examples = Term(_num_examples(batch), jnp.float32(1))
+      terms = {**_terms(model, params, batch), "num_examples": examples}
     _add(totals, waiting)  # one batch late, to keep the device busy
     waiting = terms
   _add(totals, waiting)
@@ -159,15 +162,15 @@ def teacher_forced(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _terms(model, params, batch):
-  examples = Term(_num_examples(batch), jnp.float32(1))
-  return {**model.terms(params, batch), "num_examples": examples}
+  return model.terms(params, batch)
 
 
+@jax.jit
 def _num_examples(batch):
   """Counts a batch's examples: the segments of its rows, without padding."""
   segments = [x for name, x in batch.items() if name.endswith("_segment_ids")]
   if not segments:
-    return len(next(iter(batch.values())))
+    return jnp.int32(len(next(iter(batch.values()))))
   return jnp.sum(jnp.concatenate(segments, axis=1).max(axis=1))
 
 

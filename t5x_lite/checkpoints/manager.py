@@ -111,7 +111,7 @@ class Checkpoints:
         self._manager = _manager(self.directory, self._keep, self._best)
       self._best.add(step, metrics)
       disk.check_room(self.directory, state)
-      args = saved_step.save_args(state, iterator, metrics)
+      args = saved_step.save_args(step, state, iterator, metrics)
       self._manager.save(step, args=args, force=True)
     self._saving = step
     self._own_steps.add(step)
@@ -324,8 +324,7 @@ def _manager(
   folder: epath.Path, keep: Retention, best: _Best
 ) -> ocp.CheckpointManager:
   """Returns Orbax's manager, which we use to save and delete, not to read."""
-  last = keep.last if keep.last is None else max(keep.last, 1)
-  policies = [preservation.LatestN(last), best]
+  policies = [preservation.LatestN(keep.last), best]
   if keep.every is not None:
     policies.append(preservation.EveryNSteps(keep.every))
   options = ocp.CheckpointManagerOptions(

@@ -63,13 +63,16 @@ def with_leaves(tree: Tree, leaves: Mapping[str, Any]) -> Tree:
 
 
 def save_args(
-  state: Tree, iterator: SavesItself | None, metrics: Mapping[str, float]
+  step: int,
+  state: Tree,
+  iterator: SavesItself | None,
+  metrics: Mapping[str, float],
 ) -> ocp.args.Composite:
   """Copies `state` to the host and returns Orbax's arguments for saving it."""
   leaves = {n: jnp.asarray(leaf) for n, leaf in named_leaves(state).items()}
   for leaf in leaves.values():
     leaf.copy_to_host_async()
-  hosts = _HostsSave(leaves, iterator, metrics)
+  hosts = _HostsSave(step, leaves, iterator, metrics)
   trees = {
     item: ocp.args.PyTreeSave(traverse_util.unflatten_dict(part, sep="/"))
     for item, part in _by_item(leaves).items()
@@ -99,6 +102,9 @@ def read_manifest(path: epath.Path) -> dict[str, Any]:
   manifest, reason = {}, ""
   try:
     manifest = _merged_manifest(path / "hosts")
+    saved = manifest.get("step", path.name)  # The first releases lack it.
+    if str(saved) != path.name:
+      raise Damaged(f"it was saved as step {saved}")
   except Damaged as error:
     reason = str(error)
   _agree(reason)
@@ -244,6 +250,7 @@ def sharding_of(leaf: Any) -> jax.sharding.Sharding:
 class _HostsSave(ocp.args.CheckpointArgs):
   """Holds what each process writes itself, in addition to Orbax's arrays."""
 
+  step: int
   leaves: Mapping[str, jax.Array]
   iterator: SavesItself | None
   metrics: Mapping[str, float]
@@ -269,6 +276,7 @@ class _HostsHandler(ocp.AsyncCheckpointHandler):
     async def finish() -> None:
       (own / "metrics.json").write_text(json_text.dumps(dict(args.metrics)))
       manifest = {
+        "step": args.step,
         "processes": jax.process_count(),
         "files": digests.file_digests(own),
         "leaves": {
@@ -347,6 +355,9 @@ def _read_item(
     ),
   )
   flat = traverse_util.flatten_dict(tree, sep="/")
+  for name in part:
+    if not isinstance(flat.get(name), jax.Array):  # By damaged metadata.
+      raise ValueError(f"{prefix}{name} is not stored as an array")
   return {prefix + name: leaf for name, leaf in flat.items()}
 
 

@@ -23,6 +23,12 @@ class Retention:
   mode: str = "min"
 
   def __post_init__(self):
+    for name in ("last", "every", "best"):
+      value = getattr(self, name)
+      if value is not None and value < 1:
+        raise ValueError(
+          f"Retention.{name} ({value}) must be at least 1, or None"
+        )
     if self.mode not in ("min", "max"):
       raise ValueError(f"Retention.mode ({self.mode!r}) must be 'min' or 'max'")
     if (self.best is None) != (self.metric is None):

@@ -7,7 +7,6 @@ DIR/arms/NAME/arm.log   the output of all its commands
 
 import contextlib
 import fcntl
-import json
 import os
 import pathlib
 import signal
@@ -17,6 +16,7 @@ import time
 
 import launch
 from launch import measure
+from t5x_lite.files import json_text
 
 _POLL_SECONDS = 0.2
 
@@ -119,7 +119,7 @@ class _Run:
   @property
   def done(self) -> bool:
     path = self._path / measure.FILE
-    return path.exists() and json.loads(path.read_text())["step"] == self._steps
+    return path.exists() and json_text.read(path, "step")["step"] == self._steps
 
 
 def run_all(arms, jobs, say) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from absl import flags
 
 from launch import options
+from t5x_lite.files import json_text
 
 USAGE = "--input=DIR --output=DIR --to=hf|run|split [flags]"
 DETAILS = """
@@ -196,7 +197,7 @@ def _write_hf(source, output, values):
   shard_bytes = int(values.shard_gb * 1e9)
   companions = dict(source.companions)
   earlier = companions.pop(hf_config.NAME, None)
-  like = hf_config.read_object(earlier) if earlier else {}
+  like = json_text.read(earlier) if earlier else {}
   interop.save_hf(
     source.model, source.params, output, shard_bytes=shard_bytes,
     family=values.family, like={**like, **source.ids},

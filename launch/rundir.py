@@ -108,7 +108,7 @@ class RunDirectory:
     changed = []
     record = self.path / RECORD
     if record.exists():
-      there = json.loads(record.read_text())["configuration"]
+      there = _read(record)["configuration"]
       found = differences(there, _as_json(flatten(run)))
       free = {p: d for p, d in found.items() if p.split(".")[0] in _MAY_CHANGE}
       changed = [f"{path}: {difference}" for path, difference in free.items()]
@@ -132,7 +132,7 @@ class RunDirectory:
   def start(self, run, argv):
     """Writes the three files when the run starts; called by one process."""
     record = self.path / RECORD
-    before = json.loads(record.read_text()) if record.exists() else {}
+    before = _read(record) if record.exists() else {}
     if not before:
       names = (CONFIG, OPERATIVE, RECORD, "checkpoints")
       self._made += [self.path / name for name in names]
@@ -158,6 +158,15 @@ class RunDirectory:
         path.unlink()
       elif path.is_dir() and not any(path.iterdir()):
         path.rmdir()
+
+
+def _read(record) -> dict:
+  return json_text.read(
+    record,
+    "configuration",
+    remedy="restore it from a copy, or delete it: train writes it anew, but "
+    "cannot tell whether the configuration has changed",
+  )
 
 
 def _as_json(leaves):

@@ -4,11 +4,10 @@ DIR/study.json holds the plan: cells, their costs, arms and their runs.
 """
 
 import hashlib
-import json
 from typing import NamedTuple
 
 from launch import config, describe
-from t5x_lite.files import json_text
+from t5x_lite.files import disk, json_text
 
 PLAN = "study.json"
 # Version of the plan and of the arms' files; increase it when they change.
@@ -244,9 +243,7 @@ def digest(text) -> str:
 def write(folder, plan):
   """Writes a plan to a study's directory, for `find`."""
   folder.mkdir(parents=True, exist_ok=True)
-  partial = folder / f"{PLAN}.partial"
-  partial.write_text(json_text.dumps(plan, indent=1) + "\n")
-  partial.rename(folder / PLAN)
+  disk.write_text(folder / PLAN, json_text.dumps(plan, indent=1) + "\n")
 
 
 def find(folder, text) -> dict | None:
@@ -258,7 +255,7 @@ def find(folder, text) -> dict | None:
   path = folder / PLAN
   if not path.exists():
     return None
-  plan = json.loads(path.read_text())
+  plan = json_text.read(path, "digest", remedy="delete it to plan anew")
   if plan["digest"] != digest(text):
     raise ValueError(
       f"--output={folder} has another study, an earlier version of this one, "

@@ -23,7 +23,7 @@ MAY_IMPORT = {
   "decoding": ("model",),
   "checkpoints": ("files",),
   "accounting": ("nn", "losses", "devices"),
-  "interop": ("nn", "model", "devices", "decoding"),
+  "interop": ("files", "nn", "model", "devices", "decoding"),
   "data": ("files", "row_formats"),
   "inference": (
     "files", "row_formats", "model", "devices", "decoding", "data",
@@ -37,8 +37,8 @@ MAY_IMPORT = {
     "accounting", "data", "inference", "evaluation",
   ),
   "ablation": (
-    "row_formats", "model", "devices", "accounting", "data", "inference",
-    "evaluation", "training",
+    "files", "row_formats", "model", "devices", "accounting", "data",
+    "inference", "evaluation", "training",
   ),
 }  # fmt: skip
 

@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import itertools
-import json
 import pathlib
 import statistics as plain
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,8 @@ import numpy as np
 
 from t5x_lite.ablation import conclusions, statistics, targets
 from t5x_lite.ablation.measures import KINDS
+from t5x_lite.files import json_text
+from t5x_lite.training import metrics_log
 
 _LOG_LINES = 12
 _BITS = {"unit": "bits per byte", "better": "lower"}
@@ -167,7 +168,7 @@ class _Arm:
     self.done, self.measures, self.samples = True, {}, []
     for run in entry["runs"]:
       path = self.path / run["stage"] / "measures.json"
-      found = json.loads(path.read_text()) if path.exists() else {"step": None}
+      found = json_text.read(path, "step") if path.exists() else {"step": None}
       if found["step"] != run["steps"]:
         self.done = False
         return
@@ -181,8 +182,8 @@ class _Arm:
     return [n for n, x in values.items() if not np.isfinite(x).all()]
 
   def records(self, kind) -> list[dict]:
-    lines = (self.path / "metrics.jsonl").read_text().splitlines()
-    return [r for r in map(json.loads, lines) if r["kind"] == kind]
+    found = metrics_log.records(self.path / metrics_log.FILE).values()
+    return [record for record in found if record["kind"] == kind]
 
   def trouble(self) -> dict[str, str]:
     if names := ", ".join(self._diverged):
@@ -386,7 +387,7 @@ def _scaling(plan, cells, kind) -> dict[str, Any]:
 
 def _provenance(done) -> dict[str, Any]:
   records = [
-    json.loads((arm.path / "run.json").read_text())
+    json_text.read(arm.path / "run.json", "commit", "devices", "versions")
     for arms in done.values()
     for arm in arms.values()
   ]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from etils import epath
 
 from t5x_lite.files import json_text
 
@@ -124,8 +125,7 @@ class BatchIterator:
         f"{directory} has no data position {self._name}: the run was saved by "
         "another number of processes, or without its data"
       )
-    with tf.io.gfile.GFile(f"{path}.json") as file:
-      saved = json.load(file)
+    saved = json_text.read(epath.Path(f"{path}.json"))
     differences = [
       f"{name} was {saved.get(name)!r}, is {self._stream.get(name)!r}"
       for name in sorted(saved.keys() | self._stream.keys())

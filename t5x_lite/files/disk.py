@@ -25,16 +25,28 @@ def partial(path: epath.Path) -> Iterator[epath.Path]:
   """Writes a file atomically: yields a temporary path, renamed to `path`.
 
   Other processes find either the old file or the complete new one, even if
-  several processes on several machines write it at the same time. If the block
-  raises, the temporary file is removed.
+  several processes on several machines write it at the same time, and even
+  after a power failure. If the block raises, the temporary file is removed.
   """
   # Process ids are not enough: two machines or containers may share one.
   temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
   try:
     yield temporary
+    _sync(temporary)
     temporary.replace(path)
+    _sync(path.parent)
   finally:
     temporary.unlink(missing_ok=True)
+
+
+def _sync(path: epath.Path) -> None:
+  """Waits until a local file, or a folder's list of files, is on the disk."""
+  if "://" not in str(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+      os.fsync(descriptor)
+    finally:
+      os.close(descriptor)
 
 
 def write_text(path: epath.Path, text: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import logging
+from etils import epath
 
 # Deeper values would exhaust the stack of recursive functions.
 _MAX_DEPTH = 100
@@ -67,6 +68,33 @@ def warn(numbers: dict[str, float], what: str) -> None:
     if len(names) > _MAX_NAMES:
       names[_MAX_NAMES:] = [f"{len(names) - _MAX_NAMES} more"]
     logging.warning("%s: %s (written as null)", what, ", ".join(names))
+
+
+def read(path: epath.Path, *keys: str, remedy: str = "") -> dict[str, Any]:
+  """Reads a file that holds one JSON object.
+
+  Args:
+    path: the file, which exists.
+    *keys: what the object must have.
+    remedy: what to do about a damaged file, for the error message.
+
+  Raises:
+    ValueError: the file is empty, cut, not JSON or lacks a key.
+  """
+  if not path.is_file():  # Reading a pipe would wait for ever.
+    raise ValueError(f"{path} is no file")
+  content = path.read_bytes()
+  try:
+    found = json.loads(content)
+    reason = "" if isinstance(found, dict) else "it is no JSON object"
+  except (ValueError, RecursionError) as error:
+    reason = f"it is no JSON ({error})" if content.strip() else "it is empty"
+  lacking = [] if reason else [key for key in keys if key not in found]
+  if lacking:
+    reason = f"it lacks {lacking[0]!r}"
+  if reason:
+    raise ValueError(f"{path} is damaged: {reason}{remedy and '; ' + remedy}")
+  return found
 
 
 def is_object(line: str) -> bool:

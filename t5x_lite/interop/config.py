@@ -10,6 +10,8 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
+from t5x_lite.files import json_text
+
 NAME = "config.json"
 
 # Activations: theirs -> ours. Of several names for one, the last is written.
@@ -276,22 +278,7 @@ def read(directory: pathlib.Path) -> dict[str, Any]:
     raise ValueError(f"{directory} is no directory")
   if not (directory / NAME).exists():
     raise ValueError(f"{directory} holds no {NAME}")
-  return read_object(directory / NAME)
-
-
-def read_object(path: pathlib.Path) -> dict[str, Any]:
-  """Reads a file with one JSON object.
-
-  Raises:
-    ValueError: it holds something else.
-  """
-  try:
-    values = json.loads(path.read_text())
-  except ValueError as error:
-    raise ValueError(f"{path} is no JSON: {error}") from None
-  if not isinstance(values, dict):
-    raise ValueError(f"{path} holds no JSON object")
-  return values
+  return json_text.read(directory / NAME)
 
 
 def write(directory: pathlib.Path, values: Mapping[str, Any]):

@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from t5x_lite.decoding import GREEDY, Constraints, Greedy, Sample
+from t5x_lite.files import json_text
 from t5x_lite.interop import config as config_json
 
 NAME = "generation_config.json"
@@ -198,7 +199,7 @@ def options(directory: pathlib.Path) -> set[str]:
 
 def _values(path, ignore=()) -> dict[str, Any]:
   """Returns the options of a file that are said, and not ignored."""
-  values = config_json.read_object(path) if path.exists() else {}
+  values = json_text.read(path) if path.exists() else {}
   return {
     name: value
     for name, value in values.items()

@@ -34,6 +34,7 @@ import jax
 import numpy as np
 
 from t5x_lite.devices.layout import DEFAULT_RULES
+from t5x_lite.files import json_text
 from t5x_lite.interop import placing, tables
 from t5x_lite.interop.safetensors_files import (
   FLOATS,
@@ -259,15 +260,13 @@ def _rank(stack: str) -> int:
 
 def _read_split(directory: pathlib.Path) -> tuple[int, int]:
   path = directory / SPLIT
-  try:
-    split = json.loads(path.read_text())
-    return int(split["tp"]), int(split["pp"])
-  except FileNotFoundError:
-    raise ValueError(f"{directory} holds no {SPLIT}") from None
-  except (ValueError, KeyError, TypeError) as error:
-    raise ValueError(
-      f"{path} is damaged: {type(error).__name__}: {error}"
-    ) from None
+  if not path.exists():
+    raise ValueError(f"{directory} holds no {SPLIT}")
+  split = json_text.read(path, "tp", "pp")
+  sizes = split["tp"], split["pp"]
+  if not all(isinstance(size, int) and size > 0 for size in sizes):
+    raise ValueError(f"{path} is damaged: tp and pp are {sizes}")
+  return sizes
 
 
 def _folder(directory: pathlib.Path, rank: int, stage: int) -> pathlib.Path:

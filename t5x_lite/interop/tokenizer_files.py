@@ -14,6 +14,7 @@ import pathlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from t5x_lite.files import json_text
 from t5x_lite.interop import config as config_json
 
 SETTINGS = "tokenizer_config.json"
@@ -117,7 +118,7 @@ def options(directory: pathlib.Path) -> set[str]:
 
 def _object(path) -> dict[str, Any]:
   """Returns what a file says; null says nothing."""
-  found = config_json.read_object(path) if path.exists() else {}
+  found = json_text.read(path) if path.exists() else {}
   return {name: value for name, value in found.items() if value is not None}
 
 

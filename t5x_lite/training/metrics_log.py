@@ -12,11 +12,13 @@ import jax
 import numpy as np
 import tensorflow as tf
 import tqdm
+from absl import logging
+from etils import epath
 
-from t5x_lite.files import json_text
+from t5x_lite.files import disk, json_text
 from t5x_lite.training.step import Metrics
 
-_FILE = "metrics.jsonl"
+FILE = "metrics.jsonl"
 
 
 class Interval:
@@ -71,8 +73,7 @@ class Interval:
 
   def restore(self, directory: str | os.PathLike) -> None:
     """Restores the interval that `save` wrote to a directory."""
-    with tf.io.gfile.GFile(os.path.join(directory, "interval.json")) as f:
-      saved = json.load(f)
+    saved = json_text.read(epath.Path(directory) / "interval.json")
     if "steps" not in saved:
       raise ValueError(
         f"{directory} was written by an earlier version of t5x_lite, which "
@@ -125,9 +126,9 @@ class Recorder:
     self._first_step, self._begun = first_step, time.monotonic()
     if not self._main:
       return
-    self._path = os.path.join(model_dir, _FILE)
-    _drop_after(self._path, first_step)
-    self._file = tf.io.gfile.GFile(self._path, "a")
+    path = epath.Path(model_dir) / FILE
+    _drop_after(path, first_step)
+    self._file = path.open("a")
     self._events = tf.summary.create_file_writer(model_dir)
     # disable=None hides the bar if standard error is not a terminal.
     self._bar = tqdm.tqdm(
@@ -189,7 +190,7 @@ class Recorder:
     if not self._main:
       return
     record: dict[str, Any] = {"step": number, "kind": kind, **values}
-    what = f"{_FILE}, step {number}, {kind}"
+    what = f"{FILE}, step {number}, {kind}"
     self._file.write(json_text.dumps(record, what=what) + "\n")
     self._file.flush()
     with self._events.as_default(step=number):
@@ -218,18 +219,31 @@ def _sum(values: Sequence[float]) -> float:
     return math.nan
 
 
-def _drop_after(path: str, step: int) -> None:
+def records(path: epath.Path) -> dict[str, dict[str, Any]]:
+  """Returns the records of a metrics.jsonl, each by its line.
+
+  A last line that a kill has cut is left out; so is any other that is damaged,
+  with a warning.
+  """
+  found = {}
+  lines = path.read_bytes().splitlines(keepends=True)
+  for number, line in enumerate(lines, 1):
+    try:
+      record = json.loads(line)
+      record["step"] = int(record["step"])
+    except (ValueError, TypeError, KeyError):
+      if number < len(lines):
+        logging.warning("line %d of %s is damaged: left out", number, path)
+    else:
+      if line.endswith(b"\n"):
+        found[line.decode()] = record
+  return found
+
+
+def _drop_after(path: epath.Path, step: int) -> None:
   """Removes a file's records after a step, atomically."""
-  if not tf.io.gfile.exists(path):
-    return
-  with tf.io.gfile.GFile(path) as file:
-    lines = file.read().splitlines(keepends=True)
-  kept = [
-    line
-    for line in lines
-    if line.endswith("\n") and json.loads(line)["step"] <= step
-  ]
-  if kept != lines:
-    with tf.io.gfile.GFile(f"{path}.partial", "w") as file:
-      file.write("".join(kept))
-    tf.io.gfile.rename(f"{path}.partial", path, overwrite=True)
+  if path.exists():
+    kept = [
+      line for line, record in records(path).items() if record["step"] <= step
+    ]
+    disk.write_text(path, "".join(kept))

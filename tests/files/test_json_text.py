@@ -4,6 +4,7 @@ import ast
 import json
 import logging
 import math
+import os
 import pathlib
 
 import pytest
@@ -83,3 +84,42 @@ def test_numbers_that_are_not_finite_are_named(caplog):
     "list: 0 is nan, 1 is nan, 2 is nan, 3 is nan, 4 is nan, 3 more "
     "(written as null)",
   ]
+
+
+def test_a_record_that_is_cut_anywhere_is_refused_in_a_line(tmp_path):
+  path = tmp_path / "run.json"
+  whole = json.dumps({"step": 1, "loss": [2.5]})
+  for length in range(len(whole)):
+    path.write_text(whole[:length])
+    with pytest.raises(ValueError, match="run.json is damaged: ") as error:
+      json_text.read(path, "step", remedy="delete it")
+    assert str(error.value).endswith("; delete it")
+    assert "\n" not in str(error.value)
+  path.write_text(whole)
+  assert json_text.read(path, "step") == {"step": 1, "loss": [2.5]}
+
+
+@pytest.mark.parametrize(
+  ("content", "reason"),
+  [
+    (b"", "it is empty"),
+    (b" \n", "it is empty"),
+    (b"\xff\xfe\x00", "it is no JSON"),
+    (b"[" * 100_000, "it is no JSON"),
+    (b"[1]", "it is no JSON object"),
+    (b"{}", "it lacks 'step'"),
+  ],
+)
+def test_a_record_of_something_else_is_refused_in_a_line(
+  tmp_path, content, reason
+):
+  path = tmp_path / "measures.json"
+  path.write_bytes(content)
+  with pytest.raises(ValueError, match=f"measures.json is damaged: {reason}"):
+    json_text.read(path, "step")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+  os.mkfifo(tmp_path / "config.json")
+  with pytest.raises(ValueError, match="config.json is no file"):
+    json_text.read(tmp_path / "config.json")

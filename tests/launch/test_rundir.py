@@ -110,6 +110,17 @@ def test_another_configuration_is_refused_with_the_difference(
   assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("content", ["", '{"configuration": {"rate"', "[]"])
+def test_a_damaged_record_is_refused_in_a_line(started, content):
+  (started.path / "run.json").write_text(content)
+  for use in (
+    lambda: started.check(Run()),
+    lambda: started.start(Run(), ["again"]),
+  ):
+    with pytest.raises(ValueError, match="run.json is damaged: .*delete it"):
+      use()
+
+
 def test_a_run_that_never_began_leaves_nothing(tmp_path):
   directory = rundir.RunDirectory(tmp_path / "runs" / "a")
   directory.check(Run())

@@ -97,3 +97,20 @@ def test_a_resumed_run_keeps_records_with_null(tmp_path):
     peak_flops=1.0,
   ).__exit__()  # fmt: skip
   assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
+def test_a_resumed_run_drops_lines_that_were_cut_or_damaged(tmp_path, caplog):
+  with recorder(tmp_path) as record:
+    for number in (1, 2, 3):
+      record.train(number, interval(float(number)), learning_rate=0.1)
+  path = tmp_path / "metrics.jsonl"
+  first, second, third = path.read_bytes().splitlines(keepends=True)
+  for cut in (1, len(third) // 2, len(third) - 1):
+    path.write_bytes(first + second[:9] + b"\xff\n" + third[:cut])
+    assert list(metrics_log.records(path)) == [first.decode()]
+  assert "line 2 of" in caplog.text and "line 3" not in caplog.text
+  metrics_log.Recorder(
+    str(tmp_path), first_step=3, total_steps=9, flops_per_step=1.0,
+    peak_flops=1.0,
+  ).__exit__()  # fmt: skip
+  assert path.read_bytes() == first

@@ -25,7 +25,7 @@ class Converter(seqio.FeatureConverter):
   """Turns examples of a task into rows; feature_converters.py draws them.
 
   An example with more tokens than a row is refused with both numbers, not cut:
-  `batches.py` and seqio trim before, where that is what the task wants.
+  `task_examples.py` and seqio trim before, where that is what the task wants.
   """
 
   TASK_FEATURES: Mapping = {

@@ -59,3 +59,8 @@ class Data:
         raise ValueError(
           f"Data.lengths[{feature!r}] ({length}) must be at least 1"
         )
+
+  @property
+  def stages(self) -> "list[Data]":
+    """Returns what is read in turn: this stage, `next_stage`, and so on."""
+    return [self, *(self.next_stage.stages if self.next_stage else ())]

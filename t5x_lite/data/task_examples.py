@@ -14,8 +14,15 @@ from collections.abc import Callable, Mapping
 import seqio
 import tensorflow as tf
 
-from t5x_lite.data import batch_iterator, task_cache, trimming
+from t5x_lite.data import (
+  batch_iterator,
+  feature_converters,
+  task_cache,
+  trimming,
+)
+from t5x_lite.data.row_converter import plain
 from t5x_lite.data.spec import Data
+from t5x_lite.row_formats import RowFormat
 
 
 def read(
@@ -24,16 +31,16 @@ def read(
   lengths: Mapping[str, int],
   shard,
   *,
-  choose: Callable[[Mapping], Mapping],
+  row_format: RowFormat,
 ) -> tf.data.Dataset:
   """Returns a task's examples, trimmed and shuffled.
 
   Args:
     task: a task, not a mixture.
     spec: what to read of it.
-    lengths: of its features, as `batches.feature_lengths` gives them.
+    lengths: of its features, as in `Reader.lengths`.
     shard: (index, count) of the part to read.
-    choose: of an example; what of it is for the architecture.
+    row_format: the architecture's, which selects the targets.
 
   Returns:
     Dicts of int32 vectors, no longer than their lengths.
@@ -52,7 +59,7 @@ def read(
 
   def finish(ds):
     ds = task.preprocess_postcache(ds, sequence_length, seed=noise_seed)
-    return fit(ds, task, lengths, choose)
+    return fit(ds, task, lengths, row_format)
 
   if spec.num_epochs is None:
     with batch_iterator.plain_errors(task.name):
@@ -76,7 +83,7 @@ def read(
     )
     if together > 1:
       # Mapped, its vectors are no longer ragged tensors of rank 0.
-      ds = ds.unbatch().map(_plain(lambda example: example))
+      ds = ds.unbatch().map(plain(lambda example: example))
   elif spec.shuffle and not source.performs_internal_shuffling:
     raise ValueError(
       f"task {task.name} has shuffle_buffer_size None and cannot be shuffled: "
@@ -123,7 +130,7 @@ def fit(
   ds: tf.data.Dataset,
   task: seqio.Task,
   lengths: Mapping[str, int],
-  choose: Callable[[Mapping], Mapping],
+  row_format: RowFormat,
 ) -> tf.data.Dataset:
   """Keeps the features that have a length, none longer than it.
 
@@ -150,7 +157,7 @@ def fit(
     )
 
   def fit_example(example):
-    example = choose(example)
+    example = feature_converters.choose_targets(example, row_format)
     tokens = {
       name: tf.cast(example[name], tf.int32)
       for name in lengths
@@ -166,7 +173,7 @@ def fit(
       return tokens
     return trimming.fit(tokens, task.output_features, lengths)
 
-  return ds.map(_plain(fit_example), num_parallel_calls=tf.data.AUTOTUNE)
+  return ds.map(plain(fit_example), num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def asks_for_lengths(task: seqio.Task) -> list[Callable]:
@@ -192,6 +199,3 @@ def nothing(spec: Data, task: str = "", shard: tuple[int, int] = (0, 1)) -> str:
     "its files are empty, it has fewer examples than there are processes, or "
     "its preprocessors drop all"
   )
-
-
-_plain: Callable = tf.autograph.experimental.do_not_convert

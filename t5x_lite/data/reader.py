@@ -25,7 +25,7 @@ _PREFETCHED_BATCHES = 4
 
 
 class Reader:
-  """Reads the data of a `Data` for the models of one architecture.
+  """Reads the data that a `Data` configures, for one architecture.
 
   Attributes:
     spec: the data.
@@ -145,7 +145,7 @@ class Reader:
     stream = dataclasses.asdict(self.spec)
     stream |= {"architecture": self.row_format.name}
     return BatchIterator(
-      ds, stream, process=shard, if_empty=task_examples.nothing(self.spec)
+      ds, stream, process=shard, if_empty=task_examples.no_examples(self.spec)
     )
 
   def _stage(self, shard: tuple[int, int]) -> tf.data.Dataset:
@@ -189,7 +189,7 @@ class Reader:
       if spec.split in task.splits and (rate := provider.get_rate(task))
     }
     if not rates:
-      raise ValueError(task_examples.nothing(spec))
+      raise ValueError(task_examples.no_examples(spec))
     parts = [self._examples_of(task, shard) for task in rates]
     weights = list(rates.values())
     seed = task_examples.seed(spec, "mixture", spec.task, shard)
@@ -222,12 +222,12 @@ def _check_shapes(spec: Data, ds, stage: Data, following) -> None:
       f"the stages of a run need batches of one shape, but for {different[0]} "
       f"task {spec.task} has {shapes.get(different[0])} and task {stage.task} "
       f"{others.get(different[0])}: set lengths and batch_size accordingly, or "
-      "start a run of its own with warm_start"
+      "train the stages in separate runs, with warm_start"
     )
 
 
 def _take_share(batch, batch_size: int, index: int, count: int):
-  """Fills a batch up with padding and returns the rows of a process."""
+  """Pads a batch to its full size and returns the rows of a process."""
   share = batch_size // count
   rows = {}
   for name, value in batch.items():
@@ -240,20 +240,21 @@ def _take_share(batch, batch_size: int, index: int, count: int):
 
 
 def options(*, warm_start: bool = False) -> tf.data.Options:
-  """Returns how a stream is read: its threads, and that it can be resumed."""
+  """Returns a stream's options: deterministic, resumable, with few threads."""
   options = tf.data.Options()
   options.deterministic = True
-  # Half of the cores: on a CPU the model computes on the same ones.
+  # Half of the cores, since on a CPU the model uses the same ones.
   has_affinity = hasattr(os, "sched_getaffinity")
   cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
   options.threading.private_threadpool_size = max(1, cores // 2)
   options.threading.max_intra_op_parallelism = 1
-  # The first batches are made while the model compiles. Not of stages: a short
-  # one would be over, and a source of the next one begun, before a position in
-  # the first is restored; begun again, the source gives another order.
+  # A warm start prepares the first batches while the model compiles. Not with
+  # stages: a short one would end, and the next one's source start, before a
+  # position in the first is restored; a source that starts twice may have
+  # another order the second time.
   options.experimental_warm_start = warm_start
-  # Python code or unseeded noise in the pipeline: refuse to save a position
-  # that could not be returned to.
+  # If the pipeline has Python code or stateful random operations, its position
+  # could not be restored: saving it is an error.
   options.experimental_external_state_policy = (
     tf.data.experimental.ExternalStatePolicy.FAIL
   )

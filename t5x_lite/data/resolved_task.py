@@ -1,4 +1,4 @@
-"""Looks up a seqio task or mixture by name, once for all who need it."""
+"""Resolves a task name to a seqio task, its features and its vocabulary."""
 
 import dataclasses
 import difflib

@@ -1,4 +1,4 @@
-"""Remembers which vocabulary a run's token ids belong to."""
+"""Records a run's vocabulary, and compares that of a task with it."""
 
 import json
 
@@ -13,9 +13,9 @@ _MODEL = "vocabulary.model"
 
 
 def write(task: ResolvedTask, model_dir: str) -> None:
-  """Writes a task's vocabulary into a run's directory.
+  """Writes a task's vocabulary to a run's directory.
 
-  vocabulary.json has its digest, vocabulary.model the SentencePiece model.
+  vocabulary.json has its digest, vocabulary.model its SentencePiece model.
   """
   path = epath.Path(model_dir) / _FILE
   if jax.process_index() or path.exists():
@@ -29,12 +29,12 @@ def write(task: ResolvedTask, model_dir: str) -> None:
   if model is not None:
     with disk.partial(path.with_name(_MODEL)) as temporary:
       temporary.write_bytes(model)
-  # The other processes may be reading it already.
+  # Written atomically, since other processes may be reading it already.
   disk.write_text(path, json_text.dumps(content, indent=2) + "\n")
 
 
 def size(model_dir: str) -> int | None:
-  """Returns the number of ids of a run's vocabulary, if it is recorded."""
+  """Returns the number of ids of a run's vocabulary, or None if unrecorded."""
   path = _find(model_dir)
   return json.loads(path.read_text())["size"] if path.exists() else None
 
@@ -47,7 +47,7 @@ def _find(model_dir: str) -> epath.Path:
 
 
 def check(task: ResolvedTask, model_dir: str) -> None:
-  """Refuses a task whose ids mean other tokens than those of the run.
+  """Checks that a task's ids are the same tokens as those of a run.
 
   Raises:
     ValueError: the run in `model_dir` was trained with another vocabulary.

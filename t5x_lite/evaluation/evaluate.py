@@ -208,7 +208,7 @@ def task_metrics(
     return {}
   # Evaluator truncates in its own way, but leaves alone what a preprocessor has
   # truncated. If no preprocessor does, it gets no lengths, and we truncate.
-  cuts = task_examples.asks_for_lengths(task.provider)
+  cuts = task_examples.length_preprocessors(task.provider)
   with _quiet(), batch_iterator.plain_errors(task.name):
     evaluator = seqio.Evaluator(
       task.name,

@@ -68,14 +68,14 @@ def test_a_task_that_gives_nothing_is_refused_not_waited_for(
 ):
   register("none", pairs(8), lambda ds: ds.filter(lambda _: False))
   spec = Data(task="none", lengths=LENGTHS, batch_size=2, num_epochs=num_epochs)
-  with pytest.raises(ValueError, match="task none, .* gives no example"):
+  with pytest.raises(ValueError, match="task none, .* has no examples"):
     next(Reader(spec, row_formats.ENCODER_DECODER).batches())
 
 
 def test_a_process_without_examples_is_refused(register):
   register("pairs", pairs(3))
   spec = Data(task="pairs", lengths=LENGTHS, batch_size=4)
-  with pytest.raises(ValueError, match=r"\(shard 3 of 4\) gives no example"):
+  with pytest.raises(ValueError, match=r"\(shard 3 of 4\) has no examples"):
     Reader(spec, row_formats.ENCODER_DECODER).batches(
       process_index=3, process_count=4
     )
@@ -84,5 +84,5 @@ def test_a_process_without_examples_is_refused(register):
 def test_a_task_without_a_promised_feature_is_refused(register):
   register("half", pairs(3), lambda ds: ds.map(lambda ex: {"inputs": ex}))
   spec = Data(task="half", lengths=LENGTHS, batch_size=2)
-  with pytest.raises(ValueError, match="promises feature targets, .* inputs"):
+  with pytest.raises(ValueError, match="has output feature targets, .* inputs"):
     Reader(spec, row_formats.ENCODER_DECODER).batches()

@@ -113,7 +113,7 @@ def test_stages_of_other_vocabularies_are_refused(stages, register):
 
 
 def test_a_stage_without_an_end_is_refused(stages):
-  with pytest.raises(ValueError, match="goes on with second, but num_batches"):
+  with pytest.raises(ValueError, match="second, but no num_batches"):
     dataclasses.replace(stages, num_batches=None)
 
 

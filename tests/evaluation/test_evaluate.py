@@ -350,7 +350,7 @@ def test_a_split_of_which_nothing_is_left_is_refused(task, register, settings):
     ).filter(lambda example: False),
   )
   spec = dataclasses.replace(task, task=name, split="train", **settings)
-  with pytest.raises(ValueError, match="evaluate_test_filtered.* no example"):
+  with pytest.raises(ValueError, match="evaluate_test_filtered.* no examples"):
     measured(spec)
 
 

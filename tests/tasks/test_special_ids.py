@@ -162,7 +162,7 @@ def test_text_at_the_id_of_padding_is_refused(of_seqio, tmp_path):
     user_defined_symbols="the",
   )  # fmt: skip
   make = seqio.SentencePieceVocabulary if of_seqio else SentencePiece
-  with pytest.raises(ValueError, match="at id 0, which means padding") as error:
+  with pytest.raises(ValueError, match="at id 0, the id of padding") as error:
     text_lib.check_padding(make(path))
   assert "\n" not in str(error.value)
 

@@ -65,7 +65,7 @@ def main(values, arguments):
 
   from t5x_lite.data import vocabulary_record
   from t5x_lite.data.reader import Reader
-  from t5x_lite.evaluation import evaluate
+  from t5x_lite.evaluation import evaluate, held_out
   from t5x_lite.files import json_text
 
   row_format = restored.model.row_format
@@ -75,7 +75,7 @@ def main(values, arguments):
   metrics = evaluate.evaluate(
     restored.model,
     restored.params,
-    evaluate.held_out(readers, layout=restored.layout),
+    held_out.held_out(readers, layout=restored.layout),
     layout=restored.layout,
     constraints=restored.run.constraints,
     metric_fns=values.metric_fns,

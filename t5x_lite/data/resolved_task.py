@@ -28,11 +28,10 @@ def resolve(name: str) -> "ResolvedTask":
   if name in known:
     return ResolvedTask(seqio.get_mixture_or_task(name))
   near = difflib.get_close_matches(name, sorted(known), n=3)
-  raise ValueError(
-    f"unknown task {name!r}: "
-    + (f"did you mean {' or '.join(near)}?" if near else "")
-    + ("" if near else f"there are {', '.join(sorted(known)) or 'none'}")
-  )
+  hint = f"there are {', '.join(sorted(known)) or 'none'}"
+  if near:
+    hint = f"did you mean {' or '.join(near)}?"
+  raise ValueError(f"unknown task {name!r}: {hint}")
 
 
 @dataclasses.dataclass(frozen=True)

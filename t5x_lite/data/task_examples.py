@@ -14,12 +14,8 @@ from collections.abc import Callable, Mapping
 import seqio
 import tensorflow as tf
 
-from t5x_lite.data import (
-  batch_iterator,
-  feature_converters,
-  task_cache,
-  trimming,
-)
+from t5x_lite.data import batch_iterator, task_cache, trimming
+from t5x_lite.data.feature_converters import choose_targets
 from t5x_lite.data.row_converter import plain
 from t5x_lite.data.spec import Data
 from t5x_lite.row_formats import RowFormat
@@ -157,7 +153,7 @@ def fit(
     )
 
   def fit_example(example):
-    example = feature_converters.choose_targets(example, row_format)
+    example = choose_targets(example, row_format)
     tokens = {
       name: tf.cast(example[name], tf.int32)
       for name in lengths

@@ -22,20 +22,11 @@ from t5x_lite.data import (
 )
 from t5x_lite.data.reader import Reader
 from t5x_lite.devices.layout import Layout
-from t5x_lite.evaluation.held_out import HeldOut, held_out, unigram_entropy
+from t5x_lite.evaluation.held_out import HeldOut
 from t5x_lite.files import disk, json_text
 from t5x_lite.inference import batched
 from t5x_lite.losses import Term
 from t5x_lite.model import Model, Params
-
-__all__ = [
-  "evaluate",
-  "held_out",
-  "task_metrics",
-  "teacher_forced",
-  "unigram_entropy",
-  "write",
-]
 
 Metrics = dict[str, float]
 
@@ -56,7 +47,7 @@ def evaluate(
   Args:
     model: a Model.
     params: its parameters, sharded by `layout`.
-    data: the result of `held_out`, which caches batches for the next call.
+    data: from `held_out.held_out`; it caches batches for the next call.
     layout: the devices; None is one device.
     metric_fns: whether to compute the tasks' own metrics, if they have any.
     sampler, constraints, max_new_tokens: for these metrics, as in

@@ -19,7 +19,7 @@ from t5x_lite.data import token_counts, vocabulary_record
 from t5x_lite.data.reader import Reader
 from t5x_lite.data.resolved_task import ResolvedTask
 from t5x_lite.devices import matmul_peak, memory
-from t5x_lite.evaluation import evaluate
+from t5x_lite.evaluation import evaluate, held_out
 from t5x_lite.optim import optimizers
 from t5x_lite.training import metrics_log, samples, step
 from t5x_lite.training.run import Run
@@ -99,7 +99,7 @@ def train(run: Run, *, model_dir: str) -> TrainState:
     )
     recorder.say(_describe(run, layout, description, model, steps_done))
     stop = stack.enter_context(_Stop())
-    held_out = evaluate.held_out(eval_readers, layout=layout)
+    eval_batches = held_out.held_out(eval_readers, layout=layout)
     # From the training data if there is no evaluation data.
     sample_reader = (*eval_readers, reader)[0]
 
@@ -124,7 +124,7 @@ def train(run: Run, *, model_dir: str) -> TrainState:
       evaluation = None
       if due(run.eval_every, number) and run.eval:
         evaluation = evaluate.evaluate(
-          model, state.params, held_out, layout=layout, metric_fns=False
+          model, state.params, eval_batches, layout=layout, metric_fns=False
         )
         recorder.evaluation(number, evaluation)
       if due(run.sample_every, number):

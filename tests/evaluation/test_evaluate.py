@@ -116,7 +116,7 @@ def entropy(tokens):
 def measured(spec, model=None, **settings):
   """Evaluates a model, by default `Markov()`, on some data."""
   model = model or Markov()
-  data = evaluate.held_out([Reader(spec, model.row_format)])
+  data = held_out.held_out([Reader(spec, model.row_format)])
   return evaluate.evaluate(model, chain(), data, **settings)
 
 
@@ -188,7 +188,7 @@ def test_unigram_entropy_counts_what_bears_loss():
     },
   ]
   expected = entropy([5, 5, 0, 7])
-  assert evaluate.unigram_entropy(batches) == pytest.approx(expected)
+  assert held_out.unigram_entropy(batches) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_an_evaluation_of_several_passes_says_so(task):
 def test_each_stage_and_each_task_of_a_mixture_is_read_once(task):
   mixture = dataclasses.replace(task, task="evaluate_test_mixture")
   first = dataclasses.replace(task, num_batches=50, next_stage=mixture)
-  specs = evaluate.held_out([Reader(first, row_formats.CAUSAL)])
+  specs = held_out.held_out([Reader(first, row_formats.CAUSAL)])
   names = [one.reader.task.name for one in specs]
   assert names == ["evaluate_test", "evaluate_test", "evaluate_test_other"]
   found = [
@@ -365,7 +365,7 @@ def test_held_out_batches_are_the_same_each_time_and_read_once_if_small(
     "batches",
     lambda *a, **k: reads.append(1) or batches(*a, **k),
   )
-  data = evaluate.held_out([Reader(task, row_formats.CAUSAL)])
+  data = held_out.held_out([Reader(task, row_formats.CAUSAL)])
   found = [
     evaluate.evaluate(Markov(), chain(), data, metric_fns=False)
     for _ in range(2)

@@ -47,7 +47,7 @@ def test_a_file_makes_a_task_for_the_architectures_that_it_names(name):
   assert {a: fits(spec, a) for a in ARCHITECTURES} == expected
   # The file's own objective is one of those that are registered.
   if name in mixtures.OBJECTIVES:
-    objective = resolve(spec.task).recipe["objective"]
+    objective = resolve(spec.task).provider.recipe["objective"]
     assert type(objective) is type(mixtures.OBJECTIVES[name])
 
 

@@ -9,7 +9,7 @@ from t5x_lite import row_formats
 from t5x_lite.data import Data
 from t5x_lite.data.reader import Reader
 from t5x_lite.data.resolved_task import resolve
-from t5x_lite.evaluation import evaluate
+from t5x_lite.evaluation import evaluate, held_out
 from t5x_lite.inference import infer
 from tasks import text
 from tasks.evaluation import offline
@@ -107,8 +107,8 @@ def test_a_model_is_measured_on_all_as_it_would_be_asked():
     task="offline", lengths=LENGTHS, batch_size=8, split="validation",
     shuffle=False, num_batches=3,
   )  # fmt: skip
-  held_out = evaluate.held_out([Reader(spec, row_formats.PREFIX)])
-  found = evaluate.evaluate(model, params, held_out, max_new_tokens=4)
+  data = held_out.held_out([Reader(spec, row_formats.PREFIX)])
+  found = evaluate.evaluate(model, params, data, max_new_tokens=4)
   names = {"loss", "perplexity", "accuracy", "tokens", "unigram_entropy"}
   for name in NAMES:
     own = {key for key in found if key.startswith(f"{name}/")}

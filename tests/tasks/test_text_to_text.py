@@ -11,7 +11,7 @@ from t5x_lite import row_formats
 from t5x_lite.data import Data
 from t5x_lite.data.reader import Reader
 from t5x_lite.data.resolved_task import resolve
-from t5x_lite.evaluation import evaluate
+from t5x_lite.evaluation import evaluate, held_out
 from t5x_lite.inference import infer
 from t5x_lite.optim.optimizers import AdamW
 from t5x_lite.training import step
@@ -140,8 +140,8 @@ def test_a_model_learns_prompts_and_is_measured_on_them(prompts):
   )(state)
 
   spec = Data(task=prompts, lengths=lengths, batch_size=4, split="test")
-  held_out = evaluate.held_out([Reader(spec, row_formats.CAUSAL)])
-  metrics = evaluate.evaluate(model, state.params, held_out)
+  data = held_out.held_out([Reader(spec, row_formats.CAUSAL)])
+  metrics = evaluate.evaluate(model, state.params, data)
   # As a user would ask, with the prompts written out.
   job = infer.Generate(
     model=model,

@@ -122,7 +122,7 @@ def test_an_objective_that_ends_texts_says_that_nothing_ends_them(
   lengths = dict.fromkeys(resolve(name).features, 16)
   spec = Data(task=name, lengths=lengths, batch_size=2)
   with pytest.raises(ValueError, match="needs an end of sequence") as error:
-    Reader(spec, row_formats.ALL[architecture])
+    Reader(spec, row_formats.ALL[architecture]).batches()
   message = str(error.value)
   assert "\n" not in message and "eos=..." in message
 

@@ -46,9 +46,8 @@ def main(values, arguments):
     raise ValueError(
       f"give one task or mixture, or a gin file with one, not {len(arguments)}"
     )
-  import seqio
+  from t5x_lite.data import task_cache
+  from t5x_lite.data.resolved_task import resolve
 
-  from t5x_lite.data import batches, task_cache
-
-  for task in seqio.get_subtasks(batches.get_task(names[0])):
+  for task in resolve(names[0]).parts:
     task_cache.write(task, values.cache_dir, num_shards=values.num_shards)

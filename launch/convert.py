@@ -183,10 +183,10 @@ def _configured(path):
   if not config.is_bound(run_lib.Run):
     return config.build(model_lib.Model), None
   environment.load_tasks()
-  from t5x_lite.data import batches
+  from t5x_lite.data.resolved_task import resolve
 
   run = config.build(run_lib.Run)
-  model = run.model.fit_vocabulary(batches.required_vocab_size(run.train.task))
+  model = run.model.fit_vocabulary(resolve(run.train.task).vocab_size)
   return model, run
 
 

@@ -64,16 +64,18 @@ def main(values, arguments):
   import jax
 
   from t5x_lite.data import vocabulary_record
-  from t5x_lite.evaluation import evaluate
+  from t5x_lite.data.reader import Reader
+  from t5x_lite.evaluation import evaluate, held_out
   from t5x_lite.files import json_text
 
-  specs = _specs(restored.run, values)
-  for spec in specs:
-    vocabulary_record.check(spec.task, values.model_dir)
+  row_format = restored.model.row_format
+  readers = [Reader(spec, row_format) for spec in _specs(restored.run, values)]
+  for reader in readers:
+    vocabulary_record.check(reader.task, values.model_dir)
   metrics = evaluate.evaluate(
     restored.model,
     restored.params,
-    specs,
+    held_out.held_out(readers, layout=restored.layout),
     layout=restored.layout,
     constraints=restored.run.constraints,
     metric_fns=values.metric_fns,
@@ -86,8 +88,6 @@ def main(values, arguments):
 
 def _specs(run, values):
   """Returns the run's evaluation data, with the changes of the flags."""
-  from t5x_lite.data import batches
-
   specs = run.eval
   changes = {"shuffle": False, "num_epochs": 1, "next_stage": None}
   if not specs:  # Its training data, of which num_batches would end a stage.
@@ -105,7 +105,7 @@ def _specs(run, values):
   return [
     dataclasses.replace(stage, **changes)
     for spec in specs
-    for stage in batches.stages(spec)
+    for stage in spec.stages
   ]
 
 

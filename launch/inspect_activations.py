@@ -61,15 +61,13 @@ def main(values, arguments):
   from launch import session
 
   restored = session.restore(values)
-  from t5x_lite.data import batches
   from t5x_lite.files import json_text
   from t5x_lite.inference import inspection
 
-  task = batches.get_task(restored.run.train.task)
   found = inspection.inspect(
     restored.model,
     restored.params,
-    task.output_features["targets"].vocabulary,
+    restored.task.vocabulary,
     infer.blanks(values.text),
     values.targets,
     top_k=values.top_k,

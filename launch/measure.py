@@ -53,7 +53,7 @@ def main(values, arguments):
     settings,
     restored.model,
     restored.params,
-    restored.run,
+    restored.task,
     layout=restored.layout,
   )
   evaluate.write({"step": restored.step, **found}, f"{values.model_dir}/{FILE}")

@@ -179,10 +179,12 @@ def _check_same(built, model):
 def _write_whole(output, run):
   """Writes the run's directory and its vocabulary record."""
   environment.load_tasks()
-  from t5x_lite.data import batches, vocabulary_record
+  from t5x_lite.data import vocabulary_record
+  from t5x_lite.data.resolved_task import resolve
 
-  run.model.fit_vocabulary(batches.required_vocab_size(run.train.task))
+  task = resolve(run.train.task)
+  run.model.fit_vocabulary(task.vocab_size)
   directory = rundir.RunDirectory(output)
   directory.check(run)
   directory.start(run, sys.argv)
-  vocabulary_record.write(run.train.task, output)
+  vocabulary_record.write(task, output)

@@ -27,13 +27,13 @@ def measure(inputs, *, seconds=5.0) -> dict:
 
   from t5x_lite import row_formats
   from t5x_lite.data import Data
-  from t5x_lite.data import batches as batches_lib
+  from t5x_lite.data.reader import Reader
 
   task = seqio.TaskRegistry.get(TASK)
   targets = task.recipe["objective"].plan(inputs).targets
   lengths = {"inputs": inputs, "targets": targets}
   spec = Data(task=TASK, lengths=lengths, batch_size=_BATCH_SIZE, pack=True)
-  ours = batches_lib.batches(spec, row_formats.ENCODER_DECODER)
+  ours = Reader(spec, row_formats.ENCODER_DECODER).batches()
   theirs = _of_t5(task, lengths)
   return {
     "pipeline_tokens_per_s": _tokens_per_s(ours, seconds),
@@ -65,7 +65,7 @@ def _of_t5(task, lengths):
     return None
   import seqio
 
-  from t5x_lite.data import batches as batches_lib
+  from t5x_lite.data import reader
 
   features = task.output_features
   plain = seqio.Task(
@@ -85,4 +85,4 @@ def _of_t5(task, lengths):
   ds = plain.get_dataset(lengths, "train", seed=0, num_epochs=None)
   rows = seqio.EncDecFeatureConverter(pack=True)(ds, lengths)
   batches = rows.batch(_BATCH_SIZE).prefetch(4)
-  return batches.with_options(batches_lib.options()).as_numpy_iterator()
+  return batches.with_options(reader.options()).as_numpy_iterator()

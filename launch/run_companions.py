@@ -8,7 +8,7 @@ import seqio
 
 from launch import rundir
 from t5x_lite import row_formats
-from t5x_lite.data import batches
+from t5x_lite.data.resolved_task import resolve
 from t5x_lite.files import json_text
 from t5x_lite.interop import config as hf_config
 from t5x_lite.interop import generation as generation_lib
@@ -28,7 +28,8 @@ def find(
   Returns:
     {name: path or contents of a file}; and the token ids for config.json.
   """
-  vocabulary = batches.vocabularies(run.train.task)[0]
+  task = resolve(run.train.task)
+  vocabulary = task.vocabulary
   file = _file(vocabulary)
   pair = run.model.row_format is row_formats.ENCODER_DECODER
   companions = _there(folder, names)
@@ -49,7 +50,7 @@ def find(
     run.constraints,
     run.sampler,
     eos_id=vocabulary.eos_id,
-    start_id=batches.starts(run.train.task)["start_id"],
+    start_id=task.starts["start_id"],
     is_encoder_decoder=pair,
   )
   named = [companions.get(n) for n in (generation_lib.NAME, hf_config.NAME)]

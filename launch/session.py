@@ -63,6 +63,7 @@ class Restored:
   """A run's model with the parameters of one of its checkpoints."""
 
   run: Any
+  task: Any
   model: Any
   params: Any
   layout: Any
@@ -73,7 +74,7 @@ class Restored:
     from t5x_lite.inference import infer
 
     return infer.codec(
-      self.run.train.task,
+      self.task,
       self.model.row_format,
       self.run.train.lengths,
       truncate=truncate,
@@ -91,16 +92,18 @@ def restore(values) -> Restored:
   start_processes(values)
   environment.load_tasks()
 
-  from t5x_lite.data import batches, vocabulary_record
+  from t5x_lite.data import vocabulary_record
+  from t5x_lite.data.resolved_task import resolve
   from t5x_lite.training import run as run_lib
 
   run = config.build(run_lib.Run)
-  vocabulary_record.check(run.train.task, values.model_dir)
-  model = run.model.fit_vocabulary(batches.required_vocab_size(run.train.task))
+  task = resolve(run.train.task)
+  vocabulary_record.check(task, values.model_dir)
+  model = run.model.fit_vocabulary(task.vocab_size)
   params, layout, step = read_params(
     model, run.layout, values.model_dir, values.step
   )
-  return Restored(run, model, params, layout, step)
+  return Restored(run, task, model, params, layout, step)
 
 
 def read_params(model, layout, model_dir, step=None):

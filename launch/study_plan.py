@@ -225,11 +225,11 @@ def build(cell, seed, search_paths=()):
 
 def _mismatch(run) -> str | None:
   """Returns why a run's task does not suit its architecture, or None."""
-  from t5x_lite.data import batches
+  from t5x_lite.data.resolved_task import resolve
 
-  names = batches.feature_names(batches.get_task(run.train.task))
+  task = resolve(run.train.task)
   try:
-    run.model.row_format.check(names)
+    run.model.row_format.check(task.features)
   except ValueError as error:
     return str(error)
   return None

@@ -121,9 +121,10 @@ def _describe(provider) -> str:
 def _show(name, lengths, values):
   from t5x_lite import row_formats
   from t5x_lite.data import Data, token_counts
-  from t5x_lite.data import batches as batches_lib
+  from t5x_lite.data.reader import Reader
+  from t5x_lite.data.resolved_task import resolve
 
-  provider = batches_lib.get_task(name)
+  provider = resolve(name).provider
   names = tuple(provider.output_features)
   if values.architecture:
     row_format = row_formats.ALL[values.architecture]
@@ -138,7 +139,7 @@ def _show(name, lengths, values):
     seed=values.seed,
     pack=values.pack,
   )
-  batches_lib.check(spec, row_format)
+  reader = Reader(spec, row_format)
   print(f"{name}: {_describe(provider)}")
   print(f"splits: {', '.join(sorted(provider.splits))}")
   if metrics := _metrics(provider):
@@ -150,17 +151,15 @@ def _show(name, lengths, values):
       print(f"{feature}:")
       print(textwrap.indent(_short(value), "  "))
 
-  stream = batches_lib.batches(spec, row_format)
-  batches = list(itertools.islice(stream, _MEASURED_BATCHES))
+  batches = list(itertools.islice(reader.batches(), _MEASURED_BATCHES))
   rows = (
     {name: array[i] for name, array in batch.items()}
     for batch in batches
     for i in range(_BATCH_SIZE)
   )
-  vocabulary = batches_lib.vocabularies(name)[1]
   for row in itertools.islice(rows, values.num_examples):
     print("\n" + _heading(f"row for {row_format.name}"))
-    for line in _row_lines(row, vocabulary):
+    for line in _row_lines(row, reader.task.vocabulary):
       print(line)
 
   totals = {}

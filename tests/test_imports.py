@@ -29,8 +29,7 @@ MAY_IMPORT = {
     "files", "row_formats", "model", "devices", "decoding", "data",
   ),
   "evaluation": (
-    "files", "losses", "row_formats", "model", "devices", "decoding", "data",
-    "inference",
+    "files", "losses", "model", "devices", "decoding", "data", "inference",
   ),
   "training": (
     "files", "losses", "model", "optim", "devices", "decoding", "checkpoints",

@@ -9,9 +9,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import seqio
-
-from t5x_lite.data import Data, batches
+from t5x_lite.data import Data
+from t5x_lite.data.reader import Reader
+from t5x_lite.data.resolved_task import resolve
 from t5x_lite.devices.layout import Layout
 from t5x_lite.evaluation import evaluate
 from t5x_lite.model import Model, Params
@@ -72,8 +72,8 @@ def measure(
       num_epochs=1,
       num_batches=suite.examples // suite.batch_size,
     )
-    batches.check(spec, model.row_format)
-    found[task] = evaluate.task_metrics(model, params, spec, layout=layout)
+    reader = Reader(spec, model.row_format)
+    found[task] = evaluate.task_metrics(model, params, reader, layout=layout)
     if not found[task]:
       raise ValueError(f"Suite.tasks: {task} has no metrics")
     examples[task] = found[task].pop("num_examples")
@@ -91,7 +91,7 @@ def measure(
 
 def _tasks(suite) -> list[str]:
   """Returns the names of the tasks, with mixtures expanded."""
-  parts = [seqio.get_subtasks(batches.get_task(name)) for name in suite.tasks]
+  parts = [resolve(name).parts for name in suite.tasks]
   return list(dict.fromkeys(task.name for tasks in parts for task in tasks))
 
 

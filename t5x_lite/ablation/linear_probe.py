@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from t5x_lite.data import batches, feature_converters
+from t5x_lite.data import feature_converters
+from t5x_lite.data.resolved_task import ResolvedTask
 from t5x_lite.inference import probe
 from t5x_lite.model import Model, Params
 
@@ -22,7 +23,7 @@ _FOLDS = 4
 def accuracies(
   model: Model,
   params: Params,
-  task: str,
+  task: ResolvedTask,
   documents: Sequence[Sequence[str]],
   *,
   batch_size: int,
@@ -41,8 +42,8 @@ def accuracies(
   # Imported here, as it takes a second.
   from sklearn import linear_model, model_selection, pipeline, preprocessing
 
-  vocabulary = batches.vocabularies(task)[1]
-  ids = [list(vocabulary.encode(x)) for passages in documents for x in passages]
+  encode = task.vocabulary.encode
+  ids = [list(encode(x)) for passages in documents for x in passages]
   labels = np.repeat(np.arange(len(documents)), len(documents[0]))
   classifier = pipeline.make_pipeline(
     preprocessing.StandardScaler(),
@@ -51,7 +52,7 @@ def accuracies(
   folds = model_selection.StratifiedKFold(_FOLDS, shuffle=True, random_state=0)
   found = model_selection.cross_val_predict(
     classifier,
-    pooled(model, params, ids, batch_size, batches.starts(task)),
+    pooled(model, params, ids, batch_size, task.starts),
     labels,
     cv=folds,
   )

@@ -33,14 +33,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import seqio
 
 from t5x_lite.ablation import downstream, linear_probe, scoring
 from t5x_lite.ablation.original_text import OriginalText
-from t5x_lite.data import batches
+from t5x_lite.data.resolved_task import ResolvedTask
 from t5x_lite.devices.layout import Layout
 from t5x_lite.model import Model, Params
-from t5x_lite.training.run import Run
 
 KINDS = ("continuation", "infilling")
 # Passages per document for the linear probe.
@@ -134,11 +132,11 @@ def measure(
   measures: Measures,
   model: Model,
   params: Params,
-  run: Run,
+  task: ResolvedTask,
   *,
   layout: Layout | None = None,
 ) -> dict[str, Any]:
-  """Measures a model on its run's held-out documents, and on suites.
+  """Measures a model on its task's held-out documents, and on suites.
 
   Returns:
     {"documents_sha256": of the texts, "sources": [per document],
@@ -155,13 +153,13 @@ def measure(
   """
   found = {"samples": [], "suites": {}}
   if measures.documents:
-    found |= _of_documents(measures, model, params, run, layout)
+    found |= _of_documents(measures, model, params, task, layout)
   if measures.probe_documents:
     found["probe"] = linear_probe.accuracies(
       model,
       params,
-      run.train.task,
-      [document.pieces for document in passages(measures, run.train.task)],
+      task,
+      [document.pieces for document in passages(measures, task)],
       batch_size=measures.batch_size,
     )
   if model.row_format.generates:
@@ -172,14 +170,14 @@ def measure(
   return found
 
 
-def _of_documents(measures, model, params, run, layout) -> dict[str, Any]:
-  vocabulary = batches.vocabularies(run.train.task)[1]
-  documents = excerpts(measures, run.train.task)
+def _of_documents(measures, model, params, task, layout) -> dict[str, Any]:
+  vocabulary = task.vocabulary
+  documents = excerpts(measures, task)
   # At most half of the documents are used to choose a format.
   aside = min(measures.selection, len(documents) // 2)
   chosen, scored = documents[:aside], documents[aside:]
   score = scoring.Scorer(
-    model, params, run, batch_size=measures.batch_size, layout=layout
+    model, params, task, batch_size=measures.batch_size, layout=layout
   )
   pieces = [piece for document in scored for piece in document.pieces]
   result = {
@@ -192,7 +190,7 @@ def _of_documents(measures, model, params, run, layout) -> dict[str, Any]:
       list(questions(vocabulary, part, kind, measures.infill))
       for part in (chosen, scored)
     )
-    best, *others = scoring.formats(run, model.row_format, measures.modes)
+    best, *others = scoring.formats(task, model.row_format, measures.modes)
     if others:
       losses = {form: score(tried, form).sum() for form in (best, *others)}
       best = min(losses, key=losses.get)
@@ -201,12 +199,12 @@ def _of_documents(measures, model, params, run, layout) -> dict[str, Any]:
     result[kind] = {"format": best.name, **of_documents}
     if best.kind != "pseudo":
       result["samples"] += _samples(
-        measures, model, params, run, vocabulary, asked, best, layout
+        measures, model, params, task, asked, best, layout
       )
   return result
 
 
-def excerpts(measures: Measures, task: str) -> list[Document]:
+def excerpts(measures: Measures, task: ResolvedTask) -> list[Document]:
   """Returns the excerpts of each held-out document that is long enough.
 
   All tasks with the same sources give the same excerpts: documents alternate
@@ -216,7 +214,7 @@ def excerpts(measures: Measures, task: str) -> list[Document]:
   return _pieces(task, wanted, measures.excerpts, measures.excerpt_bytes)
 
 
-def passages(measures: Measures, task: str) -> list[Document]:
+def passages(measures: Measures, task: ResolvedTask) -> list[Document]:
   """Returns equally many passages of each held-out document, for the probe."""
   wanted, size = measures.probe_documents, measures.excerpt_bytes
   return _pieces(task, wanted, _PASSAGES, size, fewest=_PASSAGES)
@@ -243,8 +241,8 @@ def _pieces(task, wanted, count, size, fewest=1) -> list[Document]:
   ]
   if len(found) < 2:
     raise ValueError(
-      f"task {task} has {len(found)} held-out documents of at least {at_least} "
-      "bytes: lower Measures.excerpt_bytes, or hold out more text"
+      f"task {task.name} has {len(found)} held-out documents of at least "
+      f"{at_least} bytes: lower Measures.excerpt_bytes, or hold out more text"
     )
   return found[:wanted]
 
@@ -253,7 +251,7 @@ def _held_out(task) -> dict[str, list[bytes]]:
   """Returns {source: held-out documents}, ordered by a hash."""
   found, known = {}, set()
   # A document in two sources counts for the first one by source name.
-  parts = sorted(seqio.get_subtasks(batches.get_task(task)), key=_source_name)
+  parts = sorted(task.parts, key=_source_name)
   for part in parts:
     if "validation" not in part.splits:
       raise ValueError(f"task {part.name} has no validation split to measure")
@@ -320,13 +318,16 @@ def _by_document(asked, nats, count) -> dict[str, Any]:
   }
 
 
-def _samples(measures, model, params, run, vocabulary, asked, form, layout):
+def _samples(measures, model, params, task, asked, form, layout):
   """Generates greedy predictions for the first excerpts of a few documents."""
   firsts = {question.document: question for question in reversed(asked)}
   shown = [firsts[n] for n in sorted(firsts)][: measures.samples]
   if not shown:
     return []
-  predictions = scoring.generate(model, params, run, shown, form, layout=layout)
+  predictions = scoring.generate(
+    model, params, task, shown, form, layout=layout
+  )
+  vocabulary = task.vocabulary
   return [
     {
       "format": form.name,

@@ -13,11 +13,12 @@ from typing import Any
 
 import jax
 import numpy as np
-import seqio
 
 from t5x_lite.ablation.study import Budget
 from t5x_lite.accounting import costs
-from t5x_lite.data import batches, task_examples, token_counts
+from t5x_lite.data import task_examples, token_counts
+from t5x_lite.data.reader import Reader
+from t5x_lite.data.resolved_task import resolve
 from t5x_lite.training import bench
 from t5x_lite.training.run import Run
 
@@ -44,9 +45,10 @@ def account(run: Run) -> Account:
     "padding_fraction", "loss_fraction" (of the tokens).
 
   Raises:
-    ValueError: the task does not suit the architecture, or batches.check fails.
+    ValueError: the data cannot be read (see `Reader`).
   """
-  model = _model(run)
+  reader = Reader(run.train, run.model.row_format)
+  model = run.model.fit_vocabulary(reader.task.vocab_size)
   described = costs.describe(
     model,
     batch_size=run.train.batch_size,
@@ -55,7 +57,7 @@ def account(run: Run) -> Account:
     microbatches=run.microbatches,
     platform=jax.default_backend(),
   )
-  counts = _token_counts(run, model.row_format)
+  counts = _token_counts(reader)
   parameters = described["parameters"]
   embeddings = sum(
     count
@@ -73,7 +75,7 @@ def account(run: Run) -> Account:
     "tokens_per_step": counts["tokens"],
     "loss_tokens_per_step": counts["loss_tokens"],
     "source_tokens_per_step": counts["examples"]
-    * _source_tokens_per_example(run, model.row_format, counts),
+    * _source_tokens_per_example(reader, counts),
     "padding_fraction": 1 - counts["tokens"] / counts["positions"],
     "loss_fraction": counts["loss_tokens"] / counts["tokens"],
   }
@@ -175,7 +177,7 @@ def step_ratios(
 
 def _bench(run, steps) -> dict[str, Any]:
   return bench.bench(
-    _model(run),
+    run.model.fit_vocabulary(resolve(run.train.task).vocab_size),
     run.optimizer,
     batch_size=run.train.batch_size,
     lengths=run.train.lengths,
@@ -192,7 +194,7 @@ def documents_sha256(run: Run) -> str:
   it.
   """
   spec, digest = run.train, hashlib.sha256()
-  for task in seqio.get_subtasks(batches.get_task(spec.task)):
+  for task in resolve(spec.task).parts:
     # The settings that determine them; without an order, the task's name does.
     known = (
       task.source, spec.document_order or task.name,
@@ -233,13 +235,9 @@ def _fields(task, spec):
   return task_examples.documents(task, spec).element_spec
 
 
-def _model(run):
-  return run.model.fit_vocabulary(batches.required_vocab_size(run.train.task))
-
-
-def _token_counts(run, row_format) -> dict[str, float]:
+def _token_counts(reader) -> dict[str, float]:
   """Returns the mean token counts of the first batches."""
-  stream = itertools.islice(batches.batches(run.train, row_format), _BATCHES)
+  stream = itertools.islice(reader.batches(), _BATCHES)
   counts = [token_counts.count(batch) for batch in stream]
   return {
     name: float(np.mean([count[name] for count in counts]))
@@ -247,19 +245,17 @@ def _token_counts(run, row_format) -> dict[str, float]:
   }
 
 
-def _source_tokens_per_example(run, row_format, counts) -> float:
+def _source_tokens_per_example(reader, counts) -> float:
   """Returns the mean number of document tokens per example.
 
   Exact for any objective: counts documents in and examples out. Examples that
   are not made from documents (questions and answers) count as their own source.
   """
-  provider = batches.get_task(run.train.task)
-  parts = seqio.get_subtasks(provider)
-  if any("text" not in _fields(task, run.train) for task in parts):
+  provider, parts = reader.task.provider, reader.task.parts
+  spec = dataclasses.replace(reader.spec, shuffle=False)
+  if any("text" not in _fields(task, reader.spec) for task in parts):
     return counts["tokens"] / counts["examples"]
-  spec = dataclasses.replace(run.train, shuffle=False)
-  lengths = batches.feature_lengths(spec, row_format)
-  lengths = {k: v for k, v in lengths.items() if k != "decoder"}
+  lengths = {k: v for k, v in reader.lengths.items() if k != "decoder"}
   total, rates = 0.0, 0.0
   for task in parts:
     rate = 1.0 if provider is task else provider.get_rate(task)

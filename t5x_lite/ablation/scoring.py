@@ -10,13 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_lite.data import batches as batches_lib
 from t5x_lite.data import sentinels
+from t5x_lite.data.resolved_task import ResolvedTask
 from t5x_lite.devices.layout import Layout
 from t5x_lite.inference import batched, infer
 from t5x_lite.model import Model, Params
 from t5x_lite.row_formats import RowFormat
-from t5x_lite.training.run import Run
 
 _SENTINEL = re.compile(r"<extra_id_\d+>")
 
@@ -55,17 +54,16 @@ class Format:
 
 
 def formats(
-  run: Run, row_format: RowFormat, modes: Sequence[int]
+  task: ResolvedTask, row_format: RowFormat, modes: Sequence[int]
 ) -> list[Format]:
-  """Returns the formats that a run's model may have been trained on."""
+  """Returns the formats that a model may have been trained on by a task."""
   if not row_format.generates:
     return [Format("pseudo")]
-  if "inputs" not in batches_lib.get_task(run.train.task).output_features:
+  if "inputs" not in task.features:
     return [Format("text")]
-  vocabulary = batches_lib.vocabularies(run.train.task)[1]
   kinds = (
     ("prefix", "sentinel")
-    if sentinels.sentinel_ids(vocabulary)
+    if sentinels.sentinel_ids(task.vocabulary)
     else ("prefix",)
   )
   return [Format(kind, mode) for kind in kinds for mode in (None, *modes)]
@@ -78,14 +76,13 @@ class Scorer:
     self,
     model: Model,
     params: Params,
-    run: Run,
+    task: ResolvedTask,
     *,
     batch_size: int,
     layout: Layout | None,
   ):
     self._model, self._params = model, params
-    self._run = run
-    self._vocabulary = batches_lib.vocabularies(run.train.task)[1]
+    self._task, self._vocabulary = task, task.vocabulary
     self._batch_size, self._layout = batch_size, layout
 
   def __call__(self, asked: Sequence[Any], form: Format) -> np.ndarray:
@@ -97,7 +94,7 @@ class Scorer:
     records = [{"ids": ids} for *ids, _ in arranged]
     job = _Score(
       model=self._model,
-      codec=_codec(self._run, self._model, records),
+      codec=_codec(self._task, self._model.row_format, records),
       starts=starts,
       stops=starts + np.array([len(q.scored) for q in asked], np.int32),
     )
@@ -189,23 +186,22 @@ def _scores(model, params, batch):
 def generate(
   model: Model,
   params: Params,
-  run: Run,
+  task: ResolvedTask,
   asked: Sequence[Any],
   form: Format,
   *,
   layout: Layout | None = None,
 ) -> list[str]:
   """Returns greedy predictions of the scored parts, as texts."""
-  vocabulary = batches_lib.vocabularies(run.train.task)[1]
   records = []
   for question in asked:
-    inputs, targets, start = form.arrange(question, vocabulary)
+    inputs, targets, start = form.arrange(question, task.vocabulary)
     given = targets[:start] if form.kind == "text" else inputs
     records.append({"ids": [given, []]})
   longest = max(len(question.scored) for question in asked) + 2
   job = _Generate(
     model=model,
-    codec=_codec(run, model, records, room=longest),
+    codec=_codec(task, model.row_format, records, room=longest),
     max_new_tokens=longest,
   )
   results = infer.run(
@@ -220,16 +216,15 @@ def _first_span(prediction: str) -> str:
   return before.strip() or (spans[0].strip() if spans else "")
 
 
-def _codec(run, model, records, *, room=0) -> infer.Codec:
-  """Returns the run's codec, with lengths that fit the records."""
+def _codec(task, row_format, records, *, room=0) -> infer.Codec:
+  """Returns the codec of a task, with room for the records."""
   inputs, targets = (
     max(len(record["ids"][side]) for record in records) for side in (0, 1)
   )
-  names = batches_lib.feature_lengths(run.train, model.row_format)
   lengths = {"inputs": inputs, "targets": targets + room}
-  if "inputs" not in names:  # They share one length.
+  if "inputs" not in task.features:  # They share one length.
     lengths = {"targets": inputs + targets + room}
-  return infer.codec(run.train.task, model.row_format, lengths)
+  return infer.codec(task, row_format, lengths)
 
 
 class _Generate(infer.Generate):

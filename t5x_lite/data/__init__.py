@@ -1,6 +1,6 @@
-"""From a seqio task to global batches, on a stream that resumes exactly.
+"""Reads seqio tasks as global batches, in a stream that resumes exactly.
 
-Only the settings are imported here: they load no TensorFlow.
+Only the settings are imported here, so that TensorFlow is not loaded.
 """
 
 from t5x_lite.data.spec import Data

@@ -1,4 +1,4 @@
-"""Gives the batches of a stream, and saves and restores the position in it."""
+"""Iterates over batches; saves and restores the position in the stream."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ from t5x_lite.files import json_text
 
 @contextlib.contextmanager
 def plain_errors(task: str) -> Iterator[None]:
-  """Raises what a check in the graph said as a ValueError of one line."""
+  """Raises a failed TensorFlow assertion as a one-line ValueError."""
   try:
     yield
   except tf.errors.InvalidArgumentError as error:
@@ -29,13 +29,13 @@ def plain_errors(task: str) -> Iterator[None]:
 
 
 class BatchIterator:
-  """Iterates over batches; what follows a `restore` followed the `save`.
+  """Iterates over batches, from a position that can be saved and restored.
 
-  The position includes all that is under way: shuffle buffers, rows still
-  open, batches made ahead. So the stream goes on to the last bit.
+  The position includes shuffle buffers, unfinished packed rows and prefetched
+  batches, so that a restored stream continues with exactly the same bits.
 
   Attributes:
-    shapes: name -> shape of the arrays of every batch, all of them int32.
+    shapes: {name: shape} of the arrays of every batch, which are int32.
   """
 
   def __init__(
@@ -44,22 +44,22 @@ class BatchIterator:
     stream: Mapping[str, Any],
     *,
     process: tuple[int, int] = (0, 1),
-    if_empty: str = "the stream gives no batch",
+    if_empty: str = "the stream has no batches",
   ):
-    """Starts at the beginning.
+    """Starts at the beginning of a dataset.
 
     Args:
       dataset: dicts of dense tensors of fixed shape.
-      stream: what the dataset was made from, its "task" included. A position
-        is only restored to a stream that was made from the same.
-      process: (index, count); part of the stream and of the files' names.
-      if_empty: the error for a dataset without any element.
+      stream: the settings that the dataset was made from, including "task". A
+        position can only be restored to a stream with the same settings.
+      process: (index, count); added to the settings and to file names.
+      if_empty: the error message for an empty dataset.
     """
     index, count = process
     self.shapes = {
       name: tuple(spec.shape) for name, spec in dataset.element_spec.items()
     }
-    # As JSON gives it back: tuples become lists.
+    # As JSON will read it back: tuples become lists.
     self._stream = json.loads(
       json_text.dumps({**stream, "process": process}, default=str)
     )
@@ -84,20 +84,20 @@ class BatchIterator:
     return {name: value.numpy() for name, value in batch.items()}
 
   def check_resumable(self) -> None:
-    """Refuses a stream whose position cannot be saved, before it is needed.
+    """Checks that the position of the stream can be saved.
 
     Raises:
-      ValueError: naming what keeps no position.
+      ValueError: it cannot; names the operation whose state cannot be saved.
     """
     with tempfile.TemporaryDirectory() as directory:
       self.save(directory)
 
   def save(self, directory: str | os.PathLike) -> None:
-    """Writes the position into a directory, in files of this process.
+    """Writes the position of this process to files in a directory.
 
     Raises:
-      ValueError: for a pipeline that has none: Python code in it (a generator,
-        a py_function) or random operations that are not stateless.
+      ValueError: the position cannot be saved: the pipeline has Python code (a
+        generator, a py_function) or stateful random operations.
     """
     path = os.path.join(directory, self._name)
     try:
@@ -107,17 +107,18 @@ class BatchIterator:
       if not what:
         raise
       raise ValueError(
-        f"task {self._stream['task']} cannot be resumed: {what[1]} in it keeps "
-        "no position; use TensorFlow operations, and stateless random ones"
+        f"task {self._stream['task']} cannot be resumed: the state of "
+        f"{what[1]} cannot be saved; use only TensorFlow operations, and "
+        "stateless random ones"
       ) from None
     with tf.io.gfile.GFile(f"{path}.json", "w") as file:
       file.write(json_text.dumps(self._stream, indent=2))
 
   def restore(self, directory: str | os.PathLike) -> None:
-    """Returns to the position that `save` wrote into a directory.
+    """Restores the position that `save` wrote to a directory.
 
     Raises:
-      ValueError: if it is not there, or is one of another stream.
+      ValueError: the directory lacks it, or has that of another stream.
     """
     path = os.path.join(directory, self._name)
     if not tf.io.gfile.exists(f"{path}.json"):

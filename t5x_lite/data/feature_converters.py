@@ -1,4 +1,4 @@
-"""Arranges a task's examples as what an architecture eats.
+"""Converts a task's examples to the rows that an architecture takes.
 
 A task gives, per example, sequences of any length: `inputs` and `targets` (a
 pair), `targets` alone (a language model's text), or `inputs`, `targets` and
@@ -56,11 +56,11 @@ are, for a prefix model, from inputs [7 6 5 6] targets [3 9 1 4 1] positions
     decoder_positions         0 1 2 3 3 3 3 1 1     of the blank
     decoder_block_positions   0 0 0 0 1 2 3 1 2     within the span
 
-The start token may differ from vocabulary to vocabulary, and models that come
-from elsewhere may begin texts otherwise; see `converter`.
+Vocabularies may have other start tokens, and converted models may begin texts
+differently; see `converter`.
 
-Segment ids, positions and weights are always there, packed or not: padding is
-where the segment id is 0, and nothing here or later looks for a token id 0.
+Rows always have segment ids, positions and weights, even if they are not
+packed. Padding is where the segment id is 0, whatever the token id.
 """
 
 from collections.abc import Mapping
@@ -97,25 +97,26 @@ def converter(
 ) -> seqio.FeatureConverter:
   """Returns the converter of a row format.
 
-  Called with a dataset of examples and the lengths of their features, as
-  `seqio.get_dataset` and `seqio.Evaluator` do, it gives a dataset of rows. For
-  a pair, a decoder's row has room for inputs and targets, or for
+  Called with a dataset of examples and the lengths of their features, as by
+  `seqio.get_dataset` and `seqio.Evaluator`, it returns a dataset of rows. For a
+  pair, a decoder's row has room for inputs and targets, or for
   lengths["decoder"] tokens if that is given.
 
   Args:
     row_format: the architecture's.
-    pack: whether rows hold as many examples as fit, in their order, rather
-      than one each.
+    pack: whether rows hold as many examples as fit, in order, rather than one
+      each.
     loss_on_inputs: whether inputs bear loss too; causal and prefix only.
     start_id: the token before the first one that a decoder predicts.
     around: the tokens that every text of an encoder-decoder begins and ends
-      with, as BART's "<s>" and "</s>". Inputs get both, and targets the first,
-      beyond what the lengths have room for; an end that is there stays alone.
-    bare_prompts: whether the inputs of a decoder-only model stand without the
-      start token, as GPT-2's; then only a text without inputs has it.
+      with, such as BART's "<s>" and "</s>". Both are added to inputs, unless
+      they have the end already, and the first to targets; the lengths do not
+      include them.
+    bare_prompts: whether the inputs of a decoder-only model have no start
+      token, as in GPT-2; then only a text without inputs has it.
 
   Raises:
-    ValueError: `loss_on_inputs` where the inputs are not predicted.
+    ValueError: `loss_on_inputs` for a model that does not predict inputs.
   """
   if loss_on_inputs and not row_format.shares_row:
     raise ValueError(
@@ -133,10 +134,10 @@ def converter(
 
 
 def starts(vocabulary: seqio.Vocabulary) -> dict[str, Any]:
-  """Returns how rows of a vocabulary's ids begin, as `converter` takes it.
+  """Returns the arguments of `converter` for the start of rows.
 
-  A vocabulary has `start_id`, `begin_id` and `bare_prompts` where it is not as
-  most are.
+  They are the vocabulary's `start_id`, `begin_id` and `bare_prompts`, with
+  defaults for those that it lacks.
   """
   begin_id = getattr(vocabulary, "begin_id", None)
   return {
@@ -152,9 +153,9 @@ _SCORED = ("input_tokens", "target_tokens", "loss_weights")
 class EncoderDecoder(Converter):
   """Encodes the inputs, decodes the targets.
 
-  An example whose inputs are empty gets one token 0 to encode: its targets
-  have something of their own to attend to, and only that. One whose targets
-  are empty (a prompt) gets a start token, without weight.
+  If an example's inputs are empty, one token 0 is encoded, so that its targets
+  have a token to attend to, and only that. If its targets are empty (a prompt),
+  they become a start token without weight.
   """
 
   MODEL_FEATURES: Mapping = {
@@ -194,10 +195,10 @@ class Decoder(Converter):
   """Continues the inputs, if any, with the targets: causal and prefix LM.
 
   `decoder_causal_attention`, seqio's name, is 1 on the start token and the
-  inputs: a prefix LM sees all of it from each of them, and decoding takes it
-  for the prompt. Inputs bear loss if `loss_on_inputs`. A prompt (empty
-  targets) gets one token 0 without weight, so that the shifted row still holds
-  the last of its inputs:
+  inputs. A prefix LM's attention is bidirectional there, and decoding takes it
+  as the prompt. Inputs bear loss if `loss_on_inputs`. Empty targets (a prompt)
+  become one token 0 without weight, so that the shifted row still has the last
+  of the inputs:
 
     inputs [7 8 5]   targets []
     decoder_input_tokens      0 7 8 5
@@ -244,7 +245,7 @@ class Decoder(Converter):
     """Lays out blanks and the spans that fill them; see the module's text."""
     aligned = {"targets": targets, "positions": positions}
     _check_aligned(aligned, *aligned)
-    # No two spans that follow one another fill the same blank.
+    # Consecutive spans never fill the same blank.
     is_first = tf.concat([[True], positions[1:] != positions[:-1]], axis=0)
     is_first = is_first[: tf.size(positions)]
     index = tf.range(tf.size(targets))

@@ -1,11 +1,11 @@
-"""Lays examples of any length out in rows of fixed length."""
+"""Lays out examples of any length in rows of fixed length."""
 
 from collections.abc import Mapping
 
 import tensorflow as tf
 
-# Examples laid out at a time: enough to spread TensorFlow's cost per operation,
-# few enough that a checkpoint of the iterator stays small.
+# Examples laid out at a time: enough to amortise TensorFlow's cost per
+# operation, few enough to keep checkpoints of the iterator small.
 _WINDOW = 32
 
 
@@ -17,25 +17,25 @@ def side_of(feature: str) -> str:
 def lay_out(
   ds: tf.data.Dataset, row_lengths: Mapping[str, int], *, pack: bool
 ) -> tf.data.Dataset:
-  """Lays examples out in rows of fixed length, one or, packed, several each.
+  """Lays out examples in rows of fixed length: one or, packed, several each.
 
-  Packing keeps the order of the examples: a row takes the next one as long as
-  each of its sides has room, then is closed (next fit). No token is lost, none
-  is looked at, and the state that the iterator carries from row to row is part
-  of its checkpoints. With room for 5, examples of 2, 3, 4 and 1 tokens are
+  Packing keeps the order of the examples (next fit): a row takes the next
+  example if each of its sides has room for it; otherwise the row is closed. No
+  token is dropped, token ids do not matter, and the open row is part of the
+  iterator's checkpoints. With room for 5, examples of 2, 3, 4 and 1 tokens are
 
     a a b b b | c c c c d        segment ids 1 1 2 2 2 | 1 1 1 1 2
 
   Args:
     ds: examples, dicts of int32 vectors. All features of a side, "SIDE_*",
       have one length.
-    row_lengths: the length of each side. An example that is longer is refused
-      when it comes.
+    row_lengths: the length of each side. Reading a longer example raises an
+      error.
     pack: whether a row takes more than one example.
 
   Returns:
     Rows with the same features, and "SIDE_segment_ids" and, unless the
-    examples bring them, "SIDE_positions".
+    examples have their own, "SIDE_positions".
   """
   names = sorted(ds.element_spec)
   windows = ds.ragged_batch(_WINDOW).map(
@@ -59,7 +59,8 @@ def lay_out(
   windows = windows.map(_plain(lambda *window: (*window, False)))
   windows = windows.concatenate(end)
 
-  # `scan` traces twice, as the state's size changes; this, once.
+  # `scan` traces its function twice, as the state's size changes; a tf.function
+  # is traced once.
   @tf.function(
     input_signature=[window_spec, (*window_spec, tf.TensorSpec([], tf.bool))],
     autograph=False,
@@ -85,13 +86,13 @@ def lay_out(
   return windows.scan(empty, fill).unbatch()
 
 
-# A window is two dicts by side: the features of all its tokens end to end,
-# [tokens, features], and the examples' sizes, [examples]. A few operations lay
-# it out, whatever the number of examples and features.
+# A window is two dicts by side: the features of all its tokens, concatenated,
+# [tokens, features], and the examples' sizes, [examples]. It is laid out by a
+# fixed number of operations, whatever the number of examples and features.
 
 
 def _flatten(window, names, row_lengths):
-  """Returns a window from a ragged batch."""
+  """Converts a ragged batch to a window."""
   features = {side: [] for side in row_lengths}
   sizes = {}
   for name in names:
@@ -114,7 +115,7 @@ def _count(sizes) -> tf.Tensor:
 
 
 def _next_fit(sizes, row_lengths) -> tf.Tensor:
-  """Returns the first example of each row, and the number of examples."""
+  """Returns the index of each row's first example, and the example count."""
   count = _count(sizes)
   # after[i]: the first example with no room in a row that begins with i.
   after = tf.fill([count], count)
@@ -136,7 +137,7 @@ def _next_fit(sizes, row_lengths) -> tf.Tensor:
 
 
 def _rows(tokens, sizes, bounds, names, row_lengths) -> dict[str, tf.Tensor]:
-  """Lays a window out; row r has the examples bounds[r]:bounds[r + 1]."""
+  """Lays out a window: row r has the examples bounds[r]:bounds[r + 1]."""
   rows = {}
   example = tf.range(bounds[-1])
   row = tf.searchsorted(bounds, example, side="right") - 1
@@ -153,7 +154,7 @@ def _rows(tokens, sizes, bounds, names, row_lengths) -> dict[str, tf.Tensor]:
     made_names = [f"{side}_segment_ids", f"{side}_positions"]
     own = [name for name in names if side_of(name) == side]
     columns = tf.unstack(dense, len(own) + 2, axis=-1)
-    # What the example brings comes last, and stays.
+    # The examples' own features come last and override those made here.
     rows |= dict(
       zip([*made_names, *own], columns[-2:] + columns[:-2], strict=True)
     )

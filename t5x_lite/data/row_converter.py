@@ -1,4 +1,4 @@
-"""The base of the feature converters: a seqio converter of one row format."""
+"""Defines the base of feature converters: seqio's, for one row format."""
 
 import abc
 import contextlib
@@ -11,8 +11,8 @@ from t5x_lite import row_formats
 from t5x_lite.data import packing
 from t5x_lite.row_formats import RowFormat
 
-# The accelerators are JAX's; TensorFlow would take a GPU's whole memory. Once
-# TensorFlow runs (a notebook), its devices are its user's business.
+# JAX uses the accelerators, and TensorFlow would reserve all memory of a GPU.
+# TensorFlow's devices cannot be changed once it has started (in a notebook).
 with contextlib.suppress(RuntimeError):
   tf.config.set_visible_devices([], "GPU")
 
@@ -22,16 +22,17 @@ plain = tf.autograph.experimental.do_not_convert
 
 
 class Converter(seqio.FeatureConverter):
-  """Turns examples of a task into rows; feature_converters.py draws them.
+  """Converts examples of a task to rows; feature_converters.py draws them.
 
-  An example with more tokens than a row is refused with both numbers, not cut:
-  `batches.py` and seqio trim before, where that is what the task wants.
+  Examples are not truncated: one with more tokens than a row raises an error
+  that shows both numbers. Truncation is done before, by `task_examples.py` or
+  seqio.
   """
 
   TASK_FEATURES: Mapping = {
     name: _INT32 for name in sorted(set().union(*row_formats.KINDS))
   }
-  # Segment ids and positions are there without packing as well.
+  # Rows have segment ids and positions even if they are not packed.
   PACKING_FEATURE_DTYPES: Mapping = {}
 
   def __init__(
@@ -56,7 +57,7 @@ class Converter(seqio.FeatureConverter):
   ) -> tf.data.Dataset:
     """Converts examples with features of these lengths to rows.
 
-    The base class does not let a language model go without inputs.
+    Unlike the base class, it takes language model examples, without inputs.
     """
     names = task_feature_lengths.keys() - {"decoder"}
     self.row_format.check(names)
@@ -76,7 +77,7 @@ class Converter(seqio.FeatureConverter):
 
   @abc.abstractmethod
   def arrange(self, example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Returns an example's model features, still unpadded.
+    """Returns an example's model features, without padding.
 
     All features of a side ("encoder_*", "decoder_*") have one length.
     """

@@ -1,9 +1,9 @@
-"""Text to tokens and back where sentinels, <extra_id_N>, stand for blanks.
+"""Encodes and decodes texts in which sentinels, <extra_id_N>, mark blanks.
 
-A sentinel is one token, wherever its id is: at the end of the vocabulary, as
-T5's span corruption has it, or where the vocabulary's own file has put it. A
-vocabulary here is any object like seqio's: encode, decode, eos_id, vocab_size,
-extra_ids; and, where ids below vocab_size stand for no token, unused_ids.
+A sentinel is one token, whose id is at the end of the vocabulary, as in T5's
+span corruption, or anywhere in the vocabulary's own file. A vocabulary here is
+any object with seqio's interface: encode, decode, eos_id, vocab_size,
+extra_ids; and unused_ids, if some ids below vocab_size are not tokens.
 """
 
 import functools
@@ -15,21 +15,21 @@ import numpy as np
 
 from t5x_lite.files import text_files
 
-# <extra_id_007> is none, nor are digits of other scripts: those are text.
+# <extra_id_007> and numbers in digits of other scripts are text, not sentinels.
 SENTINEL = re.compile(r"<extra_id_(0|[1-9][0-9]{0,8})>")
 
 
 def has_sentinels(text: str) -> bool:
-  """Tells whether the text has blanks."""
+  """Returns whether a text has sentinels."""
   return SENTINEL.search(text) is not None
 
 
 def sentinel_ids(vocabulary: Any) -> tuple[int, ...]:
-  """Returns the ids of <extra_id_0>, <extra_id_1>, ..., of those there are.
+  """Returns the ids of a vocabulary's sentinels, in the order of their numbers.
 
-  A vocabulary says so itself (`sentinel_ids`), or its SentencePiece model has
-  pieces of that name. Otherwise the last `extra_ids` ids are sentinels,
-  <extra_id_0> the very last, as in seqio.
+  They are the vocabulary's `sentinel_ids`, if it has that attribute, or those
+  of the pieces <extra_id_N> of its SentencePiece model. Otherwise they are the
+  last `extra_ids` ids, and <extra_id_0> is the very last, as in seqio.
   """
   own = getattr(vocabulary, "sentinel_ids", None)
   if own is not None:
@@ -46,7 +46,7 @@ def _pieces_of_sentinels(pieces) -> tuple[int, ...]:
   while True:
     name = f"<extra_id_{len(found)}>"
     ids = [pieces.PieceToId(spelling) for spelling in (f"▁{name}", name)]
-    # What is not there has the id of "unknown".
+    # A missing piece has the id of the unknown token.
     ids = [i for i in ids if pieces.IdToPiece(i).removeprefix("▁") == name]
     if not ids:
       return tuple(found)
@@ -54,22 +54,22 @@ def _pieces_of_sentinels(pieces) -> tuple[int, ...]:
 
 
 def eos_id(vocabulary: Any) -> int | None:
-  """Returns the token that ends a text, or None; -1 is SentencePiece's none."""
+  """Returns the end-of-sequence id, or None; SentencePiece's -1 is None."""
   found = vocabulary.eos_id
   return None if found is None or found < 0 else found
 
 
 def require_eos(vocabulary: Any, what: str) -> int:
-  """Returns the token that ends a text.
+  """Returns the end-of-sequence id.
 
   Raises:
-    ValueError: there is none, or it has the id of padding.
+    ValueError: there is none, or it is the id of padding.
   """
   found = eos_id(vocabulary)
   if not found:
     lacks = "has none" if found is None else "has it at 0, the id of padding"
     raise ValueError(
-      f"{what} needs an end of sequence, and vocabulary {vocabulary} {lacks}: "
+      f"{what} needs an end of sequence, but vocabulary {vocabulary} {lacks}: "
       "use one with it (a SentencePiece model trained with --eos_id=1, a "
       "tokenizer.json with eos=...)"
     )
@@ -77,10 +77,10 @@ def require_eos(vocabulary: Any, what: str) -> int:
 
 
 def check_padding(vocabulary: Any) -> None:
-  """Refuses a SentencePiece model whose id 0 is text: it means padding.
+  """Checks that id 0 of a SentencePiece model is not text, but padding.
 
   Raises:
-    ValueError: naming the piece.
+    ValueError: it is text; names the piece.
   """
   pieces = getattr(vocabulary, "tokenizer", None)
   if not hasattr(pieces, "PieceToId"):
@@ -88,23 +88,23 @@ def check_padding(vocabulary: Any) -> None:
   if not (pieces.IsControl(0) or pieces.IsUnknown(0) or pieces.IsUnused(0)):
     raise ValueError(
       f"{vocabulary.sentencepiece_model_file} has the piece "
-      f"{pieces.IdToPiece(0)!r} at id 0, which means padding: train the model "
+      f"{pieces.IdToPiece(0)!r} at id 0, the id of padding: train the model "
       "with --pad_id=0"
     )
 
 
 @functools.lru_cache
 def before_sentinels(count: int, *, at_start: bool = False) -> str:
-  r"""Returns the pattern of a sentinel and what is before it, if no space.
+  r"""Returns a pattern that matches a sentinel and the non-space before it.
 
-  Where sentinels are pieces that hold the space before them, a space goes
-  between the two: r"\1 \2". The pattern is one for Python's `re` and for RE2,
-  which looks neither ahead nor behind; it takes two passes, since sentinels
-  that touch one another share a character. U+2581 is a space to SentencePiece.
+  If a vocabulary's sentinel pieces include the space before them, r"\1 \2"
+  inserts that space. The pattern works in Python's `re` and in RE2, which has
+  no lookaround; it must be applied twice, since the matches of adjacent
+  sentinels would overlap. SentencePiece writes a space as U+2581.
 
   Args:
-    count: the number of sentinels; others are text.
-    at_start: whether a text that begins with a sentinel needs the space too.
+    count: the vocabulary's number of sentinels; higher numbers are text.
+    at_start: whether to match a sentinel at the start of the text as well.
   """
   numbers = "|".join(map(str, range(count)))
   start = "^|" if at_start else ""
@@ -112,7 +112,7 @@ def before_sentinels(count: int, *, at_start: bool = False) -> str:
 
 
 def spaced(text: str, count: int, *, at_start: bool = False) -> str:
-  """Puts a space before each sentinel that has none; see `before_sentinels`."""
+  """Inserts missing spaces before sentinels; see `before_sentinels`."""
   if not count or not has_sentinels(text):
     return text
   pattern = before_sentinels(count, at_start=at_start)
@@ -122,9 +122,9 @@ def spaced(text: str, count: int, *, at_start: bool = False) -> str:
 
 
 def encode(vocabulary: Any, text: str) -> list[int]:
-  """Tokenises a text, each <extra_id_N> to its one token; adds no EOS.
+  """Tokenises a text, with one token for each <extra_id_N>; adds no EOS.
 
-  The ids are those of vocabulary.encode where that knows sentinels.
+  The ids are those of vocabulary.encode if it knows sentinels.
 
   Raises:
     ValueError: the text has a sentinel that the vocabulary lacks, or a lone
@@ -142,9 +142,9 @@ def encode(vocabulary: Any, text: str) -> list[int]:
       f"<extra_id_{len(sentinels) - 1}>"
     )
   expected = [sentinels[number] for number in numbers]
-  # SentencePiece may know them at the start of a word only, and spell
-  # "jel<extra_id_0>" out. The piece holds the space, so that "jel <extra_id_0>"
-  # gives the tokens that training gives for a word cut in two.
+  # SentencePiece may know a sentinel only at the start of a word, and split the
+  # one in "jel<extra_id_0>" into characters. Its piece includes the space, so
+  # "jel <extra_id_0>" has the tokens that training has for a word cut in two.
   for spelling in (
     text,
     spaced(text, len(sentinels)),
@@ -154,7 +154,7 @@ def encode(vocabulary: Any, text: str) -> list[int]:
     rest = iter(ids)
     if all(sentinel in rest for sentinel in expected):  # in this order
       return ids
-  # It does not know them at all.
+  # vocabulary.encode does not know sentinels.
   ids = []
   for i, part in enumerate(SENTINEL.split(text)):  # text, number, text, ...
     is_number = i % 2
@@ -165,16 +165,16 @@ def encode(vocabulary: Any, text: str) -> list[int]:
 def encode_continuation(
   vocabulary: Any, context: str, continuation: str, *, alone: bool = False
 ) -> tuple[list[int], list[int]]:
-  """Tokenises a text and what continues it; adds no EOS.
+  """Tokenises a context and its continuation; adds no EOS.
 
     "Answer: "  "A"    "Answer:| A"    [encode("Answer:")]  [the rest of
                                        encode("Answer: A")]
 
-  As lm-evaluation-harness does it (`TemplateLM._encode_pair`): white space at
-  the end of the context goes over to the continuation, which has the tokens
-  that the joint text has after those of the context. Where one of them reaches
-  across the cut, an `alone` continuation, an encoder-decoder's, loses none of
-  its characters: it is encoded by itself.
+  As in lm-evaluation-harness (`TemplateLM._encode_pair`), white space at the
+  end of the context is moved to the continuation, and the continuation's tokens
+  are those of the joint text, less as many as the context has. If a token spans
+  the boundary, an `alone` continuation, an encoder-decoder's, is encoded by
+  itself instead, so that no characters are lost.
 
   Raises:
     ValueError: a text has a sentinel that the vocabulary lacks.
@@ -189,7 +189,7 @@ def encode_continuation(
 
 
 def decode(vocabulary: Any, ids: Sequence[int]) -> str:
-  """Returns the text of the tokens before EOS, sentinels spelt out."""
+  """Returns the text of the tokens before EOS, with sentinels by name."""
   ids, end = [int(i) for i in ids], eos_id(vocabulary)
   if end in ids:
     ids = ids[: ids.index(end)]
@@ -207,10 +207,10 @@ def decode(vocabulary: Any, ids: Sequence[int]) -> str:
 
 
 def known_ids(vocabulary: Any) -> np.ndarray:
-  """Tells of each id below vocab_size whether it is a token's, bool [ids].
+  """Returns whether each id below vocab_size is a token, bool [ids].
 
-  Special ids and sentinels are tokens; a model may have further ids, which
-  round its vocabulary up.
+  Special ids and sentinels are tokens. A model may have more ids, since its
+  vocabulary size is rounded up.
   """
   has_token = np.ones(vocabulary.vocab_size, bool)
   has_token[list(getattr(vocabulary, "unused_ids", ()))] = False
@@ -224,14 +224,14 @@ def fill(
   *,
   mark: tuple[str, str] = ("", ""),
 ) -> str:
-  """Shows a text with its blanks filled in by a prediction.
+  """Returns a text with its blanks filled in by a prediction.
 
     text        a <extra_id_0> makes a <extra_id_1>.
     prediction  <extra_id_0> swallow <extra_id_1> summer
     filled      a [swallow] makes a [summer].        with mark=("[", "]")
 
-  The tokens are joined, not the texts: a word that the blank cut in two is
-  one word again. A blank without a prediction stays as it is.
+  Tokens are joined rather than texts, so that a word cut in two by a blank is
+  one word again. A blank without a prediction is left unchanged.
   """
   numbers = _sentinel_numbers(vocabulary)
   spans, span = {}, []
@@ -251,19 +251,19 @@ def fill(
   for bound in bounds:
     start, stop = (len(decode(vocabulary, ids[:n])) for n in bound)
     blank = whole[start:stop]
-    lead = len(blank) - len(blank.lstrip())  # spaces stay outside of the mark
+    lead = len(blank) - len(blank.lstrip())  # the mark excludes spaces
     filled += whole[end : start + lead] + mark[0] + blank.strip() + mark[1]
     end = start + max(lead, len(blank.rstrip()))
   return filled + whole[end:]
 
 
 def _sentinel_numbers(vocabulary) -> dict[int, int]:
-  """Maps the ids of sentinels to their numbers."""
+  """Returns {id of a sentinel: its number}."""
   ids = sentinel_ids(vocabulary)
   return {i: number for number, i in enumerate(ids)}
 
 
 def _spells_sentinels(vocabulary) -> bool:
-  """Tells whether decode knows sentinels (seqio's bytes do not)."""
+  """Returns whether decode knows sentinels; ByteVocabulary's does not."""
   text = vocabulary.decode([sentinel_ids(vocabulary)[0]])
   return text.strip() == "<extra_id_0>"

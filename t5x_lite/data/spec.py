@@ -1,4 +1,4 @@
-"""Data: what to read, and in which portions. No TensorFlow here."""
+"""Defines Data, the settings of a data stream, without TensorFlow."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,28 +6,28 @@ from collections.abc import Mapping
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Data:
-  """Says what to read, and in which portions.
+  """Configures a data stream: what is read, and in what batches.
 
   Attributes:
-    task: name of a seqio task or mixture.
-    lengths: task feature -> tokens, e.g. {"inputs": 512, "targets": 114}.
-    batch_size: rows of a global batch.
-    split: of the task.
-    shuffle: whether examples are drawn in a random order.
+    task: the name of a seqio task or mixture.
+    lengths: {feature: tokens}, e.g. {"inputs": 512, "targets": 114}.
+    batch_size: the rows of a global batch.
+    split: the split of the task.
+    shuffle: whether examples are read in random order.
     pack: whether several examples share a row.
-    seed: of order and noise.
-    document_order: a name for the order of the source's documents: two tasks
-      over one source with one name and seed read the same documents in the same
-      order, whatever each makes of them. None is an order of the task's own.
-    num_epochs: passes over the split; None repeats for ever in training, and
-      is one pass in evaluation.
-    num_batches: where evaluation stops, if the split does not end before; None
-      takes the whole split.
-    loss_on_inputs: whether a decoder-only model is scored on inputs too.
-    cache_dir: where `t5x_lite cache` has written the task; None reads the
-      source and tokenizes anew.
-    next_stage: what training reads after `num_batches`: another task, whose
-      rows have the same shapes.
+    seed: the seed of the order and of random preprocessing.
+    document_order: a name that determines the order of the source's documents:
+      two tasks over one source with the same name and seed read the same
+      documents in the same order, whatever their preprocessors do. None is the
+      name of the task.
+    num_epochs: the passes over the split; None repeats it forever in training,
+      and is one pass in evaluation.
+    num_batches: the maximum number of batches; None reads the whole split.
+    loss_on_inputs: whether the inputs of a decoder-only model bear loss too.
+    cache_dir: the directory in which `t5x_lite cache` wrote the task; None
+      reads the source and tokenizes again.
+    next_stage: the data that training reads after `num_batches`, with rows of
+      the same shapes.
   """
 
   task: str
@@ -47,8 +47,8 @@ class Data:
   def __post_init__(self):
     if self.next_stage is not None and self.num_batches is None:
       raise ValueError(
-        f"Data of {self.task} goes on with {self.next_stage.task}, but "
-        "num_batches does not say when: set it"
+        f"Data of {self.task} has a next_stage, {self.next_stage.task}, but no "
+        "num_batches after which it begins: set num_batches"
       )
     for name in ("batch_size", "num_epochs", "num_batches"):
       value = getattr(self, name)
@@ -59,3 +59,8 @@ class Data:
         raise ValueError(
           f"Data.lengths[{feature!r}] ({length}) must be at least 1"
         )
+
+  @property
+  def stages(self) -> "list[Data]":
+    """Returns the stages in order: this one, `next_stage`, and so on."""
+    return [self, *(self.next_stage.stages if self.next_stage else ())]

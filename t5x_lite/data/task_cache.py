@@ -1,10 +1,10 @@
-"""Writes seqio's offline cache of a task: on one machine, without Beam.
+"""Writes seqio's offline cache of a task, on one machine and without Beam.
 
   source -> preprocessors before CacheDatasetPlaceholder -> DIR/TASK/*.tfrecord
   DIR/TASK -> preprocessors after it -> examples
 
-The files are those of `cache_tasks_main` of seqio: each reads what the other
-writes.
+The format is that of seqio's `cache_tasks_main`: each can read the files of the
+other.
 """
 
 import contextlib
@@ -27,19 +27,20 @@ def write(
   num_shards: int = 16,
   report: Callable[[str], None] = print,
 ) -> str:
-  """Writes all splits of a task, whole or not at all.
+  """Writes all splits of a task, or none if one fails.
 
   Args:
-    task: with a CacheDatasetPlaceholder among its preprocessors.
-    cache_dir: the folder of caches, for `data.Data.cache_dir`.
-    num_shards: files of a split; at least as many as processes will read.
-    report: takes a line for each split.
+    task: a task with a CacheDatasetPlaceholder among its preprocessors.
+    cache_dir: the folder of all caches, as in `data.Data.cache_dir`.
+    num_shards: the files per split; at least one per process that will read it.
+    report: is called with a line of text for each split.
 
   Returns:
     The folder of the task's cache.
 
   Raises:
-    ValueError: the task cannot be cached, is cached, or has an empty split.
+    ValueError: the task cannot be cached, is cached already, or has an empty
+      split.
   """
   folder = folder_of(task.name, cache_dir)
   if not task.supports_caching:
@@ -88,7 +89,7 @@ def source(task: seqio.Task, cache_dir: str, split: str) -> seqio.DataSource:
 
 def _write_split(task, split: str, folder: str, num_shards: int) -> int:
   prefix = seqio.utils.get_cached_tfrecord_prefix(folder, split)
-  # The order of the source: the cache is shuffled when it is read.
+  # In the source's order: the cache is shuffled when it is read.
   dataset = task.source.get_dataset(split=split, shuffle=False)
   examples = task.preprocess_precache(dataset, seed=None).as_numpy_iterator()
   count, info = 0, {}
@@ -104,7 +105,7 @@ def _write_split(task, split: str, folder: str, num_shards: int) -> int:
       record = seqio.utils.dict_to_tfexample(example)
       writers[count % num_shards].write(record.SerializeToString())
   if not count:
-    raise ValueError(f"task {task.name}, split {split!r} gives no example")
+    raise ValueError(f"task {task.name}, split {split!r} has no examples")
   info = {
     "num_shards": num_shards,
     "features": info,
@@ -120,7 +121,7 @@ def _write_split(task, split: str, folder: str, num_shards: int) -> int:
 
 
 def _features(example: Mapping[str, Any]) -> dict[str, dict]:
-  """Describes features: any length, and otherwise the shape they have."""
+  """Returns the dtype and shape of each feature; the first dim is variable."""
   features = {}
   for name, value in example.items():
     shape = list(np.shape(value))

@@ -1,9 +1,9 @@
 """Reads the examples of one task, from its source to the shuffle buffer.
 
-What `seqio.Task.get_dataset` does, except that the seeds depend on task and
-shard (seqio's do not: two shards, or two tasks over one source, get the same
-noise), that only what is needed goes through the shuffle buffer, and that
-nothing is cached in memory: buffer and cache would be in each checkpoint.
+It differs from `seqio.Task.get_dataset` in three ways. Seeds depend on the task
+and the shard; with seqio's, two shards, or two tasks over one source, have the
+same noise. Only features that rows use go through the shuffle buffer. And
+nothing is cached in memory: buffer and cache are saved in each checkpoint.
 """
 
 import hashlib
@@ -15,7 +15,10 @@ import seqio
 import tensorflow as tf
 
 from t5x_lite.data import batch_iterator, task_cache, trimming
+from t5x_lite.data.feature_converters import choose_targets
+from t5x_lite.data.row_converter import plain
 from t5x_lite.data.spec import Data
+from t5x_lite.row_formats import RowFormat
 
 
 def read(
@@ -24,22 +27,22 @@ def read(
   lengths: Mapping[str, int],
   shard,
   *,
-  choose: Callable[[Mapping], Mapping],
+  row_format: RowFormat,
 ) -> tf.data.Dataset:
   """Returns a task's examples, trimmed and shuffled.
 
   Args:
     task: a task, not a mixture.
-    spec: what to read of it.
-    lengths: of its features, as `batches.feature_lengths` gives them.
+    spec: the data to read.
+    lengths: the lengths of its features, as in `Reader.lengths`.
     shard: (index, count) of the part to read.
-    choose: of an example; what of it is for the architecture.
+    row_format: the architecture's, which determines the targets.
 
   Returns:
     Dicts of int32 vectors, no longer than their lengths.
 
   Raises:
-    ValueError: there is no example, or they cannot be shuffled.
+    ValueError: there are no examples, or they cannot be shuffled.
   """
   source = _source(task, spec)
   ds = documents(task, spec, shard=shard)
@@ -52,41 +55,41 @@ def read(
 
   def finish(ds):
     ds = task.preprocess_postcache(ds, sequence_length, seed=noise_seed)
-    return fit(ds, task, lengths, choose)
+    return fit(ds, task, lengths, row_format)
 
   if spec.num_epochs is None:
     with batch_iterator.plain_errors(task.name):
       is_empty = not any(True for _ in finish(once).take(1))
     if is_empty:
-      # Repeated for ever, it would never give a batch nor an error.
-      raise ValueError(nothing(spec, task.name, shard))
-  # Before the noise, which is then another in each epoch.
+      # Repeated forever, an empty dataset would hang without an error.
+      raise ValueError(no_examples(spec, task.name, shard))
+  # Repeated before random preprocessing, so that epochs have different noise.
   ds = finish(once if spec.num_epochs == 1 else once.repeat(spec.num_epochs))
   if spec.shuffle and task.shuffle_buffer_size:
     order_seed = seed(spec, "order", task.name, shard)
-    # Complementary examples, of which a row takes so many, stay side by side.
+    # Complementary examples, which fill a row together, stay adjacent.
     together = getattr(task, "examples_together", 1)
     if together > 1:
       ds = ds.ragged_batch(together)
     buffer_size = max(1, task.shuffle_buffer_size // together)
-    # One order whenever it is begun: a stage's iterator may be made and then
-    # discarded, when a position before the stage is restored.
+    # The same order at each start: a stage's iterator may be discarded and made
+    # again, when a position before the stage is restored.
     ds = ds.shuffle(
       buffer_size, seed=order_seed, reshuffle_each_iteration=False
     )
     if together > 1:
-      # Mapped, its vectors are no longer ragged tensors of rank 0.
-      ds = ds.unbatch().map(_plain(lambda example: example))
+      # `map` turns the ragged tensors of rank 0 from `unbatch` into vectors.
+      ds = ds.unbatch().map(plain(lambda example: example))
   elif spec.shuffle and not source.performs_internal_shuffling:
     raise ValueError(
       f"task {task.name} has shuffle_buffer_size None and cannot be shuffled: "
-      "set shuffle=False, or give the task a buffer"
+      "set shuffle=False, or the task's shuffle_buffer_size"
     )
   return ds
 
 
 def _source(task: seqio.Task, spec: Data) -> seqio.DataSource:
-  """Returns the task's source or, where the spec says, its offline cache."""
+  """Returns the task's source or, with `cache_dir`, its offline cache."""
   if spec.cache_dir is None:
     return task.source
   return task_cache.source(task, spec.cache_dir, spec.split)
@@ -95,14 +98,14 @@ def _source(task: seqio.Task, spec: Data) -> seqio.DataSource:
 def documents(
   task: seqio.Task, spec: Data, *, shard: tuple[int, int] = (0, 1)
 ) -> tf.data.Dataset:
-  """Returns what a task's source gives, in the order in which it is read.
+  """Returns the documents of a task's source, in the order of reading.
 
   The order depends on the source, the split, `spec.seed` and
-  `spec.document_order`, or the task's own name where that is None.
+  `spec.document_order`, or the task's name if that is None.
   """
   index, count = shard
   source = _source(task, spec)
-  # The same in all shards: each takes every count-th example of one order.
+  # One seed for all shards: each takes every count-th document of one order.
   options = {
     "split": spec.split,
     "shuffle": spec.shuffle,
@@ -123,24 +126,24 @@ def fit(
   ds: tf.data.Dataset,
   task: seqio.Task,
   lengths: Mapping[str, int],
-  choose: Callable[[Mapping], Mapping],
+  row_format: RowFormat,
 ) -> tf.data.Dataset:
-  """Keeps the features that have a length, none longer than it.
+  """Selects the features that have a length, and truncates them to it.
 
-  They are cut to it (see trimming.py), unless the task plans its lengths
-  itself: too long is then a mistake, and refused.
+  If the task plans its lengths itself, a longer feature is not truncated (see
+  trimming.py): it is a mistake in the plan, and an error.
   """
   missing = sorted(lengths.keys() - {"decoder"} - ds.element_spec.keys())
   if missing:
     raise ValueError(
-      f"task {task.name} promises feature {missing[0]}, but its preprocessors "
-      f"give {', '.join(sorted(ds.element_spec))}"
+      f"task {task.name} has output feature {missing[0]}, but its "
+      f"preprocessors return {', '.join(sorted(ds.element_spec))}"
     )
   planned = any(
-    # Takes it to trim, not to plan.
+    # These two kinds only truncate.
     preprocessor is not seqio.preprocessors.append_eos_after_trim
     and not getattr(preprocessor, "only_trims", False)
-    for preprocessor in asks_for_lengths(task)
+    for preprocessor in length_preprocessors(task)
   )
 
   def refuse_longer(what, tokens, length):
@@ -150,7 +153,7 @@ def fit(
     )
 
   def fit_example(example):
-    example = choose(example)
+    example = choose_targets(example, row_format)
     tokens = {
       name: tf.cast(example[name], tf.int32)
       for name in lengths
@@ -166,11 +169,11 @@ def fit(
       return tokens
     return trimming.fit(tokens, task.output_features, lengths)
 
-  return ds.map(_plain(fit_example), num_parallel_calls=tf.data.AUTOTUNE)
+  return ds.map(plain(fit_example), num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def asks_for_lengths(task: seqio.Task) -> list[Callable]:
-  """Returns a task's preprocessors that trim to lengths or plan by them."""
+def length_preprocessors(task: seqio.Task) -> list[Callable]:
+  """Returns a task's preprocessors that truncate to lengths or plan by them."""
   return [
     preprocessor
     for preprocessor in task.preprocessors
@@ -179,19 +182,18 @@ def asks_for_lengths(task: seqio.Task) -> list[Callable]:
 
 
 def seed(spec: Data, *parts) -> int:
-  """Returns a seed, the same in every process and run; Python's hash is not."""
+  """Returns a seed that, unlike Python's hash, is the same in every process."""
   digest = hashlib.sha256(json.dumps([spec.seed, *parts]).encode()).digest()
   return int.from_bytes(digest[:4]) >> 1
 
 
-def nothing(spec: Data, task: str = "", shard: tuple[int, int] = (0, 1)) -> str:
-  """Says what it means that there is no example."""
+def no_examples(
+  spec: Data, task: str = "", shard: tuple[int, int] = (0, 1)
+) -> str:
+  """Returns the error message for a task without examples."""
   where = f" (shard {shard[0]} of {shard[1]})" if shard[1] > 1 else ""
   return (
-    f"task {task or spec.task}, split {spec.split!r}{where} gives no example: "
+    f"task {task or spec.task}, split {spec.split!r}{where} has no examples: "
     "its files are empty, it has fewer examples than there are processes, or "
     "its preprocessors drop all"
   )
-
-
-_plain: Callable = tf.autograph.experimental.do_not_convert

@@ -1,4 +1,4 @@
-"""Counts what a batch holds: tokens, padding, and what bears loss."""
+"""Counts a batch's tokens, padding and loss-bearing tokens."""
 
 from collections.abc import Mapping
 
@@ -6,12 +6,12 @@ import numpy as np
 
 
 def count(batch: Mapping[str, np.ndarray]) -> dict[str, int]:
-  """Counts what a batch holds.
+  """Counts a batch's tokens and examples.
 
   Returns:
-    "positions": tokens that the arrays have room for, encoder and decoder;
-    "tokens": those that are not padding; "encoder_tokens", "decoder_tokens":
-    these by side; "loss_tokens": those that bear loss; "examples": segments.
+    "positions": tokens with padding, of encoder and decoder; "tokens": tokens
+    without padding; "encoder_tokens", "decoder_tokens": these by side;
+    "loss_tokens": the tokens that bear loss; "examples": the segments.
   """
   sides = [
     side for side in ("encoder", "decoder") if f"{side}_segment_ids" in batch
@@ -25,18 +25,18 @@ def count(batch: Mapping[str, np.ndarray]) -> dict[str, int]:
     "encoder_tokens": real.get("encoder", 0),
     "decoder_tokens": real.get("decoder", 0),
     "loss_tokens": int(np.sum(weights > 0)),
-    # A row's segments are numbered from 1, on both sides alike.
+    # A row's segments are numbered from 1, identically on both sides.
     "examples": int(np.sum(np.max(segment_ids[sides[-1]], axis=-1))),
   }
 
 
 def padding_fraction(batch: Mapping[str, np.ndarray]) -> float:
-  """Returns the share of a batch's positions that are padding."""
+  """Returns the fraction of a batch's positions that are padding."""
   counts = count(batch)
   return 1 - counts["tokens"] / counts["positions"]
 
 
 def loss_fraction(batch: Mapping[str, np.ndarray]) -> float:
-  """Returns the share of a batch's tokens, padding apart, that bear loss."""
+  """Returns the fraction of a batch's tokens, without padding, in the loss."""
   counts = count(batch)
   return counts["loss_tokens"] / max(counts["tokens"], 1)

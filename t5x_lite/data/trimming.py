@@ -1,15 +1,15 @@
-"""Cuts examples that are too long: one rule for training, infer and score.
+"""Truncates long examples, by one rule for training, infer and score.
 
   inputs [a b c d e $]  targets [x y z $]
   lengths inputs 5, targets 3               [a b c d $]  [x y $]
   and of a decoder's row, 5                 [a $]        [x y $]
   a prompt, which has no EOS                [d e]        [x y $]
 
-An EOS ($) at the end stays, and the cut comes before it: the model sees its
-inputs end, as in all other examples. Inputs to which the task gives no EOS are
-a prompt, which the targets continue: they lose their beginning. Where a
-decoder's row has no room for both, the inputs give way; with no room at all
-they are empty. `jobs.Codec` does the same to the texts that commands are given.
+A final EOS ($) is kept, and excess tokens before it are dropped, so that inputs
+end in EOS as in all other examples. If the task appends no EOS to inputs, they
+are a prompt, which the targets continue: they are truncated at the beginning.
+If a decoder's row has too little room for both, the inputs are truncated, down
+to none. `jobs.Codec` truncates the texts of commands likewise.
 """
 
 from collections.abc import Mapping
@@ -23,12 +23,13 @@ def fit(
   features: Mapping[str, seqio.Feature],
   lengths: Mapping[str, int],
 ) -> dict[str, tf.Tensor]:
-  """Returns the features that have a length, none longer than it.
+  """Returns the features that have a length, truncated to it.
 
   Args:
     example: int32 vectors.
-    features: of the task, for EOS and whether sequences have it.
-    lengths: of features, and "decoder", if a row has a length of its own.
+    features: the task's, which define EOS and whether it is appended.
+    lengths: the lengths of features, and of a decoder's row ("decoder") if it
+      has its own.
   """
   rows = dict(lengths)
   together = rows.pop("decoder", None)
@@ -56,7 +57,7 @@ def fit(
 
 
 def _num_ends(tokens: tf.Tensor, feature: seqio.Feature) -> tf.Tensor:
-  """Returns 1 if the tokens end in an EOS that the task gives them, else 0."""
+  """Returns 1 if the tokens end in an EOS that the task appends, else 0."""
   eos_id = feature.vocabulary.eos_id
   if not feature.add_eos or eos_id is None:
     return tf.constant(0)
@@ -64,7 +65,7 @@ def _num_ends(tokens: tf.Tensor, feature: seqio.Feature) -> tf.Tensor:
 
 
 def _cut(tokens, length, num_ends, *, keep_end) -> tf.Tensor:
-  """Cuts before the last `num_ends` tokens, if these have room."""
+  """Truncates tokens, keeping the last `num_ends` if they fit."""
   excess = tf.maximum(tf.size(tokens) - length, 0)
   text, end = tf.split(tokens, [tf.size(tokens) - num_ends, num_ends])
   excess = tf.minimum(excess, tf.size(text))

@@ -1,40 +1,40 @@
-"""Remembers which vocabulary a run's token ids belong to."""
+"""Records a run's vocabulary, and compares that of a task with it."""
 
 import json
 
 import jax
 from etils import epath
 
-from t5x_lite.data import batches
+from t5x_lite.data.resolved_task import ResolvedTask
 from t5x_lite.files import disk, json_text
 
 _FILE = "vocabulary.json"
 _MODEL = "vocabulary.model"
 
 
-def write(task: str, model_dir: str) -> None:
-  """Writes a task's vocabulary into a run's directory.
+def write(task: ResolvedTask, model_dir: str) -> None:
+  """Writes a task's vocabulary to a run's directory.
 
-  vocabulary.json has its digest, vocabulary.model the SentencePiece model.
+  vocabulary.json has its digest, vocabulary.model its SentencePiece model.
   """
   path = epath.Path(model_dir) / _FILE
   if jax.process_index() or path.exists():
     return
   content = {
-    "task": task,
-    "size": batches.required_vocab_size(task),
-    "digest": batches.vocabulary_digest(task),
+    "task": task.name,
+    "size": task.vocab_size,
+    "digest": task.vocabulary_digest,
   }
-  model = getattr(batches.vocabularies(task)[1], "sp_model", None)
+  model = getattr(task.vocabulary, "sp_model", None)
   if model is not None:
     with disk.partial(path.with_name(_MODEL)) as temporary:
       temporary.write_bytes(model)
-  # The other processes may be reading it already.
+  # Written atomically, since other processes may be reading it already.
   disk.write_text(path, json_text.dumps(content, indent=2) + "\n")
 
 
 def size(model_dir: str) -> int | None:
-  """Returns the number of ids of a run's vocabulary, if it is recorded."""
+  """Returns the number of ids of a run's vocabulary, or None if unrecorded."""
   path = _find(model_dir)
   return json.loads(path.read_text())["size"] if path.exists() else None
 
@@ -46,8 +46,8 @@ def _find(model_dir: str) -> epath.Path:
   return (path.parent.parent if is_step else path) / _FILE
 
 
-def check(task: str, model_dir: str) -> None:
-  """Refuses a task whose ids mean other tokens than those of the run.
+def check(task: ResolvedTask, model_dir: str) -> None:
+  """Checks that a task's ids are the same tokens as those of a run.
 
   Raises:
     ValueError: the run in `model_dir` was trained with another vocabulary.
@@ -56,12 +56,12 @@ def check(task: str, model_dir: str) -> None:
   if not path.exists():
     return
   there = json.loads(path.read_text())
-  if there["digest"] != batches.vocabulary_digest(task):
+  if there["digest"] != task.vocabulary_digest:
     model = path.with_name(_MODEL)
     own = f" ({model})" if model.exists() else ""
     raise ValueError(
       f"the run in {model_dir} was trained with the vocabulary of "
-      f"{there['task']} ({there['size']} ids); {task} has another one "
-      f"({batches.required_vocab_size(task)} ids): its ids mean other tokens. "
+      f"{there['task']} ({there['size']} ids); {task.name} has another one "
+      f"({task.vocab_size} ids): its ids mean other tokens. "
       f"Use the run's own vocabulary{own}, or start a new run"
     )

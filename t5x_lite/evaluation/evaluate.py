@@ -15,29 +15,18 @@ from etils import epath
 
 from t5x_lite import decoding
 from t5x_lite.data import (
-  Data,
   batch_iterator,
   feature_converters,
   sentinels,
   task_examples,
 )
-from t5x_lite.data import batches as batches_lib
+from t5x_lite.data.reader import Reader
 from t5x_lite.devices.layout import Layout
-from t5x_lite.evaluation.held_out import HeldOut, held_out, unigram_entropy
+from t5x_lite.evaluation.held_out import HeldOut
 from t5x_lite.files import disk, json_text
 from t5x_lite.inference import batched
 from t5x_lite.losses import Term
 from t5x_lite.model import Model, Params
-from t5x_lite.row_formats import RowFormat
-
-__all__ = [
-  "evaluate",
-  "held_out",
-  "task_metrics",
-  "teacher_forced",
-  "unigram_entropy",
-  "write",
-]
 
 Metrics = dict[str, float]
 
@@ -45,7 +34,7 @@ Metrics = dict[str, float]
 def evaluate(
   model: Model,
   params: Params,
-  specs: Sequence[Data],
+  data: Sequence[HeldOut],
   *,
   layout: Layout | None = None,
   metric_fns: bool = True,
@@ -53,13 +42,12 @@ def evaluate(
   constraints: decoding.Constraints = decoding.UNCONSTRAINED,
   max_new_tokens: int | None = None,
 ) -> Metrics:
-  """Evaluates a model on each task of `specs`, and on each task of a mixture.
+  """Evaluates a model on the held-out batches of each task.
 
   Args:
     model: a Model.
     params: its parameters, sharded by `layout`.
-    specs: `data.Data` to evaluate on, each example once (see `held_out`). For
-      repeated evaluation, pass the result of `held_out`, which caches batches.
+    data: from `held_out.held_out`; it caches batches for the next call.
     layout: the devices; None is one device.
     metric_fns: whether to compute the tasks' own metrics, if they have any.
     sampler, constraints, max_new_tokens: for these metrics, as in
@@ -69,26 +57,20 @@ def evaluate(
     {"TASK/METRIC": value}: the metrics of `teacher_forced`, "unigram_entropy"
     of the same targets, and the metrics of `task_metrics`, which override those
     of the same name, with their number of examples as "metric_examples". If a
-    spec asks for several epochs, "num_epochs" is their number: each example is
-    counted that often.
-
-  Raises:
-    ValueError: some data cannot be read (see batches.check); raised before any
-      is.
+    task is read for several epochs, "num_epochs" is their number: each example
+    is counted that often.
   """
-  if not all(isinstance(spec, HeldOut) for spec in specs):
-    specs = held_out(specs, model.row_format, layout=layout)
   results = {}
-  for batches in specs:
+  for batches in data:
     metrics = teacher_forced(model, params, batches, layout=layout)
     metrics["unigram_entropy"] = batches.unigram_entropy
-    if batches.spec.num_epochs > 1:
-      metrics["num_epochs"] = batches.spec.num_epochs
+    if (num_epochs := batches.reader.spec.num_epochs) > 1:
+      metrics["num_epochs"] = num_epochs
     if metric_fns:
       own = task_metrics(
         model,
         params,
-        batches.spec,
+        batches.reader,
         layout=layout,
         sampler=sampler,
         constraints=constraints,
@@ -97,7 +79,7 @@ def evaluate(
       if own:
         metrics["metric_examples"] = own.pop("num_examples")
       metrics |= own
-    task = batches.spec.task
+    task = batches.reader.task.name
     results |= {f"{task}/{name}": value for name, value in metrics.items()}
   return results
 
@@ -184,7 +166,7 @@ def _add(totals, terms):
 def task_metrics(
   model: Model,
   params: Params,
-  spec: Data,
+  reader: Reader,
   *,
   layout: Layout | None = None,
   sampler: Any = decoding.GREEDY,
@@ -202,7 +184,7 @@ def task_metrics(
   Args:
     model: a Model.
     params: its parameters.
-    spec: the data, of a task, not a mixture; the first `num_batches` unpacked
+    reader: the data, of a task, not a mixture; the first `num_batches` unpacked
       batches of examples are used once, in order.
     layout: the devices; None is one device.
     sampler: chooses the tokens of predictions.
@@ -215,16 +197,16 @@ def task_metrics(
     {METRIC: value} for metrics that are numbers, and "num_examples"; empty if
     the task has no metric functions.
   """
-  if not batches_lib.get_task(spec.task).metric_objs:
+  spec, task, lengths = reader.spec, reader.task, reader.lengths
+  if not task.provider.metric_objs:
     return {}
-  lengths = batches_lib.feature_lengths(spec, model.row_format)
   # Evaluator truncates in its own way, but leaves alone what a preprocessor has
   # truncated. If no preprocessor does, it gets no lengths, and we truncate.
-  cuts = task_examples.asks_for_lengths(batches_lib.get_task(spec.task))
-  with _quiet(), batch_iterator.plain_errors(spec.task):
+  cuts = task_examples.length_preprocessors(task.provider)
+  with _quiet(), batch_iterator.plain_errors(task.name):
     evaluator = seqio.Evaluator(
-      spec.task,
-      _UnpackedConverter(spec.task, model.row_format, lengths),
+      task.name,
+      _UnpackedConverter(reader),
       eval_split=spec.split,
       sequence_length=lengths if cuts else {},
       num_examples=spec.num_batches and spec.num_batches * spec.batch_size,
@@ -233,9 +215,8 @@ def task_metrics(
     )
   max_new_tokens = max_new_tokens or lengths["targets"]
   key = jax.random.key(seed, impl="threefry2x32")
-  vocabulary = batches_lib.vocabularies(spec.task)[1]
-  eos_id = sentinels.eos_id(vocabulary)
-  drawable = sentinels.known_ids(vocabulary)
+  eos_id = sentinels.eos_id(task.vocabulary)
+  drawable = sentinels.known_ids(task.vocabulary)
   constraints = constraints.unbounded()
 
   def generate(batch, row_ids):
@@ -295,7 +276,7 @@ def task_metrics(
     return found, {"is_greedy": is_greedy}
 
   kinds = seqio.metrics.ModelOutputType
-  with batch_iterator.plain_errors(spec.task):
+  with batch_iterator.plain_errors(task.name):
     all_metrics, _ = evaluator.evaluate(
       compute_metrics=True,
       model_fns={
@@ -305,8 +286,8 @@ def task_metrics(
         kinds.SCORE_WITH_INTERMEDIATES: score_with_greedy,
       },
     )
-  found = _numbers(all_metrics.result()[spec.task])
-  examples = evaluator.cached_task_datasets[spec.task]
+  found = _numbers(all_metrics.result()[task.name])
+  examples = evaluator.cached_task_datasets[task.name]
   return {**found, "num_examples": len(list(examples.as_numpy_iterator()))}
 
 
@@ -371,19 +352,15 @@ class _UnpackedConverter:
 
   pack = False
 
-  def __init__(
-    self, task: str, row_format: RowFormat, lengths: Mapping[str, int]
-  ):
-    self._task, self._lengths = batches_lib.get_task(task), lengths
-    self._choose = functools.partial(
-      feature_converters.choose_targets, row_format=row_format
-    )
+  def __init__(self, reader: Reader):
+    self._reader = reader
     self._convert = feature_converters.converter(
-      row_format, pack=False, **batches_lib.starts(task)
+      reader.row_format, pack=False, **reader.task.starts
     )
     self.TASK_FEATURES = self._convert.TASK_FEATURES
 
   def __call__(self, ds, lengths):
     del lengths
-    ds = task_examples.fit(ds, self._task, self._lengths, self._choose)
-    return self._convert(ds, self._lengths)
+    task, lengths = self._reader.task.provider, self._reader.lengths
+    ds = task_examples.fit(ds, task, lengths, self._reader.row_format)
+    return self._convert(ds, lengths)

@@ -1,6 +1,5 @@
 """Reads held-out batches, caches small sets and computes unigram entropy."""
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -8,15 +7,13 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from t5x_lite.data import Data
-from t5x_lite.data import batches as batches_lib
+from t5x_lite.data.reader import Reader
 from t5x_lite.devices.layout import Layout
 from t5x_lite.inference import batched
-from t5x_lite.row_formats import RowFormat
 
 
 def held_out(
-  specs: Sequence[Data], row_format: RowFormat, *, layout: Layout | None = None
+  readers: Sequence[Reader], *, layout: Layout | None = None
 ) -> list["HeldOut"]:
   """Returns the held-out batches of each task, read when first used.
 
@@ -25,24 +22,31 @@ def held_out(
   `Data.next_stage` are separate.
 
   Raises:
-    ValueError: some data cannot be read (see batches.check).
+    ValueError: the processes cannot share a batch.
   """
   _, count = batched.share(layout)
-  for spec in specs:
-    batches_lib.check(spec, row_format, process_count=count)
+  for reader in readers:
+    reader.check_process_count(count)
+  # Endless, a stream would wrap around a split smaller than num_batches.
   return [
-    HeldOut(one, row_format, layout)
-    for spec in specs
-    for stage in batches_lib.stages(spec)
-    for one in _each_task(stage)
+    HeldOut(
+      stage.replace(
+        task=part.name, num_epochs=stage.spec.num_epochs or 1, next_stage=None
+      ),
+      layout,
+    )
+    for reader in readers
+    for stage in reader.stages
+    for part in stage.task.parts
+    if stage.spec.split in part.splits
   ]
 
 
 class HeldOut:
-  """Iterates over this process's batches of a `data.Data`, always the same.
+  """Iterates over this process's batches of a reader, always the same.
 
   Attributes:
-    spec: the data to read, with a finite number of epochs.
+    reader: the reader, with a finite number of epochs.
     unigram_entropy: the entropy of the targets, in nats per token; None until
       the first iteration has ended.
   """
@@ -50,13 +54,9 @@ class HeldOut:
   # Smaller sets are cached: reading takes longer than evaluating a small model.
   keep_bytes = 256 * 2**20
 
-  def __init__(
-    self, spec: Data, row_format: RowFormat, layout: Layout | None = None
-  ):
-    # Endless, it would wrap around a split smaller than num_batches.
-    self.spec = dataclasses.replace(spec, num_epochs=spec.num_epochs or 1)
+  def __init__(self, reader: Reader, layout: Layout | None = None):
+    self.reader = reader
     self.unigram_entropy = None
-    self._row_format = row_format
     self._share = batched.share(layout)
     self._kept = None
 
@@ -65,9 +65,7 @@ class HeldOut:
       yield from self._kept
       return
     index, count = self._share
-    stream = batches_lib.batches(
-      self.spec, self._row_format, process_index=index, process_count=count
-    )
+    stream = self.reader.batches(process_index=index, process_count=count)
     counts, kept, kept_bytes = TargetCounts(), [], 0
     for batch in counts.watch(stream):
       kept_bytes += sum(value.nbytes for value in batch.values())
@@ -126,16 +124,3 @@ class TargetCounts:
       counts = np.sum(parts, axis=0, dtype=np.float64)
     probs = counts[counts > 0] / max(counts.sum(), 1)
     return float(-np.sum(probs * np.log(probs)))
-
-
-def _each_task(spec):
-  """Returns the spec of each task of a stage, without a next stage."""
-  spec = dataclasses.replace(spec, next_stage=None)
-  provider = batches_lib.get_task(spec.task)
-  if not hasattr(provider, "tasks"):
-    return [spec]
-  return [
-    dataclasses.replace(spec, task=task.name)
-    for task in provider.tasks
-    if spec.split in task.splits
-  ]

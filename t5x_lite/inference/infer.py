@@ -1,7 +1,7 @@
 """Runs generation and scoring jobs on records in memory or in JSONL files.
 
-codec = infer.codec("python_docs_span_corruption", model.row_format,
-                    {"inputs": 512, "targets": 114})
+task = resolved_task.resolve("python_docs_span_corruption")
+codec = infer.codec(task, model.row_format, {"inputs": 512, "targets": 114})
 job = infer.Generate(model=model, codec=codec, sampler=Sample(top_p=0.9))
 infer.run(job, params, [{"inputs": "To be or not <extra_id_0>"}])
 infer.run_file(job, params, "questions.jsonl", "answers.jsonl")
@@ -24,8 +24,8 @@ import seqio
 import tensorflow as tf
 from jax.experimental import multihost_utils
 
-from t5x_lite.data import batches as batches_lib
 from t5x_lite.data import feature_converters
+from t5x_lite.data.resolved_task import ResolvedTask
 from t5x_lite.devices.layout import Layout
 from t5x_lite.files import text_files
 from t5x_lite.files.text_files import Record
@@ -39,7 +39,7 @@ __all__ = ["Codec", "Generate", "Score", "codec", "run", "run_file"]
 
 
 def codec(
-  task: str,
+  task: ResolvedTask,
   row_format: RowFormat,
   lengths: Mapping[str, int],
   *,
@@ -49,7 +49,7 @@ def codec(
   """Returns the codec of a task or mixture: vocabularies, EOS and delimiter.
 
   Args:
-    task: the name of a task or mixture.
+    task: a task or mixture.
     row_format: the model's.
     lengths: {feature: tokens}.
     truncate: whether to truncate longer texts rather than refuse them.
@@ -65,18 +65,18 @@ def codec(
       "an encoder-only model has no decoder to generate or score with: use a "
       "causal, prefix or encoder_decoder model"
     )
-  of = batches_lib.get_task(task).output_features
+  of = task.features
   if "positions" in of:
     raise ValueError(
-      f"task {task} fills in blanks by block positions (GLM), which a prompt "
-      "does not have: use a prefix_lm or span_corruption task"
+      f"task {task.name} fills in blanks by block positions (GLM), which a "
+      "prompt does not have: use a prefix_lm or span_corruption task"
     )
-  # A task may have other features, for its metrics.
   row_format.check({"inputs", "targets", "weights"} & of.keys())
   names = [name for name in ("inputs", "targets") if name in of]
   if missing := set(names) - lengths.keys():
     raise ValueError(
-      f"lengths ({dict(lengths)}) lacks {', '.join(sorted(missing))} of {task}"
+      f"lengths ({dict(lengths)}) lacks {', '.join(sorted(missing))} of "
+      f"{task.name}"
     )
   targets = of["targets"]
   return Codec(
@@ -92,22 +92,22 @@ def codec(
   )
 
 
-def _delimiter(task: str, given: str | None) -> str:
+def _delimiter(task: ResolvedTask, given: str | None) -> str:
   """Returns the text between inputs and the targets that continue them."""
   found = {
     getattr(part, "delimiter", " ")
-    for part in seqio.get_subtasks(batches_lib.get_task(task))
+    for part in task.parts
     if not _ends_inputs(part)
   }
   if given is None and len(found) > 1:
     raise ValueError(
-      f"the tasks of {task} have {len(found)} different delimiters "
+      f"the tasks of {task.name} have {len(found)} different delimiters "
       f"({', '.join(map(repr, sorted(found)))}): set delimiter to one of them"
     )
   if given is not None and not found:
     raise ValueError(
-      f"delimiter ({given!r}) cannot be used: the inputs of {task} end with "
-      "EOS, so targets are a separate text; leave it out"
+      f"delimiter ({given!r}) cannot be used: the inputs of {task.name} end "
+      "with EOS, so targets are a separate text; leave it out"
     )
   return given if given is not None else min(found, default=" ")
 

@@ -1,12 +1,11 @@
 """Writes sample predictions for a few held-out examples."""
 
-import dataclasses
 import itertools
 
 import jax
 from etils import epath
 
-from t5x_lite.data import batches
+from t5x_lite.data.reader import Reader
 from t5x_lite.devices.layout import Layout
 from t5x_lite.files import json_text
 from t5x_lite.inference import infer
@@ -21,40 +20,38 @@ def write(
   model: Model,
   params: Params,
   run: Run,
+  reader: Reader,
   layout: Layout | None,
-  model_dir: str,
-  number: int,
+  path: str,
 ) -> None:
-  """Writes `model_dir`/samples/STEP.jsonl: inputs, targets and predictions.
+  """Writes a JSONL file of inputs, targets and predictions.
 
-  At every step it uses the same first examples of the first evaluation task, or
-  of the training task if there is none. Writes nothing for an encoder-only
-  model, which cannot generate, or for GLM, whose blanks a prompt does not have.
+  At every step it uses the same first examples of the reader's data. Writes
+  nothing for an encoder-only model, which cannot generate, or for GLM, whose
+  blanks a prompt does not have.
   """
-  spec = run.eval[0] if run.eval else run.train
-  has_blanks = "positions" in batches.get_task(spec.task).output_features
+  has_blanks = "positions" in reader.task.features
   if not model.row_format.generates or has_blanks:
     return
-  codec = infer.codec(spec.task, model.row_format, spec.lengths, truncate=True)
+  codec = infer.codec(
+    reader.task, model.row_format, reader.spec.lengths, truncate=True
+  )
   job = Generate(
     model=model,
     codec=codec,
     sampler=run.sampler,
     constraints=run.constraints,
   )
-  spec = dataclasses.replace(spec, shuffle=False, pack=False, num_epochs=1)
-  examples = itertools.islice(
-    batches.examples(spec, model.row_format).as_numpy_iterator(), _COUNT
-  )
-  texts = [_texts(example, codec, job) for example in examples]
+  ordered = reader.replace(shuffle=False, pack=False, num_epochs=1)
+  examples = ordered.examples().as_numpy_iterator()
+  texts = [_texts(x, codec, job) for x in itertools.islice(examples, _COUNT)]
   results = infer.run(job, params, texts, batch_size=_COUNT, layout=layout)
   if jax.process_index() == 0:
+    path = epath.Path(path)
+    what = f"{path.parent.name}/{path.name}"
     lines = (
-      json_text.dumps(r, what=f"samples/{number}.jsonl", ensure_ascii=False)
-      + "\n"
-      for r in results
+      json_text.dumps(r, what=what, ensure_ascii=False) + "\n" for r in results
     )
-    path = epath.Path(model_dir) / "samples" / f"{number}.jsonl"
     path.parent.mkdir(exist_ok=True)
     path.write_text("".join(lines))
 

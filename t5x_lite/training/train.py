@@ -15,10 +15,11 @@ import numpy as np
 from t5x_lite.accounting import costs
 from t5x_lite.checkpoints import warm_start
 from t5x_lite.checkpoints.manager import Checkpoints
-from t5x_lite.data import batches as batches_lib
 from t5x_lite.data import token_counts, vocabulary_record
+from t5x_lite.data.reader import Reader
+from t5x_lite.data.resolved_task import ResolvedTask
 from t5x_lite.devices import matmul_peak, memory
-from t5x_lite.evaluation import evaluate
+from t5x_lite.evaluation import evaluate, held_out
 from t5x_lite.optim import optimizers
 from t5x_lite.training import metrics_log, samples, step
 from t5x_lite.training.run import Run
@@ -49,9 +50,10 @@ def train(run: Run, *, model_dir: str) -> TrainState:
       batch or vocabulary do not fit; or memory is too small. Raised before the
       run writes any file of its own.
   """
-  model, settings = _fit(run, model_dir)
+  reader, *eval_readers = _readers(run)
+  task = reader.task
+  model, settings = _fit(run, task, model_dir)
   optimizer = settings.build(model.logical_axes())
-  row_format = model.row_format
   description = costs.describe(
     model,
     batch_size=run.train.batch_size,
@@ -72,9 +74,7 @@ def train(run: Run, *, model_dir: str) -> TrainState:
     if checkpoints.latest_step is None:
       compiled_init = _compile_init(run, model, optimizer, abstract_state)
     index, count = layout.data_shard()
-    batches = batches_lib.batches(
-      run.train, row_format, process_index=index, process_count=count
-    )
+    batches = reader.batches(process_index=index, process_count=count)
     train_step = _compile_step(
       run, model, optimizer, layout, abstract_state, batches
     )
@@ -84,8 +84,8 @@ def train(run: Run, *, model_dir: str) -> TrainState:
     if compiled_init is None:
       state, steps_done = checkpoints.restore(abstract_state, host_state)
     else:
-      state, steps_done = _first_state(run, compiled_init.result()), 0
-    vocabulary_record.write(run.train.task, model_dir)
+      state, steps_done = _first_state(run, task, compiled_init.result()), 0
+    vocabulary_record.write(task, model_dir)
     # Wait before measuring peak FLOP/s: compiling uses the same cores.
     train_step = train_step.result()
     recorder = stack.enter_context(
@@ -99,7 +99,9 @@ def train(run: Run, *, model_dir: str) -> TrainState:
     )
     recorder.say(_describe(run, layout, description, model, steps_done))
     stop = stack.enter_context(_Stop())
-    held_out = evaluate.held_out(run.eval, row_format, layout=layout)
+    eval_batches = held_out.held_out(eval_readers, layout=layout)
+    # From the training data if there is no evaluation data.
+    sample_reader = (*eval_readers, reader)[0]
 
     def due(every, number):
       last = number == run.total_steps
@@ -122,11 +124,12 @@ def train(run: Run, *, model_dir: str) -> TrainState:
       evaluation = None
       if due(run.eval_every, number) and run.eval:
         evaluation = evaluate.evaluate(
-          model, state.params, held_out, layout=layout, metric_fns=False
+          model, state.params, eval_batches, layout=layout, metric_fns=False
         )
         recorder.evaluation(number, evaluation)
       if due(run.sample_every, number):
-        samples.write(model, state.params, run, layout, model_dir, number)
+        path = f"{model_dir}/samples/{number}.jsonl"
+        samples.write(model, state.params, run, sample_reader, layout, path)
       if due(run.checkpoint_every, number) or stopping:
         checkpoints.save(number, state, host_state, evaluation)
       recorder.advance(number)
@@ -137,29 +140,33 @@ def train(run: Run, *, model_dir: str) -> TrainState:
   return state
 
 
-def _fit(run: Run, model_dir: str):
-  """Checks the run; returns its model and optimizer, with sizes filled in."""
+def _readers(run: Run) -> list[Reader]:
+  """Checks the run's data; returns readers of training and evaluation data."""
   run.layout.check_batch(run.train.batch_size, run.microbatches)
+  readers = []
   for spec in (run.train, *run.eval):
     if spec.pack and not run.model.reads_packed_rows:
       raise ValueError(
         "Stack.pool would average tokens of different documents in packed "
         f"rows: {spec.task} needs Data.pack=False"
       )
-    batches_lib.check(
-      spec, run.model.row_format, process_count=jax.process_count()
-    )
-  vocabulary_record.check(run.train.task, model_dir)
+    reader = Reader(spec, run.model.row_format)
+    reader.check_process_count(jax.process_count())
+    readers.append(reader)
+  return readers
+
+
+def _fit(run: Run, task: ResolvedTask, model_dir: str):
+  """Checks the vocabulary; returns model and optimizer with sizes filled in."""
+  vocabulary_record.check(task, model_dir)
   source = run.warm_start
   if (
     source is not None
     and source.strict
     and source.num_trailing_sentinels is None
   ):
-    vocabulary_record.check(run.train.task, source.path)
-  model = run.model.fit_vocabulary(
-    batches_lib.required_vocab_size(run.train.task)
-  )
+    vocabulary_record.check(task, source.path)
+  model = run.model.fit_vocabulary(task.vocab_size)
   return model, run.optimizer.fit_steps(run.total_steps)
 
 
@@ -223,7 +230,7 @@ def _compile(lowered) -> concurrent.futures.Future:
   return future
 
 
-def _first_state(run, init) -> TrainState:
+def _first_state(run, task, init) -> TrainState:
   """Initialises the state, at random or from another run's checkpoint."""
   state = init(jax.random.key(run.seed))
   if run.warm_start is not None:
@@ -232,7 +239,7 @@ def _first_state(run, init) -> TrainState:
       state.params,
       vocabularies=(
         vocabulary_record.size(run.warm_start.path),
-        batches_lib.required_vocab_size(run.train.task),
+        task.vocab_size,
       ),
     )
     state = dataclasses.replace(state, params=params)

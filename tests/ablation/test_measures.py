@@ -13,6 +13,7 @@ from t5x_lite.ablation import linear_probe, measures, scoring
 from t5x_lite.ablation.measures import Document, Measures, Question
 from t5x_lite.ablation.scoring import Format
 from t5x_lite.data import Data
+from t5x_lite.data.resolved_task import resolve
 from tasks import mixtures, text
 from tasks.causal_lm import CausalLM
 from tasks.mlm import MLM
@@ -71,8 +72,8 @@ def test_all_tasks_over_one_source_are_asked_the_same(run):
   settings = Measures(documents=5, excerpt_bytes=20, excerpts=2, selection=2)
   first = run(CausalLM(), targets=16)
   second = run(SpanCorruption(), inputs=16, targets=8)
-  found = measures.excerpts(settings, first.train.task)
-  assert found == measures.excerpts(settings, second.train.task)
+  found = measures.excerpts(settings, resolve(first.train.task))
+  assert found == measures.excerpts(settings, resolve(second.train.task))
   texts = [document.pieces for document in found]
   assert len(texts) == 7 and {len(t) for t in texts} == {2}
   assert all(len(piece.encode()) <= 20 for t in texts for piece in t)
@@ -95,7 +96,7 @@ def test_of_several_sources_documents_are_taken_in_turns(tmp_path):
         )
       )  # fmt: skip
     mixture = mixtures.mix(tasks=tasks, rates=[3, 1])
-    found.append(measures.excerpts(settings, mixture))
+    found.append(measures.excerpts(settings, resolve(mixture)))
   assert found[0] == found[1]
   names = [document.source.rpartition("/")[2] for document in found[0]]
   assert len(names) == 7 and len(set(names[:2])) == 2
@@ -117,11 +118,11 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_a_uniform_model_has_the_bits_of_its_vocabulary(run, name):
   objective, lengths, kind = CASES[name]
-  given = run(objective, **lengths)
+  task = resolve(run(objective, **lengths).train.task)
   size = 384
   model = _with_vocabulary(tiny.ALL[name](), size)
   params = jax.tree.map(np.zeros_like, model.init(jax.random.key(0)))
-  scorer = scoring.Scorer(model, params, given, batch_size=4, layout=None)
+  scorer = scoring.Scorer(model, params, task, batch_size=4, layout=None)
   asked = [ASKED, Question(0, (10,), (12, 13, 14), (15, 16), 3)]
   nats = scorer(asked, Format(kind))
   # Sentinels and EOS are not scored: two tokens, and three.
@@ -134,8 +135,8 @@ def _with_vocabulary(model, size):
 
 
 def test_formats_follow_the_task(run):
-  clm = run(CausalLM(), targets=16)
-  spans = run(SpanCorruption(), inputs=16, targets=8)
+  clm = resolve(run(CausalLM(), targets=16).train.task)
+  spans = resolve(run(SpanCorruption(), inputs=16, targets=8).train.task)
   assert scoring.formats(clm, row_formats.CAUSAL, ()) == [Format("text")]
   names = [f.name for f in scoring.formats(spans, row_formats.PREFIX, (4,))]
   assert names == ["prefix", "prefix, mode 4", "sentinel", "sentinel, mode 4"]
@@ -164,7 +165,7 @@ def test_first_spans_are_what_stands_in_the_first_blank():
 @pytest.mark.parametrize("name", ["palm", "t5", "encoder"])
 def test_a_probe_tells_documents_apart_by_the_words_that_they_have(name, run):
   objective, lengths, _ = CASES[name]
-  task = run(objective, **lengths).train.task
+  task = resolve(run(objective, **lengths).train.task)
   model = _with_vocabulary(tiny.ALL[name](), 384)
   params = model.init(jax.random.key(0))
   pieces = ["aaaa", "bbbb", "cc dd"]

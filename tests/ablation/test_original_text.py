@@ -14,7 +14,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 from t5x_lite.ablation import measures
 from t5x_lite.ablation.measures import Document, Measures
 from t5x_lite.ablation.original_text import OriginalText, common_subsequence
-from t5x_lite.data import Data
+from t5x_lite.data.resolved_task import resolve
 from tasks import text, vocabularies
 from tasks.causal_lm import CausalLM
 from tasks.hf_vocabulary import HuggingFaceTokenizer
@@ -160,9 +160,7 @@ def test_a_uniform_model_has_the_bits_that_a_calculator_gives(tmp_path):
     )  # fmt: skip
     model = tiny.with_vocab(tiny.palm(num_layers=1), size)
     params = jax.tree.map(np.zeros_like, model.init(jax.random.key(0)))
-    run = type("Run", (), {})()
-    run.train = Data(task=task, lengths={"targets": 16}, batch_size=2)
-    measured = measures.measure(settings, model, params, run)
+    measured = measures.measure(settings, model, params, resolve(task))
     found[name == "bytes"] = measured["continuation"]
   bits = math.log2(size)
   # Bytes: a token each, nothing lost. 31 tokens, 15 of them given.

@@ -10,7 +10,8 @@ import pytest
 
 from t5x_lite import row_formats
 from t5x_lite.ablation import statistics
-from t5x_lite.data import Data, batches
+from t5x_lite.data import Data
+from t5x_lite.data.reader import Reader
 from t5x_lite.optim import optimizers
 from t5x_lite.training import step
 from tasks import text
@@ -37,11 +38,11 @@ class Lab:
     held_out = dataclasses.replace(spec, split="validation", num_epochs=1)
     # A row stands for a document.
     self.held_out = list(
-      itertools.islice(batches.batches(held_out, row_formats.CAUSAL), 2)
+      itertools.islice(Reader(held_out, row_formats.CAUSAL).batches(), 2)
     )
     count = 2 * STEPS * SEEDS * REPEATS
     self.stream = list(
-      itertools.islice(batches.batches(spec, row_formats.CAUSAL), count)
+      itertools.islice(Reader(spec, row_formats.CAUSAL).batches(), count)
     )
     model = tiny.palm()
     transformer = model.transformer.clone(vocab_size=384)

@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from t5x_lite import row_formats
 from t5x_lite.data import Data, token_counts
-from t5x_lite.data import batches as batches_lib
+from t5x_lite.data.reader import Reader
+from t5x_lite.data.resolved_task import resolve
 from tests.data.streams import (
   LENGTHS,
   VOCABULARY,
@@ -27,10 +28,8 @@ from tests.data.streams import (
 
 def test_batches_are_dicts_of_int32_arrays_of_fixed_shape(register):
   register("pairs", pairs(7))
-  stream = batches_lib.batches(
-    Data(task="pairs", lengths=LENGTHS, batch_size=4),
-    row_formats.ENCODER_DECODER,
-  )
+  spec = Data(task="pairs", lengths=LENGTHS, batch_size=4)
+  stream = Reader(spec, row_formats.ENCODER_DECODER).batches()
   for batch in take(stream, 5):
     assert {n: a.shape for n, a in batch.items()} == stream.shapes
     assert {a.dtype for a in batch.values()} == {np.dtype(np.int32)}
@@ -46,7 +45,7 @@ def test_complementary_examples_stay_side_by_side_and_fill_rows():
     batch_size=8, pack=True,
   )  # fmt: skip
   for architecture in ("encoder_decoder", "prefix"):
-    batches = take(batches_lib.batches(spec, row_formats.ALL[architecture]), 20)
+    batches = take(Reader(spec, row_formats.ALL[architecture]).batches(), 20)
     assert {token_counts.padding_fraction(batch) for batch in batches} == {0}
     assert max(b["decoder_segment_ids"].max() for b in batches) == 2
 
@@ -55,15 +54,15 @@ def test_the_stream_depends_on_nothing_but_its_description(register):
   register("noisy", pairs(30), add_noise)
   spec = Data(task="noisy", lengths=LENGTHS, batch_size=4)
   tf.random.set_seed(1)
-  first = take(batches_lib.batches(spec, row_formats.ENCODER_DECODER), 10)
+  first = take(Reader(spec, row_formats.ENCODER_DECODER).batches(), 10)
   tf.random.set_seed(2)
   tf.random.uniform([3])
   assert_equal_batches(
-    take(batches_lib.batches(spec, row_formats.ENCODER_DECODER), 10), first
+    take(Reader(spec, row_formats.ENCODER_DECODER).batches(), 10), first
   )
   reseeded = dataclasses.replace(spec, seed=1)
   assert which(
-    take(batches_lib.batches(reseeded, row_formats.ENCODER_DECODER), 10)
+    take(Reader(reseeded, row_formats.ENCODER_DECODER).batches(), 10)
   ) != which(first)
 
 
@@ -75,7 +74,7 @@ def test_two_tasks_over_one_source_differ_in_order_and_noise(register):
     spec = Data(
       task=task, lengths=LENGTHS, batch_size=30, shuffle=shuffle, num_epochs=1
     )
-    return take(batches_lib.batches(spec, row_formats.ENCODER_DECODER), 1)
+    return take(Reader(spec, row_formats.ENCODER_DECODER).batches(), 1)
 
   assert which(read("one", True)) != which(read("two", True))
   (one,), (two,) = read("one", False), read("two", False)
@@ -88,12 +87,12 @@ def test_each_epoch_has_another_order_and_other_noise(register):
   spec = Data(
     task="noisy", lengths=LENGTHS, batch_size=20, shuffle=False, num_epochs=2
   )
-  epochs = take(batches_lib.batches(spec, row_formats.ENCODER_DECODER), 4)
+  epochs = take(Reader(spec, row_formats.ENCODER_DECODER).batches(), 4)
   noise = [b["encoder_input_tokens"] == 999 for b in epochs]
   assert (noise[0] != noise[2]).any() and (noise[1] != noise[3]).any()
   shuffled = dataclasses.replace(spec, shuffle=True)
   order = which(
-    take(batches_lib.batches(shuffled, row_formats.ENCODER_DECODER), 4)
+    take(Reader(shuffled, row_formats.ENCODER_DECODER).batches(), 4)
   )
   assert sorted(order) == sorted(2 * list(range(10, 50)))
   assert order[:40] != order[40:]
@@ -115,8 +114,8 @@ def test_two_processes_share_the_examples_between_them(register):
   spec = Data(task="shuffled", lengths=LENGTHS, batch_size=8, shuffle=False)
   seen = []
   for index in range(2):
-    stream = batches_lib.batches(
-      spec, row_formats.ENCODER_DECODER, process_index=index, process_count=2
+    stream = Reader(spec, row_formats.ENCODER_DECODER).batches(
+      process_index=index, process_count=2
     )
     assert stream.shapes["encoder_positions"] == (4, 8)
     seen += which(take(stream, 5))
@@ -133,8 +132,8 @@ def test_shards_draw_noise_of_their_own(register):
   spec = Data(task="same", lengths=LENGTHS, batch_size=8, shuffle=False)
   inputs = [
     next(
-      batches_lib.batches(
-        spec, row_formats.ENCODER_DECODER, process_index=index, process_count=2
+      Reader(spec, row_formats.ENCODER_DECODER).batches(
+        process_index=index, process_count=2
       )
     )["encoder_input_tokens"]
     for index in range(2)
@@ -153,7 +152,7 @@ def test_evaluation_counts_every_example_once(register, pack):
     shuffle=False,
     pack=pack,
   )
-  whole = list(batches_lib.batches(spec, row_formats.ENCODER_DECODER))
+  whole = list(Reader(spec, row_formats.ENCODER_DECODER).batches())
   assert sum(token_counts.count(b)["examples"] for b in whole) == 23
   assert which(whole) == list(range(10, 33))
   padding = whole[-1]["decoder_segment_ids"].sum(axis=1) == 0
@@ -163,8 +162,8 @@ def test_evaluation_counts_every_example_once(register, pack):
   # Three batches of two rows, or two of them: the same for each process.
   shares = [
     list(
-      batches_lib.batches(
-        spec, row_formats.ENCODER_DECODER, process_index=index, process_count=2
+      Reader(spec, row_formats.ENCODER_DECODER).batches(
+        process_index=index, process_count=2
       )
     )
     for index in range(2)
@@ -185,7 +184,7 @@ def test_evaluation_may_stop_early(register):
   spec = Data(
     task="pairs", lengths=LENGTHS, batch_size=4, num_epochs=1, num_batches=2
   )
-  assert len(list(batches_lib.batches(spec, row_formats.ENCODER_DECODER))) == 2
+  assert len(list(Reader(spec, row_formats.ENCODER_DECODER).batches())) == 2
 
 
 def test_a_finite_mixture_gives_every_example_of_every_task(register):
@@ -202,7 +201,7 @@ def test_a_finite_mixture_gives_every_example_of_every_task(register):
         num_epochs=1,
         shuffle=shuffle,
       )
-      found = which(batches_lib.batches(spec, row_formats.ENCODER_DECODER))
+      found = which(Reader(spec, row_formats.ENCODER_DECODER).batches())
       assert sorted(found) == sorted(everything)
       assert (found == everything) == (not shuffle)
   finally:
@@ -215,9 +214,7 @@ def test_an_endless_mixture_keeps_its_rates(register):
   seqio.MixtureRegistry.add("both", [("rare", 1), ("common", 3)])
   try:
     spec = Data(task="both", lengths=LENGTHS, batch_size=100)
-    found = which(
-      take(batches_lib.batches(spec, row_formats.ENCODER_DECODER), 4)
-    )
+    found = which(take(Reader(spec, row_formats.ENCODER_DECODER).batches(), 4))
   finally:
     seqio.MixtureRegistry.remove("both")
   # Four standard deviations of 400 draws at 1/4.
@@ -234,7 +231,7 @@ def test_mixtures_of_mixtures_keep_rates_that_are_functions(register):
   try:
     spec = Data(task="outer", lengths=LENGTHS, batch_size=200)
     found = np.array(
-      which(take(batches_lib.batches(spec, row_formats.ENCODER_DECODER), 4))
+      which(take(Reader(spec, row_formats.ENCODER_DECODER).batches(), 4))
     )
   finally:
     mixtures.remove("outer")
@@ -249,14 +246,14 @@ def test_natural_text_loses_its_end(register):
   spec = Data(
     task="long", lengths={"inputs": 4, "targets": 3}, batch_size=1, num_epochs=1
   )
-  (batch,) = batches_lib.batches(spec, row_formats.ENCODER_DECODER)
+  (batch,) = Reader(spec, row_formats.ENCODER_DECODER).batches()
   assert batch["encoder_input_tokens"].tolist() == [[10, 11, 12, 13]]
   assert batch["decoder_target_tokens"].tolist() == [[50, 51, 52]]
   # Where a row is shorter than both together, the inputs give way.
   spec = dataclasses.replace(
     spec, lengths={"inputs": 4, "targets": 3, "decoder": 5}
   )
-  (batch,) = batches_lib.batches(spec, row_formats.PREFIX)
+  (batch,) = Reader(spec, row_formats.PREFIX).batches()
   assert batch["decoder_target_tokens"].tolist() == [[10, 11, 50, 51, 52]]
 
 
@@ -267,25 +264,25 @@ def test_aligned_features_take_one_length(register):
 
   register("mlm", aligned, features=("inputs", "targets", "weights"))
   spec = Data(task="mlm", lengths={"inputs": 4}, batch_size=2)
-  batch = next(batches_lib.batches(spec, row_formats.ENCODER))
+  batch = next(Reader(spec, row_formats.ENCODER).batches())
   assert batch["encoder_target_tokens"].shape == (2, 4)
   with pytest.raises(ValueError, match="must be equal, but are"):
-    batches_lib.check(
+    Reader(
       dataclasses.replace(spec, lengths={"inputs": 4, "targets": 5}),
       row_formats.ENCODER,
     )
   with pytest.raises(ValueError, match="task mlm: .*a decoder would copy"):
-    batches_lib.check(spec, row_formats.CAUSAL)
+    Reader(spec, row_formats.CAUSAL)
 
 
 def test_vocabularies_must_be_one(register):
   other = seqio.Feature(seqio.PassThroughVocabulary(size=7))
   register("two", pairs(3), targets=other)
   with pytest.raises(ValueError, match=r"inputs of two has .*1000.* has .*=7"):
-    batches_lib.vocabularies("two")
+    resolve("two").vocab_size  # noqa: B018
   register("one", pairs(3))
-  assert batches_lib.vocabularies("one") == (VOCABULARY, VOCABULARY)
-  assert batches_lib.required_vocab_size("one") == 1000
+  assert resolve("one").vocabulary == VOCABULARY
+  assert resolve("one").vocab_size == 1000
 
 
 def test_a_vocabulary_is_known_by_its_digest(register, tmp_path):
@@ -305,6 +302,6 @@ def test_a_vocabulary_is_known_by_its_digest(register, tmp_path):
   for name, vocabulary in vocabularies.items():
     feature = seqio.Feature(vocabulary)
     register(name, pairs(3), inputs=feature, targets=feature)
-    digests[name] = batches_lib.vocabulary_digest(name)
+    digests[name] = resolve(name).vocabulary_digest
   assert digests["here"] == digests["there"]
   assert len(set(digests.values())) == 4

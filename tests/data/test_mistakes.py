@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from t5x_lite import row_formats
-from t5x_lite.data import Data, batches
+from t5x_lite.data import Data
+from t5x_lite.data.reader import Reader
 from tests.data.streams import (
   LENGTHS,
   long_pair,
@@ -24,11 +25,11 @@ def test_a_plan_that_does_not_fit_is_refused_with_the_numbers(register):
   with pytest.raises(
     ValueError, match=r"^task planned: targets have 10 tokens, .* is 9$"
   ):
-    next(batches.batches(spec, row_formats.ENCODER_DECODER))
+    next(Reader(spec, row_formats.ENCODER_DECODER).batches())
   lengths = {"inputs": 20, "targets": 10, "decoder": 29}
   spec = dataclasses.replace(spec, lengths=lengths)
   with pytest.raises(ValueError, match="inputs and targets have 30 .* 29"):
-    next(batches.batches(spec, row_formats.CAUSAL))
+    next(Reader(spec, row_formats.CAUSAL).batches())
 
 
 @pytest.mark.parametrize(
@@ -46,10 +47,10 @@ def test_a_plan_that_does_not_fit_is_refused_with_the_numbers(register):
 def test_mistakes_are_refused_in_one_line(register, changes, message):
   register("pairs", pairs(3))
   spec = Data(task="pairs", lengths=LENGTHS, batch_size=4)
-  batches.check(spec, row_formats.ENCODER_DECODER, process_count=2)
+  Reader(spec, row_formats.ENCODER_DECODER).check_process_count(2)
   spec = dataclasses.replace(spec, **changes)
   with pytest.raises(ValueError, match=message) as error:
-    batches.check(spec, row_formats.ENCODER_DECODER, process_count=2)
+    Reader(spec, row_formats.ENCODER_DECODER).check_process_count(2)
   assert "\n" not in str(error.value)
 
 
@@ -58,7 +59,7 @@ def test_decoder_row_must_have_room_for_the_targets(register):
   lengths = {"inputs": 8, "targets": 4, "decoder": 3}
   spec = Data(task="pairs", lengths=lengths, batch_size=4)
   with pytest.raises(ValueError, match=r"decoder \(3\) .* targets \(4\)"):
-    batches.check(spec, row_formats.CAUSAL)
+    Reader(spec, row_formats.CAUSAL)
 
 
 @pytest.mark.parametrize("num_epochs", [None, 1])
@@ -67,21 +68,21 @@ def test_a_task_that_gives_nothing_is_refused_not_waited_for(
 ):
   register("none", pairs(8), lambda ds: ds.filter(lambda _: False))
   spec = Data(task="none", lengths=LENGTHS, batch_size=2, num_epochs=num_epochs)
-  with pytest.raises(ValueError, match="task none, .* gives no example"):
-    next(batches.batches(spec, row_formats.ENCODER_DECODER))
+  with pytest.raises(ValueError, match="task none, .* has no examples"):
+    next(Reader(spec, row_formats.ENCODER_DECODER).batches())
 
 
 def test_a_process_without_examples_is_refused(register):
   register("pairs", pairs(3))
   spec = Data(task="pairs", lengths=LENGTHS, batch_size=4)
-  with pytest.raises(ValueError, match=r"\(shard 3 of 4\) gives no example"):
-    batches.batches(
-      spec, row_formats.ENCODER_DECODER, process_index=3, process_count=4
+  with pytest.raises(ValueError, match=r"\(shard 3 of 4\) has no examples"):
+    Reader(spec, row_formats.ENCODER_DECODER).batches(
+      process_index=3, process_count=4
     )
 
 
 def test_a_task_without_a_promised_feature_is_refused(register):
   register("half", pairs(3), lambda ds: ds.map(lambda ex: {"inputs": ex}))
   spec = Data(task="half", lengths=LENGTHS, batch_size=2)
-  with pytest.raises(ValueError, match="promises feature targets, .* inputs"):
-    batches.batches(spec, row_formats.ENCODER_DECODER)
+  with pytest.raises(ValueError, match="has output feature targets, .* inputs"):
+    Reader(spec, row_formats.ENCODER_DECODER).batches()

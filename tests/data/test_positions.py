@@ -8,7 +8,8 @@ import seqio
 import tensorflow as tf
 
 from t5x_lite import row_formats
-from t5x_lite.data import Data, batches
+from t5x_lite.data import Data
+from t5x_lite.data.reader import Reader
 from tests.data.streams import (
   LENGTHS,
   add_noise,
@@ -24,8 +25,8 @@ def test_a_restored_stream_goes_on_to_the_last_bit(register, pack, tmp_path):
   register("noisy", pairs(30), add_noise)
   spec = Data(task="noisy", lengths=LENGTHS, batch_size=4, pack=pack, seed=3)
   # 60 batches are several epochs; each save is in another state of the buffers.
-  expected = take(batches.batches(spec, row_formats.ENCODER_DECODER), 60)
-  stream = batches.batches(spec, row_formats.ENCODER_DECODER)
+  expected = take(Reader(spec, row_formats.ENCODER_DECODER).batches(), 60)
+  stream = Reader(spec, row_formats.ENCODER_DECODER).batches()
   stream.check_resumable()
   position = 0
   for step in (0, 1, 7, 40):
@@ -34,7 +35,7 @@ def test_a_restored_stream_goes_on_to_the_last_bit(register, pack, tmp_path):
     os.mkdir(tmp_path / str(step))
     stream.save(tmp_path / str(step))
   assert_equal_batches(take(stream, 20), expected[40:])
-  resumed = batches.batches(spec, row_formats.ENCODER_DECODER)
+  resumed = Reader(spec, row_formats.ENCODER_DECODER).batches()
   for step in (7, 40, 0, 1):  # Any order: a restore forgets what was before.
     resumed.restore(tmp_path / str(step))
     assert_equal_batches(take(resumed, 20), expected[step : step + 20])
@@ -46,11 +47,11 @@ def test_a_restored_mixture_goes_on_to_the_last_bit(register, tmp_path):
   seqio.MixtureRegistry.add("a_and_b", [("a", 3), ("b", 1)])
   try:
     spec = Data(task="a_and_b", lengths=LENGTHS, batch_size=4, pack=True)
-    stream = batches.batches(spec, row_formats.PREFIX)
+    stream = Reader(spec, row_formats.PREFIX).batches()
     take(stream, 11)
     stream.save(tmp_path)
     expected = take(stream, 20)
-    resumed = batches.batches(spec, row_formats.PREFIX)
+    resumed = Reader(spec, row_formats.PREFIX).batches()
     resumed.restore(tmp_path)
     assert_equal_batches(take(resumed, 20), expected)
   finally:
@@ -73,7 +74,7 @@ def stages(register):
 
 
 def test_stages_follow_one_another_and_resume_to_the_last_bit(stages, tmp_path):
-  stream, expected = batches.batches(stages, row_formats.ENCODER_DECODER), []
+  stream, expected = Reader(stages, row_formats.ENCODER_DECODER).batches(), []
   for step in (2, 3, 9, 14):  # Within a stage, at its end, in the last.
     expected += take(stream, step - len(expected))
     os.mkdir(tmp_path / str(step))
@@ -83,9 +84,9 @@ def test_stages_follow_one_another_and_resume_to_the_last_bit(stages, tmp_path):
   # Each is the stream that it is alone.
   second = dataclasses.replace(stages.next_stage, next_stage=None)
   assert_equal_batches(
-    list(batches.batches(second, row_formats.ENCODER_DECODER)), expected[3:8]
+    list(Reader(second, row_formats.ENCODER_DECODER).batches()), expected[3:8]
   )
-  resumed = batches.batches(stages, row_formats.ENCODER_DECODER)
+  resumed = Reader(stages, row_formats.ENCODER_DECODER).batches()
   for step in (9, 2, 3):
     resumed.restore(tmp_path / str(step))
     assert_equal_batches(take(resumed, 14 - step), expected[step:])
@@ -98,9 +99,9 @@ def test_stages_of_other_shapes_are_refused_with_both(stages):
   with pytest.raises(
     ValueError, match=r"task first has \(4, 12\) and task second \(4, 13\): set"
   ):
-    batches.batches(
+    Reader(
       dataclasses.replace(stages, next_stage=longer), row_formats.CAUSAL
-    )
+    ).batches()
 
 
 def test_stages_of_other_vocabularies_are_refused(stages, register):
@@ -108,27 +109,25 @@ def test_stages_of_other_vocabularies_are_refused(stages, register):
   register("other", pairs(3), inputs=other, targets=other)
   then = dataclasses.replace(stages.next_stage, task="other")
   with pytest.raises(ValueError, match="one vocabulary, but task first has"):
-    batches.check(
-      dataclasses.replace(stages, next_stage=then), row_formats.CAUSAL
-    )
+    Reader(dataclasses.replace(stages, next_stage=then), row_formats.CAUSAL)
 
 
 def test_a_stage_without_an_end_is_refused(stages):
-  with pytest.raises(ValueError, match="goes on with second, but num_batches"):
+  with pytest.raises(ValueError, match="second, but no num_batches"):
     dataclasses.replace(stages, num_batches=None)
 
 
 def test_a_position_is_only_restored_to_its_own_stream(register, tmp_path):
   register("pairs", pairs(7))
   spec = Data(task="pairs", lengths=LENGTHS, batch_size=4)
-  batches.batches(spec, row_formats.ENCODER_DECODER).save(tmp_path)
+  Reader(spec, row_formats.ENCODER_DECODER).batches().save(tmp_path)
   other = dataclasses.replace(spec, batch_size=8, seed=1)
   with pytest.raises(
     ValueError, match=r"batch_size was 4, is 8; seed was 0, is 1$"
   ):
-    batches.batches(other, row_formats.ENCODER_DECODER).restore(tmp_path)
+    Reader(other, row_formats.ENCODER_DECODER).batches().restore(tmp_path)
   with pytest.raises(ValueError, match="another number of processes"):
-    batches.batches(spec, row_formats.ENCODER_DECODER, process_count=2).restore(
+    Reader(spec, row_formats.ENCODER_DECODER).batches(process_count=2).restore(
       tmp_path
     )
 
@@ -153,7 +152,9 @@ def test_what_keeps_no_position_is_refused(register, tmp_path):
     ("python", "PyFunc"),
   ):
     spec = Data(task=task, lengths=LENGTHS, batch_size=4)
-    stream = batches.batches(spec, row_formats.ENCODER_DECODER)
-    with pytest.raises(ValueError, match=f"task {task} .* {operation} in it"):
+    stream = Reader(spec, row_formats.ENCODER_DECODER).batches()
+    with pytest.raises(
+      ValueError, match=f"task {task} .* state of {operation}"
+    ):
       stream.check_resumable()
     next(stream)  # It can be read all the same.

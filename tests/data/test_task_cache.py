@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from t5x_lite import row_formats
 from t5x_lite.data import Data, task_cache
-from t5x_lite.data import batches as batches_lib
+from t5x_lite.data.reader import Reader
+from t5x_lite.data.resolved_task import resolve
 from tasks import mixtures
 from tests.tasks import streams
 
@@ -67,11 +68,8 @@ def test_a_cached_task_gives_the_same_examples_without_its_source(
     return rows(
       batch
       for i in range(processes)
-      for batch in batches_lib.batches(
-        spec,
-        row_formats.ENCODER_DECODER,
-        process_index=i,
-        process_count=processes,
+      for batch in Reader(spec, row_formats.ENCODER_DECODER).batches(
+        process_index=i, process_count=processes
       )
     )
 
@@ -138,7 +136,7 @@ def test_an_objective_is_cached_before_windows_and_noise(name, tmp_path):
   try:
     folder = str(tmp_path)
     task_cache.write(to_cache, folder, num_shards=1, report=lambda line: None)
-    names = batches_lib.feature_names(to_cache)
+    names = resolve(to_cache.name).features
     spec = Data(
       task=to_cache.name, lengths=dict.fromkeys(names, 32), batch_size=1,
       shuffle=False, num_epochs=2,
@@ -148,7 +146,7 @@ def test_an_objective_is_cached_before_windows_and_noise(name, tmp_path):
     architecture = "encoder_decoder" if "inputs" in names else "causal"
 
     def read(spec):
-      batches = batches_lib.batches(spec, row_formats.ALL[architecture])
+      batches = Reader(spec, row_formats.ALL[architecture]).batches()
       return [tuple(row["decoder_input_tokens"][0]) for row in batches]
 
     cached = read(dataclasses.replace(spec, cache_dir=folder))

@@ -8,7 +8,9 @@ import seqio
 import tensorflow as tf
 
 from t5x_lite import row_formats
-from t5x_lite.data import Data, batches, trimming
+from t5x_lite.data import Data, trimming
+from t5x_lite.data.reader import Reader
+from t5x_lite.data.resolved_task import resolve
 from t5x_lite.files.text_files import Record
 from t5x_lite.inference import infer
 from tasks import pairs, text_to_text, vocabularies
@@ -79,9 +81,9 @@ def test_training_and_truncate_make_one_batch(tasks, architecture, lengths):
       task=task, lengths=lengths, batch_size=len(PAIRS), num_epochs=1,
       shuffle=False,
     )  # fmt: skip
-    (trained,) = batches.batches(spec, row_formats.ALL[architecture])
+    (trained,) = Reader(spec, row_formats.ALL[architecture]).batches()
     codec = infer.codec(
-      task, row_formats.ALL[architecture], lengths, truncate=True
+      resolve(task), row_formats.ALL[architecture], lengths, truncate=True
     )
     job = infer.Score(model=Markov(), codec=codec)
     ((_, scored),) = infer._batches(job, lambda: records, 0, len(PAIRS))
@@ -96,8 +98,10 @@ def test_a_prompt_is_cut_as_inputs_beside_as_many_targets(tasks, lengths):
     spec = Data(
       task=task, lengths=lengths, batch_size=1, num_epochs=1, shuffle=False
     )
-    codec = infer.codec(task, row_formats.CAUSAL, lengths, truncate=True)
-    examples = batches.examples(spec, row_formats.CAUSAL).as_numpy_iterator()
+    codec = infer.codec(
+      resolve(task), row_formats.CAUSAL, lengths, truncate=True
+    )
+    examples = Reader(spec, row_formats.CAUSAL).examples().as_numpy_iterator()
     for pair, example in zip(PAIRS, examples, strict=True):
       count = len(example["targets"])
       if lengths.get("decoder", 99) <= count:
@@ -117,7 +121,7 @@ def test_the_cut_comes_before_eos_or_at_the_beginning_of_a_prompt(tasks):
   def first(task, **changes):
     changed = dataclasses.replace(spec, task=task, **changes)
     return next(
-      batches.examples(changed, row_formats.PREFIX).as_numpy_iterator()
+      Reader(changed, row_formats.PREFIX).examples().as_numpy_iterator()
     )
 
   # Seven targets leave room for two letters and EOS.
@@ -146,8 +150,12 @@ def test_few_shot_prompts_lose_their_beginning_in_a_decoders_row():
     task=name, lengths=lengths, batch_size=3, num_epochs=1, shuffle=False
   )
   try:
-    asked = list(batches.examples(spec, row_formats.CAUSAL).as_numpy_iterator())
-    codec = infer.codec(name, row_formats.CAUSAL, lengths, truncate=True)
+    asked = list(
+      Reader(spec, row_formats.CAUSAL).examples().as_numpy_iterator()
+    )
+    codec = infer.codec(
+      resolve(name), row_formats.CAUSAL, lengths, truncate=True
+    )
   finally:
     seqio.TaskRegistry.remove(name)
   for letter, example in zip("abc", asked, strict=True):

@@ -5,6 +5,7 @@ import pytest
 import seqio
 
 from t5x_lite import row_formats
+from t5x_lite.data.resolved_task import resolve
 from t5x_lite.decoding import Sample
 from t5x_lite.inference import infer
 from tests.decoding.markov import Markov
@@ -99,17 +100,18 @@ def test_a_tasks_codec_has_its_vocabularies_and_eos():
     },
   )
   try:
+    task = resolve(name)
     made = infer.codec(
-      name, row_formats.PREFIX, {"inputs": 5, "targets": 6, "other": 1}
+      task, row_formats.PREFIX, {"inputs": 5, "targets": 6, "other": 1}
     )
     assert made.lengths == {"inputs": 5, "targets": 6}
     row = {"inputs": 5, "targets": 6, "decoder": 8}
-    assert infer.codec(name, row_formats.PREFIX, row).shared == 8
+    assert infer.codec(task, row_formats.PREFIX, row).shared == 8
     assert made.encode("inputs", "a", "", 5).tolist() == [100]
     assert made.encode("targets", "a", "", 5).tolist() == [100, 1]
     with pytest.raises(ValueError, match="encoder-only model has no decoder"):
-      infer.codec(name, row_formats.ENCODER, {})
+      infer.codec(task, row_formats.ENCODER, {})
     with pytest.raises(ValueError, match="lacks targets of infer_test_pair"):
-      infer.codec(name, row_formats.CAUSAL, {"inputs": 5})
+      infer.codec(task, row_formats.CAUSAL, {"inputs": 5})
   finally:
     seqio.TaskRegistry.remove(name)

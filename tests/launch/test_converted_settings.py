@@ -8,7 +8,7 @@ import sentencepiece
 
 from launch import config
 from t5x_lite import interop
-from t5x_lite.data import batches
+from t5x_lite.data.resolved_task import resolve
 from t5x_lite.training.run import Run
 from tests import tiny
 from tests.launch.test_converted_texts import KINDS, _command, convert, small_t5
@@ -78,10 +78,10 @@ def test_a_sentencepiece_model_has_the_ends_of_its_settings(
   assert convert(source, "run", run, "--gin.TARGETS=20") == 0
   config.load([run / "config.gin"])
   task = config.build(Run).train.task
-  vocabulary = batches.vocabularies(task)[1]
+  vocabulary = resolve(task).vocabulary
   assert vocabulary.eos_id == pieces.PieceToId(eos)
   start = 9 if pair else pieces.PieceToId("▁a")
-  assert batches.starts(task)["start_id"] == start
+  assert resolve(task).starts["start_id"] == start
   # A text that is scored ends with it.
   scored = ["score", f"--model_dir={run}", "--inputs=a", "--targets=words"]
   assert _command(capsys, *scored)["num_tokens"] == 1 + len(

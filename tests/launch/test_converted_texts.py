@@ -9,7 +9,9 @@ import pytest
 
 from launch import config, main
 from t5x_lite import interop
-from t5x_lite.data import batches, vocabulary_record
+from t5x_lite.data import vocabulary_record
+from t5x_lite.data.reader import Reader
+from t5x_lite.data.resolved_task import resolve
 from t5x_lite.training.run import Run
 from tests import tiny
 
@@ -244,9 +246,9 @@ def test_the_way_back_says_the_same(theirs, run, tmp_path):
 def test_training_on_a_run_begins_texts_alike(theirs, run):
   config.load([run / "config.gin"], ["data.Data.batch_size = 2"])
   spec = dataclasses.replace(config.build(Run).train, pack=True)
-  vocabulary_record.check(spec.task, run)
+  vocabulary_record.check(resolve(spec.task), run)
   row_format = config.build(Run).model.row_format
-  batch = next(iter(batches.batches(spec, row_format)))
+  batch = next(iter(Reader(spec, row_format).batches()))
   is_first = batch["decoder_positions"] == 0
   is_first &= batch["decoder_segment_ids"] > 0
   firsts = batch["decoder_input_tokens"][is_first]
@@ -275,12 +277,13 @@ def test_fine_tuning_begins_where_the_run_does(theirs, run, tmp_path):
     [*bindings, "VOCABULARY = @converted.Bytes()"],
   )
   tuned = config.build(Run)
-  assert batches.starts(tuned.train.task)["start_id"] == 5
+  task = resolve(tuned.train.task)
+  assert task.starts["start_id"] == 5
   assert tuned.constraints == Constraints(
     ends=theirs.model.generation_config.eos_token_id, min_new_tokens=3,
     max_new_tokens=9,
   )  # fmt: skip
-  vocabulary_record.check(tuned.train.task, run)
+  vocabulary_record.check(task, run)
 
 
 def small_t5(directory, **settings):

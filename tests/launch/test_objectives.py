@@ -4,7 +4,9 @@ import pytest
 
 from launch import config, environment
 from t5x_lite import row_formats
-from t5x_lite.data import Data, batches
+from t5x_lite.data import Data
+from t5x_lite.data.reader import Reader
+from t5x_lite.data.resolved_task import resolve
 from t5x_lite.training import run
 from tasks import mixtures
 
@@ -20,7 +22,7 @@ def load(*files):
 
 def fits(spec, architecture) -> bool:
   try:
-    batches.check(spec, row_formats.ALL[architecture])
+    Reader(spec, row_formats.ALL[architecture])
   except ValueError:
     return False
   return True
@@ -45,7 +47,7 @@ def test_a_file_makes_a_task_for_the_architectures_that_it_names(name):
   assert {a: fits(spec, a) for a in ARCHITECTURES} == expected
   # The file's own objective is one of those that are registered.
   if name in mixtures.OBJECTIVES:
-    objective = batches.get_task(spec.task).recipe["objective"]
+    objective = resolve(spec.task).provider.recipe["objective"]
     assert type(objective) is type(mixtures.OBJECTIVES[name])
 
 
@@ -59,7 +61,7 @@ def test_stages_are_one_file():
     (first.task, "validation", None),
     (second.task, "validation", None),
   ]
-  batches.check(first, row_formats.ENCODER_DECODER)
+  Reader(first, row_formats.ENCODER_DECODER)
 
 
 def test_causal_then_non_causal_is_one_file():
@@ -67,11 +69,9 @@ def test_causal_then_non_causal_is_one_file():
   built = config.build(run.Run)
   assert built.model.row_format.name == "prefix"
   first, second = built.train, built.train.next_stage
-  names = [
-    batches.feature_names(batches.get_task(x.task)) for x in (first, second)
-  ]
+  names = [tuple(resolve(x.task).features) for x in (first, second)]
   assert names == [("targets",), ("inputs", "targets")]
   rows = [sum(spec.lengths.values()) for spec in (first, second, *built.eval)]
   assert rows == [256] * 4
   for spec in (first, *built.eval):
-    batches.check(spec, row_formats.PREFIX)
+    Reader(spec, row_formats.PREFIX)

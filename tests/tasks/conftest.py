@@ -13,5 +13,5 @@ def own_cache(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_global_seed():
-  """`batches.batches` sets TensorFlow's seed, which enters every other one."""
+  """`Reader.batches` sets TensorFlow's seed, which enters every other one."""
   tf.random.set_seed(None)

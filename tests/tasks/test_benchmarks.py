@@ -10,7 +10,8 @@ import seqio
 import tensorflow_datasets as tfds
 
 from t5x_lite import row_formats
-from t5x_lite.data import Data, batches
+from t5x_lite.data import Data
+from t5x_lite.data.reader import Reader
 from tasks.evaluation import benchmark, glue, metrics, suites
 from tests.tasks import benchmark_rows
 from tests.tasks.benchmark_rows import ROWS, TEXTS, TRUTHS
@@ -240,7 +241,7 @@ def test_each_suite_is_a_mixture_that_a_model_can_take(name):
   split = next(split for entry in tasks.values() for split in entry.splits)
   spec = Data(task=name, lengths=LENGTHS, batch_size=4, split=split)
   for architecture in ("encoder_decoder", "causal", "prefix"):
-    batches.check(spec, row_formats.ALL[architecture])
+    Reader(spec, row_formats.ALL[architecture])
   mixture = seqio.MixtureRegistry.get(name)
   assert {task.name for task in mixture.tasks} == set(tasks)
   assert all(mixture.get_rate(task) >= 1 for task in mixture.tasks)
@@ -251,7 +252,7 @@ def test_a_mixture_gives_every_example_of_its_tasks():
     task="super_glue", lengths=LENGTHS, batch_size=32, split="validation",
     shuffle=False, num_epochs=1,
   )  # fmt: skip
-  (batch,) = batches.batches(spec, row_formats.ENCODER_DECODER)
+  (batch,) = Reader(spec, row_formats.ENCODER_DECODER).batches()
   found = (batch["decoder_segment_ids"].max(axis=1) > 0).sum()
   assert found == sum(
     len(rows_of(task.name))

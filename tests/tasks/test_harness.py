@@ -7,7 +7,9 @@ import pytest
 import seqio
 
 from t5x_lite import row_formats
-from t5x_lite.data import Data, batches, sentinels
+from t5x_lite.data import Data, sentinels
+from t5x_lite.data.reader import Reader
+from t5x_lite.data.resolved_task import resolve
 from t5x_lite.evaluation import evaluate
 from t5x_lite.inference import infer
 from tasks import pairs, sources, text_to_text, vocabularies
@@ -189,7 +191,9 @@ def test_the_delimiter_is_the_task_s_or_the_user_s(registered):
   def delimiter(*tasks, given=None):
     name = add_mixture("harness_both", dict.fromkeys(tasks, 1.0))
     try:
-      codec = infer.codec(name, row_formats.CAUSAL, LENGTHS, delimiter=given)
+      codec = infer.codec(
+        resolve(name), row_formats.CAUSAL, LENGTHS, delimiter=given
+      )
     finally:
       seqio.MixtureRegistry.remove(name)
     return codec.delimiter
@@ -229,8 +233,8 @@ def test_batches_score_and_training_agree_on_the_tokens(registered):
     inputs="{a}+{b}=", targets="{sum}", shots=1, between=" ; ", delimiter="_"
   )
   spec = registered("harness_agreement", objective, [row, row])
-  batch = next(batches.batches(spec, row_formats.CAUSAL))
-  codec = infer.codec(spec.task, row_formats.CAUSAL, spec.lengths)
+  batch = next(Reader(spec, row_formats.CAUSAL).batches())
+  codec = infer.codec(resolve(spec.task), row_formats.CAUSAL, spec.lengths)
   job = infer.Score(model=Markov(), codec=codec)
   record = {"inputs": "x+y=_z ; x+y=", "targets": "z"}
   scored = job.encode(infer.Record("here", record))
@@ -258,7 +262,7 @@ def test_an_encoder_decoder_loses_no_character_at_the_cut(tmp_path, registered):
   for architecture, targets in (
     ("causal", []), ("prefix", []), ("encoder_decoder", apart[1]),
   ):  # fmt: skip
-    batch = next(batches.batches(spec, row_formats.ALL[architecture]))
+    batch = next(Reader(spec, row_formats.ALL[architecture]).batches())
     asked = batch["decoder_target_tokens"][batch["decoder_loss_weights"] > 0]
     assert asked.tolist() == [*targets, words.eos_id]
 
@@ -303,7 +307,8 @@ def test_of_lambada_the_words_own_tokens_must_be_the_most_probable(registered):
   spec = registered(
     "harness_lambada", generation.LAMBADA, [{"passage": p} for p in passages]
   )
-  found = evaluate.task_metrics(Markov(), params, spec)
+  reader = Reader(spec, row_formats.CAUSAL)
+  found = evaluate.task_metrics(Markov(), params, reader)
   assert found["accuracy"] == 60.0
   in_nats = -float(log_z[BYTES.encode("e")[0], 0] - 2.0)
   miss = in_nats - 2.0

@@ -8,7 +8,9 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from t5x_lite import row_formats
-from t5x_lite.data import Data, batches
+from t5x_lite.data import Data
+from t5x_lite.data.reader import Reader
+from t5x_lite.data.resolved_task import resolve
 from t5x_lite.data.sentinels import known_ids
 from tasks import sources, vocabularies
 from tasks.hf_vocabulary import HuggingFaceTokenizer
@@ -155,16 +157,16 @@ def test_a_task_with_it_is_read_and_its_position_restored(path, tmp_path):
   )
   try:
     spec = Data(task=name, lengths=LENGTHS, batch_size=2)
-    stream = batches.batches(spec, row_formats.ENCODER_DECODER)
+    stream = Reader(spec, row_formats.ENCODER_DECODER).batches()
     stream.check_resumable()
     next(stream)
     stream.save(tmp_path)
     expected = next(stream)
-    resumed = batches.batches(spec, row_formats.ENCODER_DECODER)
+    resumed = Reader(spec, row_formats.ENCODER_DECODER).batches()
     resumed.restore(tmp_path)
     for key, value in next(resumed).items():
       assert (value == expected[key]).all()
-    assert len(batches.vocabulary_digest(name)) == 64
+    assert len(resolve(name).vocabulary_digest) == 64
   finally:
     seqio.TaskRegistry.remove(name)
 

@@ -12,7 +12,8 @@ import seqio
 
 import tasks  # noqa: F401 - registers.
 from t5x_lite import row_formats
-from t5x_lite.data import Data, batches
+from t5x_lite.data import Data
+from t5x_lite.data.reader import Reader
 from tasks import mixtures, sources
 from tasks.causal_lm import CausalLM
 from tasks.task import add_task
@@ -122,7 +123,7 @@ def test_tasks_are_drawn_at_their_rates(two_sizes, rates, share):
     [
       batch["decoder_target_tokens"][:, 0]
       for batch in itertools.islice(
-        batches.batches(spec, row_formats.CAUSAL), 30
+        Reader(spec, row_formats.CAUSAL).batches(), 30
       )
     ]
   )

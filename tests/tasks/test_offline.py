@@ -6,8 +6,10 @@ import seqio
 
 import tasks  # noqa: F401 - registers.
 from t5x_lite import row_formats
-from t5x_lite.data import Data, batches
-from t5x_lite.evaluation import evaluate
+from t5x_lite.data import Data
+from t5x_lite.data.reader import Reader
+from t5x_lite.data.resolved_task import resolve
+from t5x_lite.evaluation import evaluate, held_out
 from t5x_lite.inference import infer
 from tasks import text
 from tasks.evaluation import offline
@@ -93,7 +95,7 @@ def test_one_mixture_of_all_is_read_by_decoders_and_encoder_decoders():
     task="offline", lengths=LENGTHS, batch_size=8, split="train", pack=True
   )
   for architecture in ("encoder_decoder", "causal"):
-    batch = next(batches.batches(spec, row_formats.ALL[architecture]))
+    batch = next(Reader(spec, row_formats.ALL[architecture]).batches())
     assert batch["decoder_loss_weights"].any(axis=1).all()
 
 
@@ -105,7 +107,8 @@ def test_a_model_is_measured_on_all_as_it_would_be_asked():
     task="offline", lengths=LENGTHS, batch_size=8, split="validation",
     shuffle=False, num_batches=3,
   )  # fmt: skip
-  found = evaluate.evaluate(model, params, [spec], max_new_tokens=4)
+  data = held_out.held_out([Reader(spec, row_formats.PREFIX)])
+  found = evaluate.evaluate(model, params, data, max_new_tokens=4)
   names = {"loss", "perplexity", "accuracy", "tokens", "unigram_entropy"}
   for name in NAMES:
     own = {key for key in found if key.startswith(f"{name}/")}
@@ -114,7 +117,9 @@ def test_a_model_is_measured_on_all_as_it_would_be_asked():
 
   # The choices of six questions, scored as texts of a user.
   rows = rows_of("offline_continuation")[:6]
-  codec = infer.codec("offline_continuation", row_formats.PREFIX, LENGTHS)
+  codec = infer.codec(
+    resolve("offline_continuation"), row_formats.PREFIX, LENGTHS
+  )
   scored = infer.run(
     infer.Score(model=model, codec=codec),
     params,

@@ -10,7 +10,8 @@ import seqio
 import tensorflow as tf
 
 from t5x_lite import row_formats
-from t5x_lite.data import Data, batches
+from t5x_lite.data import Data
+from t5x_lite.data.reader import Reader
 from t5x_lite.evaluation import evaluate
 from tasks import sources
 from tasks.evaluation import choices, json_rows, suites
@@ -222,13 +223,13 @@ def test_a_question_without_a_right_choice_is_no_traceback():
     )  # fmt: skip
     message = "task rows_unlabelled: .*question.* 1 .*one must be"
     with pytest.raises(ValueError, match=message) as error:
-      list(batches.batches(spec, row_formats.CAUSAL))
+      list(Reader(spec, row_formats.CAUSAL).batches())
     assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match=message):
-      evaluate.task_metrics(Markov(), {}, spec)
+      evaluate.task_metrics(Markov(), {}, Reader(spec, row_formats.CAUSAL))
     # A choice is never cut: what is left of it would be scored.
     short = dataclasses.replace(spec, lengths={"inputs": 8, "targets": 3})
     with pytest.raises(ValueError, match="targets have 4 tokens.*length is 3"):
-      list(batches.batches(short, row_formats.CAUSAL))
+      list(Reader(short, row_formats.CAUSAL).batches())
   finally:
     seqio.TaskRegistry.remove(name)

@@ -8,8 +8,10 @@ import pytest
 import seqio
 
 from t5x_lite import row_formats
-from t5x_lite.data import Data, batches
+from t5x_lite.data import Data
 from t5x_lite.data import sentinels as text_lib
+from t5x_lite.data.reader import Reader
+from t5x_lite.data.resolved_task import resolve
 from t5x_lite.inference import infer
 from tasks import hf_vocabulary, sources, vocabularies, windows
 from tasks.causal_lm import CausalLM
@@ -117,14 +119,10 @@ def test_an_objective_that_ends_texts_says_that_nothing_ends_them(
   objective, architecture, task, vocabulary
 ):
   name = task(objective)
-  lengths = {
-    feature: 16
-    for feature in batches.feature_names(seqio.get_mixture_or_task(name))
-  }
+  lengths = dict.fromkeys(resolve(name).features, 16)
   spec = Data(task=name, lengths=lengths, batch_size=2)
   with pytest.raises(ValueError, match="needs an end of sequence") as error:
-    batches.check(spec, row_formats.ALL[architecture])
-    batches.batches(spec, row_formats.ALL[architecture])
+    Reader(spec, row_formats.ALL[architecture]).batches()
   message = str(error.value)
   assert "\n" not in message and "eos=..." in message
 
@@ -133,12 +131,12 @@ def test_an_objective_that_appends_none_needs_no_end(task, vocabulary):
   assert text_lib.eos_id(vocabulary) is None
   name = task(Plain())
   spec = Data(task=name, lengths={"targets": 16}, batch_size=2, num_epochs=1)
-  for batch in batches.batches(spec, row_formats.CAUSAL):
+  for batch in Reader(spec, row_formats.CAUSAL).batches():
     for side in ("decoder_input_tokens", "decoder_target_tokens"):
       assert batch[side].min() >= 0
       assert batch[side].max() < vocabulary.vocab_size
   # What is read at the command line has no end either, and decodes.
-  codec = infer.codec(name, row_formats.CAUSAL, {"targets": 16})
+  codec = infer.codec(resolve(name), row_formats.CAUSAL, {"targets": 16})
   ids = codec.encode("targets", "the cat", "here", 16)
   assert len(ids) and ids.min() >= 0
   assert codec.decode([*ids, 0]).startswith(codec.decode(ids))
@@ -148,7 +146,7 @@ def test_generation_without_an_end_stops_at_the_length_only(task, vocabulary):
   name = task(Plain())
   job = infer.Generate(
     model=Markov(architecture="causal"),
-    codec=infer.codec(name, row_formats.CAUSAL, {"targets": 12}),
+    codec=infer.codec(resolve(name), row_formats.CAUSAL, {"targets": 12}),
     max_new_tokens=5,
   )
   size = vocabulary.vocab_size
@@ -164,7 +162,7 @@ def test_text_at_the_id_of_padding_is_refused(of_seqio, tmp_path):
     user_defined_symbols="the",
   )  # fmt: skip
   make = seqio.SentencePieceVocabulary if of_seqio else SentencePiece
-  with pytest.raises(ValueError, match="at id 0, which means padding") as error:
+  with pytest.raises(ValueError, match="at id 0, the id of padding") as error:
     text_lib.check_padding(make(path))
   assert "\n" not in str(error.value)
 

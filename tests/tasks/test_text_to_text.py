@@ -8,8 +8,10 @@ import seqio
 import tensorflow as tf
 
 from t5x_lite import row_formats
-from t5x_lite.data import Data, batches
-from t5x_lite.evaluation import evaluate
+from t5x_lite.data import Data
+from t5x_lite.data.reader import Reader
+from t5x_lite.data.resolved_task import resolve
+from t5x_lite.evaluation import evaluate, held_out
 from t5x_lite.inference import infer
 from t5x_lite.optim.optimizers import AdamW
 from t5x_lite.training import step
@@ -130,7 +132,7 @@ def test_a_model_learns_prompts_and_is_measured_on_them(prompts):
   optimizer = AdamW(learning_rate=1e-2).build(model.logical_axes())
   state = step.init_state(model, optimizer, jax.random.key(0))
   learn = step.train_step(model, optimizer, dropout_key=jax.random.key(1))
-  batch = next(batches.batches(spec, row_formats.CAUSAL))
+  batch = next(Reader(spec, row_formats.CAUSAL).batches())
   state = tiny.jit(
     lambda state: jax.lax.fori_loop(
       0, 40, lambda _, state: learn(state, batch)[0], state
@@ -138,10 +140,12 @@ def test_a_model_learns_prompts_and_is_measured_on_them(prompts):
   )(state)
 
   spec = Data(task=prompts, lengths=lengths, batch_size=4, split="test")
-  metrics = evaluate.evaluate(model, state.params, [spec])
+  data = held_out.held_out([Reader(spec, row_formats.CAUSAL)])
+  metrics = evaluate.evaluate(model, state.params, data)
   # As a user would ask, with the prompts written out.
   job = infer.Generate(
-    model=model, codec=infer.codec(prompts, row_formats.CAUSAL, lengths)
+    model=model,
+    codec=infer.codec(resolve(prompts), row_formats.CAUSAL, lengths),
   )
   asked, truths = zip(*filled(TextToText(**SUM, shots=1), *FOUR), strict=True)
   said = infer.run(job, state.params, [{"inputs": text} for text in asked])

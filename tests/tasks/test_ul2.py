@@ -7,7 +7,8 @@ import seqio
 import tensorflow as tf
 
 from t5x_lite import row_formats
-from t5x_lite.data import Data, batches, token_counts
+from t5x_lite.data import Data, token_counts
+from t5x_lite.data.reader import Reader
 from tasks import ul2, vocabularies, windows
 from tasks.prefix_lm import PrefixLM
 from tasks.span_corruption import SpanCorruption
@@ -41,7 +42,7 @@ def test_shorter_windows_fill_packed_rows():
     seqio.TaskRegistry.add_provider(made.name, made)
     try:
       spec = Data(task=made.name, lengths=lengths, batch_size=32, pack=pack)
-      batch = next(batches.batches(spec, row_formats.ENCODER_DECODER))
+      batch = next(Reader(spec, row_formats.ENCODER_DECODER).batches())
     finally:
       seqio.TaskRegistry.remove(made.name)
     return token_counts.padding_fraction(batch)

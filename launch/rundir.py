@@ -31,6 +31,7 @@ RECORD = "run.json"
 _MAY_CHANGE = (
   "total_steps", "microbatches", "layout", "eval", "keep", "sampler",
   "log_every", "eval_every", "sample_every", "checkpoint_every", "constraints",
+  "max_skipped_steps",
 )  # fmt: skip
 _PACKAGES = (
   "flax", "gin-config", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint",

@@ -11,6 +11,7 @@ background; an error there is raised by the next `save`, `wait` or `close`.
 """
 
 import contextlib
+import dataclasses
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -58,6 +59,7 @@ class Checkpoints:
     self.restored_step: int | None = None
     self._keep = keep
     self._manager: ocp.CheckpointManager | None = None
+    self._sound = _NewestSound()
     self._own_steps: set[int] = set()  # saved or restored by this run
     self._saving: int | None = None
     if keep is not None:
@@ -108,13 +110,22 @@ class Checkpoints:
     with self._one_line_errors(step):
       if self._manager is None:
         self._best = _Best(self._keep, self.directory)
-        self._manager = _manager(self.directory, self._keep, self._best)
+        self._manager = _manager(
+          self.directory, self._keep, self._best, self._sound
+        )
       self._best.add(step, metrics)
       disk.check_room(self.directory, state)
       args = saved_step.save_args(step, state, iterator, metrics)
       self._manager.save(step, args=args, force=True)
     self._saving = step
     self._own_steps.add(step)
+
+  def confirm(self, step: int) -> None:
+    """Says that the parameters of a step had a finite loss in the next one.
+
+    Whatever `Retention` says, the newest checkpoint up to this step is kept.
+    """
+    self._sound.step = step
 
   def wait(self) -> None:
     """Waits for the save in progress and raises its error, if any."""
@@ -181,7 +192,7 @@ class Checkpoints:
 
     Raises:
       ValueError: there is no checkpoint, all are damaged, or the parameters do
-        not fit the model.
+        not fit the model or are not finite.
     """
     self.wait()
     wanted = saved_step.named_leaves({"params": abstract_params})
@@ -191,6 +202,7 @@ class Checkpoints:
       saved = saved_step.params_of(manifest)
       saved_step.check_fit(path, saved, wanted, any_float=True)
       leaves = saved_step.read_leaves(path, manifest, wanted)
+      saved_step.check_finite(path, leaves)
       return saved_step.with_leaves({"params": abstract_params}, leaves)
 
     state, self.restored_step = newest_sound(self.directory, read, step)
@@ -320,11 +332,28 @@ class _Best:
     return [step in best for step in steps]
 
 
+@dataclasses.dataclass
+class _NewestSound:
+  """Preserves the newest checkpoint up to `step`."""
+
+  step: int = -1
+
+  def should_preserve(
+    self, checkpoints: Sequence[Any], *, context: Any
+  ) -> list[bool]:
+    del context
+    steps = [checkpoint.step for checkpoint in checkpoints]
+    newest = max((s for s in steps if s <= self.step), default=None)
+    return [step == newest for step in steps]
+
+
 def _manager(
-  folder: epath.Path, keep: Retention, best: _Best
+  folder: epath.Path,
+  keep: Retention,
+  *policies: preservation.PreservationPolicy,
 ) -> ocp.CheckpointManager:
   """Returns Orbax's manager, which we use to save and delete, not to read."""
-  policies = [preservation.LatestN(keep.last), best]
+  policies = [preservation.LatestN(keep.last), *policies]
   if keep.every is not None:
     policies.append(preservation.EveryNSteps(keep.every))
   options = ocp.CheckpointManagerOptions(

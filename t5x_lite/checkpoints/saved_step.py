@@ -165,6 +165,18 @@ def read_leaves(
   }
 
 
+def check_finite(path: epath.Path, leaves: Mapping[str, jax.Array]) -> None:
+  """Raises a one-line ValueError if a leaf has NaN or infinite values."""
+  are_finite = jax.jit(lambda xs: [jnp.isfinite(x).all() for x in xs])
+  found = jax.device_get(are_finite(list(leaves.values())))
+  bad = [name for name, ok in zip(leaves, found, strict=True) if not ok]
+  if bad:
+    raise ValueError(
+      f"checkpoint {path} holds a model that has diverged: {bad[0]} is not "
+      "finite; name an earlier step, if there is one"
+    )
+
+
 def restore_iterator(
   path: epath.Path, manifest: Mapping[str, Any], iterator: SavesItself
 ) -> None:

@@ -9,7 +9,8 @@ class Retention:
   """Selects the checkpoints to keep: those that any of the rules selects.
 
   Attributes:
-    last: keep this many of the newest; None keeps all.
+    last: keep this many of the newest; None keeps all. Training also keeps the
+      newest whose loss is known to be finite: with last=1 there may be two.
     every: also keep each step that is a multiple of this.
     best: also keep this many of the best by `metric`.
     metric: the name of an evaluation metric, for example "TASK/loss".

@@ -52,8 +52,10 @@ class Interval:
     seconds = time.perf_counter() - self._begun
     counts = self._counts
     self._begin(steps=[], counts={}, seconds=0.0)
+    made = [step for step in steps if not step["skipped_steps"][0]]
     return {
-      **{name: _mean([step[name] for step in steps]) for name in steps[0]},
+      **{name: _mean([s[name] for s in made or steps]) for name in steps[0]},
+      "skipped_steps": len(steps) - len(made),
       **{name: float(value) for name, value in norms.items()},
       "padding_fraction": 1 - counts["tokens"] / counts["positions"],
       "loss_fraction": counts["loss_tokens"] / max(counts["tokens"], 1),

@@ -29,6 +29,8 @@ class Run:
     microbatches: the number of microbatches per batch, to save memory.
     log_every, eval_every, sample_every, checkpoint_every: do this at every
       multiple of these steps and after the last step; None: never.
+    max_skipped_steps: steps in a row whose loss or gradient is not finite,
+      and which therefore change nothing, after which training stops.
     keep: which checkpoints to keep.
     warm_start: the checkpoint to initialise the parameters from; None
       initialises them at random.
@@ -48,6 +50,7 @@ class Run:
   eval_every: int | None = 1000
   sample_every: int | None = None
   checkpoint_every: int | None = 1000
+  max_skipped_steps: int = 10
   keep: Retention = Retention()
   warm_start: WarmStart | None = None
   sampler: Callable = GREEDY
@@ -56,7 +59,7 @@ class Run:
   def __post_init__(self):
     for name in (
       "total_steps", "microbatches", "log_every", "eval_every",
-      "sample_every", "checkpoint_every",
+      "sample_every", "checkpoint_every", "max_skipped_steps",
     ):  # fmt: skip
       value = getattr(self, name)
       if value is not None and value < 1:

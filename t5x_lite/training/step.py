@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from t5x_lite import losses
-from t5x_lite.losses import Terms
+from t5x_lite.losses import Term, Terms
 from t5x_lite.model import Batch, Model, Params
 
 
@@ -18,7 +18,7 @@ class TrainState:
   """Holds all arrays that training updates.
 
   Attributes:
-    step: int32 scalar, the number of updates made.
+    step: int32 scalar, the number of batches seen.
     params: nested dict of float32 arrays.
     opt_state: the state of the optax transformation.
   """
@@ -32,7 +32,8 @@ class Metrics(NamedTuple):
   """Holds the metrics of a step, on the device.
 
   Attributes:
-    terms: of the model's loss on the whole batch (losses/terms.py).
+    terms: of the model's loss on the whole batch (losses/terms.py), and
+      "skipped_steps", 1 where the batch has changed nothing.
     norms: "grad_norm" and "param_norm".
   """
 
@@ -62,6 +63,9 @@ def train_step(
   unevenly the targets are distributed; rows of one unit (`Loss.rows_per_unit`)
   stay together. The dropout key is folded with the step, so that a resumed run
   has the same dropout as an uninterrupted one.
+
+  A batch whose loss or gradient is not finite leaves parameters and optimizer
+  as they are.
 
   Raises:
     ValueError: microbatches that do not divide the batch's units.
@@ -96,13 +100,21 @@ def train_step(
   def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(dropout_key, state.step)
     grads, terms = gradients(state.params, batch, key)
+    grad_norm = optax.tree.norm(grads)
+    loss = losses.objective(model.loss, terms)
+    finite = jnp.isfinite(grad_norm) & jnp.isfinite(loss)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    norms = {
-      "grad_norm": optax.tree.norm(grads),
-      "param_norm": optax.tree.norm(params),
-    }
-    return TrainState(state.step + 1, params, opt_state), Metrics(terms, norms)
+    updated = optax.apply_updates(state.params, updates), opt_state
+    params, opt_state = jax.tree.map(
+      lambda new, old: jnp.where(finite, new, old),
+      updated,
+      (state.params, state.opt_state),
+    )
+    skipped = Term(1.0 - finite, jnp.float32(1))
+    return TrainState(state.step + 1, params, opt_state), Metrics(
+      terms | {"skipped_steps": skipped},
+      {"grad_norm": grad_norm, "param_norm": optax.tree.norm(params)},
+    )
 
   return step
 

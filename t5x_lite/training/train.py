@@ -22,6 +22,7 @@ from t5x_lite.devices import matmul_peak, memory
 from t5x_lite.evaluation import evaluate, held_out
 from t5x_lite.optim import optimizers
 from t5x_lite.training import metrics_log, samples, step
+from t5x_lite.training.divergence import Guard
 from t5x_lite.training.run import Run
 from t5x_lite.training.step import TrainState
 
@@ -107,14 +108,15 @@ def train(run: Run, *, model_dir: str) -> TrainState:
       last = number == run.total_steps
       return every is not None and (number % every == 0 or last)
 
+    guard = Guard(run.max_skipped_steps, say=recorder.say)
     in_flight = collections.deque()
     for number in range(steps_done + 1, run.total_steps + 1):
       host_batch = next(batches)
       state, metrics = train_step(state, layout.shard_batch(host_batch))
       interval.add(metrics, token_counts.count(host_batch))
-      in_flight.append(metrics)
+      in_flight.append((number, metrics))
       if len(in_flight) > _STEPS_AHEAD:
-        jax.block_until_ready(in_flight.popleft())
+        guard.check(*in_flight.popleft())
 
       stopping = stop.requested(number)
       if due(run.log_every, number):
@@ -131,7 +133,11 @@ def train(run: Run, *, model_dir: str) -> TrainState:
         path = f"{model_dir}/samples/{number}.jsonl"
         samples.write(model, state.params, run, sample_reader, layout, path)
       if due(run.checkpoint_every, number) or stopping:
-        checkpoints.save(number, state, host_state, evaluation)
+        while in_flight:
+          guard.check(*in_flight.popleft())
+        if guard.is_sound or stopping or number == run.total_steps:
+          checkpoints.confirm(guard.proved_step)
+          checkpoints.save(number, state, host_state, evaluation)
       recorder.advance(number)
       if stopping:
         break

@@ -136,6 +136,14 @@ def test_keep(tmp_path, keep):
     json.loads(path.read_text(), parse_constant=pytest.fail)
 
 
+@pytest.mark.parametrize("name", ["last", "every", "best"])
+@pytest.mark.parametrize("value", [0, -3])
+def test_a_retention_that_keeps_nothing_is_refused(name, value):
+  settings = {"metric": "loss"} if name == "best" else {}
+  with pytest.raises(ValueError, match=rf"Retention.{name} \({value}\) must"):
+    Retention(**{name: value}, **settings)
+
+
 def test_best_of_equals_is_the_newest(tmp_path):
   keep = Retention(last=1, best=1, metric="loss")
   with Checkpoints(tmp_path, keep) as checkpoints:
@@ -168,6 +176,30 @@ def test_reader_follows_a_run_that_goes_on(tmp_path):
   folder = Checkpoints(tmp_path).directory
   assert newest_sound(folder, read) == ("parameters", 2)
   assert opened == ["1", "2"]
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_a_model_that_has_diverged_is_refused(tmp_path, bad):
+  save_steps(tmp_path, 1)
+  state = make_state(2)
+  params = {
+    **state.params,
+    "embedding": state.params["embedding"].at[3].set(bad),
+  }
+  with Checkpoints(tmp_path, Retention(last=None)) as checkpoints:
+    checkpoints.save(2, state.replace(params=params))
+    with pytest.raises(ValueError, match="/2 holds .*/embedding is not finite"):
+      checkpoints.restore_params(state.params)
+    found = checkpoints.restore_params(state.params, step=1)
+  assert_same(found, make_state(1).params)
+
+
+def test_the_newest_step_known_to_be_sound_is_kept(tmp_path):
+  with Checkpoints(tmp_path, Retention(last=1)) as checkpoints:
+    for step in (1, 2, 3, 4):
+      checkpoints.save(step, make_state(step))
+      checkpoints.confirm(min(step, 2))
+  assert names(tmp_path) == ["2", "4"]
 
 
 def test_saving_a_step_again(tmp_path):

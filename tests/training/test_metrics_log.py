@@ -18,6 +18,7 @@ def step(loss):
   one = jnp.ones(())
   terms = {name: Term(one, one) for name in ("objective", "z_loss", "accuracy")}
   terms["loss"] = Term(jnp.asarray(loss), one)
+  terms["skipped_steps"] = Term(jnp.zeros(()), one)
   terms["moe_loss"] = Term(jnp.array([1.0, 2.0]), jnp.array([2.0, 4.0]))
   return Metrics(terms, {"grad_norm": jnp.asarray(loss)})
 

@@ -253,3 +253,21 @@ def test_a_toy_copy_task_is_learned_and_as_before():
   # Knowing the four tokens alone leaves log 4.
   assert 3 < found[0] < 5 and np.mean(found[-10:]) < 0.3 * np.log(4)
   golden.check("first_losses", [round(x, 4) for x in found[:10]], atol=3e-3)
+
+
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_a_batch_whose_loss_is_not_finite_changes_nothing(microbatches):
+  model = tiny.palm(loss=CrossEntropy(z_loss=float("inf")))
+  optimizer = optax.adam(0.1)
+  state = first_state(model, optimizer)
+  state = state.replace(opt_state=jax.tree.map(jnp.ones_like, state.opt_state))
+  step = train_step(
+    model, optimizer, microbatches=microbatches, dropout_key=jax.random.key(0)
+  )
+  after, metrics = tiny.jit(step)(state, tiny.batch(model, **ROWS))
+  assert after.step == 1
+  assert metrics.terms["skipped_steps"].sum == 1
+  for name in ("params", "opt_state"):
+    jax.tree.map(
+      np.testing.assert_array_equal, getattr(after, name), getattr(state, name)
+    )

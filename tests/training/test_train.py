@@ -124,6 +124,31 @@ def test_sizes_that_cannot_be_read_cost_their_words_alone(
   assert "flops_share" not in record and "loss" in record
 
 
+def test_divergence_stops_the_run_and_costs_no_sound_checkpoint(
+  tmp_path, capsys
+):
+  settings = dict(checkpoint_every=1, log_every=3, keep=Retention(last=1))
+  train(make_run(total_steps=2, **settings), model_dir=str(tmp_path))
+  # Step 3 updates the parameters to something whose loss is not finite.
+  broken = make_run(
+    optimizer=AdamW(learning_rate=1e15), total_steps=40, max_skipped_steps=4,
+    **settings,
+  )  # fmt: skip
+  with pytest.raises(ValueError, match="diverged: at step 7 .* the 4th time"):
+    train(broken, model_dir=str(tmp_path))
+  names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+  assert names == {"2", "3"}
+  assert "step 4: loss or gradient is not finite" in capsys.readouterr().err
+  assert [r["skipped_steps"] for r in records(tmp_path)] == [0, 0, 3]
+
+
+def test_parameters_that_overflow_stop_the_run_at_once(tmp_path):
+  run = make_run(optimizer=AdamW(learning_rate=1e30), checkpoint_every=1)
+  with pytest.raises(ValueError, match="at step 1 the norm .* is inf; lower"):
+    train(run, model_dir=str(tmp_path))
+  assert not list((tmp_path / "checkpoints").iterdir())
+
+
 @pytest.mark.parametrize("ignored", [False, True])
 def test_a_signal_that_was_ignored_at_the_start_stays_ignored(ignored):
   before = signal.getsignal(signal.SIGINT)

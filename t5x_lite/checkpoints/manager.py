@@ -11,10 +11,8 @@ background; an error there is raised by the next `save`, `wait` or `close`.
 """
 
 import contextlib
-import dataclasses
-import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -22,9 +20,8 @@ import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
-from orbax.checkpoint import checkpoint_managers as preservation
 
-from t5x_lite.checkpoints import saved_step
+from t5x_lite.checkpoints import retention, saved_step
 from t5x_lite.checkpoints.digests import Damaged
 from t5x_lite.checkpoints.spec import Retention
 from t5x_lite.files import disk
@@ -59,7 +56,8 @@ class Checkpoints:
     self.restored_step: int | None = None
     self._keep = keep
     self._manager: ocp.CheckpointManager | None = None
-    self._sound = _NewestSound()
+    self._best = retention.Best(keep or Retention())
+    self._sound = retention.NewestSound()
     self._own_steps: set[int] = set()  # saved or restored by this run
     self._saving: int | None = None
     if keep is not None:
@@ -109,10 +107,9 @@ class Checkpoints:
     metrics = {name: float(value) for name, value in (metrics or {}).items()}
     with self._one_line_errors(step):
       if self._manager is None:
-        self._best = _Best(self._keep, self.directory)
-        self._manager = _manager(
-          self.directory, self._keep, self._best, self._sound
-        )
+        self._best.add_saved(self.directory, _steps(self.directory))
+        policy = retention.policy(self._keep, self._best, self._sound)
+        self._manager = _manager(self.directory, policy)
       self._best.add(step, metrics)
       disk.check_room(self.directory, state)
       args = saved_step.save_args(step, state, iterator, metrics)
@@ -289,79 +286,14 @@ def newest_sound(
   )
 
 
-class _Best:
-  """Preserves the best steps by a metric, as `Retention` says.
-
-  Orbax's BestN ranks NaN like a number, and a restarted run would have to read
-  every old step before it could save.
-  """
-
-  def __init__(self, keep: Retention, folder: epath.Path) -> None:
-    self._keep = keep
-    self._metrics: dict[int, float] = {}
-    if keep.best is not None:
-      for step in _steps(folder):
-        self.add(step, saved_step.read_metrics(folder / str(step)))
-
-  def add(self, step: int, metrics: Mapping[str, float | None]) -> None:
-    name = self._keep.metric
-    if metrics and name is not None and name not in metrics:
-      logging.log_first_n(
-        logging.WARNING,
-        "Retention.metric (%r) is not one of the metrics: %s; no checkpoint is "
-        "kept as best",
-        1,
-        name,
-        ", ".join(metrics),
-      )
-    value = metrics.get(name)
-    if value is not None and math.isfinite(value):
-      self._metrics[step] = value
-
-  def should_preserve(
-    self, checkpoints: Sequence[Any], *, context: Any
-  ) -> list[bool]:
-    del context
-    steps = [checkpoint.step for checkpoint in checkpoints]
-    sign = 1 if self._keep.mode == "min" else -1
-    best_first = sorted(  # The newer one of a tie comes first.
-      self._metrics.keys() & set(steps),
-      key=lambda step: (sign * self._metrics[step], -step),
-    )
-    best = best_first[: self._keep.best or 0]
-    return [step in best for step in steps]
-
-
-@dataclasses.dataclass
-class _NewestSound:
-  """Preserves the newest checkpoint up to `step`."""
-
-  step: int = -1
-
-  def should_preserve(
-    self, checkpoints: Sequence[Any], *, context: Any
-  ) -> list[bool]:
-    del context
-    steps = [checkpoint.step for checkpoint in checkpoints]
-    newest = max((s for s in steps if s <= self.step), default=None)
-    return [step == newest for step in steps]
-
-
-def _manager(
-  folder: epath.Path,
-  keep: Retention,
-  *policies: preservation.PreservationPolicy,
-) -> ocp.CheckpointManager:
+def _manager(folder: epath.Path, policy: Any) -> ocp.CheckpointManager:
   """Returns Orbax's manager, which we use to save and delete, not to read."""
-  policies = [preservation.LatestN(keep.last), *policies]
-  if keep.every is not None:
-    policies.append(preservation.EveryNSteps(keep.every))
   options = ocp.CheckpointManagerOptions(
     # The iterator is saved into this directory before `save` returns.
     async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
     cleanup_tmp_directories=True,
     lightweight_initialize=True,  # A damaged old step must not stop a run.
-    preservation_policy=preservation.AnyPreservationPolicy(policies),
+    preservation_policy=policy,
     save_root_metadata=False,
   )
   return ocp.CheckpointManager(

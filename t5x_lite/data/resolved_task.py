@@ -36,7 +36,7 @@ def resolve(name: str) -> "ResolvedTask":
 
 @dataclasses.dataclass(frozen=True)
 class ResolvedTask:
-  """A seqio task or mixture, its features and its vocabulary.
+  """Holds a seqio task or mixture, its features and its vocabulary.
 
   Attributes:
     provider: the task or mixture itself.

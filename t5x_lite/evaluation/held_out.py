@@ -27,7 +27,7 @@ def held_out(
   _, count = batched.share(layout)
   for reader in readers:
     reader.check_process_count(count)
-  # Endless, a stream would wrap around a split smaller than num_batches.
+  # An endless stream would wrap around a split smaller than num_batches.
   return [
     HeldOut(
       stage.replace(

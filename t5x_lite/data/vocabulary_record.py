@@ -1,6 +1,6 @@
 """Records a run's vocabulary, and compares that of a task with it."""
 
-import json
+from typing import Any
 
 import jax
 from etils import epath
@@ -36,7 +36,7 @@ def write(task: ResolvedTask, model_dir: str) -> None:
 def size(model_dir: str) -> int | None:
   """Returns the number of ids of a run's vocabulary, or None if unrecorded."""
   path = _find(model_dir)
-  return json.loads(path.read_text())["size"] if path.exists() else None
+  return _read(path)["size"] if path.exists() else None
 
 
 def _find(model_dir: str) -> epath.Path:
@@ -44,6 +44,16 @@ def _find(model_dir: str) -> epath.Path:
   path = epath.Path(model_dir).expanduser()
   is_step = path.parent.name == "checkpoints"
   return (path.parent.parent if is_step else path) / _FILE
+
+
+def _read(path: epath.Path) -> dict[str, Any]:
+  return json_text.read(
+    path,
+    "task",
+    "size",
+    "digest",
+    remedy="restore it from a copy, or delete it: train writes it anew",
+  )
 
 
 def check(task: ResolvedTask, model_dir: str) -> None:
@@ -55,7 +65,7 @@ def check(task: ResolvedTask, model_dir: str) -> None:
   path = _find(model_dir)
   if not path.exists():
     return
-  there = json.loads(path.read_text())
+  there = _read(path)
   if there["digest"] != task.vocabulary_digest:
     model = path.with_name(_MODEL)
     own = f" ({model})" if model.exists() else ""

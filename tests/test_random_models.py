@@ -17,8 +17,9 @@ from t5x_lite.nn.attention_rules import (
   Sinks,
   Window,
 )
+from t5x_lite.nn.embedding import Embedding
 from t5x_lite.nn.feedforward import ACTIVATIONS, MLP, Gated
-from t5x_lite.nn.heads import HeadTransform
+from t5x_lite.nn.heads import HeadTransform, LMHead
 from t5x_lite.nn.linear import FanIn, Normal, Xavier
 from t5x_lite.nn.moe import MoE
 from t5x_lite.nn.norms import LayerNorm, RMSNorm
@@ -163,15 +164,17 @@ def random_model(seed: int) -> Model:
     decoder=decoder,
     share_encoder=share,
     encoder_width=14 if cross and not share and flag() else None,
-    embedding_width=one_of(None, 8),
-    scale_embeddings=flag(),
-    num_token_types=one_of(0, 2),
-    tie_embeddings=flag(),
-    scale_logits=flag(),
-    head_transform=one_of(None, HeadTransform(norm=LayerNorm())),
-    head_bias=flag(),
-    normalize_head=flag(),
-    logit_soft_cap=one_of(None, 10.0),
+    embedding=Embedding(
+      width=one_of(None, 8), scale=flag(), num_token_types=one_of(0, 2)
+    ),
+    lm_head=LMHead(
+      tied=flag(),
+      scale=flag(),
+      transform=one_of(None, HeadTransform(norm=LayerNorm())),
+      use_bias=flag(),
+      normalize=flag(),
+      soft_cap=one_of(None, 10.0),
+    ),
   )
   return Model(transformer=transformer)
 

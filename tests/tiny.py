@@ -15,6 +15,7 @@ from t5x_lite.model import Model
 from t5x_lite.nn.attention import Attention
 from t5x_lite.nn.attention_rules import Causal, Full, PrefixCausal
 from t5x_lite.nn.feedforward import Gated
+from t5x_lite.nn.heads import LMHead
 from t5x_lite.nn.norms import LayerNorm, RMSNorm
 from t5x_lite.nn.positions import Rope, T5Bias
 from t5x_lite.nn.stack import Layer, Stack
@@ -68,8 +69,7 @@ def encoder(*, loss=PLAIN, dtype="float32", **stack) -> Model:
     width=WIDTH,
     vocab_size=VOCAB,
     encoder=_t5_stack(encoder=True, cross=False, **stack),
-    tie_embeddings=True,
-    scale_logits=True,
+    lm_head=LMHead(tied=True, scale=True),
     dtype=dtype,
   )
   return Model(transformer=transformer, loss=loss)
@@ -98,8 +98,7 @@ def palm(*, dropout=0.0, loss=PLAIN, dtype="float32", **stack) -> Model:
     width=WIDTH,
     vocab_size=VOCAB,
     decoder=Stack(layer=layer, **settings),
-    tie_embeddings=True,
-    scale_logits=True,
+    lm_head=LMHead(tied=True, scale=True),
     dtype=dtype,
   )
   return Model(transformer=transformer, loss=loss)

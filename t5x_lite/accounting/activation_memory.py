@@ -91,7 +91,8 @@ def _read(jaxpr, model, batch_size, rows, platform, scan) -> tuple[int, int]:
   transformer, total = model.transformer, sum(map(nbytes, kept))
   if isinstance(model.loss, CrossEntropy):
     # It computes the head's gradient in the forward pass: no activation.
-    width = transformer.embedding_width if transformer.tie_embeddings else None
+    tied = transformer.lm_head.tied
+    width = transformer.embedding.width if tied else None
     total -= 4 * (width or transformer.top_width) * transformer.vocab_size
   periods = []
   for loop in scans[: len(model_structure.stacks(model))]:

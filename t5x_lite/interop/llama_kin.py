@@ -91,7 +91,7 @@ def options(
       Option("intermediate_size", f"{mlp}.hidden"),
       hidden_act or Option("hidden_act", f"{mlp}.activation", "silu"),
       Option("rms_norm_eps", "norm.epsilon", epsilon),
-      Option("tie_word_embeddings", "tie_embeddings", tied),
+      Option("tie_word_embeddings", "lm_head.tied", tied),
       *rows,
     ],
     mlp=Gated,

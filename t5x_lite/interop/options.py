@@ -10,7 +10,8 @@ A row ties an option to a setting of a Transformer:
 
 A setting is named by its part and field. The parts are those of one stack:
 "stack", its "layer", "attention", "mlp", "expert" (of a mixture), "norm" and
-"position"; the Transformer's own fields stand without a part: "width".
+"position"; and of the Transformer, "embedding" and "lm_head", whose own fields
+stand without a part: "width".
 """
 
 import dataclasses
@@ -23,7 +24,9 @@ from t5x_lite.interop import rope as rope_options
 from t5x_lite.interop.config import ACTIVATIONS, REQUIRED, Config
 from t5x_lite.nn.attention import Attention
 from t5x_lite.nn.attention_rules import Causal, Full
+from t5x_lite.nn.embedding import Embedding
 from t5x_lite.nn.feedforward import MLP
+from t5x_lite.nn.heads import LMHead
 from t5x_lite.nn.moe import MoE
 from t5x_lite.nn.norms import LayerNorm
 from t5x_lite.nn.positions import Learned
@@ -155,7 +158,12 @@ class Options:
 
   def transformer(self, settings: Settings) -> Transformer:
     """Builds a Transformer of this one stack."""
-    return Transformer(**{self.side: self.stack(settings)}, **_of("", settings))
+    return Transformer(
+      **{self.side: self.stack(settings)},
+      embedding=Embedding(**_of("embedding", settings)),
+      lm_head=LMHead(**_of("lm_head", settings)),
+      **_of("", settings),
+    )
 
   def stack(self, settings: Settings) -> Stack:
     """Builds the stack."""
@@ -185,6 +193,8 @@ class Options:
     layer = stack.period[0]
     parts = {
       "": transformer,
+      "embedding": transformer.embedding,
+      "lm_head": transformer.lm_head,
       "stack": stack,
       "layer": layer,
       "attention": layer.attention,

@@ -12,7 +12,7 @@ from t5x_lite.nn.transformer import Transformer
 # which logits come out.
 _WITHOUT_EFFECT = {
   "parent", "name", "scan", "remat", "kernel", "dtype", "dropout_rate",
-  "output_dropout_rate", "embedding_stddev", "stddev", "kernel_init",
+  "output_dropout_rate", "stddev", "kernel_init",
   "value_init", "out_init", "balance_loss", "router_z_loss", "jitter",
 }  # fmt: skip
 

@@ -5,6 +5,7 @@ import pytest
 from t5x_lite.interop import settings
 from t5x_lite.interop.settings import differences
 from t5x_lite.nn.attention_rules import Causal, Window
+from t5x_lite.nn.heads import LMHead
 from t5x_lite.nn.linear import Normal
 from t5x_lite.nn.stack import Period
 from tests import tiny
@@ -46,7 +47,7 @@ def test_what_computes_the_same_does_not_differ(there):
 @pytest.mark.parametrize(
   ("there", "what"),
   [
-    (HERE.clone(tie_embeddings=True), "transformer.tie_embeddings is False,"),
+    (HERE.clone(lm_head=LMHead(tied=True)), "lm_head.tied is False, not True"),
     (stack(num_layers=4), "transformer.decoder.num_layers is 2, not 4"),
     (stack(rule=Window(3)), "transformer.decoder.layer.rule is 'Causal', not"),
     (layer(rule=Window(3)), "transformer.decoder.layer.rule is 'Causal', not"),

@@ -13,6 +13,7 @@ from t5x_lite.model import Model
 from t5x_lite.nn.attention import Attention
 from t5x_lite.nn.attention_rules import PrefixCausal
 from t5x_lite.nn.feedforward import Gated
+from t5x_lite.nn.heads import LMHead
 from t5x_lite.nn.linear import Xavier
 from t5x_lite.nn.norms import LayerNorm
 from t5x_lite.nn.positions import Rope
@@ -52,7 +53,7 @@ def glm() -> Model:
       decoder=Stack(
         layer=layer, num_layers=N, rule=PrefixCausal(), position=Rope()
       ),
-      tie_embeddings=True,
+      lm_head=LMHead(tied=True),
     )
   )
 

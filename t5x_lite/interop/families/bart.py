@@ -76,7 +76,7 @@ def _options(side: str) -> Options:
       Option("activation_dropout", "mlp.dropout_rate", 0.0),
       Option("attention_dropout", "attention.dropout_rate", 0.0),
       Option("dropout", ("stack.dropout_rate", "layer.dropout_rate"), 0.1),
-      Option("scale_embedding", "scale_embeddings", False),
+      Option("scale_embedding", "embedding.scale", False),
     ],
     fixed={
       "attention.use_bias": True, "mlp.use_bias": True,
@@ -111,7 +111,8 @@ def read(config: Config) -> Transformer:
   settings = _ENCODER.settings(config)
   decoder = _DECODER.stack(_DECODER.settings(config))
   return _ENCODER.transformer(
-    settings | {"decoder": decoder, "tie_embeddings": True, "head_bias": True}
+    settings
+    | {"decoder": decoder, "lm_head.tied": True, "lm_head.use_bias": True}
   )
 
 

@@ -23,7 +23,7 @@ OPTIONS = Options(
     Option("layer_norm_epsilon", "norm.epsilon", 1e-5),
     Option("attention_dropout", "attention.dropout_rate", 0.0),
     Option("hidden_dropout", "layer.dropout_rate", 0.0),
-    Option("tie_word_embeddings", "tie_embeddings", True),
+    Option("tie_word_embeddings", "lm_head.tied", True),
   ],
   fixed={
     "attention.use_bias": True, "mlp.use_bias": True, "mlp.hidden": four_widths,

@@ -71,7 +71,7 @@ OPTIONS = Options(
     Option("attention_dropout", "attention.dropout_rate", 0.0),
     Option("hidden_dropout", "layer.dropout_rate", 0.0),
     Option("layer_norm_epsilon", "norm.epsilon", 1e-5),
-    Option("tie_word_embeddings", "tie_embeddings", True),
+    Option("tie_word_embeddings", "lm_head.tied", True),
   ],
   aliases={"n_embed": "hidden_size"},
   always={

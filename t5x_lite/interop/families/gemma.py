@@ -23,7 +23,7 @@ OPTIONS = llama_kin.options(
   hidden_act=Option(
     "hidden_act", "mlp.activation", "gelu_pytorch_tanh", names=_ACTIVATIONS
   ),
-  fixed={"norm.zero_centred": True, "scale_embeddings": True},
+  fixed={"norm.zero_centred": True, "embedding.scale": True},
   always={"use_bidirectional_attention": False},
 )
 

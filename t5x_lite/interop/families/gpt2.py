@@ -60,7 +60,7 @@ def rows(*own: Option, dropout: float = 0.1, tied: bool = True) -> list[Option]:
     Option("attn_pdrop", "attention.dropout_rate", dropout),
     Option("resid_pdrop", "layer.dropout_rate", dropout),
     Option("embd_pdrop", "stack.dropout_rate", dropout),
-    Option("tie_word_embeddings", "tie_embeddings", tied),
+    Option("tie_word_embeddings", "lm_head.tied", tied),
     *own,
   ]
 

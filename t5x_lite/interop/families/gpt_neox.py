@@ -58,7 +58,7 @@ OPTIONS = Options(
     ),
     Option("layer_norm_eps", "norm.epsilon", 1e-5),
     Option("use_parallel_residual", "layer.parallel", True),
-    Option("tie_word_embeddings", "tie_embeddings", False),
+    Option("tie_word_embeddings", "lm_head.tied", False),
   ],
   fixed={"mlp.use_bias": True, "layer.parallel_norms": 2},
   aliases={

@@ -21,6 +21,7 @@ from t5x_lite.interop.tables import (
 from t5x_lite.nn.attention import Attention
 from t5x_lite.nn.attention_rules import Causal, Full
 from t5x_lite.nn.feedforward import MLP, Gated
+from t5x_lite.nn.heads import LMHead
 from t5x_lite.nn.norms import RMSNorm
 from t5x_lite.nn.positions import T5Bias
 from t5x_lite.nn.stack import Layer, Period, Stack
@@ -114,8 +115,7 @@ def read(config: Config) -> Transformer:
     vocab_size=config.integer("vocab_size"),
     encoder=stack(config, "encoder", num_layers, [mlp]),
     decoder=stack(config, "decoder", num_decoder_layers, [mlp]),
-    tie_embeddings=config.names.tied(HEAD, to=EMBEDDING),
-    scale_logits=scale,
+    lm_head=LMHead(tied=config.names.tied(HEAD, to=EMBEDDING), scale=scale),
   )
 
 
@@ -182,8 +182,8 @@ def write(transformer: Transformer) -> dict:
     "feed_forward_proj": proj,
     "dense_act_fn": name,
     "is_gated_act": isinstance(mlp, Gated),
-    "tie_word_embeddings": transformer.tie_embeddings,
-    "scale_decoder_outputs": transformer.scale_logits,
+    "tie_word_embeddings": transformer.lm_head.tied,
+    "scale_decoder_outputs": transformer.lm_head.scale,
   }
 
 

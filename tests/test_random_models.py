@@ -6,7 +6,7 @@ import pytest
 
 from t5x_lite.devices.layout import Layout
 from t5x_lite.model import Model
-from t5x_lite.nn.attention import Attention
+from t5x_lite.nn.attention import Attention, CoreAttention, Projections
 from t5x_lite.nn.attention_rules import (
   And,
   Causal,
@@ -64,15 +64,19 @@ def random_model(seed: int) -> Model:
       num_heads=HEADS,
       num_kv_heads=num_kv_heads or one_of(None, 1, 2),
       head_dim=HEAD_DIM,
-      scale_at_init=by_init,
-      scale=None if by_init else one_of(None, 0.3),
-      use_bias=bias,
-      out_bias=one_of(None, False, True),
+      projections=Projections(
+        use_bias=bias,
+        out_bias=one_of(None, False, True),
+        kernel_init=one_of(FanIn(), Normal(), Xavier()),
+      ),
+      core=CoreAttention(
+        scale_at_init=by_init,
+        scale=None if by_init else one_of(None, 0.3),
+        soft_cap=one_of(None, 5.0),
+        sink=flag(),
+      ),
       qk_norm=one_of(None, RMSNorm(), LayerNorm()),
       distances=distances,
-      soft_cap=one_of(None, 5.0),
-      sink=flag(),
-      kernel_init=one_of(FanIn(), Normal(), Xavier()),
     )
 
   def mlp():

@@ -112,7 +112,7 @@ def _read(jaxpr, model, batch_size, rows, platform, scan) -> tuple[int, int]:
     * attention.num_heads
     * jnp.dtype(transformer.dtype).itemsize
     for stack, attention, pairs in model_structure.attentions(model, rows)
-    if attention.kernel == "cudnn" and stack.remat is None
+    if attention.core.kernel == "cudnn" and stack.remat is None
   ]
   largest = max(periods) - max(unkept, default=0)
   return total - sum(unkept), largest

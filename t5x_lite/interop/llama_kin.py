@@ -87,7 +87,7 @@ def options(
         written="attention.kv_heads",
       ),
       Option("head_dim", "attention.head_dim", head_dim),
-      Option("attention_dropout", "attention.dropout_rate", 0.0),
+      Option("attention_dropout", "attention.core.dropout_rate", 0.0),
       Option("intermediate_size", f"{mlp}.hidden"),
       hidden_act or Option("hidden_act", f"{mlp}.activation", "silu"),
       Option("rms_norm_eps", "norm.epsilon", epsilon),

@@ -5,13 +5,14 @@ A row ties an option to a setting of a Transformer:
     Option("n_head", "attention.num_heads")               required
     Option("resid_pdrop", "layer.dropout_rate", 0.1)      0.1: its default
     Option("afn", "mlp.activation", "gelu")
-    Option("bias", ("attention.use_bias", "mlp.use_bias"), False)
+    Option("bias", ("attention.projections.use_bias", "mlp.use_bias"), False)
                                              both are read, the first is written
 
 A setting is named by its part and field. The parts are those of one stack:
-"stack", its "layer", "attention", "mlp", "expert" (of a mixture), "norm" and
-"position"; and of the Transformer, "embedding" and "lm_head", whose own fields
-stand without a part: "width".
+"stack", its "layer", "attention", "attention.projections", "attention.core",
+"mlp", "expert" (of a mixture), "norm" and "position"; and those of the
+Transformer, "embedding" and "lm_head". The Transformer's own fields stand
+without a part: "width".
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ import flax.linen as nn
 
 from t5x_lite.interop import rope as rope_options
 from t5x_lite.interop.config import ACTIVATIONS, REQUIRED, Config
-from t5x_lite.nn.attention import Attention
+from t5x_lite.nn.attention import Attention, CoreAttention, Projections
 from t5x_lite.nn.attention_rules import Causal, Full
 from t5x_lite.nn.embedding import Embedding
 from t5x_lite.nn.feedforward import MLP
@@ -167,7 +168,11 @@ class Options:
 
   def stack(self, settings: Settings) -> Stack:
     """Builds the stack."""
-    attention = Attention(**_of("attention", settings))
+    attention = Attention(
+      projections=Projections(**_of("attention.projections", settings)),
+      core=CoreAttention(**_of("attention.core", settings)),
+      **_of("attention", settings),
+    )
     norm = self.norm(**_of("norm", settings))
     mlp = _of("mlp", settings)
     if expert := _of("expert", settings):
@@ -198,6 +203,8 @@ class Options:
       "stack": stack,
       "layer": layer,
       "attention": layer.attention,
+      "attention.projections": layer.attention.projections,
+      "attention.core": layer.attention.core,
       "mlp": layer.mlp,
       "expert": getattr(layer.mlp, "expert", None),
       "norm": layer.norm,

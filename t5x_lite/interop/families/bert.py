@@ -105,12 +105,12 @@ ENCODER_OPTIONS = Options(
     Option(
       "hidden_dropout_prob", ("stack.dropout_rate", "layer.dropout_rate"), 0.1
     ),
-    Option("attention_probs_dropout_prob", "attention.dropout_rate", 0.1),
+    Option("attention_probs_dropout_prob", "attention.core.dropout_rate", 0.1),
     Option("type_vocab_size", "embedding.num_token_types", 2),
     Option("layer_norm_eps", "norm.epsilon", 1e-12),
   ],
   fixed={
-    "attention.use_bias": True, "mlp.use_bias": True,
+    "attention.projections.use_bias": True, "mlp.use_bias": True,
     "layer.norm_placement": "post", "lm_head.tied": True,
   },
   always={

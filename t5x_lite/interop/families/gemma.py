@@ -17,7 +17,7 @@ TENSORS = llama_kin.table()
 _ACTIVATIONS = {**ACTIVATIONS, "gelu": "gelu_tanh"}
 
 OPTIONS = llama_kin.options(
-  Option("attention_bias", "attention.use_bias", False),
+  Option("attention_bias", "attention.projections.use_bias", False),
   head_dim=256,
   tied=True,
   hidden_act=Option(

@@ -50,8 +50,8 @@ OPTIONS = Options(
     Option("intermediate_size", "mlp.hidden"),
     Option("num_hidden_layers", "stack.num_layers"),
     Option("num_attention_heads", "attention.num_heads"),
-    Option("attention_bias", "attention.use_bias", True),
-    Option("attention_dropout", "attention.dropout_rate", 0.0),
+    Option("attention_bias", "attention.projections.use_bias", True),
+    Option("attention_dropout", "attention.core.dropout_rate", 0.0),
     Option("hidden_act", "mlp.activation", "gelu"),
     Option(
       "hidden_dropout", ("layer.dropout_rate", "stack.dropout_rate"), 0.0

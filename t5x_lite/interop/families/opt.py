@@ -55,13 +55,15 @@ OPTIONS = Options(
     Option("num_hidden_layers", "stack.num_layers"),
     Option("num_attention_heads", "attention.num_heads"),
     Option("max_position_embeddings", "position.max_length", 2048),
-    Option("enable_bias", ("attention.use_bias", "mlp.use_bias"), True),
+    Option(
+      "enable_bias", ("attention.projections.use_bias", "mlp.use_bias"), True
+    ),
     Option(
       "do_layer_norm_before", "layer.norm_placement", True,
       names={True: "pre", False: "post"},
     ),
     Option("activation_function", "mlp.activation", "relu"),
-    Option("attention_dropout", "attention.dropout_rate", 0.0),
+    Option("attention_dropout", "attention.core.dropout_rate", 0.0),
     Option("dropout", "layer.dropout_rate", 0.1),
     Option("tie_word_embeddings", "lm_head.tied", True),
   ],

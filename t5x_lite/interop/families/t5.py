@@ -18,7 +18,7 @@ from t5x_lite.interop.tables import (
   norm,
   under,
 )
-from t5x_lite.nn.attention import Attention
+from t5x_lite.nn.attention import Attention, CoreAttention
 from t5x_lite.nn.attention_rules import Causal, Full
 from t5x_lite.nn.feedforward import MLP, Gated
 from t5x_lite.nn.heads import LMHead
@@ -127,9 +127,10 @@ def stack(
   dropout = config.number("dropout_rate", 0.1)
   rms_norm = RMSNorm(epsilon=config.number("layer_norm_epsilon", 1e-6))
   attention = Attention(
-    num_heads=num_heads, head_dim=config.integer("d_kv"), scale_at_init=True,
-    dropout_rate=dropout,
-  )  # fmt: skip
+    num_heads=num_heads,
+    head_dim=config.integer("d_kv"),
+    core=CoreAttention(scale_at_init=True, dropout_rate=dropout),
+  )
   layers = [
     Layer(
       attention=attention,

@@ -5,6 +5,7 @@ import pytest
 
 from t5x_lite.nn.attention import Attention, CoreAttention
 from t5x_lite.nn.attention_rules import Causal, Full
+from t5x_lite.nn.embedding import Embedding
 from t5x_lite.nn.feedforward import MLP, Gated
 from t5x_lite.nn.norms import RMSNorm
 from t5x_lite.nn.positions import Learned, Rope, T5Bias
@@ -46,7 +47,10 @@ CROSS = {"cross_attention": ATTENTION}
     (lambda: CoreAttention(kernel="cudnn", dropout_rate=0.1),
      "dropout_rate (0.1) needs kernel='einsum'"),
     (lambda: CoreAttention(dropout_rate=1.0),
-     "dropout_rate (1.0) must be in [0, 1)"),
+     "CoreAttention.dropout_rate (1.0) must be in [0, 1)"),
+    (lambda: CoreAttention(scale=0.5, scale_at_init=True),
+     "scale (0.5) and scale_at_init=True are two ways to scale the logits"),
+    (lambda: Embedding(width=0), "Embedding.width (0) must be at least 1"),
     (lambda: MLP(hidden=8, activation="swish"),
      "unknown activation 'swish': use one of relu, gelu, gelu_tanh, silu"),
     (lambda: Gated(hidden=0), "hidden (0) must be at least 1"),

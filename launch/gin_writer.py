@@ -42,14 +42,17 @@ def _bindings(value, scope, modules) -> Iterator[str]:
     if not field.init or field.name in ("parent", "name"):
       continue
     part = getattr(value, field.name)
-    if _is_default(field, part):
+    # A part that is left out is none of gin's, and a binding of its class would
+    # have no effect. The outermost object's, such as a Model's loss, are for
+    # other files to choose.
+    if _is_default(field, part) and not (scope and _is_object(part)):
       continue
     inner = "/".join(filter(None, [scope, field.name]))
     written = _written(part, inner, below)
     yield f"{name(value, scope)}.{field.name} = {written}"
   for part, inner in below:
-    yield ""
-    yield from _bindings(part, inner, modules)
+    lines = list(_bindings(part, inner, modules))
+    yield from ["", *lines] if lines else []
 
 
 def _written(value, scope, below) -> str:

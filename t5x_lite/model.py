@@ -154,7 +154,7 @@ class Model:
       hidden_BTD, tokens = _hidden(transformer, batch)
       if transformer.classifier is not None:
         transformer.classifier(hidden_BTD, tokens)
-      return transformer.before_head(hidden_BTD)
+      return transformer.head(hidden_BTD)
 
     return nn.init(forward, self.transformer)(key)["params"]
 
@@ -184,11 +184,11 @@ class Model:
 
     def forward(transformer):
       hidden_BTD, tokens = _hidden(transformer, batch)
-      states_BTD = transformer.before_head(hidden_BTD)
+      states_BTD, head = transformer.head(hidden_BTD)
       classes = None
       if "class_targets" in batch:
         classes = _classifier(transformer)(hidden_BTD, tokens)
-      return states_BTD, transformer.head(), tokens, classes
+      return states_BTD, head, tokens, classes
 
     found, sown = self._apply(forward, params, key, collect=("losses",))
     return Outputs(*found, auxiliary=_auxiliary(sown.get("losses", {})))
@@ -235,7 +235,7 @@ class Model:
 
     def forward(transformer):
       hidden_BTD, _ = _hidden(transformer, batch)
-      return transformer.before_head(hidden_BTD), transformer.head()
+      return transformer.head(hidden_BTD)
 
     states_BTD, head = self._apply(forward, params)[0]
 

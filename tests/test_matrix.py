@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from t5x_lite import row_formats
 from t5x_lite.data import feature_converters
+from t5x_lite.nn.embedding import Embedding
 from t5x_lite.nn.heads import Classifier
 from t5x_lite.optim.optimizers import AdamW
 from t5x_lite.training import step
@@ -93,7 +94,10 @@ def build(architecture):
   model = MODELS[architecture](num_layers=1)
   needed = {}
   if architecture == "encoder":  # By sentence pairs.
-    needed = {"classifier": Classifier(num_classes=2), "num_token_types": 2}
+    needed = {
+      "classifier": Classifier(num_classes=2),
+      "embedding": Embedding(num_token_types=2),
+    }
   transformer = model.transformer.clone(vocab_size=BYTES.vocab_size, **needed)
   return dataclasses.replace(model, transformer=transformer)
 

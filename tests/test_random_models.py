@@ -6,7 +6,7 @@ import pytest
 
 from t5x_lite.devices.layout import Layout
 from t5x_lite.model import Model
-from t5x_lite.nn.attention import Attention
+from t5x_lite.nn.attention import Attention, CoreAttention, Projections
 from t5x_lite.nn.attention_rules import (
   And,
   Causal,
@@ -17,8 +17,9 @@ from t5x_lite.nn.attention_rules import (
   Sinks,
   Window,
 )
+from t5x_lite.nn.embedding import Embedding
 from t5x_lite.nn.feedforward import ACTIVATIONS, MLP, Gated
-from t5x_lite.nn.heads import HeadTransform
+from t5x_lite.nn.heads import HeadTransform, LMHead
 from t5x_lite.nn.linear import FanIn, Normal, Xavier
 from t5x_lite.nn.moe import MoE
 from t5x_lite.nn.norms import LayerNorm, RMSNorm
@@ -63,15 +64,19 @@ def random_model(seed: int) -> Model:
       num_heads=HEADS,
       num_kv_heads=num_kv_heads or one_of(None, 1, 2),
       head_dim=HEAD_DIM,
-      scale_at_init=by_init,
-      scale=None if by_init else one_of(None, 0.3),
-      use_bias=bias,
-      out_bias=one_of(None, False, True),
+      projections=Projections(
+        use_bias=bias,
+        out_bias=one_of(None, False, True),
+        kernel_init=one_of(FanIn(), Normal(), Xavier()),
+      ),
+      core=CoreAttention(
+        scale_at_init=by_init,
+        scale=None if by_init else one_of(None, 0.3),
+        soft_cap=one_of(None, 5.0),
+        sink=flag(),
+      ),
       qk_norm=one_of(None, RMSNorm(), LayerNorm()),
       distances=distances,
-      soft_cap=one_of(None, 5.0),
-      sink=flag(),
-      kernel_init=one_of(FanIn(), Normal(), Xavier()),
     )
 
   def mlp():
@@ -163,15 +168,17 @@ def random_model(seed: int) -> Model:
     decoder=decoder,
     share_encoder=share,
     encoder_width=14 if cross and not share and flag() else None,
-    embedding_width=one_of(None, 8),
-    scale_embeddings=flag(),
-    num_token_types=one_of(0, 2),
-    tie_embeddings=flag(),
-    scale_logits=flag(),
-    head_transform=one_of(None, HeadTransform(norm=LayerNorm())),
-    head_bias=flag(),
-    normalize_head=flag(),
-    logit_soft_cap=one_of(None, 10.0),
+    embedding=Embedding(
+      width=one_of(None, 8), scale=flag(), num_token_types=one_of(0, 2)
+    ),
+    lm_head=LMHead(
+      tied=flag(),
+      scale=flag(),
+      transform=one_of(None, HeadTransform(norm=LayerNorm())),
+      use_bias=flag(),
+      normalize=flag(),
+      soft_cap=one_of(None, 10.0),
+    ),
   )
   return Model(transformer=transformer)
 

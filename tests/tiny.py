@@ -12,9 +12,10 @@ import numpy as np
 
 from t5x_lite.losses.cross_entropy import CrossEntropy
 from t5x_lite.model import Model
-from t5x_lite.nn.attention import Attention
+from t5x_lite.nn.attention import Attention, CoreAttention
 from t5x_lite.nn.attention_rules import Causal, Full, PrefixCausal
 from t5x_lite.nn.feedforward import Gated
+from t5x_lite.nn.heads import LMHead
 from t5x_lite.nn.norms import LayerNorm, RMSNorm
 from t5x_lite.nn.positions import Rope, T5Bias
 from t5x_lite.nn.stack import Layer, Stack
@@ -26,9 +27,10 @@ PLAIN = CrossEntropy()
 
 def _t5_stack(*, encoder: bool, cross: bool, dropout=0.0, **settings) -> Stack:
   attention = Attention(
-    num_heads=HEADS, head_dim=HEAD_DIM, scale_at_init=True,
-    dropout_rate=dropout,
-  )  # fmt: skip
+    num_heads=HEADS,
+    head_dim=HEAD_DIM,
+    core=CoreAttention(scale_at_init=True, dropout_rate=dropout),
+  )
   layer = Layer(
     attention=attention,
     cross_attention=attention if cross else None,
@@ -68,8 +70,7 @@ def encoder(*, loss=PLAIN, dtype="float32", **stack) -> Model:
     width=WIDTH,
     vocab_size=VOCAB,
     encoder=_t5_stack(encoder=True, cross=False, **stack),
-    tie_embeddings=True,
-    scale_logits=True,
+    lm_head=LMHead(tied=True, scale=True),
     dtype=dtype,
   )
   return Model(transformer=transformer, loss=loss)
@@ -79,7 +80,10 @@ def palm(*, dropout=0.0, loss=PLAIN, dtype="float32", **stack) -> Model:
   """Builds a causal decoder after PaLM."""
   layer = Layer(
     attention=Attention(
-      num_heads=HEADS, num_kv_heads=1, head_dim=HEAD_DIM, dropout_rate=dropout
+      num_heads=HEADS,
+      num_kv_heads=1,
+      head_dim=HEAD_DIM,
+      core=CoreAttention(dropout_rate=dropout),
     ),
     mlp=Gated(hidden=HIDDEN, activation="silu", dropout_rate=dropout),
     norm=LayerNorm(epsilon=1e-6, use_bias=False),
@@ -98,8 +102,7 @@ def palm(*, dropout=0.0, loss=PLAIN, dtype="float32", **stack) -> Model:
     width=WIDTH,
     vocab_size=VOCAB,
     decoder=Stack(layer=layer, **settings),
-    tie_embeddings=True,
-    scale_logits=True,
+    lm_head=LMHead(tied=True, scale=True),
     dtype=dtype,
   )
   return Model(transformer=transformer, loss=loss)

@@ -91,7 +91,8 @@ def _read(jaxpr, model, batch_size, rows, platform, scan) -> tuple[int, int]:
   transformer, total = model.transformer, sum(map(nbytes, kept))
   if isinstance(model.loss, CrossEntropy):
     # It computes the head's gradient in the forward pass: no activation.
-    width = transformer.embedding_width if transformer.tie_embeddings else None
+    tied = transformer.lm_head.tied
+    width = transformer.embedding.width if tied else None
     total -= 4 * (width or transformer.top_width) * transformer.vocab_size
   periods = []
   for loop in scans[: len(model_structure.stacks(model))]:
@@ -111,7 +112,7 @@ def _read(jaxpr, model, batch_size, rows, platform, scan) -> tuple[int, int]:
     * attention.num_heads
     * jnp.dtype(transformer.dtype).itemsize
     for stack, attention, pairs in model_structure.attentions(model, rows)
-    if attention.kernel == "cudnn" and stack.remat is None
+    if attention.core.kernel == "cudnn" and stack.remat is None
   ]
   largest = max(periods) - max(unkept, default=0)
   return total - sum(unkept), largest

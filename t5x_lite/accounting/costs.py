@@ -189,7 +189,7 @@ def _flops(model, batch_size, rows, microbatches) -> dict:
   again = sum(
     batch_size * pairs * attention.num_heads * attention.head_dim * 2
     for stack, attention, pairs in model_structure.attentions(model, rows)
-    if attention.kernel == "cudnn" and stack.remat is None
+    if attention.core.kernel == "cudnn" and stack.remat is None
   )
   sums = (
     total,

@@ -23,7 +23,9 @@ def traceable(model):
 
   def with_einsum(layer):
     attentions = {
-      name: attention.clone(kernel="einsum")
+      name: attention.clone(
+        core=dataclasses.replace(attention.core, kernel="einsum")
+      )
       for name in ("attention", "cross_attention")
       if (attention := getattr(layer, name)) is not None
     }

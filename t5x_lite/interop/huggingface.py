@@ -134,7 +134,7 @@ def _notes(directory, options, transformer, table, weights) -> tuple[str, ...]:
   if options.get("tie_word_embeddings") is not False:
     return ()
   heads = [entry.theirs for entry in table.entries if entry.ours == "head"]
-  if not transformer.tie_embeddings or heads[0] in weights.shapes:
+  if not transformer.lm_head.tied or heads[0] in weights.shapes:
     return ()
   return (
     f"{directory} has no {heads[0]}, though its {config.NAME} says"
@@ -294,4 +294,4 @@ class _Written:
 
   def tied(self, name: str, to: str) -> bool:
     del name, to
-    return self.transformer.tie_embeddings
+    return self.transformer.lm_head.tied

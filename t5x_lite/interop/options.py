@@ -5,12 +5,14 @@ A row ties an option to a setting of a Transformer:
     Option("n_head", "attention.num_heads")               required
     Option("resid_pdrop", "layer.dropout_rate", 0.1)      0.1: its default
     Option("afn", "mlp.activation", "gelu")
-    Option("bias", ("attention.use_bias", "mlp.use_bias"), False)
+    Option("bias", ("attention.projections.use_bias", "mlp.use_bias"), False)
                                              both are read, the first is written
 
 A setting is named by its part and field. The parts are those of one stack:
-"stack", its "layer", "attention", "mlp", "expert" (of a mixture), "norm" and
-"position"; the Transformer's own fields stand without a part: "width".
+"stack", its "layer", "attention", "attention.projections", "attention.core",
+"mlp", "expert" (of a mixture), "norm" and "position"; and those of the
+Transformer, "embedding" and "lm_head". The Transformer's own fields stand
+without a part: "width".
 """
 
 import dataclasses
@@ -21,9 +23,11 @@ import flax.linen as nn
 
 from t5x_lite.interop import rope as rope_options
 from t5x_lite.interop.config import ACTIVATIONS, REQUIRED, Config
-from t5x_lite.nn.attention import Attention
+from t5x_lite.nn.attention import Attention, CoreAttention, Projections
 from t5x_lite.nn.attention_rules import Causal, Full
+from t5x_lite.nn.embedding import Embedding
 from t5x_lite.nn.feedforward import MLP
+from t5x_lite.nn.heads import LMHead
 from t5x_lite.nn.moe import MoE
 from t5x_lite.nn.norms import LayerNorm
 from t5x_lite.nn.positions import Learned
@@ -155,11 +159,20 @@ class Options:
 
   def transformer(self, settings: Settings) -> Transformer:
     """Builds a Transformer of this one stack."""
-    return Transformer(**{self.side: self.stack(settings)}, **_of("", settings))
+    return Transformer(
+      **{self.side: self.stack(settings)},
+      embedding=Embedding(**_of("embedding", settings)),
+      lm_head=LMHead(**_of("lm_head", settings)),
+      **_of("", settings),
+    )
 
   def stack(self, settings: Settings) -> Stack:
     """Builds the stack."""
-    attention = Attention(**_of("attention", settings))
+    attention = Attention(
+      projections=Projections(**_of("attention.projections", settings)),
+      core=CoreAttention(**_of("attention.core", settings)),
+      **_of("attention", settings),
+    )
     norm = self.norm(**_of("norm", settings))
     mlp = _of("mlp", settings)
     if expert := _of("expert", settings):
@@ -185,9 +198,13 @@ class Options:
     layer = stack.period[0]
     parts = {
       "": transformer,
+      "embedding": transformer.embedding,
+      "lm_head": transformer.lm_head,
       "stack": stack,
       "layer": layer,
       "attention": layer.attention,
+      "attention.projections": layer.attention.projections,
+      "attention.core": layer.attention.core,
       "mlp": layer.mlp,
       "expert": getattr(layer.mlp, "expert", None),
       "norm": layer.norm,

@@ -201,7 +201,7 @@ def _plan(model: Model, tp: int, pp: int) -> dict[str, _Tensor]:
     axes.__setitem__, tables.tree_of_names(abstract), model.logical_axes()
   )
   slots = tables.slots(abstract)
-  stages = _stages(slots, model.transformer.tie_embeddings, pp)
+  stages = _stages(slots, model.transformer.lm_head.tied, pp)
   plan = {}
   for name, slot in slots.items():
     dim, parts = _cut(name, slot.shape, axes[slot.path][len(slot.index) :], tp)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from t5x_lite.nn.attention import Attention
+from t5x_lite.nn.attention import Attention, Projections
 from t5x_lite.nn.stack import Layer, Period, Stack
 from t5x_lite.nn.transformer import Transformer
 
@@ -12,7 +12,7 @@ from t5x_lite.nn.transformer import Transformer
 # which logits come out.
 _WITHOUT_EFFECT = {
   "parent", "name", "scan", "remat", "kernel", "dtype", "dropout_rate",
-  "output_dropout_rate", "embedding_stddev", "stddev", "kernel_init",
+  "output_dropout_rate", "stddev", "kernel_init",
   "value_init", "out_init", "balance_loss", "router_z_loss", "jitter",
 }  # fmt: skip
 
@@ -52,11 +52,9 @@ def _resolved(value: Any) -> dict[str, Any]:
   """Returns fields that can say the same in several ways, in one of them."""
   match value:
     case Attention():
-      out_bias = value.use_bias if value.out_bias is None else value.out_bias
-      return {
-        "num_kv_heads": value.kv_heads,
-        "out_bias": out_bias,
-      }
+      return {"num_kv_heads": value.kv_heads}
+    case Projections():
+      return {"out_bias": value.has_out_bias}
     case Layer():
       return {"parallel_norms": value.parallel and value.parallel_norms}
     case Stack():

@@ -10,10 +10,11 @@ Tensors here carry their shape in their name, `q_BNTH`, by this one table:
 from etils import epy
 
 with epy.lazy_api_imports(globals()):
-  from t5x_lite.nn.attention import Attention
+  from t5x_lite.nn.attention import Attention, CoreAttention, Projections
   from t5x_lite.nn.attention_rules import Causal, Full, PrefixCausal, Window
+  from t5x_lite.nn.embedding import Embedding
   from t5x_lite.nn.feedforward import MLP, Gated
-  from t5x_lite.nn.heads import Classifier
+  from t5x_lite.nn.heads import Classifier, LMHead
   from t5x_lite.nn.moe import MoE
   from t5x_lite.nn.norms import LayerNorm, RMSNorm
   from t5x_lite.nn.positions import (

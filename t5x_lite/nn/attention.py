@@ -1,5 +1,6 @@
 """Multi-head, grouped-query and multi-query attention, with a KV cache."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -14,57 +15,92 @@ from t5x_lite.nn.positions import PositionEncoding
 from t5x_lite.nn.transformer_xl_bias import TransformerXLBias
 
 
-class Attention(nn.Module):
-  """Projects to heads, attends, and projects back.
+@dataclasses.dataclass(frozen=True)
+class Projections:
+  """Makes queries, keys and values of activations, and projects heads back.
 
   Attributes:
-    num_heads: N.
-    head_dim: H.
-    num_kv_heads: K, a divisor of N: 1 is multi-query; None is N.
-    scale: factor on the logits; None is 1/sqrt(head_dim).
-    scale_at_init: divides the query kernel's initial values by sqrt(head_dim)
-      instead of the logits (T5).
     use_bias: whether queries, keys and values have biases.
     out_bias: whether the projection back has one; None is as `use_bias`.
-    qk_norm: norm of each head's queries and keys before they are rotated (Henry
-      et al. 2020, arXiv:2010.04245; Dehghani et al. 2023, arXiv:2302.05442).
-    distances: bias by relative distance with weights of this layer, or None;
-      only for self-attention.
-    soft_cap: c in c * tanh(logits / c), or None.
-    sink: whether each head learns the logit of a key without value, which takes
-      attention from all others.
-    dropout_rate: share of the attention probabilities dropped in training.
-    kernel: "einsum" or "cudnn".
     kernel_init: initialises the projections.
     value_init: instead, for the values' projection.
     out_init: instead, for the projection back.
   """
 
-  num_heads: int
-  head_dim: int
-  num_kv_heads: int | None = None
-  scale: float | None = None
-  scale_at_init: bool = False
   use_bias: bool = False
   out_bias: bool | None = None
-  qk_norm: nn.Module | None = None
-  distances: TransformerXLBias | None = None
-  soft_cap: float | None = None
-  sink: bool = False
-  dropout_rate: float = 0.0
-  kernel: str = "einsum"
   kernel_init: Init = FanIn()
   value_init: Init | None = None
   out_init: Init | None = None
 
+  @property
+  def has_out_bias(self) -> bool:
+    """Whether the projection back has a bias."""
+    return self.use_bias if self.out_bias is None else self.out_bias
+
+  def to_heads(
+    self,
+    x_BTD: jax.Array,
+    axis: str,
+    shape: tuple[int, int],
+    *,
+    name: str,
+    kernel_init: Init | None = None,
+  ) -> jax.Array:
+    """Returns [B, T, *shape]; to be called in a module's compact method.
+
+    Args:
+      x_BTD: activations.
+      axis: the logical axis of the heads, "heads" or "kv_heads".
+      shape: how many heads, and their head_dim.
+      name: of the parameters.
+      kernel_init: replaces that of the projections.
+    """
+    return Dense(
+      (x_BTD.shape[-1],),
+      shape,
+      ("embed", axis, "head_dim"),
+      kernel_init=kernel_init or self.kernel_init,
+      use_bias=self.use_bias,
+      name=name,
+    )(x_BTD)
+
+  def back(self, x_BTNH: jax.Array, width: int) -> jax.Array:
+    """Returns [B, T, width]; to be called in a module's compact method."""
+    return Dense(
+      x_BTNH.shape[-2:],
+      (width,),
+      ("heads", "head_dim", "embed"),
+      use_bias=self.has_out_bias,
+      kernel_init=self.out_init or self.kernel_init,
+      name="out",
+    )(x_BTNH)
+
+
+@dataclasses.dataclass(frozen=True)
+class CoreAttention:
+  """Mixes values by the softmax of the scaled products of queries and keys.
+
+  Attributes:
+    scale: factor on the logits; None is 1/sqrt(head_dim).
+    scale_at_init: divides the query kernel's initial values by sqrt(head_dim)
+      instead of the logits (T5).
+    soft_cap: c in c * tanh(logits / c), or None.
+    sink: whether each head learns the logit of a key without value, which takes
+      attention from all others.
+    dropout_rate: share of the attention probabilities dropped in training.
+    kernel: "einsum" or "cudnn".
+  """
+
+  scale: float | None = None
+  scale_at_init: bool = False
+  soft_cap: float | None = None
+  sink: bool = False
+  dropout_rate: float = 0.0
+  kernel: str = "einsum"
+
   def __post_init__(self):
-    checks.at_least_one(self, "num_heads", "num_kv_heads", "head_dim")
     checks.dropout_rate(self)
-    if self.num_kv_heads and self.num_heads % self.num_kv_heads:
-      raise ValueError(
-        f"num_heads ({self.num_heads}) must be divisible by num_kv_heads "
-        f"({self.num_kv_heads})"
-      )
     if self.kernel not in attend.KERNELS:
       raise ValueError(
         f"unknown attention kernel {self.kernel!r}: use one of "
@@ -80,6 +116,89 @@ class Attention(nn.Module):
       raise ValueError(
         f"scale ({self.scale}) and scale_at_init=True are two ways to scale "
         "the logits: choose one"
+      )
+
+  def logits_scale(self, head_dim: int) -> float:
+    """Returns the factor on the logits."""
+    return 1.0 if self.scale_at_init else self.scale or head_dim**-0.5
+
+  def query_init(self, head_dim: int) -> Init | None:
+    """Returns how the query kernel starts; None is as the others do."""
+    return FanIn(1.0 / head_dim) if self.scale_at_init else None
+
+  def attend(
+    self,
+    module: nn.Module,
+    q_BNTH: jax.Array,
+    kv: KVCache,
+    mask_BTS: jax.Array,
+    bias_BNTS: jax.Array | None,
+  ) -> jax.Array:
+    """Returns [B, N, T, H], in the dtype of the queries.
+
+    Args:
+      module: has the sink, gives the keys of dropout, and sows the attention
+        probabilities.
+      q_BNTH: queries.
+      kv: keys and values.
+      mask_BTS: True where the query sees the key.
+      bias_BNTS: added to the scaled logits, or None.
+    """
+    sink_N, drop = None, None
+    if self.sink:
+      init = nn.with_logical_partitioning(nn.initializers.zeros, ("heads",))
+      sink_N = module.param("sink", init, (q_BNTH.shape[1],), jnp.float32)
+    if self.dropout_rate and module.has_rng("dropout"):
+
+      def drop(probs):
+        return dropout(module, probs, self.dropout_rate)
+
+    attend_by = functools.partial(
+      attend.attend,
+      q_BNTH,
+      kv.keys.astype(q_BNTH.dtype),
+      mask_BTS=mask_BTS,
+      bias_BNTS=bias_BNTS,
+      scale=self.logits_scale(q_BNTH.shape[-1]),
+      kernel=self.kernel,
+      soft_cap=self.soft_cap,
+      sink_N=sink_N,
+      dropout_mask=drop,
+    )
+    if module.is_mutable_collection("probes"):
+      module.sow("probes", "attention", _map(attend_by, kv))
+    return attend_by(kv.values.astype(q_BNTH.dtype))
+
+
+class Attention(nn.Module):
+  """Projects to heads, attends, and projects back.
+
+  Attributes:
+    num_heads: N.
+    head_dim: H.
+    num_kv_heads: K, a divisor of N: 1 is multi-query; None is N.
+    projections: of queries, keys, values and of what is attended to.
+    core: the attention of queries to keys and values.
+    qk_norm: norm of each head's queries and keys before they are rotated (Henry
+      et al. 2020, arXiv:2010.04245; Dehghani et al. 2023, arXiv:2302.05442).
+    distances: bias by relative distance with weights of this layer, or None;
+      only for self-attention.
+  """
+
+  num_heads: int
+  head_dim: int
+  num_kv_heads: int | None = None
+  projections: Projections = Projections()
+  core: CoreAttention = CoreAttention()
+  qk_norm: nn.Module | None = None
+  distances: TransformerXLBias | None = None
+
+  def __post_init__(self):
+    checks.at_least_one(self, "num_heads", "num_kv_heads", "head_dim")
+    if self.num_kv_heads and self.num_heads % self.num_kv_heads:
+      raise ValueError(
+        f"num_heads ({self.num_heads}) must be divisible by num_kv_heads "
+        f"({self.num_kv_heads})"
       )
     super().__post_init__()
 
@@ -114,9 +233,7 @@ class Attention(nn.Module):
     Returns:
       [B, T, D], and the keys and values that were read.
     """
-    scale, query_init = self.scale or self.head_dim**-0.5, self.kernel_init
-    if self.scale_at_init:
-      scale, query_init = 1.0, FanIn(1.0 / self.head_dim)
+    query_init = self.core.query_init(self.head_dim)
     q_BNTH = position.rotate(
       self._heads("query", x_BTD, self.num_heads, query_init), context.query
     )
@@ -128,38 +245,12 @@ class Attention(nn.Module):
       q_BNTH, distance_bias_BNTS = self.distances(
         q_BNTH, context.query, context.key, x_BTD.shape[-1]
       )
+      scale = self.core.logits_scale(self.head_dim)
       bias_BNTS = 0 if bias_BNTS is None else bias_BNTS
       bias_BNTS = scale * distance_bias_BNTS + bias_BNTS
-    drop = None
-    if self.dropout_rate and self.has_rng("dropout"):
-
-      def drop(probs):
-        return dropout(self, probs, self.dropout_rate)
-
-    attend_by = functools.partial(
-      attend.attend,
-      q_BNTH,
-      kv.keys.astype(x_BTD.dtype),
-      mask_BTS=context.mask,
-      bias_BNTS=bias_BNTS,
-      scale=scale,
-      kernel=self.kernel,
-      soft_cap=self.soft_cap,
-      sink_N=self._sink(),
-      dropout_mask=drop,
-    )
-    out_BNTH = attend_by(kv.values.astype(x_BTD.dtype))
-    if self.is_mutable_collection("probes"):
-      self.sow("probes", "attention", _map(attend_by, kv))
-    out = Dense(
-      (self.num_heads, self.head_dim),
-      (x_BTD.shape[-1],),
-      ("heads", "head_dim", "embed"),
-      use_bias=self.use_bias if self.out_bias is None else self.out_bias,
-      kernel_init=self.out_init or self.kernel_init,
-      name="out",
-    )(out_BNTH.swapaxes(1, 2))
-    return out, kv
+    out_BNTH = self.core.attend(self, q_BNTH, kv, context.mask, bias_BNTS)
+    out_BTNH = out_BNTH.swapaxes(1, 2)
+    return self.projections.back(out_BTNH, x_BTD.shape[-1]), kv
 
   def empty_cache(self, batch: int, length: int, dtype) -> KVCache:
     """Returns a cache of `length` empty slots a row."""
@@ -167,22 +258,11 @@ class Attention(nn.Module):
     shape = (batch, num_kv_heads, length, self.head_dim)
     return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
-  def _sink(self):
-    if not self.sink:
-      return None
-    init = nn.with_logical_partitioning(nn.initializers.zeros, ("heads",))
-    return self.param("sink", init, (self.num_heads,), jnp.float32)
-
-  def _heads(self, name, x_BTD, num_heads, init):
+  def _heads(self, name, x_BTD, num_heads, init=None):
     heads = "heads" if name == "query" else "kv_heads"
-    x_BTNH = Dense(
-      (x_BTD.shape[-1],),
-      (num_heads, self.head_dim),
-      ("embed", heads, "head_dim"),
-      kernel_init=init,
-      use_bias=self.use_bias,
-      name=name,
-    )(x_BTD)
+    x_BTNH = self.projections.to_heads(
+      x_BTD, heads, (num_heads, self.head_dim), name=name, kernel_init=init
+    )
     if self.qk_norm is not None and name != "value":
       norm = self.qk_norm.copy(name=f"{name}_norm", axis="head_dim")
       x_BTNH = norm(x_BTNH)
@@ -197,10 +277,10 @@ class Attention(nn.Module):
     tokens = context.key if cache is None else context.query
     new = KVCache(
       keys=position.rotate(
-        self._heads("key", source_BSD, num_kv_heads, self.kernel_init), tokens
+        self._heads("key", source_BSD, num_kv_heads), tokens
       ),
       values=self._heads(
-        "value", source_BSD, num_kv_heads, self.value_init or self.kernel_init
+        "value", source_BSD, num_kv_heads, self.projections.value_init
       ),
     )
     return new if cache is None else cache.write(new, slot)

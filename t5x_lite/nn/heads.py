@@ -67,6 +67,61 @@ class HeadTransform(nn.Module):
     return self.norm(ACTIVATIONS[self.activation](h_BTD))
 
 
+class LMHead(nn.Module):
+  """Predicts words: the head over the vocabulary and what comes before it.
+
+  Attributes:
+    tied: whether its kernel is the transpose of the embedding; where that has
+      another width, a projection comes before.
+    scale: whether logits are multiplied by 1/sqrt(D), which T5 1.0 and PaLM do
+      because their head is the embedding.
+    transform: transforms hidden states first (BERT), or None.
+    use_bias: whether the logits have a bias.
+    normalize: whether each word's column of the kernel has norm 1 (Yang et al.
+      2023, Baichuan 2, arXiv:2309.10305, section 2.4).
+    soft_cap: c in c * tanh(logits / c), or None.
+  """
+
+  tied: bool = False
+  scale: bool = False
+  transform: HeadTransform | None = None
+  use_bias: bool = False
+  normalize: bool = False
+  soft_cap: float | None = None
+
+  @nn.compact
+  def read(
+    self, hidden_BTD: jax.Array, embedding_VD: jax.Array
+  ) -> tuple[jax.Array, Head]:
+    """Returns the states that the head turns into logits, and the head."""
+    width = hidden_BTD.shape[-1]
+    if self.transform is not None:
+      hidden_BTD = self.transform.copy(name="head_transform")(hidden_BTD)
+    vocab_size, embedding_width = embedding_VD.shape
+    if self.tied:
+      kernel_DV = embedding_VD.T
+      if embedding_width != width:
+        hidden_BTD = Dense(
+          (width,), (embedding_width,), ("embed", "mlp"), name="head_projection"
+        )(hidden_BTD)
+    else:
+      kernel_DV = self._normal(
+        "head", ("embed", "vocab"), (width, vocab_size), width**-0.5
+      )
+    if self.normalize:
+      kernel_DV /= jnp.linalg.norm(kernel_DV, axis=0, keepdims=True)
+    if self.scale:
+      kernel_DV = kernel_DV * width**-0.5
+    bias_V = None
+    if self.use_bias:
+      bias_V = self._normal("head_bias", ("vocab",), (vocab_size,), 0.0)
+    return hidden_BTD, Head(kernel_DV, bias_V, self.soft_cap)
+
+  def _normal(self, name, axes, shape, stddev):
+    init = nn.with_logical_partitioning(nn.initializers.normal(stddev), axes)
+    return self.param(name, init, shape, jnp.float32)
+
+
 class Classifier(nn.Module):
   """Turns hidden states into the logits of classes.
 

@@ -1,16 +1,14 @@
 """Transformer: embedding, encoder, decoder and heads."""
 
-import math
-
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from t5x_lite.nn import checks, pooling
 from t5x_lite.nn.attention_rules import Full, TokenInfo
 from t5x_lite.nn.caches import StackCache
-from t5x_lite.nn.heads import Classifier, Head, HeadTransform
-from t5x_lite.nn.linear import Dense, FanIn
+from t5x_lite.nn.embedding import Embedding
+from t5x_lite.nn.heads import Classifier, Head, LMHead
+from t5x_lite.nn.linear import Dense
 from t5x_lite.nn.stack import Stack
 from t5x_lite.nn.yoco import DecoderDecoder
 
@@ -23,54 +21,31 @@ class Transformer(nn.Module):
   Attributes:
     width: D.
     vocab_size: V; None until it is known from the tokenizer.
+    embedding: of both sides.
+    lm_head: the head over the vocabulary.
     encoder: or None: a decoder-only model.
     decoder: or None: an encoder-only model.
     share_encoder: whether the encoder is the decoder with the same parameters,
       without cross-attention and under the rule Full (Raffel et al. 2020,
       arXiv:1910.10683, section 3.2.2); `encoder` is None then.
     encoder_width: D of the encoder, if not the decoder's.
-    embedding_width: of the embedding, if not D: a projection follows it (Lan et
-      al. 2019, arXiv:1909.11942, section 3.1).
-    scale_embeddings: whether embeddings are multiplied by sqrt(D) (Vaswani et
-      al. 2017, section 3.4; Gemma).
-    num_token_types: vectors added by the type of a token (BERT's sentence A or
-      B); 0 for none.
-    tie_embeddings: whether the head is the transpose of the embedding.
-    embedding_stddev: of the embedding's initial values.
-    scale_logits: whether logits are multiplied by 1/sqrt(D), which T5 1.0 and
-      PaLM do because their head is the embedding.
-    head_transform: transforms hidden states before the head (BERT), or None.
-    head_bias: whether the logits have a bias.
-    normalize_head: whether each word's column of the head has norm 1 (Yang et
-      al. 2023, Baichuan 2, arXiv:2309.10305, section 2.4).
-    logit_soft_cap: c in c * tanh(logits / c), or None.
     classifier: a head over texts or tokens beside that over words, or None.
     dtype: of the activations; parameters and logits are float32.
   """
 
   width: int
   vocab_size: int | None = None
+  embedding: Embedding = Embedding()
+  lm_head: LMHead = LMHead()
   encoder: Stack | None = None
   decoder: Stack | DecoderDecoder | None = None
   share_encoder: bool = False
   encoder_width: int | None = None
-  embedding_width: int | None = None
-  scale_embeddings: bool = False
-  num_token_types: int = 0
-  tie_embeddings: bool = False
-  embedding_stddev: float = 1.0
-  scale_logits: bool = False
-  head_transform: HeadTransform | None = None
-  head_bias: bool = False
-  normalize_head: bool = False
-  logit_soft_cap: float | None = None
   classifier: Classifier | None = None
   dtype: str = "float32"
 
   def __post_init__(self):
-    checks.at_least_one(
-      self, "width", "vocab_size", "encoder_width", "embedding_width"
-    )
+    checks.at_least_one(self, "width", "vocab_size", "encoder_width")
     if self.dtype not in DTYPES:
       raise ValueError(
         f"unknown dtype {self.dtype!r}: use one of {', '.join(DTYPES)}"
@@ -127,40 +102,20 @@ class Transformer(nn.Module):
         "vocab_size is not set: it comes from a run's tokenizer, or from "
         "--gin.transformer.Transformer.vocab_size=..."
       )
-    width = self.embedding_width or self.width
-    self.token_embedding = self._parameter(
-      "token_embedding", ("vocab", "embed"), (self.vocab_size, width),
-      self.embedding_stddev,
-    )  # fmt: skip
-    if self.num_token_types:
-      self.type_embedding = self._parameter(
-        "type_embedding", ("types", "embed"), (self.num_token_types, width),
-        self.embedding_stddev,
-      )  # fmt: skip
+    # Their parameters stand beside the stacks: "token_embedding", "head".
+    nn.share_scope(self, self.embedding)
+    nn.share_scope(self, self.lm_head)
+    self.tables = self.embedding.tables(self.vocab_size, self.width)
+    width = self.tables.token_VD.shape[1]
     for side in ("encoder", "decoder"):
-      if self._side_width(side) != width:
-        setattr(
-          self, f"{side}_projection", _dense(width, self._side_width(side))
-        )
-    if self.tie_embeddings and self.top_width != width:
-      self.head_projection = _dense(self.top_width, width)
-    if not self.tie_embeddings:
-      self.head_kernel = self._parameter(
-        "head", ("embed", "vocab"), (self.top_width, self.vocab_size),
-        self.top_width**-0.5,
-      )  # fmt: skip
-    if self.head_bias:
-      self.head_bias_V = self._parameter(
-        "head_bias", ("vocab",), (self.vocab_size,), 0.0
-      )
-
-  def _parameter(self, name, axes, shape, stddev):
-    init = nn.with_logical_partitioning(nn.initializers.normal(stddev), axes)
-    return self.param(name, init, shape, jnp.float32)
+      side_width = self._side_width(side)
+      if side_width != width:
+        dense = Dense((width,), (side_width,), ("embed", "mlp"))
+        setattr(self, f"{side}_projection", dense)
 
   def _side_width(self, side):
     if getattr(self, side) is None:
-      return self.embedding_width or self.width
+      return self.embedding.width or self.width
     return (side == "encoder" and self.encoder_width) or self.width
 
   @property
@@ -172,13 +127,7 @@ class Transformer(nn.Module):
     self, ids_BT: jax.Array, types_BT: jax.Array | None, side: str
   ) -> jax.Array:
     """Looks up embeddings [B, T, D] of one side, in the activations' dtype."""
-    x_BTD = jnp.take(self.token_embedding, ids_BT, axis=0).astype(self.dtype)
-    if self.scale_embeddings:
-      x_BTD *= jnp.asarray(math.sqrt(x_BTD.shape[-1]), self.dtype)
-    if self.num_token_types:
-      types_BT = jnp.zeros_like(ids_BT) if types_BT is None else types_BT
-      types_BTD = jnp.take(self.type_embedding, types_BT, axis=0)
-      x_BTD += types_BTD.astype(self.dtype)
+    x_BTD = self.embedding.look_up(self.tables, ids_BT, types_BT, self.dtype)
     if x_BTD.shape[-1] != self._side_width(side):
       x_BTD = getattr(self, f"{side}_projection")(x_BTD)
     return nn.with_logical_constraint(x_BTD, ("batch", "length", "embed"))
@@ -204,30 +153,12 @@ class Transformer(nn.Module):
     x_BTD = self.embed(ids_BT, None, "decoder")
     return self.decoder(x_BTD, tokens, **source_and_cache)
 
-  def before_head(self, hidden_BTD: jax.Array) -> jax.Array:
-    """Returns the head's input for the stack's output."""
-    if self.head_transform is not None:
-      hidden_BTD = self.head_transform(hidden_BTD)
-    if self.tie_embeddings and self.top_width != self.token_embedding.shape[1]:
-      hidden_BTD = self.head_projection(hidden_BTD)
-    return hidden_BTD
-
-  def head(self) -> Head:
-    """Returns the head that turns `before_head` states into logits."""
-    tied = self.tie_embeddings
-    kernel_DV = self.token_embedding.T if tied else self.head_kernel
-    if self.normalize_head:
-      kernel_DV /= jnp.linalg.norm(kernel_DV, axis=0, keepdims=True)
-    if self.scale_logits:
-      kernel_DV = kernel_DV * self.width**-0.5
-    bias_V = self.head_bias_V if self.head_bias else None
-    return Head(kernel_DV, bias_V, self.logit_soft_cap)
+  def head(self, hidden_BTD: jax.Array) -> tuple[jax.Array, Head]:
+    """Returns what the head reads of the stack's output, and the head."""
+    return self.lm_head.read(hidden_BTD, self.tables.token_VD)
 
   def logits(self, hidden_BTD: jax.Array) -> jax.Array:
     """Returns float32 logits [B, T, V] of the stack's output."""
-    logits_BTV = self.head()(self.before_head(hidden_BTD))
+    states_BTD, head = self.head(hidden_BTD)
+    logits_BTV = head(states_BTD)
     return nn.with_logical_constraint(logits_BTV, ("batch", "length", "vocab"))
-
-
-def _dense(width_in: int, width_out: int) -> Dense:
-  return Dense((width_in,), (width_out,), ("embed", "mlp"), kernel_init=FanIn())

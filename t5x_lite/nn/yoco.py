@@ -18,7 +18,6 @@ from t5x_lite.nn.caches import (
   empty_tokens,
   write_tokens,
 )
-from t5x_lite.nn.linear import Dense
 from t5x_lite.nn.positions import PositionEncoding
 from t5x_lite.nn.stack import Stack
 
@@ -130,18 +129,13 @@ class DecoderDecoder(nn.Module):
 
   def _shared(self, x_BTD, tokens, cache, slot) -> SharedKV:
     attention = self.cross_decoder.period[0].attention
-    num_kv_heads = attention.kv_heads
     x_BTD = self.norm.copy(name="shared_norm")(x_BTD)
 
     def heads(name):
-      x_BSKH = Dense(
-        (x_BTD.shape[-1],),
-        (num_kv_heads, attention.head_dim),
-        ("embed", "kv_heads", "head_dim"),
-        use_bias=attention.use_bias,
-        kernel_init=attention.kernel_init,
+      x_BSKH = attention.projections.to_heads(
+        x_BTD, "kv_heads", (attention.kv_heads, attention.head_dim),
         name=f"shared_{name}",
-      )(x_BTD)
+      )  # fmt: skip
       axes = ("batch", "kv_length", "kv_heads", "head_dim")
       return nn.with_logical_constraint(x_BSKH, axes).swapaxes(1, 2)
 

@@ -98,7 +98,7 @@ def bench(
     "batch_size": batch_size,
     "lengths": dict(lengths),
     "dtype": model.transformer.dtype,
-    "kernel": stack.layers[0].attention.kernel,
+    "kernel": stack.layers[0].attention.core.kernel,
     "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     "loss": float(metrics.terms["loss"].mean()),
   }

@@ -266,7 +266,7 @@ def _describe(run, layout, description, model, first_step) -> str:
   return (
     f"{model.row_format.name} on {run.train.task}, {start} of "
     f"{run.total_steps}: {', '.join(sizes)}, "
-    f"attention kernel {stack.layers[0].attention.kernel}, mesh {mesh}, "
+    f"attention kernel {stack.layers[0].attention.core.kernel}, mesh {mesh}, "
     f"{jax.default_backend()}"
   )
 

@@ -14,6 +14,7 @@ from t5x_lite.accounting import costs
 from t5x_lite.devices import memory
 from t5x_lite.losses.cross_entropy import CrossEntropy
 from t5x_lite.model import Model
+from t5x_lite.nn.attention import CoreAttention
 from t5x_lite.optim.optimizers import Adafactor, AdamW
 from t5x_lite.training import step
 from tests import tiny
@@ -349,7 +350,8 @@ def test_cpu_widens_half_precision_and_gains_nothing_from_unrolled_remat():
 def test_cudnn_keeps_no_scores_and_computes_them_again():
   def with_kernel(kernel):
     stack = tiny.palm().transformer.decoder
-    attention = stack.layer.attention.clone(kernel=kernel)
+    core = CoreAttention(kernel=kernel)
+    attention = stack.layer.attention.clone(core=core)
     layer = stack.layer.clone(attention=attention)
     model = tiny.palm(dtype="bfloat16")
     return describe(tiny.replace_stacks(model, layer=layer))

@@ -10,6 +10,7 @@ import pytest
 from t5x_lite.devices.layout import Layout
 from t5x_lite.interop import load_hf, save_hf
 from t5x_lite.interop.safetensors_files import Weights
+from t5x_lite.nn.heads import LMHead
 from tests import tiny
 
 
@@ -159,7 +160,7 @@ def test_head_that_copies_a_tied_one_is_passed_over(tmp_path):
 
   model = tiny.llama()
   model = tiny.dataclasses.replace(
-    model, transformer=model.transformer.clone(tie_embeddings=True)
+    model, transformer=model.transformer.clone(lm_head=LMHead(tied=True))
   )
   params = tiny.random_params(model)
   save_hf(model, params, tmp_path)

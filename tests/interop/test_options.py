@@ -16,7 +16,7 @@ OPTIONS = Options(
     Option("positions", "position.max_length"),
     Option("hidden", "mlp.hidden", four_widths),
     Option("afn", "mlp.activation", "gelu_new"),
-    Option("bias", ("attention.use_bias", "mlp.use_bias"), False),
+    Option("bias", ("attention.projections.use_bias", "mlp.use_bias"), False),
     Option("drop", ("layer.dropout_rate", "stack.dropout_rate"), 0.25),
     Option(
       "first", "layer.norm_placement", True, names={True: "pre", False: "post"}
@@ -49,7 +49,7 @@ def test_what_is_read_is_written(options):
 
 def test_one_option_gives_several_settings():
   stack = read({"bias": True}).decoder
-  assert stack.layer.attention.use_bias and stack.layer.mlp.use_bias
+  assert stack.layer.attention.projections.use_bias and stack.layer.mlp.use_bias
   assert stack.layer.attention.head_dim == 4  # Of no option: width / heads.
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from t5x_lite.interop import safetensors_files
 from t5x_lite.interop.parallel_split import load_split, save_split
+from t5x_lite.nn.heads import LMHead
 from tests import tiny
 
 
@@ -77,7 +78,7 @@ def test_stages_hold_their_layers_and_the_vocabulary_is_filled_up(tmp_path):
 
 def test_tied_embedding_and_relative_bias_lie_where_they_are_read(tmp_path):
   model = tiny.t5()
-  transformer = model.transformer.clone(tie_embeddings=True)
+  transformer = model.transformer.clone(lm_head=LMHead(tied=True))
   model = dataclasses.replace(model, transformer=transformer)
   save_split(model, tiny.random_params(model), tmp_path, tp=1, pp=4)
   stages = [set(rank(tmp_path, 0, pp).shapes) for pp in range(4)]

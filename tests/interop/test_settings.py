@@ -4,7 +4,9 @@ import pytest
 
 from t5x_lite.interop import settings
 from t5x_lite.interop.settings import differences
+from t5x_lite.nn.attention import Projections
 from t5x_lite.nn.attention_rules import Causal, Window
+from t5x_lite.nn.heads import LMHead
 from t5x_lite.nn.linear import Normal
 from t5x_lite.nn.stack import Period
 from tests import tiny
@@ -35,8 +37,8 @@ def attention(**settings):
     layer(dropout_rate=0.5),
     layer(parallel_norms=2),  # Of a block that is not parallel.
     attention(num_kv_heads=None),
-    attention(out_bias=False),
-    attention(kernel_init=Normal()),
+    attention(projections=Projections(out_bias=False)),
+    attention(projections=Projections(kernel_init=Normal())),
   ],
 )
 def test_what_computes_the_same_does_not_differ(there):
@@ -46,12 +48,15 @@ def test_what_computes_the_same_does_not_differ(there):
 @pytest.mark.parametrize(
   ("there", "what"),
   [
-    (HERE.clone(tie_embeddings=True), "transformer.tie_embeddings is False,"),
+    (HERE.clone(lm_head=LMHead(tied=True)), "lm_head.tied is False, not True"),
     (stack(num_layers=4), "transformer.decoder.num_layers is 2, not 4"),
     (stack(rule=Window(3)), "transformer.decoder.layer.rule is 'Causal', not"),
     (layer(rule=Window(3)), "transformer.decoder.layer.rule is 'Causal', not"),
     (layer(parallel=True), "transformer.decoder.layer.parallel is False, not"),
-    (attention(out_bias=True), "attention.out_bias is False, not True"),
+    (
+      attention(projections=Projections(out_bias=True)),
+      "projections.out_bias is False, not True",
+    ),
     (attention(num_kv_heads=2), "attention.num_kv_heads is 4, not 2"),
   ],
 )

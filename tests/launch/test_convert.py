@@ -136,6 +136,16 @@ def test_a_model_written_as_gin_is_built_again(tmp_path, name):
   assert config.build(Model) == model
 
 
+def test_bindings_reach_parts_that_were_written_as_defaults(tmp_path):
+  file = tmp_path / "model.gin"
+  file.write_text(gin_writer.text(tiny.llama()))
+  bindings = ["heads.LMHead.tied=True", "attention.CoreAttention.sink=True"]
+  config.load([file], bindings)
+  transformer = config.build(Model).transformer
+  assert transformer.lm_head.tied
+  assert transformer.decoder.layer.attention.core.sink
+
+
 def test_a_run_and_back_gives_the_same_files(byt5, run):
   back = run.parent / "back"
   assert convert(run, "hf", back) == 0

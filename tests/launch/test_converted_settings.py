@@ -105,8 +105,8 @@ def test_a_head_that_the_weights_lack_is_the_embedding(tmp_path, capsys):
   # As v1.1 has been published.
   path.write_text(json.dumps({**config_json, "tie_word_embeddings": False}))
   loaded = interop.load_hf(tmp_path)
-  assert loaded.model.transformer.tie_embeddings
-  assert not loaded.model.transformer.scale_logits
+  assert loaded.model.transformer.lm_head.tied
+  assert not loaded.model.transformer.lm_head.scale
   (note,) = loaded.notes
   assert "no lm_head.weight, though its config.json says" in note
   assert convert(tmp_path, "hf", tmp_path / "back") == 0

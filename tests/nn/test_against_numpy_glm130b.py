@@ -10,9 +10,10 @@ import jax
 import numpy as np
 
 from t5x_lite.model import Model
-from t5x_lite.nn.attention import Attention
+from t5x_lite.nn.attention import Attention, Projections
 from t5x_lite.nn.attention_rules import PrefixCausal
 from t5x_lite.nn.feedforward import Gated
+from t5x_lite.nn.heads import LMHead
 from t5x_lite.nn.linear import Xavier
 from t5x_lite.nn.norms import LayerNorm
 from t5x_lite.nn.positions import Rope
@@ -30,10 +31,12 @@ def glm() -> Model:
     attention=Attention(
       num_heads=tiny.HEADS,
       head_dim=tiny.HEAD_DIM,
-      use_bias=True,
-      kernel_init=Xavier(),
-      value_init=Xavier(BETA),
-      out_init=Xavier(BETA),
+      projections=Projections(
+        use_bias=True,
+        kernel_init=Xavier(),
+        value_init=Xavier(BETA),
+        out_init=Xavier(BETA),
+      ),
     ),
     mlp=Gated(
       hidden=tiny.HIDDEN,
@@ -52,7 +55,7 @@ def glm() -> Model:
       decoder=Stack(
         layer=layer, num_layers=N, rule=PrefixCausal(), position=Rope()
       ),
-      tie_embeddings=True,
+      lm_head=LMHead(tied=True),
     )
   )
 

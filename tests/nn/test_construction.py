@@ -3,8 +3,9 @@
 import jax
 import pytest
 
-from t5x_lite.nn.attention import Attention
+from t5x_lite.nn.attention import Attention, CoreAttention
 from t5x_lite.nn.attention_rules import Causal, Full
+from t5x_lite.nn.embedding import Embedding
 from t5x_lite.nn.feedforward import MLP, Gated
 from t5x_lite.nn.norms import RMSNorm
 from t5x_lite.nn.positions import Learned, Rope, T5Bias
@@ -41,13 +42,15 @@ CROSS = {"cross_attention": ATTENTION}
      "num_heads (0) must be at least 1"),
     (lambda: Attention(num_heads=4, head_dim=0),
      "head_dim (0) must be at least 1"),
-    (lambda: Attention(num_heads=4, head_dim=8, kernel="flash"),
+    (lambda: CoreAttention(kernel="flash"),
      "unknown attention kernel 'flash': use one of einsum, cudnn"),
-    (lambda: Attention(num_heads=4, head_dim=8, kernel="cudnn",
-                       dropout_rate=0.1),
+    (lambda: CoreAttention(kernel="cudnn", dropout_rate=0.1),
      "dropout_rate (0.1) needs kernel='einsum'"),
-    (lambda: Attention(num_heads=4, head_dim=8, dropout_rate=1.0),
-     "dropout_rate (1.0) must be in [0, 1)"),
+    (lambda: CoreAttention(dropout_rate=1.0),
+     "CoreAttention.dropout_rate (1.0) must be in [0, 1)"),
+    (lambda: CoreAttention(scale=0.5, scale_at_init=True),
+     "scale (0.5) and scale_at_init=True are two ways to scale the logits"),
+    (lambda: Embedding(width=0), "Embedding.width (0) must be at least 1"),
     (lambda: MLP(hidden=8, activation="swish"),
      "unknown MLP.activation 'swish': use one of relu, gelu, gelu_tanh, silu"),
     (lambda: Gated(hidden=0), "hidden (0) must be at least 1"),

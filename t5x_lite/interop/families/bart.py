@@ -74,12 +74,12 @@ def _options(side: str) -> Options:
       Option("max_position_embeddings", "position.max_length", 1024),
       Option("activation_function", "mlp.activation", "gelu"),
       Option("activation_dropout", "mlp.dropout_rate", 0.0),
-      Option("attention_dropout", "attention.dropout_rate", 0.0),
+      Option("attention_dropout", "attention.core.dropout_rate", 0.0),
       Option("dropout", ("stack.dropout_rate", "layer.dropout_rate"), 0.1),
-      Option("scale_embedding", "scale_embeddings", False),
+      Option("scale_embedding", "embedding.scale", False),
     ],
     fixed={
-      "attention.use_bias": True, "mlp.use_bias": True,
+      "attention.projections.use_bias": True, "mlp.use_bias": True,
       "layer.norm_placement": "post", "position.offset": _OFFSET,
     },
     aliases={"num_hidden_layers": "encoder_layers"},
@@ -111,7 +111,8 @@ def read(config: Config) -> Transformer:
   settings = _ENCODER.settings(config)
   decoder = _DECODER.stack(_DECODER.settings(config))
   return _ENCODER.transformer(
-    settings | {"decoder": decoder, "tie_embeddings": True, "head_bias": True}
+    settings
+    | {"decoder": decoder, "lm_head.tied": True, "lm_head.use_bias": True}
   )
 
 

@@ -105,13 +105,13 @@ ENCODER_OPTIONS = Options(
     Option(
       "hidden_dropout_prob", ("stack.dropout_rate", "layer.dropout_rate"), 0.1
     ),
-    Option("attention_probs_dropout_prob", "attention.dropout_rate", 0.1),
-    Option("type_vocab_size", "num_token_types", 2),
+    Option("attention_probs_dropout_prob", "attention.core.dropout_rate", 0.1),
+    Option("type_vocab_size", "embedding.num_token_types", 2),
     Option("layer_norm_eps", "norm.epsilon", 1e-12),
   ],
   fixed={
-    "attention.use_bias": True, "mlp.use_bias": True,
-    "layer.norm_placement": "post", "tie_embeddings": True,
+    "attention.projections.use_bias": True, "mlp.use_bias": True,
+    "layer.norm_placement": "post", "lm_head.tied": True,
   },
   always={
     "position_embedding_type": "absolute", "is_decoder": False,
@@ -125,7 +125,7 @@ ENCODER_OPTIONS = Options(
 
 def tensors(transformer: Transformer) -> Table:
   """Returns the names, which differ where no words are predicted."""
-  return _CLASSES if transformer.head_transform is None else TENSORS
+  return _CLASSES if transformer.lm_head.transform is None else TENSORS
 
 
 def read(config: Config) -> Transformer:
@@ -150,7 +150,7 @@ def read_words(config: Config, *, activation: str) -> dict:
   """Returns the settings of a Transformer that predicts masked words."""
   layer_norm = LayerNorm(epsilon=config.number("layer_norm_eps", 1e-12))
   transform = HeadTransform(norm=layer_norm, activation=activation)
-  return {"head_transform": transform, "head_bias": True}
+  return {"lm_head.transform": transform, "lm_head.use_bias": True}
 
 
 def read_classes(config: Config, *, of_texts: bool) -> Classifier:
@@ -183,7 +183,7 @@ def write(transformer: Transformer) -> dict:
   """Returns the options that describe a Transformer."""
   options = {**write_encoder(transformer), "pad_token_id": 0}
   classifier = transformer.classifier
-  if transformer.head_transform is None:
+  if transformer.lm_head.transform is None:
     of = _OF_TEXTS if classifier.pool else _OF_TOKENS
     options |= write_classes(classifier)
   else:

@@ -21,13 +21,13 @@ OPTIONS = Options(
     Option("n_layer", "stack.num_layers"),
     Option("n_head", ("attention.num_heads", "position.num_heads")),
     Option("layer_norm_epsilon", "norm.epsilon", 1e-5),
-    Option("attention_dropout", "attention.dropout_rate", 0.0),
+    Option("attention_dropout", "attention.core.dropout_rate", 0.0),
     Option("hidden_dropout", "layer.dropout_rate", 0.0),
-    Option("tie_word_embeddings", "tie_embeddings", True),
+    Option("tie_word_embeddings", "lm_head.tied", True),
   ],
   fixed={
-    "attention.use_bias": True, "mlp.use_bias": True, "mlp.hidden": four_widths,
-    "mlp.activation": "gelu_tanh",
+    "attention.projections.use_bias": True, "mlp.use_bias": True,
+    "mlp.hidden": four_widths, "mlp.activation": "gelu_tanh",
   },
   aliases={
     "n_embed": "hidden_size", "num_hidden_layers": "n_layer",

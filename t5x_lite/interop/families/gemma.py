@@ -17,13 +17,13 @@ TENSORS = llama_kin.table()
 _ACTIVATIONS = {**ACTIVATIONS, "gelu": "gelu_tanh"}
 
 OPTIONS = llama_kin.options(
-  Option("attention_bias", "attention.use_bias", False),
+  Option("attention_bias", "attention.projections.use_bias", False),
   head_dim=256,
   tied=True,
   hidden_act=Option(
     "hidden_act", "mlp.activation", "gelu_pytorch_tanh", names=_ACTIVATIONS
   ),
-  fixed={"norm.zero_centred": True, "scale_embeddings": True},
+  fixed={"norm.zero_centred": True, "embedding.scale": True},
   always={"use_bidirectional_attention": False},
 )
 

@@ -22,10 +22,10 @@ TENSORS = llama_kin.table([
 ])  # fmt: skip
 
 OPTIONS = llama_kin.options(
-  Option("attention_bias", "attention.use_bias", True),
+  Option("attention_bias", "attention.projections.use_bias", True),
   head_dim=128,
   epsilon=1.5625e-7,
-  fixed={"attention.out_bias": False},
+  fixed={"attention.projections.out_bias": False},
   rope=Rotary(fraction=0.5, interleaved=True),
 )
 

@@ -57,10 +57,10 @@ def rows(*own: Option, dropout: float = 0.1, tied: bool = True) -> list[Option]:
     Option("n_layer", "stack.num_layers"),
     Option("n_head", "attention.num_heads"),
     Option("layer_norm_epsilon", "norm.epsilon", 1e-5),
-    Option("attn_pdrop", "attention.dropout_rate", dropout),
+    Option("attn_pdrop", "attention.core.dropout_rate", dropout),
     Option("resid_pdrop", "layer.dropout_rate", dropout),
     Option("embd_pdrop", "stack.dropout_rate", dropout),
-    Option("tie_word_embeddings", "tie_embeddings", tied),
+    Option("tie_word_embeddings", "lm_head.tied", tied),
     *own,
   ]
 
@@ -72,7 +72,7 @@ INNER = (
 
 OPTIONS = Options(
   rows=rows(*INNER, Option("n_positions", "position.max_length", 1024)),
-  fixed={"attention.use_bias": True, "mlp.use_bias": True},
+  fixed={"attention.projections.use_bias": True, "mlp.use_bias": True},
   aliases=ALIASES | {"max_position_embeddings": "n_positions"},
   always={"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False},
   without_effect=["reorder_and_upcast_attn"],  # Softmax is float32 here.

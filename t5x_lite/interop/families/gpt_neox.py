@@ -50,15 +50,15 @@ OPTIONS = Options(
     Option("intermediate_size", "mlp.hidden"),
     Option("num_hidden_layers", "stack.num_layers"),
     Option("num_attention_heads", "attention.num_heads"),
-    Option("attention_bias", "attention.use_bias", True),
-    Option("attention_dropout", "attention.dropout_rate", 0.0),
+    Option("attention_bias", "attention.projections.use_bias", True),
+    Option("attention_dropout", "attention.core.dropout_rate", 0.0),
     Option("hidden_act", "mlp.activation", "gelu"),
     Option(
       "hidden_dropout", ("layer.dropout_rate", "stack.dropout_rate"), 0.0
     ),
     Option("layer_norm_eps", "norm.epsilon", 1e-5),
     Option("use_parallel_residual", "layer.parallel", True),
-    Option("tie_word_embeddings", "tie_embeddings", False),
+    Option("tie_word_embeddings", "lm_head.tied", False),
   ],
   fixed={"mlp.use_bias": True, "layer.parallel_norms": 2},
   aliases={

@@ -45,7 +45,7 @@ TENSORS = Table(
 OPTIONS = Options(
   rows=gpt2.rows(*gpt2.INNER, dropout=0.0, tied=False),
   fixed={
-    "mlp.use_bias": True, "layer.parallel": True, "head_bias": True,
+    "mlp.use_bias": True, "layer.parallel": True, "lm_head.use_bias": True,
     "position.interleaved": True,
   },
   aliases=gpt2.ALIASES,

@@ -12,7 +12,7 @@ MODEL_TYPES = {"llama": "LlamaForCausalLM"}
 TENSORS = llama_kin.table()
 
 OPTIONS = llama_kin.options(
-  Option("attention_bias", "attention.use_bias", False),
+  Option("attention_bias", "attention.projections.use_bias", False),
   Option("mlp_bias", "mlp.use_bias", False),
 )
 

@@ -55,8 +55,8 @@ OPTIONS = Options(
     Option("afn", "mlp.activation", "gelu", names=_ACTIVATIONS),
   ),
   fixed={
-    "attention.use_bias": True, "mlp.use_bias": True, "mlp.hidden": four_widths,
-    "layer.norm_placement": "post",
+    "attention.projections.use_bias": True, "mlp.use_bias": True,
+    "mlp.hidden": four_widths, "layer.norm_placement": "post",
   },
   aliases=gpt2.ALIASES | {"max_position_embeddings": "n_positions"},
   always={"n_special": 0},

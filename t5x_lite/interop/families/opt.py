@@ -55,15 +55,17 @@ OPTIONS = Options(
     Option("num_hidden_layers", "stack.num_layers"),
     Option("num_attention_heads", "attention.num_heads"),
     Option("max_position_embeddings", "position.max_length", 2048),
-    Option("enable_bias", ("attention.use_bias", "mlp.use_bias"), True),
+    Option(
+      "enable_bias", ("attention.projections.use_bias", "mlp.use_bias"), True
+    ),
     Option(
       "do_layer_norm_before", "layer.norm_placement", True,
       names={True: "pre", False: "post"},
     ),
     Option("activation_function", "mlp.activation", "relu"),
-    Option("attention_dropout", "attention.dropout_rate", 0.0),
+    Option("attention_dropout", "attention.core.dropout_rate", 0.0),
     Option("dropout", "layer.dropout_rate", 0.1),
-    Option("tie_word_embeddings", "tie_embeddings", True),
+    Option("tie_word_embeddings", "lm_head.tied", True),
   ],
   fixed={"position.offset": 2},
   always={"layer_norm_elementwise_affine": True},
@@ -79,12 +81,12 @@ def read(config: Config) -> Transformer:
   width = settings["width"]
   embedding_width = config.integer("word_embed_proj_dim", width)
   if embedding_width != width:
-    if not settings["tie_embeddings"]:
+    if not settings["lm_head.tied"]:
       raise ValueError(
         f"word_embed_proj_dim ({embedding_width}) other than hidden_size"
         f" ({width}) needs tie_word_embeddings: true"
       )
-    settings["embedding_width"] = embedding_width
+    settings["embedding.width"] = embedding_width
   return OPTIONS.transformer(settings)
 
 
@@ -94,6 +96,6 @@ def write(transformer: Transformer) -> dict:
   pre = stack.period[0].norm_placement == "pre"
   return {
     **OPTIONS.write(transformer),
-    "word_embed_proj_dim": transformer.embedding_width or transformer.width,
+    "word_embed_proj_dim": transformer.embedding.width or transformer.width,
     "_remove_final_layer_norm": pre and stack.final_norm is None,
   }

@@ -15,7 +15,10 @@ MODEL_TYPES = {"qwen2": "Qwen2ForCausalLM"}
 TENSORS = llama_kin.table()
 
 OPTIONS = llama_kin.options(
-  fixed={"attention.use_bias": True, "attention.out_bias": False}
+  fixed={
+    "attention.projections.use_bias": True,
+    "attention.projections.out_bias": False,
+  }
 )
 
 

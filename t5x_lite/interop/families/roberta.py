@@ -40,7 +40,7 @@ _TOKENS = bert.classes("roberta.", *dense("classifier", "classifier/logits"))
 
 def tensors(transformer: Transformer) -> Table:
   """Returns the names, which differ where no words are predicted."""
-  if transformer.head_transform is not None:
+  if transformer.lm_head.transform is not None:
     return TENSORS
   return _TEXTS if transformer.classifier.pool else _TOKENS
 
@@ -62,7 +62,7 @@ def write(transformer: Transformer) -> dict:
   pad = transformer.encoder.position.offset - 1
   options = {**bert.write_encoder(transformer), "pad_token_id": pad}
   of, classifier = MODEL_TYPES["roberta"], transformer.classifier
-  if transformer.head_transform is None:
+  if transformer.lm_head.transform is None:
     of = _OF_TEXTS if classifier.pool else _OF_TOKENS
     options |= bert.write_classes(classifier)
   return {**options, "architectures": [of]}

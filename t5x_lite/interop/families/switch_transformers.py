@@ -7,6 +7,7 @@ from t5x_lite.interop.config import ACTIVATIONS, NAMES, Config
 from t5x_lite.interop.families import t5
 from t5x_lite.interop.tables import Entry, dense
 from t5x_lite.nn.feedforward import MLP
+from t5x_lite.nn.heads import LMHead
 from t5x_lite.nn.moe import MoE
 from t5x_lite.nn.transformer import Transformer
 
@@ -53,8 +54,7 @@ def read(config: Config) -> Transformer:
   return Transformer(
     width=config.integer("d_model"),
     vocab_size=config.integer("vocab_size"),
-    tie_embeddings=True,
-    scale_logits=True,
+    lm_head=LMHead(tied=True, scale=True),
     **{
       side: t5.stack(config, side, layers, _feedforwards(config, side, layers))
       for side, layers in sides.items()

@@ -18,9 +18,10 @@ from t5x_lite.interop.tables import (
   norm,
   under,
 )
-from t5x_lite.nn.attention import Attention
+from t5x_lite.nn.attention import Attention, CoreAttention
 from t5x_lite.nn.attention_rules import Causal, Full
 from t5x_lite.nn.feedforward import MLP, Gated
+from t5x_lite.nn.heads import LMHead
 from t5x_lite.nn.norms import RMSNorm
 from t5x_lite.nn.positions import T5Bias
 from t5x_lite.nn.stack import Layer, Period, Stack
@@ -114,8 +115,7 @@ def read(config: Config) -> Transformer:
     vocab_size=config.integer("vocab_size"),
     encoder=stack(config, "encoder", num_layers, [mlp]),
     decoder=stack(config, "decoder", num_decoder_layers, [mlp]),
-    tie_embeddings=config.names.tied(HEAD, to=EMBEDDING),
-    scale_logits=scale,
+    lm_head=LMHead(tied=config.names.tied(HEAD, to=EMBEDDING), scale=scale),
   )
 
 
@@ -127,9 +127,10 @@ def stack(
   dropout = config.number("dropout_rate", 0.1)
   rms_norm = RMSNorm(epsilon=config.number("layer_norm_epsilon", 1e-6))
   attention = Attention(
-    num_heads=num_heads, head_dim=config.integer("d_kv"), scale_at_init=True,
-    dropout_rate=dropout,
-  )  # fmt: skip
+    num_heads=num_heads,
+    head_dim=config.integer("d_kv"),
+    core=CoreAttention(scale_at_init=True, dropout_rate=dropout),
+  )
   layers = [
     Layer(
       attention=attention,
@@ -182,8 +183,8 @@ def write(transformer: Transformer) -> dict:
     "feed_forward_proj": proj,
     "dense_act_fn": name,
     "is_gated_act": isinstance(mlp, Gated),
-    "tie_word_embeddings": transformer.tie_embeddings,
-    "scale_decoder_outputs": transformer.scale_logits,
+    "tie_word_embeddings": transformer.lm_head.tied,
+    "scale_decoder_outputs": transformer.lm_head.scale,
   }
 
 

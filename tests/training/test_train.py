@@ -264,7 +264,7 @@ def test_data_that_could_not_be_resumed_is_refused_at_once(tmp_path):
     run = dataclasses.replace(
       run, train=dataclasses.replace(run.train, task="train_python")
     )
-    with pytest.raises(ValueError, match="state of PyFunc cannot be saved"):
+    with pytest.raises(ValueError, match="PyFunc cannot be saved; use only"):
       train(run, model_dir=str(tmp_path))
   finally:
     seqio.TaskRegistry.remove("train_python")

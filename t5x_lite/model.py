@@ -309,9 +309,7 @@ def _classifier(transformer: Transformer):
 
 def _encoded(transformer, batch) -> tuple[jax.Array, TokenInfo]:
   return transformer.encode(
-    batch["encoder_input_tokens"],
-    token_info(batch, "encoder"),
-    batch.get("encoder_token_types"),
+    batch["encoder_input_tokens"], token_info(batch, "encoder")
   )
 
 

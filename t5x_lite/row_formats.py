@@ -28,6 +28,10 @@ import numpy as np
 
 from t5x_lite.nn.attention_rules import TokenInfo
 
+# The features that rows are made of; a task may have others for its metrics.
+FEATURES = (
+  "inputs", "targets", "weights", "positions", "token_types", "next_sentence",
+)  # fmt: skip
 _TEXT, _PAIR = {"targets"}, {"inputs", "targets"}
 _ALIGNED = {"inputs", "targets", "weights"}
 # The sets of features that a task may have (feature_converters.py).

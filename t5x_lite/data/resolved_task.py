@@ -11,11 +11,7 @@ from typing import Any
 import seqio
 
 from t5x_lite.data import feature_converters
-
-# The features that rows are made of; a task may have others for its metrics.
-_ROW_FEATURES = (
-  "inputs", "targets", "weights", "positions", "token_types", "next_sentence",
-)  # fmt: skip
+from t5x_lite.row_formats import FEATURES
 
 
 def resolve(name: str) -> "ResolvedTask":
@@ -58,7 +54,7 @@ class ResolvedTask:
   def features(self) -> Mapping[str, seqio.Feature]:
     """Returns the features that rows are made of, by name."""
     found = self.provider.output_features
-    return {name: found[name] for name in _ROW_FEATURES if name in found}
+    return {name: found[name] for name in FEATURES if name in found}
 
   @functools.cached_property
   def vocabulary(self) -> seqio.Vocabulary:

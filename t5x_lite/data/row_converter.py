@@ -29,9 +29,7 @@ class Converter(seqio.FeatureConverter):
   seqio.
   """
 
-  TASK_FEATURES: Mapping = {
-    name: _INT32 for name in sorted(set().union(*row_formats.KINDS))
-  }
+  TASK_FEATURES: Mapping = dict.fromkeys(row_formats.FEATURES, _INT32)
   # Rows have segment ids and positions even if they are not packed.
   PACKING_FEATURE_DTYPES: Mapping = {}
 

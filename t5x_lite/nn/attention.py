@@ -101,11 +101,7 @@ class CoreAttention:
 
   def __post_init__(self):
     checks.dropout_rate(self)
-    if self.kernel not in attend.KERNELS:
-      raise ValueError(
-        f"unknown attention kernel {self.kernel!r}: use one of "
-        f"{', '.join(attend.KERNELS)}"
-      )
+    checks.one_of(self, "kernel", attend.KERNELS)
     for name in ("dropout_rate", "soft_cap", "sink"):
       if self.kernel == "cudnn" and getattr(self, name):
         raise ValueError(

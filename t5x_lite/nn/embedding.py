@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.nn import checks
+from t5x_lite.nn.attention_rules import TokenInfo
 
 
 class Tables(NamedTuple):
@@ -63,13 +64,16 @@ class Embedding(nn.Module):
     )
 
   def look_up(
-    self, tables: Tables, ids_BT: jax.Array, types_BT: jax.Array | None, dtype
+    self, tables: Tables, ids_BT: jax.Array, tokens: TokenInfo, dtype
   ) -> jax.Array:
-    """Returns vectors [B, T, D] of this dtype; no types are type 0."""
+    """Returns vectors [B, T, D] of this dtype.
+
+    Tokens without the feature "token_types" are of type 0.
+    """
     x_BTD = jnp.take(tables.token_VD, ids_BT, axis=0).astype(dtype)
     if self.scale:
       x_BTD *= jnp.asarray(math.sqrt(x_BTD.shape[-1]), dtype)
     if tables.type_UD is not None:
-      types_BT = jnp.zeros_like(ids_BT) if types_BT is None else types_BT
+      types_BT = tokens.features.get("token_types", jnp.zeros_like(ids_BT))
       x_BTD += jnp.take(tables.type_UD, types_BT, axis=0).astype(dtype)
     return x_BTD

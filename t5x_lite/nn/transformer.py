@@ -46,10 +46,7 @@ class Transformer(nn.Module):
 
   def __post_init__(self):
     checks.at_least_one(self, "width", "vocab_size", "encoder_width")
-    if self.dtype not in DTYPES:
-      raise ValueError(
-        f"unknown dtype {self.dtype!r}: use one of {', '.join(DTYPES)}"
-      )
+    checks.one_of(self, "dtype", DTYPES)
     self._check_stacks()
     if self.encoder is not None and self.decoder is not None:
       # Parts that the caller gave to both would silently share parameters.
@@ -123,34 +120,29 @@ class Transformer(nn.Module):
     """Returns the width of what the heads read."""
     return self._side_width("encoder" if self.decoder is None else "decoder")
 
-  def embed(
-    self, ids_BT: jax.Array, types_BT: jax.Array | None, side: str
-  ) -> jax.Array:
+  def embed(self, ids_BT: jax.Array, tokens: TokenInfo, side: str) -> jax.Array:
     """Looks up embeddings [B, T, D] of one side, in the activations' dtype."""
-    x_BTD = self.embedding.look_up(self.tables, ids_BT, types_BT, self.dtype)
+    x_BTD = self.embedding.look_up(self.tables, ids_BT, tokens, self.dtype)
     if x_BTD.shape[-1] != self._side_width(side):
       x_BTD = getattr(self, f"{side}_projection")(x_BTD)
     return nn.with_logical_constraint(x_BTD, ("batch", "length", "embed"))
 
   def encode(
-    self,
-    ids_BS: jax.Array,
-    tokens: TokenInfo,
-    types_BS: jax.Array | None = None,
+    self, ids_BS: jax.Array, tokens: TokenInfo
   ) -> tuple[jax.Array, TokenInfo]:
     """Runs the encoder; returns [B, S, D] and where these tokens stand."""
     if self.share_encoder:
-      x_BSD = self.embed(ids_BS, types_BS, "decoder")
+      x_BSD = self.embed(ids_BS, tokens, "decoder")
       return self.decoder(x_BSD, tokens, rule=Full())[0], tokens
-    x_BSD = self.embed(ids_BS, types_BS, "encoder")
-    tokens_out = pooling.pooled_tokens(tokens, self.encoder.pool)
-    return self.encoder(x_BSD, tokens)[0], tokens_out
+    x_BSD = self.embed(ids_BS, tokens, "encoder")
+    x_BSD = self.encoder(x_BSD, tokens)[0]
+    return x_BSD, pooling.pooled_tokens(tokens, self.encoder.pool)
 
   def decode(
     self, ids_BT: jax.Array, tokens: TokenInfo, **source_and_cache
   ) -> tuple[jax.Array, StackCache | None]:
     """Runs the decoder; returns [B, T, D] and the cache (Stack.__call__)."""
-    x_BTD = self.embed(ids_BT, None, "decoder")
+    x_BTD = self.embed(ids_BT, tokens, "decoder")
     return self.decoder(x_BTD, tokens, **source_and_cache)
 
   def head(self, hidden_BTD: jax.Array) -> tuple[jax.Array, Head]:

@@ -199,12 +199,14 @@ else:
 def test_a_template_of_a_field_that_is_not_there_is_refused():
   columns = {"train": {"text": ["a"], "title": ["b"]}}
   dataset = sources.MemorySource("s", columns).get_dataset("train")
-  with pytest.raises(ValueError, match="names 'translation/de', which .* text"):
+  with pytest.raises(
+    ValueError, match="the field 'translation/de', but .* text"
+  ):
     WMT.preprocessors()[0](dataset)
 
 
 def test_a_template_without_a_field_is_refused():
-  with pytest.raises(ValueError, match="names no field"):
+  with pytest.raises(ValueError, match="has no field"):
     TextToText(inputs="a", targets="{b}")
 
 

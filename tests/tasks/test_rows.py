@@ -228,7 +228,7 @@ def test_a_question_without_a_right_choice_is_no_traceback():
       evaluate.task_metrics(Markov(), {}, spec)
     # A choice is never cut: what is left of it would be scored.
     short = dataclasses.replace(spec, lengths={"inputs": 8, "targets": 3})
-    with pytest.raises(ValueError, match="targets have 4 tokens.*length is 3"):
+    with pytest.raises(ValueError, match="targets have 4 tokens.*length 3"):
       list(batches.batches(short, row_formats.CAUSAL))
   finally:
     seqio.TaskRegistry.remove(name)

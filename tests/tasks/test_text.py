@@ -202,7 +202,7 @@ def test_a_corpus_with_the_registered_objective_is_the_registered_task():
   ("arguments", "message"),
   [
     ({"documents": "page"}, "documents .'page'. must be one of 'blank_line'"),
-    ({"validation": 1.5}, "validation .1.5. must be a share"),
+    ({"validation": 1.5}, "validation .1.5. must be from 0"),
     ({"vocabulary": "x.txt"}, "vocabulary .'x.txt'. must be"),
   ],
 )

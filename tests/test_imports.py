@@ -23,7 +23,7 @@ MAY_IMPORT = {
   "decoding": ("model",),
   "checkpoints": ("files",),
   "accounting": ("nn", "losses", "devices"),
-  "interop": ("nn", "model", "devices", "decoding"),
+  "interop": ("files", "nn", "model", "devices", "decoding"),
   "data": ("files", "row_formats"),
   "inference": (
     "files", "nn", "row_formats", "model", "devices", "decoding", "data",

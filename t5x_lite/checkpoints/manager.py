@@ -25,7 +25,7 @@ from jax.experimental import multihost_utils
 from t5x_lite.checkpoints import saved_step
 from t5x_lite.checkpoints.digests import Damaged
 from t5x_lite.checkpoints.spec import Retention
-from t5x_lite.files import disk
+from t5x_lite.files import disk, trees
 
 Tree = Any
 Result = TypeVar("Result")
@@ -155,7 +155,7 @@ class Checkpoints:
     self.wait()
     if step is None and self.latest_step is None:
       return None
-    wanted = saved_step.named_leaves(abstract_state)
+    wanted = trees.named_leaves(abstract_state)
 
     def read(path: epath.Path) -> Tree:
       manifest = saved_step.read_manifest(path)
@@ -163,7 +163,7 @@ class Checkpoints:
       leaves = saved_step.read_leaves(path, manifest, wanted)
       if iterator is not None:
         saved_step.restore_iterator(path, manifest, iterator)
-      return saved_step.with_leaves(abstract_state, leaves)
+      return trees.with_leaves(abstract_state, leaves)
 
     # Only a training run sets damaged steps aside: it will save them again.
     set_aside = self._keep is not None
@@ -183,14 +183,14 @@ class Checkpoints:
         not fit the model.
     """
     self.wait()
-    wanted = saved_step.named_leaves({"params": abstract_params})
+    wanted = trees.named_leaves({"params": abstract_params})
 
     def read(path: epath.Path) -> Tree:
       manifest = saved_step.read_manifest(path)
       saved = saved_step.params_of(manifest)
       saved_step.check_fit(path, saved, wanted, any_float=True)
       leaves = saved_step.read_leaves(path, manifest, wanted)
-      return saved_step.with_leaves({"params": abstract_params}, leaves)
+      return trees.with_leaves({"params": abstract_params}, leaves)
 
     state, self.restored_step = newest_sound(self.directory, read, step)
     return state["params"]

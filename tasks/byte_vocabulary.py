@@ -44,11 +44,8 @@ class Bytes(seqio.ByteVocabulary):
     if not self.extra_ids:
       return plain()
     # Texts with sentinels, which are rare, are encoded in Python.
-    has_sentinels = tf.strings.regex_full_match(
-      s, f"(?s).*{text_lib.SENTINEL.pattern}.*"
-    )
     ids = tf.cond(
-      has_sentinels,
+      python_ops.has_sentinels(s),
       lambda: python_ops.encode(self._encode, s),
       plain,
     )

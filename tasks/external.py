@@ -17,8 +17,9 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from t5x_lite.files.near_names import did_you_mean, near
 from tasks import cache, sources, vocabularies
-from tasks.task import Objective, add_task, did_you_mean
+from tasks.task import Objective, add_task
 
 
 def tfds_task(
@@ -125,7 +126,7 @@ class TfdsText(seqio.TfdsDataSource):
       stem = re.split("[/:]", name)[0]
       raise ValueError(
         f"no TFDS dataset {name!r}, and none in data_dir {self._recipe[2]!r}"
-        f"{did_you_mean(stem, tfds.list_builders())}"
+        f"{did_you_mean(near(stem, tfds.list_builders()))}"
       ) from None
     return dataset.map(lambda example: _rename(example, self._text))
 

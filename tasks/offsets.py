@@ -13,10 +13,7 @@ from __future__ import annotations
 import seqio
 import tensorflow as tf
 
-from t5x_lite.data import sentinels
-from tasks import hf_vocabulary
-
-_HAS_SENTINEL = f"(?s).*{sentinels.SENTINEL.pattern}.*"
+from tasks import hf_vocabulary, python_ops
 
 
 def encode(
@@ -47,8 +44,8 @@ def encode(
 
   if with_bytes is None:
     return by_prefixes()
-  has_sentinel = tf.strings.regex_full_match(text, _HAS_SENTINEL)
-  tokens, found = tf.cond(has_sentinel, by_prefixes, by_bytes)
+  has_sentinels = python_ops.has_sentinels(text)
+  tokens, found = tf.cond(has_sentinels, by_prefixes, by_bytes)
   return tf.ensure_shape(tokens, [None]), tf.ensure_shape(found, [None])
 
 

@@ -1,4 +1,4 @@
-"""Wraps Python tokenizers as TensorFlow ops."""
+"""Wraps Python functions of vocabularies as TensorFlow ops."""
 
 from __future__ import annotations
 
@@ -6,6 +6,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
+
+from t5x_lite.data import sentinels
+
+_HAS_SENTINELS = f"(?s).*{sentinels.SENTINEL.pattern}.*"
+
+
+def has_sentinels(text: tf.Tensor) -> tf.Tensor:
+  """Returns whether a scalar string has a sentinel, in TensorFlow."""
+  return tf.strings.regex_full_match(text, _HAS_SENTINELS)
 
 
 def encode(function: Callable[[str], Sequence[int]], s: tf.Tensor) -> tf.Tensor:

@@ -23,7 +23,6 @@ from tasks import hf_vocabulary
 
 NO_TEXT = b"\xff"
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
-_SENTINEL = re.compile(f"▁?{sentinels.SENTINEL.pattern}")
 
 
 def table(vocabulary: seqio.Vocabulary) -> list[bytes]:
@@ -52,7 +51,9 @@ def _sentencepiece(model) -> Iterator[tuple[int, bytes]]:
     if model.IsByte(i):
       yield i, _byte(piece)
     elif not (
-      model.IsControl(i) or model.IsUnknown(i) or _SENTINEL.fullmatch(piece)
+      model.IsControl(i)
+      or model.IsUnknown(i)
+      or sentinels.SENTINEL.fullmatch(piece.removeprefix("▁"))
     ):
       yield i, _with_spaces(piece)
 

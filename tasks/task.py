@@ -9,13 +9,13 @@ order: sources that shuffle before sharding need the same order on all shards.)
 from __future__ import annotations
 
 import contextvars
-import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import seqio
 import tensorflow as tf
 
+from t5x_lite.files.near_names import did_you_mean, near
 from tasks import cache
 
 # Sources shuffle documents; this buffer separates the windows of one document.
@@ -78,7 +78,8 @@ class Task(seqio.Task):
     if split not in self.splits:
       raise ValueError(
         f"task {self.name!r} has no split {split!r}: it has "
-        f"{', '.join(map(repr, self.splits))}{did_you_mean(split, self.splits)}"
+        f"{', '.join(map(repr, self.splits))}"
+        f"{did_you_mean(near(split, self.splits))}"
       )
     # seqio's in-memory cache repeats the first epoch's order in all epochs, and
     # stores all text in each iterator checkpoint.
@@ -112,12 +113,6 @@ class Task(seqio.Task):
     if shard and shard.num_shards > 1:
       seed = fold(seed, f"shard {shard.index} of {shard.num_shards}")
     return super().preprocess_postcache(dataset, sequence_length, seed)
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-  """Returns "; did you mean 'train'?" where one is like the name, or ""."""
-  close = difflib.get_close_matches(name, list(known), n=1)
-  return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def fold(seed: int | None, name: str) -> int | None:

@@ -26,8 +26,9 @@ import seqio
 import tensorflow as tf
 
 from t5x_lite.files import text_files
+from t5x_lite.files.near_names import did_you_mean, near
 from tasks import cache, corpora, sources, vocabularies
-from tasks.task import Objective, add_task, did_you_mean, find_task
+from tasks.task import Objective, add_task, find_task
 
 # The assumed ratio of a compressed file's content to its size.
 _PACKED_RATIO = 4
@@ -99,7 +100,7 @@ def corpus_task(
     raise ValueError(
       f"corpus ({corpus!r}) must be one of "
       f"{', '.join(map(repr, corpora.CORPORA))}"
-      f"{did_you_mean(corpus, corpora.CORPORA)}"
+      f"{did_you_mean(near(corpus, corpora.CORPORA))}"
     )
   return _add(
     name,

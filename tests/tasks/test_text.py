@@ -212,7 +212,7 @@ def test_mistakes_in_arguments_are_explained(arguments, message):
 
 
 def test_an_unknown_corpus_gets_a_proposal():
-  with pytest.raises(ValueError, match="did you mean 'python_docs'"):
+  with pytest.raises(ValueError, match="did you mean python_docs"):
     text.corpus_task(corpus="python_doc", objective=CausalLM())
 
 

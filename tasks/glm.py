@@ -74,13 +74,16 @@ class GLM(windows.Objective):
     Raises:
       ValueError: no window fits.
     """
-    for window in range(inputs_length + targets_length, 1, -1):
-      if self.fits(window, inputs_length, targets_length):
-        return window
-    raise ValueError(
-      f"glm of {inputs_length} inputs and {targets_length} targets at "
-      f"noise_density {self.noise_density} leaves nothing to mask: set more"
+    window = windows.longest(
+      inputs_length + targets_length,
+      lambda window: self.fits(window, inputs_length, targets_length),
     )
+    if window is None:
+      raise ValueError(
+        f"glm of {inputs_length} inputs and {targets_length} targets at "
+        f"noise_density {self.noise_density} leaves nothing to mask: set more"
+      )
+    return window
 
   def fits(self, window: int, inputs_length: int, targets_length: int) -> bool:
     """Returns whether the example of a `window` of tokens fits the lengths."""

@@ -44,10 +44,11 @@ class MASS(windows.Objective):
   def window_tokens(self, lengths, vocabulary: seqio.Vocabulary) -> int:
     inputs, targets = lengths
     vocabularies.check_sentinels(vocabulary, 1, what="mass's mask")
-    window = inputs - 1
-    while window >= 2 and 1 + spans.share(window, self.noise_density) > targets:
-      window -= 1
-    if window < 2:
+    window = windows.longest(
+      inputs - 1,
+      lambda window: spans.share(window, self.noise_density) < targets,
+    )
+    if window is None:
       raise ValueError(
         f"mass of {inputs} inputs and {targets} targets at noise_density "
         f"{self.noise_density} leaves nothing to mask: set more"

@@ -43,7 +43,8 @@ class Apart:
     self, vocabulary: seqio.Vocabulary
   ) -> Mapping[str, seqio.Feature]:
     """Returns the features of an example."""
-    return windows.pair(vocabulary)
+    feature = seqio.Feature(vocabulary, add_eos=True)
+    return {"inputs": feature, "targets": feature}
 
   def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
     """Returns the steps, which keep the texts as "inputs_pretokenized" etc."""

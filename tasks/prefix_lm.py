@@ -125,15 +125,16 @@ class PrefixLM(windows.Objective):
           "set prefix_fraction"
         )
       return inputs_length
-    length = inputs_length + targets_length
-    while length >= 2:
-      if self.fits(length, inputs_length, targets_length):
-        return length
-      length -= 1
-    raise ValueError(
-      f"prefix_lm finds no window of two parts for {inputs_length} inputs and "
-      f"{targets_length} targets"
+    window = windows.longest(
+      inputs_length + targets_length,
+      lambda window: self.fits(window, inputs_length, targets_length),
     )
+    if window is None:
+      raise ValueError(
+        f"prefix_lm finds no window of two parts for {inputs_length} inputs "
+        f"and {targets_length} targets"
+      )
+    return window
 
   def fits(self, window: int, inputs_length: int, targets_length: int) -> bool:
     """Returns whether the example of a `window` of tokens fits the lengths."""

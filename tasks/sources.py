@@ -72,12 +72,7 @@ class MemorySource(seqio.DataSource):
     **unused_options,
   ) -> tf.data.Dataset:
     size = self.num_input_examples(split)
-    num_shards = shard_info.num_shards if shard_info else 1
-    if size < num_shards:
-      raise ValueError(
-        f"{self.name} has {size} examples in split {split!r}, too few for "
-        f"{num_shards} shards"
-      )
+    num_shards = _num_shards(self, split, shard_info)
     indices = tf.data.Dataset.range(size)
     if num_shards > 1:
       indices = indices.shard(num_shards, shard_info.index)
@@ -133,13 +128,7 @@ class RecordSource(seqio.DataSource):
     **unused_options,
   ) -> tf.data.Dataset:
     names = self.list_shards(split)
-    size = self.num_input_examples(split)
-    num_shards = shard_info.num_shards if shard_info else 1
-    if size < num_shards:
-      raise ValueError(
-        f"{self.name} has {size} examples in split {split!r}, too few for "
-        f"{num_shards} shards"
-      )
+    num_shards = _num_shards(self, split, shard_info)
     by_file = len(names) >= num_shards
     files = tf.data.Dataset.from_tensor_slices(names)
     if num_shards > 1 and by_file:
@@ -206,6 +195,26 @@ class LazySource(seqio.DataSource):
 
   def __repr__(self) -> str:
     return f"{type(self).__name__}{self.recipe()}"
+
+
+def _num_shards(
+  source: MemorySource | RecordSource,
+  split: str,
+  shard_info: seqio.ShardInfo | None,
+) -> int:
+  """Returns the number of shards.
+
+  Raises:
+    ValueError: there are more shards than examples.
+  """
+  num_shards = shard_info.num_shards if shard_info else 1
+  size = source.num_input_examples(split)
+  if size < num_shards:
+    raise ValueError(
+      f"{source.name} has {size} examples in split {split!r}, too few for "
+      f"{num_shards} shards"
+    )
+  return num_shards
 
 
 def _tensor(values: list) -> tf.Tensor | tf.RaggedTensor:

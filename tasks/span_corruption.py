@@ -96,16 +96,17 @@ class SpanCorruption(windows.Objective):
       f"{self.noise_density} and mean_span {self.mean_span}"
     )
     # The inputs need a sentinel, another token and EOS.
-    window = 0
+    window = None
     if inputs_length >= 3:
-      window, _ = random_spans_helper(
+      most, _ = random_spans_helper(
         inputs_length, self.noise_density, self.mean_span, 1, 1
       )
       # The helper's window may be too long: it allows zero spans where the mask
       # has at least one, and rounds in float64 where the mask uses float32.
-      while window >= 2 and not self._fills(window, inputs_length):
-        window -= 1
-    if window < 2:
+      window = windows.longest(
+        most, lambda window: self._fills(window, inputs_length)
+      )
+    if window is None:
       raise ValueError(f"{given} leaves nothing to corrupt: set more inputs")
     plan = self._plan(window)
     if plan.spans > min(plan.noise, window - plan.noise):

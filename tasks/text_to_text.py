@@ -125,7 +125,7 @@ def fill_templates(
   dataset: tf.data.Dataset, *, objective: TextToText
 ) -> tf.data.Dataset:
   """Maps examples to {"inputs": string, "targets": string}."""
-  present = _flat(dataset.element_spec)
+  present = flatten(dataset.element_spec)
   for template in (*objective.input_parts, objective.targets):
     for field in _FIELD.findall(template):
       if field not in present:
@@ -135,7 +135,7 @@ def fill_templates(
         )
 
   def fill(example):
-    fields = _flat(example)
+    fields = flatten(example)
     parts = [
       _fill(part, fields, objective.labels) for part in objective.input_parts
     ]
@@ -192,12 +192,12 @@ def _as_text(value: tf.Tensor, names: Sequence[str] | None) -> tf.Tensor:
   return value if value.dtype == tf.string else tf.strings.as_string(value)
 
 
-def _flat(tree: Mapping, prefix: str = "") -> dict:
+def flatten(tree: Mapping, prefix: str = "") -> dict:
   """Joins the keys of nested dicts with slashes."""
   flat = {}
   for key, value in tree.items():
     if isinstance(value, Mapping):
-      flat |= _flat(value, f"{prefix}{key}/")
+      flat |= flatten(value, f"{prefix}{key}/")
     else:
       flat[prefix + key] = value
   return flat

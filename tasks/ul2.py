@@ -98,8 +98,8 @@ class UL2(windows.Objective):
       return
     if sorted(tokens) != modes or len(set(tokens.values())) < len(tokens):
       raise ValueError(
-        f"mode_tokens ({dict(tokens)}) must give each mode of the denoisers "
-        f"({', '.join(modes)}) an extra id of its own"
+        f"mode_tokens ({dict(tokens)}) must map each mode of the denoisers "
+        f"({', '.join(modes)}) to a different extra id"
       )
 
   def window_length(self, inputs_length: int, targets_length: int) -> int:
@@ -109,24 +109,29 @@ class UL2(windows.Objective):
       ValueError: no window fits.
     """
     inputs_length -= self.mode_tokens is not None
-    lengths = range(inputs_length + targets_length, 1, -1)
-    for window in lengths if self.window is None else [self.window]:
-      if all(
+
+    def fits(window):
+      return all(
         denoiser.objective.fits(window, inputs_length, targets_length)
         for denoiser in self.denoisers
-      ):
-        return window
-    if self.window is not None:
-      raise ValueError(
-        f"ul2's window ({self.window}) does not fit {inputs_length} inputs and "
-        f"{targets_length} targets with every denoiser: reduce it, or set None "
-        "for the longest that fits"
       )
-    raise ValueError(
-      f"ul2 finds no window that fits {inputs_length} inputs "
-      + ("beside the mode token " if self.mode_tokens else "")
-      + f"and {targets_length} targets with every denoiser: set more"
-    )
+
+    if self.window is not None:
+      if not fits(self.window):
+        raise ValueError(
+          f"ul2's window ({self.window}) does not fit {inputs_length} inputs "
+          f"and {targets_length} targets with every denoiser: reduce it, or "
+          "set None for the longest that fits"
+        )
+      return self.window
+    window = windows.longest(inputs_length + targets_length, fits)
+    if window is None:
+      raise ValueError(
+        f"ul2 finds no window that fits {inputs_length} inputs "
+        + ("plus the mode token " if self.mode_tokens else "")
+        + f"and {targets_length} targets with every denoiser: set more"
+      )
+    return window
 
   def corrupt(
     self, tokens: tf.Tensor, seed: tf.Tensor, vocabulary: seqio.Vocabulary

@@ -238,14 +238,6 @@ class Objective:
     return cut(dataset, window, min_length=self.min_window)
 
 
-def pair(vocabulary: seqio.Vocabulary) -> Features:
-  """Returns the features of a pair: inputs and targets, each with EOS."""
-  return {
-    name: seqio.Feature(vocabulary, add_eos=True)
-    for name in ("inputs", "targets")
-  }
-
-
 def end(
   vocabulary: seqio.Vocabulary, **example: tf.Tensor
 ) -> dict[str, tf.Tensor]:
@@ -287,6 +279,11 @@ def check_mean_span(mean_span: float) -> None:
   """Raises ValueError if the mean length of spans is less than 1."""
   if mean_span < 1:
     raise ValueError(f"mean_span ({mean_span}) must be at least 1")
+
+
+def longest(most: int, fits: Callable[[int], bool]) -> int | None:
+  """Returns the longest window of 2 to `most` tokens that fits, or None."""
+  return next(filter(fits, range(most, 1, -1)), None)
 
 
 def shorter(lengths: Sequence[int], objective: str) -> int:

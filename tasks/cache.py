@@ -38,7 +38,7 @@ def digest(parts: Iterable[str | bytes]) -> str:
 
 
 def unit_interval(text: str | bytes) -> float:
-  """Hashes text to a number in [0, 1)."""
+  """Hashes text to a number in [0, 1); equal texts have equal numbers."""
   return int(digest([text]), 16) / 2**64
 
 

@@ -1,4 +1,4 @@
-"""Implements causal language modelling: each token is predicted from the past.
+"""Implements causal (left-to-right) language modelling.
 
   documents   "a b c"  "d e"
   targets     [a b c $ d]  [e $ ...]      (5 tokens each)

@@ -37,7 +37,7 @@ _TRAILING_SPACE = r"[\s\v\p{Z}\x{1c}-\x{1f}\x{85}]+\z"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Apart:
-  """Encodes inputs and targets separately, each truncated to end with EOS."""
+  """Encodes inputs and targets separately, each with EOS after truncation."""
 
   def output_features(
     self, vocabulary: seqio.Vocabulary

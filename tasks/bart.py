@@ -95,7 +95,7 @@ class BART(windows.Objective):
 
   def _infill(self, tokens, mask, seeds):
     size = tf.size(tokens)
-    noise = spans.share(size, self.infilling_density)
+    noise = spans.fraction_of(size, self.infilling_density)
     lengths = spans.draw_lengths(
       noise,
       self.mean_span,

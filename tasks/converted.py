@@ -38,34 +38,34 @@ class _Converted:
       **settings: passed to the base class.
     """
     super().__init__(*arguments, **settings)
-    self._around = (start_id, eos_id, begin_id, bare_prompts)
+    self._settings = (start_id, eos_id, begin_id, bare_prompts)
 
   @property
   def start_id(self) -> int:
-    return self._around[0]
+    return self._settings[0]
 
   @property
   def eos_id(self) -> int:
-    return self._around[1]
+    return self._settings[1]
 
   @property
   def begin_id(self) -> int | None:
-    return self._around[2]
+    return self._settings[2]
 
   @property
   def bare_prompts(self) -> bool:
-    return self._around[3]
+    return self._settings[3]
 
   def __eq__(self, other) -> bool:
-    around = getattr(other, "_around", None)
-    return super().__eq__(other) and self._around == around
+    ids = getattr(other, "_settings", None)
+    return super().__eq__(other) and self._settings == ids
 
   def __hash__(self) -> int:
-    return hash((super().__hash__(), self._around))
+    return hash((super().__hash__(), self._settings))
 
   def __repr__(self) -> str:
     names = ("start_id", "eos_id", "begin_id", "bare_prompts")
-    ids = ", ".join(map("{}={}".format, names, self._around))
+    ids = ", ".join(map("{}={}".format, names, self._settings))
     return f"{super().__repr__()} with {ids}"
 
   __str__ = __repr__

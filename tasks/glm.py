@@ -92,7 +92,7 @@ class GLM(windows.Objective):
     if self.mode == "document":
       rest = window - -(-window // 2)
       return rest + 1 <= inputs_length and window + 1 <= targets_length
-    noise = int(spans.share(window, self.noise_density))
+    noise = int(spans.fraction_of(window, self.noise_density))
     most = int(self._most_spans(noise))
     return (
       window - noise + most <= inputs_length and noise + most <= targets_length
@@ -129,7 +129,7 @@ class GLM(windows.Objective):
     return blank(tokens, found, mask=mask, eos=eos, seed=seeds[3])
 
   def _token_spans(self, size, seeds):
-    noise = spans.share(size, self.noise_density)
+    noise = spans.fraction_of(size, self.noise_density)
     lengths = spans.draw_lengths(
       noise,
       self.mean_span,
@@ -144,7 +144,7 @@ class GLM(windows.Objective):
     shuffled = spans.shuffle(spans.Spans(*sentences.spans(starts)), seed=seed)
     lengths = tf.minimum(shuffled.lengths, targets_length - 1)
     covered = tf.cumsum(lengths, exclusive=True)
-    is_needed = covered < spans.share(tf.size(starts), self.noise_density)
+    is_needed = covered < spans.fraction_of(tf.size(starts), self.noise_density)
     is_needed &= tf.cumsum(lengths + 1) <= targets_length
     order = tf.argsort(tf.boolean_mask(shuffled.starts, is_needed))
     return spans.Spans(

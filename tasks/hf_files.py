@@ -19,7 +19,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-_ENDS = (
+_EOS_NAMES = (
   "</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "[SEP]", "[EOS]",
 )  # fmt: skip
 _NAMED = (
@@ -99,7 +99,7 @@ def content(token: str | Mapping[str, Any] | None) -> str | None:
   return token["content"] if isinstance(token, Mapping) else token
 
 
-def ends(path: str, tokenizer: Any) -> list[str]:
+def eos_candidates(path: str, tokenizer: Any) -> list[str]:
   """Returns the candidates for EOS, by the rules in the module's docstring.
 
   Returns:
@@ -109,7 +109,7 @@ def ends(path: str, tokenizer: Any) -> list[str]:
   if named is not None:
     return [named]
   processor = tokenizer.post_processor
-  last = processor and _last_of(json.loads(processor.__getstate__()))
+  last = processor and _appended_token(json.loads(processor.__getstate__()))
   if last is not None:
     return [last]
   for name in ("generation_config.json", "config.json"):
@@ -126,16 +126,16 @@ def ends(path: str, tokenizer: Any) -> list[str]:
   }
   known = tokenizer.get_vocab()
   for names in (special, known):
-    if found := [name for name in _ENDS if name in names]:
+    if found := [name for name in _EOS_NAMES if name in names]:
       return found
   return []
 
 
-def _last_of(processor: Mapping[str, Any] | None) -> str | None:
+def _appended_token(processor: Mapping[str, Any] | None) -> str | None:
   """Returns the special token that a post-processor appends to a text."""
   kind = processor and processor["type"]
   if kind == "Sequence":
-    found = [_last_of(part) for part in processor["processors"]]
+    found = [_appended_token(part) for part in processor["processors"]]
     return next((token for token in found if token is not None), None)
   if kind in ("BertProcessing", "RobertaProcessing"):
     return processor["sep"][0]

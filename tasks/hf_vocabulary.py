@@ -98,7 +98,7 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
     padding (OPT's "<s>").
     """
     first = self.tokenizer.id_to_token(0)
-    if first in self._ends:
+    if first in self._eos_candidates:
       return 1
     added = self.tokenizer.get_added_tokens_decoder().get(0)
     is_special = added is not None and added.special
@@ -136,24 +136,26 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
     return None
 
   @functools.cached_property
-  def _ends(self) -> list[str]:
+  def _eos_candidates(self) -> list[str]:
     return (
-      [self._eos] if self._eos else hf_files.ends(self._path, self.tokenizer)
+      [self._eos]
+      if self._eos
+      else hf_files.eos_candidates(self._path, self.tokenizer)
     )
 
   @functools.cached_property
   def eos_id(self) -> int | None:
     """Returns the id of EOS; None if the file has none."""
-    if len(self._ends) > 1:
+    if len(self._eos_candidates) > 1:
       raise ValueError(
         f"{self._path} has several tokens that may be the end of sequence, "
-        f"{', '.join(self._ends)}: choose one (eos=...)"
+        f"{', '.join(self._eos_candidates)}: choose one (eos=...)"
       )
-    found = self._first(self._ends)
-    if found is None and self._ends:
+    found = self._first_id(self._eos_candidates)
+    if found is None and self._eos_candidates:
       raise ValueError(
-        f"{self._path} has no token {self._ends[0]}: set its end of sequence "
-        "(eos=...)"
+        f"{self._path} has no token {self._eos_candidates[0]}: set its end of "
+        "sequence (eos=...)"
       )
     return found
 
@@ -162,7 +164,7 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
     """Returns the id of the decoder's start token."""
     if self._start is None:
       return 0
-    found = self._first((self._start,))
+    found = self._first_id((self._start,))
     if found is None:
       raise ValueError(
         f"{self._path} has no token {self._start!r} to start from (start=...)"
@@ -175,9 +177,9 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
 
   @functools.cached_property
   def unk_id(self) -> int | None:
-    return self._first([self._unk] if self._unk else _UNK)
+    return self._first_id([self._unk] if self._unk else _UNK)
 
-  def _first(self, names: Sequence[str]) -> int | None:
+  def _first_id(self, names: Sequence[str]) -> int | None:
     ids = map(self.tokenizer.token_to_id, names)
     return next((i + self.offset for i in ids if i is not None), None)
 

@@ -46,7 +46,7 @@ class MASS(windows.Objective):
     vocabularies.check_sentinels(vocabulary, 1, what="mass's mask")
     window = windows.longest(
       inputs - 1,
-      lambda window: spans.share(window, self.noise_density) < targets,
+      lambda window: spans.fraction_of(window, self.noise_density) < targets,
     )
     if window is None:
       raise ValueError(
@@ -61,7 +61,7 @@ class MASS(windows.Objective):
     """Makes an example from a window: "inputs" and "targets" with EOS."""
     seeds = tf.random.experimental.stateless_split(seed, 3)
     size = tf.size(tokens)
-    length = spans.share(size, self.noise_density)
+    length = spans.fraction_of(size, self.noise_density)
     span = spans.place(size, length[tf.newaxis], seed=seeds[0])
     noised = vocabularies.noise_tokens(
       tokens,

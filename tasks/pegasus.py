@@ -79,7 +79,7 @@ class PEGASUS(windows.Objective):
     else:
       sentence = tf.repeat(tf.range(number), lengths)
       rank = -rouge_1(tokens, sentence, number)
-    count = spans.share(number, self.sentence_density)
+    count = spans.fraction_of(number, self.sentence_density)
     chosen = tf.sort(tf.argsort(rank, stable=True)[:count])
     found = spans.Spans(tf.gather(first, chosen), tf.gather(lengths, chosen))
     masks = tf.fill([count], text_lib.sentinel_ids(vocabulary)[0])

@@ -79,10 +79,10 @@ class SpanCorruption(windows.Objective):
       random_roll=self.random_roll,
     )
     sentinels = tf.constant(text_lib.sentinel_ids(vocabulary), tf.int32)
-    inputs = _fold_spans(tokens, noise, sentinels)
+    inputs = _replace_spans(tokens, noise, sentinels)
     targets = tokens
     if not self.whole_text:
-      targets = _fold_spans(tokens, ~noise, sentinels)
+      targets = _replace_spans(tokens, ~noise, sentinels)
     return windows.end(vocabulary, inputs=inputs, targets=targets)
 
   def plan(self, inputs_length: int) -> SpanPlan:
@@ -180,7 +180,7 @@ class SpanPlan:
   targets: int
 
 
-def _fold_spans(
+def _replace_spans(
   tokens: tf.Tensor, mask: tf.Tensor, sentinels: tf.Tensor
 ) -> tf.Tensor:
   """Replaces each run of masked tokens with the next sentinel."""

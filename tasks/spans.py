@@ -99,7 +99,7 @@ def shuffle(spans: Spans, *, seed) -> Spans:
   return Spans(*(tf.gather(part, order) for part in spans))
 
 
-def share(size: tf.Tensor, density: float) -> tf.Tensor:
+def fraction_of(size: tf.Tensor, density: float) -> tf.Tensor:
   """Returns round(density * size), at least 1 and at most size - 1."""
   count = tf.round(density * tf.cast(size, tf.float32))
   return tf.clip_by_value(tf.cast(count, tf.int32), 1, tf.maximum(size - 1, 1))

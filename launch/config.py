@@ -16,6 +16,7 @@ from etils import epath
 import t5x_lite
 from launch import gin_errors, user_modules
 from launch.gin_errors import ConfigError
+from t5x_lite.files.near_names import did_you_mean, near
 
 _HEADER = "from __gin__ import dynamic_registration"
 
@@ -124,7 +125,7 @@ def _check_macros(lines):
     if "." not in name and "/" not in name and name not in macros:
       raise ConfigError(
         f"--gin.{name}: no gin file uses a macro '{name}'"
-        f"{gin_errors.near(name, macros)}"
+        f"{did_you_mean(near(name, macros))}"
       )
 
 

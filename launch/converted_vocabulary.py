@@ -2,14 +2,13 @@
 
 import dataclasses
 import pathlib
-import re
 from collections.abc import Callable, Collection, Mapping
 
 from launch import environment
+from t5x_lite.data import sentinels
 from t5x_lite.interop import generation as generation_lib
 from t5x_lite.interop import tokenizer_files
 
-_SENTINEL = re.compile(r"▁?<extra_id_\d+>")
 _T5_SENTINELS = 100  # If no file says: mT5's says 0, its model has its own.
 _BYTES = {"<pad>": 0, "</s>": 1, "<unk>": 2}
 
@@ -156,7 +155,7 @@ def _sentencepiece(files, *, is_encoder_decoder) -> _Table:
   pieces = {
     token: i
     for i, token in sorted(files.added.items())
-    if i >= size and not _SENTINEL.fullmatch(token)
+    if i >= size and not sentinels.SENTINEL.fullmatch(token.removeprefix("▁"))
   }
   if pieces and (
     extra_ids or list(pieces.values()) != list(range(size, size + len(pieces)))

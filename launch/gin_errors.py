@@ -1,7 +1,6 @@
 """Explains gin's errors in one line: where, what, and what was near."""
 
 import contextlib
-import difflib
 import importlib.util
 import inspect
 import os
@@ -11,6 +10,7 @@ import re
 import gin
 
 from launch import user_modules
+from t5x_lite.files.near_names import did_you_mean, near
 
 # Where gin's modules live: on the command line `positions.Rope` needs no
 # import and means t5x_lite.nn.positions.Rope.
@@ -22,12 +22,6 @@ _PACKAGES = (
 
 class ConfigError(ValueError):
   """Says in one line what is wrong with a configuration."""
-
-
-def near(word, candidates) -> str:
-  """Returns `; did you mean a or b?`, or nothing where none is near."""
-  found = difflib.get_close_matches(word, list(candidates), n=3, cutoff=0.6)
-  return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
 @contextlib.contextmanager
@@ -101,11 +95,13 @@ def _explain(error, folders, binding, imports) -> str | None:
   if match := re.search(r"Configurable '(.*)' doesn't have a parame.* '(.*)'",
                         first):  # fmt: skip
     selector, parameter = match.groups()
-    found = near(parameter, _parameters(_resolve(selector, names)))
+    found = did_you_mean(
+      near(parameter, _parameters(_resolve(selector, names)))
+    )
     return f"{where}{selector} has no parameter '{parameter}'{found}"
   if match := re.match(r"Couldn't resolve selector ([\w.]+);", first):
     parent, _, name = match[1].rpartition(".")
-    found = near(name, _public(_resolve(parent, names)))
+    found = did_you_mean(near(name, _public(_resolve(parent, names))))
     return f"{where}{parent} has no '{name}'{found}"
   if match := re.match(r"'(\w+)' was not provided by an import", first):
     return f"{where}{_no_import(match[1], names)}"
@@ -151,13 +147,13 @@ def _near_files(name, folders) -> str:
       relative = path.relative_to(folder).as_posix()
       files.setdefault(relative, prefix + relative)
   wanted = re.sub(r"^gin/", "", name)
-  found = difflib.get_close_matches(wanted, files, n=3, cutoff=0.7)
+  found = near(wanted, files, cutoff=0.7)
   last = os.path.basename(name)
   found += [file for file in files if os.path.basename(file) == last]
   if not found:
     return f" (looked in {', '.join(['.', *folders])})"
   found = [files[file] for file in list(dict.fromkeys(found))[:3]]
-  return f"; did you mean {' or '.join(found)}?"
+  return did_you_mean(found)
 
 
 def _module(text, where, names) -> str | None:
@@ -167,9 +163,10 @@ def _module(text, where, names) -> str | None:
     return None  # A dependency is missing: no matter of the gin file.
   package, _, name = match[1].rpartition(".")
   if package:
-    return f"{where}no module {match[1]}{near(name, _modules(package))}"
+    hint = did_you_mean(near(name, _modules(package)))
+    return f"{where}no module {match[1]}{hint}"
   ours = {package.partition(".")[0] for package in _PACKAGES}
-  found = near(name, ours | user_modules.names())
+  found = did_you_mean(near(name, ours | user_modules.names()))
   if not found:
     looked_in = ", ".join(user_modules.folders())
     found = (
@@ -185,7 +182,7 @@ def _no_import(name, names) -> str:
   if name in user_modules.names():
     return f"add the line `import {name}` for '{name}'"
   known = set(names).union(*map(_modules, _PACKAGES))
-  return f"no module '{name}'{near(name, known)}"
+  return f"no module '{name}'{did_you_mean(near(name, known))}"
 
 
 def _resolve(selector, names):

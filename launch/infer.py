@@ -26,9 +26,6 @@ t5x_lite infer --model_dir=runs/quickstart --input=questions.jsonl \\
 """
 
 
-_SENTINEL = re.compile(r"<extra_id_\d+>")
-
-
 def define(values):
   """Defines the command's flags."""
   run_flags(values)
@@ -140,7 +137,9 @@ def blanks(text) -> str:
 
   A text that already has sentinels is unchanged.
   """
-  if _SENTINEL.search(text):
+  from t5x_lite.data import sentinels
+
+  if sentinels.has_sentinels(text):
     return text
   numbers = itertools.count()
   return re.sub(r"_{3,}", lambda _: f"<extra_id_{next(numbers)}>", text)
@@ -197,7 +196,10 @@ def mark_blanks(given, filled, mark) -> str:
   If the rest of the text has changed (the tokenizer lost something), nothing is
   marked.
   """
-  kept = [" ".join(part.split()) for part in _SENTINEL.split(given)]
+  from t5x_lite.data import sentinels
+
+  texts = sentinels.SENTINEL.split(given)[::2]  # Text, number, text, ...
+  kept = [" ".join(text.split()) for text in texts]
   match = re.fullmatch(r"\s*(.*?)\s*".join(map(re.escape, kept)), filled)
   if not match:
     return filled

@@ -3,13 +3,13 @@
 It imports neither JAX nor TensorFlow, so that `t5x_lite --help` is fast.
 """
 
-import difflib
 import importlib
 import os
 import sys
 
 import t5x_lite
 from launch import environment, errors, options
+from t5x_lite.files.near_names import did_you_mean, near
 
 # {name: summary}. Each command is a module of this package.
 COMMANDS = {
@@ -74,8 +74,7 @@ def _dispatch(argv, as_program) -> int:
     return 0
   name, *rest = argv
   if name not in COMMANDS:
-    near = difflib.get_close_matches(name, COMMANDS, n=2)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    hint = did_you_mean(near(name, COMMANDS))
     raise ValueError(
       f"unknown command '{name}'{hint} (commands: {', '.join(COMMANDS)})"
     )

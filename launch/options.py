@@ -4,11 +4,12 @@ Each command has its own `absl.flags.FlagValues`, so its help page lists only
 its own flags, and other commands' flags are unknown.
 """
 
-import difflib
 import re
 import textwrap
 
 from absl import flags
+
+from t5x_lite.files.near_names import did_you_mean, near
 
 _WIDTH = 78
 
@@ -97,9 +98,8 @@ def parse(name, values, argv) -> list[str]:
   try:
     return values([name, *map(_gin_flag, argv)])[1:]
   except flags.UnrecognizedFlagError as error:
-    near = difflib.get_close_matches(error.flagname, _flags(values), n=2)
-    hint = " or ".join(f"--{flag}" for flag in near)
-    hint = f"; did you mean {hint}?" if near else ""
+    found = near(error.flagname, _flags(values))
+    hint = did_you_mean([f"--{flag}" for flag in found])
     raise ValueError(
       f"'{name}' has no flag --{error.flagname}{hint} "
       f"(t5x_lite {name} --help lists them)"

@@ -32,7 +32,6 @@ _RAW_CHARACTERS = 400
 _MEASURED_BATCHES = 16
 _BATCH_SIZE = 8
 _MUCH_PADDING = 0.1
-_REPEATED = re.compile(r"(<extra_id_\d+>)(?: ?\1){2,}")
 
 
 def define(values):
@@ -273,7 +272,7 @@ def _row_lines(row, vocabulary):
         mine = segment_ids == segment
         marks = weights[mine] > 0 if feature.endswith("target_tokens") else None
         text = mark_text(vocabulary, row[feature][mine], marks)
-        text = _REPEATED.sub(_counted, text)
+        text = _count_repeats(text)
         yield textwrap.indent(text, "  ", lambda line: True)
     prompt = row.get(f"{side}_causal_attention")
     if prompt is not None and prompt.any():
@@ -282,9 +281,15 @@ def _row_lines(row, vocabulary):
       yield f"{side}_causal_attention: {count} {unit}"
 
 
-def _counted(match) -> str:
+def _count_repeats(text) -> str:
   """Shortens "<extra_id_0> <extra_id_0> <extra_id_0>" to "<extra_id_0> x3"."""
-  return f"{match[1]} x{match[0].count(match[1])}"
+  from t5x_lite.data import sentinels
+
+  return re.sub(
+    rf"({sentinels.SENTINEL.pattern})(?: ?\1){{2,}}",
+    lambda match: f"{match[1]} x{match[0].count(match[1])}",
+    text,
+  )
 
 
 def _style() -> tuple[str, str]:

@@ -1,8 +1,8 @@
-"""Text, vocabularies and objectives, as seqio tasks.
+"""Defines seqio tasks: their text, vocabularies and objectives.
 
 Importing this package registers the tasks of mixtures.py and of
-evaluation/offline.py by name. It reads no corpus and trains no vocabulary: that
-is done on the first use.
+evaluation/offline.py by name. Corpora are read and vocabularies trained on
+first use, not at import.
 """
 
 from tasks import mixtures

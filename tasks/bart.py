@@ -1,4 +1,4 @@
-"""BART: the text restored from a noisy one (Lewis et al. 2020).
+"""Implements BART's denoising objective (Lewis et al. 2020).
 
   text                   [A b . C d e f .]
   sentence permutation   [C d e f . A b .]
@@ -8,9 +8,10 @@
   inputs                 [A X b . C X . $]
   targets                [A b . C d e f . $]
 
-in this order, each if asked for. X is <extra_id_0>, one for each span whatever
-its length: what is missing has to be found out; $ is EOS. arXiv:1910.13461,
-section 2.2; by default what BART large was trained with (section 3.2).
+The enabled steps are applied in this order. X is <extra_id_0>: each span
+becomes one X, whatever its length, so the model must predict how many tokens
+are missing. $ is EOS. arXiv:1910.13461, section 2.2; the defaults are those of
+BART large (section 3.2).
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from tasks import mlm, sentences, spans, vocabularies, windows
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BART(windows.Objective):
-  """Adds noise to a window; the targets are the whole window.
+  """Adds noise to a window; the targets are the original window.
 
   Attributes:
-    infilling_density: the share of tokens that spans cover; 0 has no spans.
-    mean_span: of the Poisson distribution of the spans' lengths.
-    permute_sentences: whether sentences come in a random order.
-    deletion_density: the share of tokens that is deleted.
-    rotate: whether the text begins with a random token of it.
+    infilling_density: the fraction of tokens in spans; 0 means no infilling.
+    mean_span: the mean of the Poisson distribution of span lengths.
+    permute_sentences: whether to shuffle the sentences.
+    deletion_density: the fraction of tokens that are deleted.
+    rotate: whether to rotate the text so that it begins with a random token.
   """
 
   name = "bart"
@@ -59,7 +60,7 @@ class BART(windows.Objective):
     ):
       raise ValueError(
         "bart without infilling_density, deletion_density, permute_sentences "
-        "and rotate leaves the text as it is: set one"
+        "and rotate does not change the text: set one"
       )
 
   def window_tokens(self, lengths, vocabulary: seqio.Vocabulary) -> int:
@@ -73,7 +74,7 @@ class BART(windows.Objective):
     vocabulary: seqio.Vocabulary,
     starts: tf.Tensor,
   ) -> dict[str, tf.Tensor]:
-    """Makes an example of a window: "inputs" and "targets", each with EOS."""
+    """Makes an example from a window: "inputs" and "targets" with EOS."""
     seeds = tf.random.experimental.stateless_split(seed, 6)
     inputs = tokens
     if self.permute_sentences:
@@ -94,12 +95,12 @@ class BART(windows.Objective):
 
   def _infill(self, tokens, mask, seeds):
     size = tf.size(tokens)
-    noise = spans.share(size, self.infilling_density)
+    noise = spans.fraction_of(size, self.infilling_density)
     lengths = spans.draw_lengths(
       noise,
       self.mean_span,
-      # No more masks than tokens that they stand for: inputs do not outgrow
-      # the text. And a token between two of them.
+      # At most one mask per noise token, so that the inputs are never longer
+      # than the text, and at least one token between two masks.
       tf.minimum(noise, size - noise + 1),
       least=0,
       seeds=seeds[:2],
@@ -111,7 +112,7 @@ class BART(windows.Objective):
 def permute_sentences(
   tokens: tf.Tensor, starts: tf.Tensor, *, seed
 ) -> tf.Tensor:
-  """Puts the sentences of a window in a random order."""
+  """Shuffles the sentences of a window."""
   first, lengths = sentences.spans(starts)
   shuffled = spans.shuffle(spans.Spans(first, lengths), seed=seed)
   return spans.take(tokens, shuffled).values

@@ -1,4 +1,4 @@
-"""Bytes as a vocabulary, ByT5's, with sentinels."""
+"""Defines ByT5's byte vocabulary, with sentinels."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from t5x_lite.data import sentinels as text_lib
 from t5x_lite.files import text_files
 from tasks import python_ops
 
-# ByT5: 3 special ids, 256 bytes and these make 384.
+# As in ByT5: 3 special ids + 256 bytes + 125 extra ids = 384.
 EXTRA_IDS = 125
 
 
 class Bytes(seqio.ByteVocabulary):
-  """ByT5's vocabulary, which also reads and writes sentinels as text.
+  """Encodes text as bytes, and <extra_id_N> in the text as one sentinel.
 
-  pad 0, EOS 1, unk 2, then the 256 bytes, then the extra ids: 384 in all.
+  Ids: pad 0, EOS 1, unk 2, then the 256 bytes, then the extra ids, 384 in all.
   """
 
   def __init__(self, *, extra_ids: int = EXTRA_IDS):
@@ -43,12 +43,9 @@ class Bytes(seqio.ByteVocabulary):
     plain = functools.partial(super()._encode_tf, s)
     if not self.extra_ids:
       return plain()
-    # Python's encode wherever there is a sentinel, which is seldom.
-    has_sentinels = tf.strings.regex_full_match(
-      s, f"(?s).*{text_lib.SENTINEL.pattern}.*"
-    )
+    # Texts with sentinels, which are rare, are encoded in Python.
     ids = tf.cond(
-      has_sentinels,
+      python_ops.has_sentinels(s),
       lambda: python_ops.encode(self._encode, s),
       plain,
     )
@@ -56,7 +53,7 @@ class Bytes(seqio.ByteVocabulary):
 
   def decode(self, ids) -> str:
     """Decodes up to the first EOS, with sentinels as <extra_id_N>."""
-    # A model's vocabulary may be padded beyond ours.
+    # A model may have more ids than the vocabulary, as padding.
     ids = [int(i) for i in ids if i < self.vocab_size]
     if self.eos_id in ids:
       ids = ids[: ids.index(self.eos_id)]

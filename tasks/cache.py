@@ -1,4 +1,4 @@
-"""Keeps derived files (corpora, vocabularies) in the user's cache directory."""
+"""Caches derived files, such as vocabularies, in the user's cache directory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 
 def directory() -> pathlib.Path:
-  """Returns $XDG_CACHE_HOME/t5x_lite, or a temporary folder of the user's."""
+  """Returns $XDG_CACHE_HOME/t5x_lite, or a temporary folder per user."""
   base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
   path = pathlib.Path(base) / "t5x_lite"
   try:
@@ -31,32 +31,32 @@ def digest(parts: Iterable[str | bytes]) -> str:
   state = hashlib.blake2b(digest_size=8)
   for part in parts:
     part = part.encode() if isinstance(part, str) else part
-    # The length in front keeps ("ab", "c") apart from ("a", "bc").
+    # Prefixing the length makes ("ab", "c") differ from ("a", "bc").
     state.update(len(part).to_bytes(8, "little"))
     state.update(part)
   return state.hexdigest()
 
 
 def unit_interval(text: str | bytes) -> float:
-  """Hashes text to [0, 1): equal texts, and only they, stay together."""
+  """Hashes text to a number in [0, 1); equal texts have equal numbers."""
   return int(digest([text]), 16) / 2**64
 
 
 def temporary_name(path: pathlib.Path) -> pathlib.Path:
-  """Returns a name beside a path that no other writer of it takes.
+  """Returns a unique temporary path in the same folder as a path.
 
-  Process ids would not do: those of two machines, or containers, are alike.
-  Unlike mkstemp, it leaves the permissions to the user's umask.
+  A process id would not be unique across machines or containers. Unlike with
+  mkstemp, the user's umask sets the permissions.
   """
   return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
 @contextmanager
 def write_atomic(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-  """Yields a temporary path that becomes `path` once the block succeeds.
+  """Yields a temporary path, and renames it to `path` if the block succeeds.
 
-  Readers and concurrent writers see the old file or the whole new one. A block
-  that raises leaves nothing behind.
+  Readers and concurrent writers see either the old or the complete new file. If
+  the block raises, the temporary file is deleted.
   """
   path = pathlib.Path(path)
   temporary = temporary_name(path)

@@ -1,10 +1,11 @@
-"""Causal language modelling: predict each token from those before it.
+"""Implements causal (left-to-right) language modelling.
 
   documents   "a b c"  "d e"
   targets     [a b c $ d]  [e $ ...]      (5 tokens each)
 
-EOS stands at the end of documents only, windows are cut without regard to
-them, and every token bears loss. There are no inputs: this is for decoders.
+Documents end with EOS ($) and are concatenated; windows are cut from the stream
+at any token. Loss is taken on all tokens. There are no inputs, so this is for
+decoder-only models.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from tasks import windows
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CausalLM(windows.Objective):
-  """Fills `targets` with consecutive tokens of the joined documents."""
+  """Fills `targets` with consecutive tokens of the concatenated documents."""
 
   name = "causal_lm"
   texts = {"targets": True}

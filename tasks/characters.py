@@ -1,14 +1,14 @@
-"""Cuts tokens at a character of their text.
+"""Splits token sequences at a character of their text.
 
   tokens              [▁the ▁cat ▁sat]
   cut after "the c"   [▁the ▁c] and [at ▁sat]
 
-A cut within a word splits the word's text, and both parts are encoded for
-themselves, as the text of a user who stops there is. All other tokens stay as
-they are: what is no text (unknown characters, sentinels) or half a character,
-at the end of a window, is never decoded. Where the parts' tokens would not
-spell the word again, because the tokenizer normalises it, say, or would take
-more room than there is, the cut goes back to the beginning of its token.
+A cut within a word splits the word's text and encodes both parts separately,
+like the text of a user whose cursor is there. All other tokens are kept:
+sentinels, unknown characters and incomplete characters at the end of a window
+are never decoded. The cut moves back to the beginning of its token if the new
+tokens do not decode to the word (for example because the tokenizer normalises
+it) or if there are too many of them.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from tasks import spelling, vocabularies
 
 @dataclasses.dataclass(frozen=True)
 class Cutter:
-  """Cuts tokens of a vocabulary.
+  """Splits sequences of a vocabulary's tokens.
 
   Attributes:
-    vocabulary: if its tokens do not spell texts (see spelling.py), each counts
-      as a character.
-    pieces: string [vocab_size], what they spell.
+    vocabulary: if the text of its tokens is unknown (see spelling.py), each
+      token counts as one character.
+    pieces: string [vocab_size], the text of each token.
   """
 
   vocabulary: seqio.Vocabulary
@@ -36,7 +36,7 @@ class Cutter:
 
   @classmethod
   def of(cls, vocabulary: seqio.Vocabulary) -> Cutter:
-    """Reads the vocabulary."""
+    """Creates the cutter of a vocabulary."""
     return cls(vocabulary, tf.constant(spelling.table(vocabulary)))
 
   def spell(self, tokens: tf.Tensor) -> tf.Tensor:
@@ -44,7 +44,7 @@ class Cutter:
     return tf.strings.reduce_join(tf.gather(self.pieces, tokens))
 
   def places(self, tokens: tf.Tensor) -> tf.Tensor:
-    """Returns where tokens may be cut: int32 [characters + 1], in bytes."""
+    """Returns the byte offsets of possible cuts: int32 [characters + 1]."""
     raw = tf.io.decode_raw(self.spell(tokens), tf.uint8)
     begins = tf.cast(tf.where(_is_first(raw))[:, 0], tf.int32)
     return tf.concat([begins, [tf.size(raw)]], axis=0)
@@ -52,15 +52,15 @@ class Cutter:
   def cut(
     self, tokens: tf.Tensor, place: tf.Tensor, *, most: tf.Tensor
   ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Cuts tokens in two.
+    """Splits tokens in two.
 
     Args:
       tokens: int32 [n].
       place: one of `places`.
-      most: how many more tokens than `n` both parts may have.
+      most: the two parts together may have up to n + most tokens.
 
     Returns:
-      The parts, either of which may be empty.
+      The two parts; either may be empty.
     """
     pieces = tf.gather(self.pieces, tokens)
     text = self.spell(tokens)
@@ -68,7 +68,7 @@ class Cutter:
     token = tf.searchsorted(bounds, [place], side="right")[0] - 1
     between = tokens[:token], tokens[token:]
     if isinstance(self.vocabulary, seqio.ByteVocabulary):
-      return between  # Bytes are the same tokens, whatever stands beside them.
+      return between  # A byte's token does not depend on its neighbours.
     words = _words(pieces, text)
     word_bounds = tf.gather(bounds, words)
     first = words[tf.searchsorted(word_bounds, [place], side="right")[0] - 1]
@@ -93,15 +93,16 @@ class Cutter:
     )
 
   def _encode(self, text: tf.Tensor) -> tf.Tensor:
-    # A token may end in half a character, which no tokenizer can be given.
+    # A token may end in an incomplete character, which cannot be encoded.
     whole = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", "ignore")
     return vocabularies.encode_rest_tf(self.vocabulary, whole)
 
 
 def _words(pieces: tf.Tensor, text: tf.Tensor) -> tf.Tensor:
-  """Returns the first tokens of words, and the number of tokens: int32 [m].
+  """Returns the index of each word's first token, then n: int32 [words + 1].
 
-  A word begins with white space. What is not whole characters is for itself.
+  A word begins with white space. A token with incomplete characters is a word
+  of its own.
   """
   is_broken = tf.RaggedTensor.from_row_lengths(
     _is_broken(tf.io.decode_raw(text, tf.uint8)), tf.strings.length(pieces)
@@ -115,13 +116,13 @@ def _words(pieces: tf.Tensor, text: tf.Tensor) -> tf.Tensor:
 
 
 def _is_first(raw: tf.Tensor) -> tf.Tensor:
-  """Tells which bytes begin a character; the first is taken to."""
+  """Returns which bytes begin a character; the first always counts as one."""
   is_first = tf.bitwise.bitwise_and(raw, 0xC0) != 0x80
   return is_first | (tf.range(tf.size(raw)) == 0)
 
 
 def _is_broken(raw: tf.Tensor) -> tf.Tensor:
-  """Tells which bytes are of no whole character of UTF-8."""
+  """Returns which bytes are not part of a complete UTF-8 character."""
   begins = tf.where(_is_first(raw))[:, 0]
   ends = tf.concat([begins[1:], [tf.size(raw, tf.int64)]], axis=0)
   lead = tf.gather(raw, begins)

@@ -1,12 +1,12 @@
-"""CM3: causally masked language modelling (Aghajanyan et al. 2022).
+"""Implements CM3, causally masked language modelling (Aghajanyan et al. 2022).
 
   window    [a b c d e f g]
   targets   [a <X> e f <Y> <X> b c d $ <Y> g $]
   weights   [1  0  1 1  0   0  1 1 1 1  0  1 1]
 
-Spans move to the end, each after its sentinel and before EOS ($), so that a
-causal decoder that tells them has read both sides; sentinels bear no loss.
-arXiv:2201.07520, section 3.1.
+Spans are moved to the end, each between its sentinel and EOS ($), so that a
+causal decoder sees the text on both sides before it predicts them. Sentinels
+have no loss. arXiv:2201.07520, section 3.1.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import tensorflow as tf
 from t5x_lite.data import sentinels as text_lib
 from tasks import spans, vocabularies, windows
 
-# A span costs a sentinel where it was, one where it goes, and EOS.
+# Tokens added per span: two sentinels (at its old and new place) and EOS.
 _TOKENS_PER_SPAN = 3
 
 
@@ -27,12 +27,12 @@ _TOKENS_PER_SPAN = 3
 class CM3(windows.Objective):
   """Moves spans of a window to its end.
 
-  A window is `targets` less the tokens that one span costs; where more are
-  drawn, the window loses as many tokens at its end as they cost.
+  The window length leaves room for the 3 extra tokens of one span. With n
+  spans, the last 3 * (n - 1) tokens of the window are dropped.
 
   Attributes:
-    mean_spans: of the Poisson distribution of the number of spans.
-    max_spans: the number is from 1 to this.
+    mean_spans: the mean of the Poisson distribution of the number of spans.
+    max_spans: the number of spans is clipped to 1 ... max_spans.
   """
 
   name = "cm3"
@@ -51,7 +51,7 @@ class CM3(windows.Objective):
 
   def window_tokens(self, lengths, vocabulary: seqio.Vocabulary) -> int:
     (length,) = lengths
-    # As many tokens of text as spans at least.
+    # At least one token of text per span.
     needed = (_TOKENS_PER_SPAN + 1) * self.max_spans
     if length < needed:
       raise ValueError(
@@ -65,7 +65,7 @@ class CM3(windows.Objective):
   def corrupt(
     self, tokens: tf.Tensor, seed: tf.Tensor, vocabulary: seqio.Vocabulary
   ) -> dict[str, tf.Tensor]:
-    """Makes an example of a window."""
+    """Makes an example from a window."""
     seeds = tf.random.experimental.stateless_split(seed, 2)
     size = tf.size(tokens)
     count = tf.random.stateless_poisson(
@@ -94,10 +94,10 @@ class CM3(windows.Objective):
 
 
 def draw_spans(size: tf.Tensor, count: tf.Tensor, *, seed) -> spans.Spans:
-  """Draws `count` spans between uniform cuts, such that none overlap.
+  """Draws `count` spans that do not overlap.
 
-  Sorted, the cuts of every second gap: what is left of pairs of uniform cuts if
-  those that overlap are drawn again.
+  The ends of the spans are 2 * count uniform cuts, sorted and paired. This has
+  the distribution of pairs of uniform cuts, redrawn until none overlap.
   """
   cuts = tf.sort(
     tf.random.stateless_uniform([2 * count], seed, 0, size + 1, tf.int32)

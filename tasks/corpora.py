@@ -1,7 +1,7 @@
-"""Serves text that every machine has: the prose and the source of CPython.
+"""Serves CPython's documentation and source code as text corpora.
 
-`python_docs`: pydoc's topics and the standard library's docstrings, read with
-`ast`, so that no module is imported. `python_source`: its .py files.
+`python_docs` has pydoc's topics and the standard library's docstrings, read
+with `ast`, without importing any module. `python_source` has its .py files.
 """
 
 from __future__ import annotations
@@ -24,26 +24,27 @@ from tasks import cache, sources
 
 VALIDATION_FRACTION = 0.1
 _MIN_CHARACTERS = 200
-# Tests, other people's packages, tables (encodings, _sysconfigdata), and
-# pydoc_data, whose one module is the prose of python_docs.
+# Tests, third-party packages, tables (encodings, _sysconfigdata), and
+# pydoc_data, whose only module has the topics of python_docs.
 _EXCLUDED_DIRECTORIES = frozenset({
   "__pycache__", "dist-packages", "encodings", "idlelib", "pydoc_data",
   "site-packages", "test", "tests",
 })  # fmt: skip
-# A change of what python_docs keeps needs a new number here.
+# Increase when the contents of python_docs change: it is part of the cache key.
 _DOCS_FORMAT = 1
 
 
 class PythonCorpus(sources.LazySource):
   """Serves one document per module (or topic) of the standard library.
 
-  A document is held out by a hash of its module's path: both corpora hold out
-  the same modules, so that a mixture never trains on what it is judged by.
+  Validation documents are chosen by a hash of the module's path, so both
+  corpora hold out the same modules and a mixture never trains on validation
+  text.
   """
 
   @abc.abstractmethod
   def documents(self) -> Mapping[str, str]:
-    """Returns name -> text, sorted by name."""
+    """Returns {name: text}, sorted by name."""
 
   def make(self) -> sources.MemorySource:
     texts = {split: [] for split in sources.SPLITS}
@@ -68,8 +69,8 @@ class PythonSource(PythonCorpus):
 class PythonDocs(PythonCorpus):
   """Serves pydoc's topics and the standard library's docstrings, about 2 MB.
 
-  The first call parses the library (2-3 s) and keeps the result in the user's
-  cache, under the interpreter's version and a digest of the library.
+  The first call parses the library (2-3 s) and caches the result in the user's
+  cache directory. The key is the Python version and a digest of the library.
   """
 
   def documents(self) -> Mapping[str, str]:
@@ -85,7 +86,7 @@ class PythonDocs(PythonCorpus):
     except (OSError, ValueError):
       pass
     collects = gc.isenabled()
-    gc.disable()  # Collections double the time that ast.parse takes.
+    gc.disable()  # Garbage collection doubles the time of ast.parse.
     try:
       documents = _prose(library, topics.topics)
     finally:
@@ -95,13 +96,15 @@ class PythonDocs(PythonCorpus):
       with cache.write_atomic(path) as temporary:
         temporary.write_text(json.dumps(documents), encoding="utf-8")
     except OSError as error:
-      logging.warning("python_docs is rebuilt at every start: %s", error)
+      logging.warning(
+        "cannot cache python_docs, so each start rebuilds it: %s", error
+      )
     return documents
 
 
 @functools.lru_cache(maxsize=1)
 def _stdlib() -> Mapping[str, str]:
-  """Reads the standard library: path relative to it -> source text."""
+  """Reads the standard library's source files: {relative path: text}."""
   root = sysconfig.get_path("stdlib")
   paths = []
   for folder, folders, files in os.walk(root):
@@ -121,11 +124,11 @@ def _stdlib() -> Mapping[str, str]:
       with open(path, encoding="utf-8") as file:
         modules[os.path.relpath(path, root).replace(os.sep, "/")] = file.read()
     except (OSError, UnicodeDecodeError) as error:
-      logging.warning("python_source goes without %s: %s", path, error)
+      logging.warning("skipping %s in python_source: %s", path, error)
   if not modules:
     raise ValueError(
-      f"no .py file under {root}: this Python ships without its standard "
-      "library's source; name text files with tasks.text.text_task instead"
+      f"no .py file under {root}: this Python has no source files of its "
+      "standard library; use text files with tasks.text.text_task instead"
     )
   return dict(sorted(modules.items()))
 
@@ -133,7 +136,7 @@ def _stdlib() -> Mapping[str, str]:
 def _prose(
   library: Mapping[str, str], topics: Mapping[str, str]
 ) -> Mapping[str, str]:
-  """Gathers one document per topic, and one per module with docstrings."""
+  """Returns one document per topic, and one per module with docstrings."""
   documents = {f"topics/{name}": _unwrap(topics[name]) for name in topics}
   seen = set()
   for path, source in library.items():
@@ -142,7 +145,8 @@ def _prose(
     module = path.removesuffix(".py").removesuffix("/__init__")
     parts = []
     for name, docstring in _docstrings(source, module.replace("/", ".")):
-      # Some modules repeat another's docstrings: _pyio and io, for example.
+      # Some modules repeat docstrings of others: _pyio those of io, for
+      # example.
       if docstring not in seen:
         seen.add(docstring)
         parts.append(f"{name}\n\n{_unwrap(docstring)}")
@@ -157,14 +161,14 @@ def _prose(
 def _docstrings(source: str, module: str) -> Iterator[tuple[str, str]]:
   """Yields (qualified name, docstring) of a module's definitions, in order."""
   with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # Invalid escapes in old code.
+    warnings.simplefilter("ignore")  # Invalid escape sequences in old code.
     try:
       tree = ast.parse(source)
     except SyntaxError:
       return
   definitions = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-  # A stack, and statements only: ast.walk visits every expression and takes
-  # as long again as the parser.
+  # Visits statements only: ast.walk also visits every expression, and takes as
+  # long as the parser.
   stack = [(tree, module)]
   while stack:
     node, name = stack.pop()
@@ -180,10 +184,10 @@ def _docstrings(source: str, module: str) -> Iterator[tuple[str, str]]:
 
 
 def _unwrap(text: str) -> str:
-  """Joins the hard-wrapped lines of a paragraph, and leaves all else alone.
+  """Joins the hard-wrapped lines of prose paragraphs.
 
-  A paragraph is prose when its lines begin at one column and only the last
-  one is short; lists, tables, code and grammars are not.
+  In a prose paragraph all lines have the same indentation and only the last one
+  is short. Lists, tables, code and grammars are not changed.
   """
   paragraphs = text.strip().split("\n\n")
   return "\n\n".join(map(_unwrap_paragraph, paragraphs))

@@ -1,4 +1,4 @@
-"""Makes tasks of TensorFlow Datasets and of Hugging Face `datasets`.
+"""Registers tasks over TensorFlow Datasets and Hugging Face `datasets`.
 
 C4: `tfds_task(dataset="c4/en:3.1.0", objective=SpanCorruption(), ...)`.
 WMT: `tfds_task(dataset="wmt_t2t_translate/de-en:1.0.0", objective=TextToText(
@@ -17,8 +17,9 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from t5x_lite.files.near_names import did_you_mean, near
 from tasks import cache, sources, vocabularies
-from tasks.task import Objective, add_task, did_you_mean
+from tasks.task import Objective, add_task
 
 
 def tfds_task(
@@ -36,12 +37,14 @@ def tfds_task(
   Args:
     name: the task's name.
     dataset: the dataset with config and version, "c4/en:3.1.0".
-    objective: what to learn from it.
+    objective: how documents become examples.
     vocabulary: "bytes", the path of a SentencePiece model, or a seqio
       vocabulary.
-    splits: the splits, or our names for TFDS's: {"validation": "train[:1%]"}.
-    data_dir: where the dataset lies, local or gs://; None is TFDS's own.
-    text: the field that objectives over documents read.
+    splits: names of splits, or {name: TFDS split}, such as {"validation":
+      "train[:1%]"}.
+    data_dir: the folder of TFDS's datasets, local or gs://; None is TFDS's
+      default.
+    text: the field with the documents' text.
   """
   if ":" not in dataset:
     raise ValueError(
@@ -67,20 +70,22 @@ def hf_task(
   revision: str | None = None,
   text: str = "text",
 ) -> str:
-  """Registers a task over a dataset of Hugging Face's and returns its name.
+  """Registers a task over a Hugging Face dataset and returns its name.
 
   Args:
     name: the task's name.
     path: the dataset's name on the hub, or a format of local files: "parquet",
       "arrow", "json", "csv".
-    objective: what to learn from it.
+    objective: how documents become examples.
     vocabulary: "bytes", the path of a SentencePiece model, or a seqio
       vocabulary.
     config: the dataset's configuration ("sst2" of GLUE).
-    splits: the splits, or our names for theirs: {"validation": "train[:1%]"}.
-    data_files: files, where `path` is a format; by split or for "train".
-    revision: the commit or tag of the hub's dataset.
-    text: the field that objectives over documents read.
+    splits: names of splits, or {name: dataset split}, such as {"validation":
+      "train[:1%]"}.
+    data_files: if `path` is a format, the files: {split: files}, or files of
+      "train".
+    revision: the commit or tag of the dataset on the hub.
+    text: the field with the documents' text.
   """
   source = HuggingFaceText(
     path,
@@ -99,7 +104,7 @@ def hf_task(
 
 
 class TfdsText(seqio.TfdsDataSource):
-  """Reads a TFDS dataset, with `text` under the name "text"."""
+  """Reads a TFDS dataset, and copies the field `text` to "text"."""
 
   def __init__(
     self,
@@ -116,12 +121,12 @@ class TfdsText(seqio.TfdsDataSource):
   def get_dataset(self, *args, **options) -> tf.data.Dataset:
     try:
       dataset = super().get_dataset(*args, **options)
-    except tfds.core.DatasetNotFoundError:  # Its text lists every dataset.
+    except tfds.core.DatasetNotFoundError:  # Its message lists all datasets.
       name = self._recipe[0]
       stem = re.split("[/:]", name)[0]
       raise ValueError(
-        f"no TFDS dataset {name!r} is known or lies in {self._recipe[2]!r}"
-        f"{did_you_mean(stem, tfds.list_builders())}"
+        f"no TFDS dataset {name!r}, and none in data_dir {self._recipe[2]!r}"
+        f"{did_you_mean(near(stem, tfds.list_builders()))}"
       ) from None
     return dataset.map(lambda example: _rename(example, self._text))
 
@@ -133,11 +138,11 @@ class TfdsText(seqio.TfdsDataSource):
 
 
 class HuggingFaceText(sources.LazySource):
-  """Reads a dataset of Hugging Face's into memory or into record files.
+  """Reads a Hugging Face dataset into memory or into record files.
 
-  `datasets` serves TensorFlow from Python, which cannot be checkpointed; so
-  the examples are copied once. Fields that are no text or number are left out;
-  a missing text is "", a missing number -1 (or NaN).
+  The examples are copied once, because a TensorFlow iterator over `datasets`
+  runs Python code and cannot be checkpointed. Only texts and numbers are kept;
+  a missing text becomes "", a missing integer -1, a missing float NaN.
   """
 
   def __init__(
@@ -225,7 +230,7 @@ def _rename(example: Mapping, text: str) -> Mapping:
 
 
 def _rows(table) -> Iterator[dict]:
-  """Yields a table's texts and numbers, with nested names joined by "/"."""
+  """Yields the rows of a table: texts and numbers, nested names with "/"."""
   defaults = _defaults(table.features)
   for row in table:
     flat = {}
@@ -238,7 +243,7 @@ def _rows(table) -> Iterator[dict]:
 
 
 def _defaults(features: Mapping, prefix: str = "") -> dict:
-  """Maps the name of each text or number to what stands for a missing one."""
+  """Returns the default value of each field that is a text or a number."""
   import datasets
 
   defaults = {}

@@ -1,14 +1,14 @@
-"""Fill in the middle (Bavarian et al. 2022, arXiv:2207.14255).
+"""Implements fill in the middle, FIM (Bavarian et al. 2022, arXiv:2207.14255).
 
   text          "the cat sat"      cut after "the c" and "at s"
   PSM, targets  [<PRE> the c <SUF> at <MID> at s $]
   SPM, targets  [<PRE> <SUF> at <MID> the c at s $]
 
-The cuts are at characters, so words are cut in two as a user's cursor does it,
-and each part of one is encoded for itself (characters.py). Prefix, middle and
-suffix, joined, are the text. All tokens bear loss. <PRE>, <SUF> and
-<MID> are <extra_id_0> to <extra_id_2>; $ is EOS. Section 3; SPM is the variant
-whose prefix and middle are joined, so that joint training with PSM transfers.
+Documents are cut at characters, so a cut may split a word, like a user's
+cursor; both parts are then encoded separately (characters.py). Prefix + middle
++ suffix is the text. Loss is taken on all tokens. <PRE>, <SUF> and <MID> are
+<extra_id_0> to <extra_id_2>; $ is EOS. Section 3; SPM is the variant whose
+prefix and middle are concatenated, so that joint training with PSM transfers.
 """
 
 from __future__ import annotations
@@ -23,24 +23,26 @@ from tasks import characters, vocabularies, windows
 
 # <PRE>, <SUF>, <MID> and EOS.
 _MARKS = 4
-# Tokens that stay free for the parts of two words, of 16 and at most: most
-# words that are cut take one or two more than before.
+# Tokens reserved for the parts of two split words, as a fraction of the length
+# and at most: the parts of most words have one or two tokens more than the
+# word.
 _SPARE, _MOST_SPARE = 1 / 16, 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FIM(windows.Objective):
-  """Puts the middle of documents at their end, at a rate.
+  """Moves the middle of some documents to their end.
 
-  Documents are not joined: longer ones are divided into examples that leave
-  room for the marks and for words that are cut, and shorter ones fill a row
-  together where the run packs. A word whose parts take more room than there is
-  is cut between two of its tokens, or not at all.
+  Documents are not concatenated: long ones are divided into examples that leave
+  room for the marks and for split words; short ones should be packed. If the
+  parts of a split word do not fit, the cut moves back to the beginning of a
+  token.
 
   Attributes:
-    rate: the share of examples that are transformed; others are plain text.
-    spm_rate: the share of these in the order suffix, prefix, middle; 0.5 is
-      joint training.
+    rate: the fraction of examples that are transformed; the others are plain
+      text.
+    spm_rate: the fraction of transformed examples in the order suffix, prefix,
+      middle; 0.5 is joint training.
   """
 
   name = "fim"
@@ -62,8 +64,8 @@ class FIM(windows.Objective):
     (length,) = lengths
     if length <= _MARKS:
       raise ValueError(
-        f"fim of {length} targets leaves no text beside {_MARKS} marks: set "
-        "more targets"
+        f"fim of {length} targets has no room for text beside {_MARKS} marks: "
+        "set more targets"
       )
     vocabularies.check_sentinels(vocabulary, _MARKS - 1, what="fim")
     return windows.divide(dataset, window_length(length, vocabulary))
@@ -76,7 +78,7 @@ class FIM(windows.Objective):
     *,
     targets_length: int,
   ) -> dict[str, tf.Tensor]:
-    """Makes an example of a text's tokens."""
+    """Makes an example from the tokens of a text."""
     seeds = tf.random.experimental.stateless_split(seed, 3)
 
     def is_drawn(index, rate):
@@ -98,9 +100,9 @@ class FIM(windows.Objective):
 
 
 def window_length(length: int, vocabulary: seqio.Vocabulary) -> int:
-  """Returns the most tokens of a text that targets of `length` have room for.
+  """Returns the maximum number of text tokens in targets of `length` tokens.
 
-  Bytes stay as many wherever they are cut.
+  With bytes, a cut does not change the number of tokens.
   """
   room = length - _MARKS
   if isinstance(vocabulary, seqio.ByteVocabulary):
@@ -111,12 +113,12 @@ def window_length(length: int, vocabulary: seqio.Vocabulary) -> int:
 def cut_in_three(
   tokens: tf.Tensor, vocabulary: seqio.Vocabulary, *, room: int, seed
 ) -> tuple[tf.Tensor, ...]:
-  """Cuts a text at two characters, drawn uniformly; parts may be empty.
+  """Splits a text at two uniformly drawn characters; parts may be empty.
 
   Args:
-    tokens: int32 [n], of the text.
-    vocabulary: of the tokens.
-    room: the most tokens that all parts may have, at least n.
+    tokens: int32 [n], the text.
+    vocabulary: the vocabulary of the tokens.
+    room: the maximum number of tokens of all parts together, at least n.
     seed: int32 [2].
   """
   cutter = characters.Cutter.of(vocabulary)
@@ -129,7 +131,7 @@ def cut_in_three(
       ),
     )
   )
-  # Half of what is free for either cut, and what one leaves for the other.
+  # The first cut gets half of the spare tokens, the second gets the rest.
   spare = room - tf.size(tokens)
   rest, suffix = cutter.cut(tokens, second, most=spare // 2)
   spare = room - tf.size(rest) - tf.size(suffix)

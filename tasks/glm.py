@@ -1,15 +1,16 @@
-"""GLM: autoregressive blank infilling (Du et al. 2022, arXiv:2103.10360).
+"""Implements GLM's blank infilling (Du et al. 2022, arXiv:2103.10360).
 
   window      [a b c d e f]      spans [c] and [e f], shuffled
   inputs      [a b M d M]        part A
   targets     [e f $ c $]        part B, each span with EOS
   positions   [4 4 4 2 2]        the places in part A of the spans' masks
 
-Part A is seen whole, part B from left to right, so this is for prefix models.
-Each span of part B begins anew from the start token, and has, beside the
-position of its mask, positions of its own, 1, 2, ... (section 2.1, figure 2;
-feature_converters.py draws the row). M is <extra_id_0>, <extra_id_1> for
-sentences and <extra_id_2> for the end of a document; $ is EOS.
+Attention is bidirectional over part A and causal over part B, so this is for
+prefix models. In part B the decoder inputs of each span begin with the start
+token, and each token has two positions: that of its span's mask, and its
+position in the span, 1, 2, ... (section 2.1, figure 2; the row is drawn in
+feature_converters.py). M is <extra_id_0>, <extra_id_1> for sentences and
+<extra_id_2> for the end of a document; $ is EOS.
 """
 
 from __future__ import annotations
@@ -28,15 +29,16 @@ MODES = {"token": 0, "sentence": 1, "document": 2}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GLM(windows.Objective):
-  """Takes spans out of a window, to be told in any order.
+  """Masks spans of a window; the targets are the spans in random order.
 
   Attributes:
-    mode: what is taken out: "token", spans of tokens; "sentence", whole
-      sentences; or "document", the end of the window, from a half to all of it
-      (section 2.2).
-    noise_density: the share of the tokens that is taken out, at least in mode
-      "sentence"; not for "document".
-    mean_span: of the Poisson distribution of the spans' lengths, in "token".
+    mode: what is masked: "token", spans of tokens; "sentence", complete
+      sentences; or "document", the end of the window, between half and all of
+      it (section 2.2).
+    noise_density: the fraction of tokens that are masked; the minimum in mode
+      "sentence", and unused in mode "document".
+    mean_span: the mean of the Poisson distribution of span lengths, in mode
+      "token".
   """
 
   name = "glm"
@@ -67,34 +69,37 @@ class GLM(windows.Objective):
     return self.window_length(*lengths)
 
   def window_length(self, inputs_length: int, targets_length: int) -> int:
-    """Returns the longest window whose parts always fit.
+    """Returns the longest window whose examples always fit the lengths.
 
     Raises:
-      ValueError: there is none.
+      ValueError: no window fits.
     """
-    for window in range(inputs_length + targets_length, 1, -1):
-      if self.fits(window, inputs_length, targets_length):
-        return window
-    raise ValueError(
-      f"glm of {inputs_length} inputs and {targets_length} targets at "
-      f"noise_density {self.noise_density} leaves nothing to take out: set more"
+    window = windows.longest(
+      inputs_length + targets_length,
+      lambda window: self.fits(window, inputs_length, targets_length),
     )
+    if window is None:
+      raise ValueError(
+        f"glm of {inputs_length} inputs and {targets_length} targets at "
+        f"noise_density {self.noise_density} leaves nothing to mask: set more"
+      )
+    return window
 
   def fits(self, window: int, inputs_length: int, targets_length: int) -> bool:
-    """Tells whether a window of this many tokens makes an example that fits."""
-    if self.mode == "sentence":  # It may be one sentence.
+    """Returns whether the example of a `window` of tokens fits the lengths."""
+    if self.mode == "sentence":  # The window may be a single sentence.
       return window <= inputs_length and targets_length >= 2
     if self.mode == "document":
       rest = window - -(-window // 2)
       return rest + 1 <= inputs_length and window + 1 <= targets_length
-    noise = int(spans.share(window, self.noise_density))
+    noise = int(spans.fraction_of(window, self.noise_density))
     most = int(self._most_spans(noise))
     return (
       window - noise + most <= inputs_length and noise + most <= targets_length
     )
 
   def _most_spans(self, noise):
-    """Returns how many spans are planned for: half more than the mean."""
+    """Returns the maximum number of spans: 1.5 times the mean, plus 2."""
     mean = tf.cast(noise, tf.float32) / self.mean_span
     return tf.minimum(noise, tf.cast(1.5 * mean, tf.int32) + 2)
 
@@ -107,7 +112,7 @@ class GLM(windows.Objective):
     *,
     targets_length: int,
   ) -> dict[str, tf.Tensor]:
-    """Makes an example of a window."""
+    """Makes an example from a window."""
     seeds = tf.random.experimental.stateless_split(seed, 4)
     if self.mode == "token":
       found = self._token_spans(tf.size(tokens), seeds[:3])
@@ -124,7 +129,7 @@ class GLM(windows.Objective):
     return blank(tokens, found, mask=mask, eos=eos, seed=seeds[3])
 
   def _token_spans(self, size, seeds):
-    noise = spans.share(size, self.noise_density)
+    noise = spans.fraction_of(size, self.noise_density)
     lengths = spans.draw_lengths(
       noise,
       self.mean_span,
@@ -135,11 +140,11 @@ class GLM(windows.Objective):
     return spans.place(size, lengths, seed=seeds[2])
 
   def _sentence_spans(self, starts, targets_length, seed):
-    """Draws sentences until they cover enough, or the targets are full."""
+    """Draws sentences up to noise_density or until the targets are full."""
     shuffled = spans.shuffle(spans.Spans(*sentences.spans(starts)), seed=seed)
     lengths = tf.minimum(shuffled.lengths, targets_length - 1)
     covered = tf.cumsum(lengths, exclusive=True)
-    is_needed = covered < spans.share(tf.size(starts), self.noise_density)
+    is_needed = covered < spans.fraction_of(tf.size(starts), self.noise_density)
     is_needed &= tf.cumsum(lengths + 1) <= targets_length
     order = tf.argsort(tf.boolean_mask(shuffled.starts, is_needed))
     return spans.Spans(
@@ -151,9 +156,9 @@ class GLM(windows.Objective):
 def blank(
   tokens: tf.Tensor, found: spans.Spans, *, mask: int, eos: int, seed
 ) -> dict[str, tf.Tensor]:
-  """Makes parts A and B of a window and its spans, given from left to right."""
+  """Makes parts A and B from a window and its spans, sorted by position."""
   count = tf.size(found.lengths)
-  # Before a mask each span has become one token.
+  # Each span before a mask has been replaced by one token.
   removed = tf.cumsum(found.lengths, exclusive=True)
   places = found.starts - removed + tf.range(count)
   order = tf.argsort(tf.random.stateless_uniform([count], seed))

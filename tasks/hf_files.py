@@ -1,14 +1,15 @@
-"""Reads a tokenizer.json, and what the files beside it say of its tokens.
+"""Reads a tokenizer.json and the configuration files in its folder.
 
-tokenizer_config.json and special_tokens_map.json may name special tokens that
-tokenizer.json does not know as such, or has with other flags: they become what
-they are in `transformers`. Which token ends a text is said by the first of
+tokenizer_config.json and special_tokens_map.json may declare special tokens
+that are ordinary tokens, or have other flags, in tokenizer.json; as in
+`transformers`, they override it. The EOS token is taken from the first of these
+that has one:
 
   1. tokenizer_config.json's or special_tokens_map.json's "eos_token"
-  2. the last token that tokenizer.json's post-processor puts after a text
+  2. the last token that tokenizer.json's post-processor appends to a text
   3. generation_config.json's or config.json's "eos_token_id"
-  4. a special token of a usual name, </s> say
-  5. a token of such a name
+  4. a special token with a common EOS name, such as </s>
+  5. any token with such a name
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-_ENDS = (
+_EOS_NAMES = (
   "</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "[SEP]", "[EOS]",
 )  # fmt: skip
 _NAMED = (
@@ -31,7 +32,7 @@ def tokenizer(path: str) -> Any:
   """Returns the `tokenizers.Tokenizer` of a tokenizer.json.
 
   Raises:
-    ValueError: there is none, or it cannot be read.
+    ValueError: the file does not exist or cannot be read.
   """
   try:
     import tokenizers
@@ -53,12 +54,12 @@ def tokenizer(path: str) -> Any:
 
 
 def settings(path: str) -> Mapping[str, Any]:
-  """Returns what the files beside a tokenizer.json say of its tokens."""
-  config = _beside(path, "tokenizer_config.json")
+  """Returns the settings of a tokenizer from the files in its folder."""
+  config = _read_settings(path, "tokenizer_config.json")
   if "added_tokens_decoder" in config:
     return config
-  # What older files say in a file of its own.
-  return config | _beside(path, "special_tokens_map.json")
+  # In older formats these settings are in a separate file.
+  return config | _read_settings(path, "special_tokens_map.json")
 
 
 def _add_configured(tokenizer: Any, config: Mapping[str, Any]) -> None:
@@ -75,8 +76,8 @@ def _add_configured(tokenizer: Any, config: Mapping[str, Any]) -> None:
     "additional_special_tokens"
   )
   extra = extra.values() if isinstance(extra, Mapping) else extra or ()
-  # One that is named, but that the file lacks altogether, has no row in the
-  # model either.
+  # Tokens that tokenizer.json lacks have no row in the model's embedding
+  # either.
   named = [
     token
     for token in map(config.get, _NAMED)
@@ -94,25 +95,25 @@ def _add_configured(tokenizer: Any, config: Mapping[str, Any]) -> None:
 
 
 def content(token: str | Mapping[str, Any] | None) -> str | None:
-  """Reads a token, which may be an object with its flags."""
+  """Returns the text of a token, which may be an object with flags."""
   return token["content"] if isinstance(token, Mapping) else token
 
 
-def ends(path: str, tokenizer: Any) -> list[str]:
-  """Returns the tokens that may end a text; see the module's text.
+def eos_candidates(path: str, tokenizer: Any) -> list[str]:
+  """Returns the candidates for EOS, by the rules in the module's docstring.
 
   Returns:
-    One where that is clear, none where there is none, several where it is not.
+    One token, none if the vocabulary has no EOS, or several if it is ambiguous.
   """
   named = content(settings(path).get("eos_token"))
   if named is not None:
     return [named]
   processor = tokenizer.post_processor
-  last = processor and _last_of(json.loads(processor.__getstate__()))
+  last = processor and _appended_token(json.loads(processor.__getstate__()))
   if last is not None:
     return [last]
   for name in ("generation_config.json", "config.json"):
-    ids = _beside(path, name).get("eos_token_id")
+    ids = _read_settings(path, name).get("eos_token_id")
     if ids is not None:
       tokens = map(
         tokenizer.id_to_token, ids if isinstance(ids, list) else [ids]
@@ -125,16 +126,16 @@ def ends(path: str, tokenizer: Any) -> list[str]:
   }
   known = tokenizer.get_vocab()
   for names in (special, known):
-    if found := [name for name in _ENDS if name in names]:
+    if found := [name for name in _EOS_NAMES if name in names]:
       return found
   return []
 
 
-def _last_of(processor: Mapping[str, Any] | None) -> str | None:
-  """Returns the special token that a post-processor puts after a text."""
+def _appended_token(processor: Mapping[str, Any] | None) -> str | None:
+  """Returns the special token that a post-processor appends to a text."""
   kind = processor and processor["type"]
   if kind == "Sequence":
-    found = [_last_of(part) for part in processor["processors"]]
+    found = [_appended_token(part) for part in processor["processors"]]
     return next((token for token in found if token is not None), None)
   if kind in ("BertProcessing", "RobertaProcessing"):
     return processor["sep"][0]
@@ -144,7 +145,7 @@ def _last_of(processor: Mapping[str, Any] | None) -> str | None:
 
 
 def unknown(path: str, tokenizer: Any) -> str | None:
-  """Returns the token of what the vocabulary cannot spell, or None."""
+  """Returns the unknown token, or None."""
   named = content(settings(path).get("unk_token"))
   if named is None:
     named = getattr(tokenizer.model, "unk_token", None)
@@ -154,20 +155,21 @@ def unknown(path: str, tokenizer: Any) -> str | None:
 
 
 def continuing(tokenizer: Any) -> Any:
-  """Returns the tokenizer of a text that goes on where another ends.
+  """Returns the tokenizer for text that continues another text.
 
-  It puts no space before the text, as add_prefix_space, Metaspace and LLaMA's
-  Prepend do.
+  It does not put a space before the text, as add_prefix_space, Metaspace and
+  LLaMA's Prepend do.
   """
-  described = _without_prefix(json.loads(tokenizer.to_str()))
+  described = _drop_prefix_space(json.loads(tokenizer.to_str()))
   return type(tokenizer).from_str(json.dumps(described))
 
 
 def drops_spaces(tokenizer: Any, continuing: Any) -> bool:
-  """Tells whether words are marked without regard to the space before them.
+  """Returns whether the `continuing` tokenizer loses the space in " a".
 
-  XLM-R's divides a text at white space, DeBERTa's takes away what it begins
-  with; only then comes the mark, which `continuing` puts nowhere.
+  XLM-R's tokenizer splits at white space and DeBERTa's strips it. Both mark
+  words with "▁" only afterwards, so without a prefix space " a" and "a" are the
+  same.
   """
   word = _words(continuing, "a")
   return _words(continuing, " a") == word != _words(tokenizer, "a")
@@ -181,10 +183,10 @@ def _words(tokenizer: Any, text: str) -> list[str]:
   return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)]
 
 
-def _without_prefix(part: Any) -> Any:
+def _drop_prefix_space(part: Any) -> Any:
   if isinstance(part, list):
     kept = [x for x in part if not _is_prepend(x)]
-    return [_without_prefix(x) for x in kept]
+    return [_drop_prefix_space(x) for x in kept]
   if not isinstance(part, dict):
     return part
   changed = {}
@@ -196,7 +198,7 @@ def _without_prefix(part: Any) -> Any:
     elif name == "prepend_scheme":
       changed[name] = "never"
     else:
-      changed[name] = None if _is_prepend(value) else _without_prefix(value)
+      changed[name] = None if _is_prepend(value) else _drop_prefix_space(value)
   return changed
 
 
@@ -204,8 +206,8 @@ def _is_prepend(part: Any) -> bool:
   return isinstance(part, dict) and part.get("type") == "Prepend"
 
 
-def _beside(path: str, name: str) -> dict[str, Any]:
-  """Returns the content of a JSON file in a tokenizer.json's folder, or {}."""
+def _read_settings(path: str, name: str) -> dict[str, Any]:
+  """Returns a JSON object from a file in tokenizer.json's folder, or {}."""
   file = pathlib.Path(path).with_name(name)
   if not file.is_file():
     return {}

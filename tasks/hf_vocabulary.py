@@ -1,13 +1,13 @@
 """Reads Hugging Face's tokenizer.json as a vocabulary: BPE, WordPiece, Unigram.
 
-  theirs   0 "!"  1 "\\""  ...  50256 "<|endoftext|>"
+  file     0 "!"  1 "\\""  ...  50256 "<|endoftext|>"
   ours     0 pad  1 "!"  ...  50257 EOS             then the extra ids
 
-Id 0 means padding to seqio. Where it is a token of text, or ends one, all ids
-are one more than in the file, and a model that comes with it needs its rows
-moved alike. Up to that, ids and text are those of `transformers`: a tokenizer
-with add_prefix_space gives a text back with a space before it, and one of
-Metaspace gives a continuation back without.
+In seqio, id 0 is padding. If id 0 of the file is text or EOS, all ids are one
+higher than in the file, and the rows of a pretrained model's embedding must be
+shifted too. Otherwise ids and decoded text are those of `transformers`: with
+add_prefix_space, decoded text begins with a space; with Metaspace, a decoded
+continuation loses its leading space.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _UNK = ("<unk>", "[UNK]", "<|unk|>")
 
 
 class HuggingFaceTokenizer(seqio.Vocabulary):
-  """A tokenizer.json with pad 0, perhaps an EOS, and sentinels.
+  """Encodes text by a tokenizer.json, with pad 0, EOS (if any) and sentinels.
 
-  Text is encoded without the special tokens that the file would add. Sentinels
-  that the file has itself, wherever they are, are used: T5's <extra_id_0>,
-  whose flags say which white space beside it goes with it, mT5's
-  "▁<extra_id_0>". Otherwise `extra_ids` are added at the end; a text is cut at
-  them as pretraining does it, one space before each being its own.
+  The special tokens that the file would add around a text are not added. If the
+  file has sentinels, they are used, with any id: T5's <extra_id_0>, whose flags
+  determine which adjacent white space it includes, or mT5's "▁<extra_id_0>".
+  Otherwise `extra_ids` sentinels are added at the end; each then includes one
+  space before it, as in pretraining.
   """
 
   def __init__(
@@ -47,13 +47,13 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
     start: str | None = None,
     pieces: Sequence[str] = (),
   ):
-    """Names the file; reads it on the first use.
+    """Stores the settings; the file is read on first use.
 
     Args:
-      path: of tokenizer.json.
-      extra_ids: the number of sentinels, where the file has none.
-      eos: the token at the end of sequences; None finds it, as hf_files says.
-      start: the token that decoders start from, "<s>" say; None is id 0.
+      path: the path of tokenizer.json.
+      extra_ids: the number of sentinels, if the file has none.
+      eos: the EOS token; None finds it by the rules in hf_files.py.
+      start: the decoder's start token, such as "<s>"; None is id 0.
       pieces: new tokens, which get ids after those of the file.
     """
     self._path = str(path)
@@ -65,18 +65,19 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
 
   @functools.cached_property
   def tokenizer(self):
-    """Returns the `tokenizers.Tokenizer`, new pieces added."""
+    """Returns the `tokenizers.Tokenizer` with the new pieces."""
     tokenizer = hf_files.tokenizer(self._path)
     if self._pieces:
       if _sentinels_within(tokenizer):
         raise ValueError(
-          f"{self._path} ends in sentinels: pieces cannot come after them"
+          f"{self._path} ends in sentinels: pieces cannot be added after them"
         )
       known = tokenizer.get_vocab()
       present = [piece for piece in self._pieces if piece in known]
       if present or len(set(self._pieces)) < len(self._pieces):
         raise ValueError(
-          f"pieces must be new and differ: {', '.join(present) or self._pieces}"
+          "pieces must be new and distinct: "
+          f"{', '.join(present) or self._pieces}"
         )
       tokenizer.add_tokens(list(self._pieces))
     return tokenizer
@@ -91,13 +92,13 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
 
   @functools.cached_property
   def offset(self) -> int:
-    """Returns how much more our ids are than the file's: 0 or 1.
+    """Returns the difference between our ids and the file's: 0 or 1.
 
-    0 where id 0 is no token of text, even if it is not for padding (OPT's
-    "<s>"): what it is called makes no difference.
+    It is 0 if the file's id 0 is neither text nor EOS, even if it is not
+    padding (OPT's "<s>").
     """
     first = self.tokenizer.id_to_token(0)
-    if first in self._ends:
+    if first in self._eos_candidates:
       return 1
     added = self.tokenizer.get_added_tokens_decoder().get(0)
     is_special = added is not None and added.special
@@ -117,7 +118,7 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
 
   @functools.cached_property
   def _base_vocab_size(self) -> int:
-    """Returns the number of ids of the file, its own sentinels among them."""
+    """Returns the number of ids before added sentinels."""
     return max(self.tokenizer.get_vocab().values()) + 1 + self.offset
 
   @property
@@ -126,7 +127,7 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
 
   @functools.cached_property
   def unused_ids(self) -> frozenset[int]:
-    """Returns the ids between others that stand for no token."""
+    """Returns the ids below vocab_size that have no token."""
     known = {i + self.offset for i in self.tokenizer.get_vocab().values()}
     return frozenset(range(1, self._base_vocab_size)) - known
 
@@ -135,33 +136,35 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
     return None
 
   @functools.cached_property
-  def _ends(self) -> list[str]:
+  def _eos_candidates(self) -> list[str]:
     return (
-      [self._eos] if self._eos else hf_files.ends(self._path, self.tokenizer)
+      [self._eos]
+      if self._eos
+      else hf_files.eos_candidates(self._path, self.tokenizer)
     )
 
   @functools.cached_property
   def eos_id(self) -> int | None:
-    """Returns the token that ends a text; None where the file has none."""
-    if len(self._ends) > 1:
+    """Returns the id of EOS; None if the file has none."""
+    if len(self._eos_candidates) > 1:
       raise ValueError(
-        f"{self._path} has several tokens that may end a sequence, "
-        f"{', '.join(self._ends)}: name one (eos=...)"
+        f"{self._path} has several tokens that may be the end of sequence, "
+        f"{', '.join(self._eos_candidates)}: choose one (eos=...)"
       )
-    found = self._first(self._ends)
-    if found is None and self._ends:
+    found = self._first_id(self._eos_candidates)
+    if found is None and self._eos_candidates:
       raise ValueError(
-        f"{self._path} has no token {self._ends[0]}: name its end of sequence "
-        "(eos=...)"
+        f"{self._path} has no token {self._eos_candidates[0]}: set its end of "
+        "sequence (eos=...)"
       )
     return found
 
   @functools.cached_property
   def start_id(self) -> int:
-    """Returns the token before the first one that a decoder predicts."""
+    """Returns the id of the decoder's start token."""
     if self._start is None:
       return 0
-    found = self._first((self._start,))
+    found = self._first_id((self._start,))
     if found is None:
       raise ValueError(
         f"{self._path} has no token {self._start!r} to start from (start=...)"
@@ -174,9 +177,9 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
 
   @functools.cached_property
   def unk_id(self) -> int | None:
-    return self._first([self._unk] if self._unk else _UNK)
+    return self._first_id([self._unk] if self._unk else _UNK)
 
-  def _first(self, names: Sequence[str]) -> int | None:
+  def _first_id(self, names: Sequence[str]) -> int | None:
     ids = map(self.tokenizer.token_to_id, names)
     return next((i + self.offset for i in ids if i is not None), None)
 
@@ -191,7 +194,7 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
       return self._ids(self.tokenizer, s)
     if _sentinels_within(self.tokenizer):
       expected = [self.sentinel_ids[number] for number in numbers]
-      # mT5's are words, and begin with the mark of a space.
+      # mT5's sentinels begin with "▁", so each needs a space before it.
       for spelling in (s, text_lib.spaced(s, self.extra_ids, at_start=True)):
         ids = self._ids(self.tokenizer, spelling)
         if [i for i in ids if i in self._numbers] == expected:
@@ -199,7 +202,7 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
     return self._encode_parts(s)
 
   def _encode_parts(self, s: str) -> list[int]:
-    """Encodes what is between the sentinels."""
+    """Encodes the texts between the sentinels separately."""
     ids, encode = [], functools.partial(self._ids, self.tokenizer)
     # text, number, text, ...
     text, *rest = text_lib.SENTINEL.split(s)
@@ -213,10 +216,10 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
     return ids + encode(text)
 
   def _rest(self, text: str) -> list[int]:
-    """Encodes text that goes on where another ends, within a word perhaps."""
+    """Encodes text that continues another text, possibly within a word."""
     word, others = text, ""
     if self._drops_spaces:
-      # The words after the first have their marks, as in any text.
+      # Only the first word continues a text; the others are encoded normally.
       word = re.match(r"\S*", text)[0]
       others = text[len(word) :]
     return self._ids(self._continuing, word) + self._ids(self.tokenizer, others)
@@ -225,7 +228,7 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
     if not text:
       return []
     ids = tokenizer.encode(text, add_special_tokens=False).ids
-    # Text that spells the padding token out is none.
+    # Text such as "<pad>" is dropped rather than encoded as padding.
     return [i + self.offset for i in ids if i or not self._first_is_padding]
 
   @functools.cached_property
@@ -244,21 +247,21 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
     )
 
   def encode_with_bytes(self, text: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Encodes a text without sentinels, in UTF-8.
+    """Encodes a UTF-8 text without sentinels, with byte offsets.
 
     Returns:
-      The ids, int32 [n], and the last bytes of the text that they stand for.
+      The ids, int32 [n], and the offset of the last byte of each token, [n].
     """
     text = tf.compat.as_text(text)
     encoding = self.tokenizer.encode(text, add_special_tokens=False)
     sizes = [len(character.encode()) for character in text]
-    ends = np.cumsum([0, *sizes])  # of characters, before each
+    ends = np.cumsum([0, *sizes])  # The byte offset of each character.
     ids, last_bytes = self._encode(text), []
     for i, (begin, end) in zip(encoding.ids, encoding.offsets, strict=True):
-      # `encode` leaves some out: text that spells the padding token.
+      # `_encode` drops text such as "<pad>".
       if len(last_bytes) < len(ids) and i + self.offset == ids[len(last_bytes)]:
         last_bytes.append(max(ends[begin], ends[end] - 1))
-    # A space that is put before a word may claim to come after it.
+    # An added space may have an offset after the word that follows it.
     last_bytes = np.minimum.accumulate(last_bytes[::-1])[::-1]
     return np.array(ids, np.int32), last_bytes.astype(np.int32)
 
@@ -266,7 +269,7 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
     tokens = []
     for i in map(int, ids):
       if i in self._numbers:
-        # Spelt as in the file, with mT5's mark of a space.
+        # Uses the file's spelling: mT5's sentinels begin with "▁".
         within = self.tokenizer.id_to_token(i - self.offset)
         tokens.append(within or f"<extra_id_{self._numbers[i]}>")
       elif self.offset <= i < self._base_vocab_size and i not in self._special:
@@ -286,7 +289,7 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
     return python_ops.encode(self._encode, s)
 
   def decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
-    """Decodes a vector as `decode` does."""
+    """Decodes a vector of ids with `decode`."""
     return self._decode_tf(ids)
 
   def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
@@ -315,7 +318,7 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
 
 
 def _sentinels_within(tokenizer) -> tuple[int, ...]:
-  """Returns the ids that a file has for <extra_id_0>, <extra_id_1>, ..."""
+  """Returns the file's ids of <extra_id_0>, <extra_id_1>, ..."""
   found = []
   while True:
     name = f"<extra_id_{len(found)}>"

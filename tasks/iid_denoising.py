@@ -1,15 +1,15 @@
-"""Denoising of single tokens: T5's BERT- and MASS-style baselines.
+"""Implements i.i.d. denoising: T5's BERT- and MASS-style baselines.
 
   text      [a b c d e f]       noise  . x . . x x
   inputs    [a X c d X r $]     X is <extra_id_0>, r a random token
-  targets   [a b c d e f $]     the whole text; $ is EOS
+  targets   [a b c d e f $]     the original text; $ is EOS
 
-Each token is noise with the same probability, whatever the others are. Without
-random tokens this is the MASS-style row of table 3 in Raffel et al. 2020,
-arXiv:1910.10683, and with a tenth of them the BERT-style one. The noise is,
-seed for seed, that of `denoise` in the public package t5 0.9.4 with
-`iid_noise_mask` and `noise_token_to_random_token_or_sentinel`, whose random
-tokens come from the whole vocabulary, its sentinels among them.
+Each token is noise independently, with the same probability. With
+random_fraction 0 this is the MASS-style row of table 3 in Raffel et al. 2020,
+arXiv:1910.10683, and with 0.1 the BERT-style row. For equal seeds the noise
+equals that of `denoise` in the package t5 0.9.4, with `iid_noise_mask` and
+`noise_token_to_random_token_or_sentinel`. As there, random tokens are drawn
+from the full vocabulary, including sentinels.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from tasks import vocabularies, windows
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class IIDDenoising(windows.Objective):
-  """Replaces single tokens; the targets are the whole window.
+  """Replaces single tokens; the targets are the original window.
 
   Attributes:
-    noise_density: the probability of a token to be replaced.
-    random_fraction: the share of the replaced that becomes a random token; the
-      others become <extra_id_0>.
+    noise_density: the probability that a token is replaced.
+    random_fraction: the fraction of replaced tokens that become a random token;
+      the others become <extra_id_0>.
   """
 
   name = "iid_denoising"
@@ -53,8 +53,8 @@ class IIDDenoising(windows.Objective):
   def corrupt(
     self, tokens: tf.Tensor, seed: tf.Tensor, vocabulary: seqio.Vocabulary
   ) -> dict[str, tf.Tensor]:
-    """Makes an example of a window: "inputs" and "targets", each with EOS."""
-    # T5's six seeds: two for the mask, two for the inputs, two of no use here.
+    """Makes an example from a window: "inputs" and "targets" with EOS."""
+    # As in T5, six seeds: two for the mask, two for the inputs, two unused.
     seeds = tf.random.experimental.stateless_split(seed, 6)
 
     def draw(index):
@@ -63,7 +63,7 @@ class IIDDenoising(windows.Objective):
     random_ids = tf.random.stateless_uniform(
       tf.shape(tokens),
       seeds[3],
-      minval=3,  # T5's reserved ids: pad, EOS and unk.
+      minval=3,  # Excludes T5's pad, EOS and unk.
       maxval=vocabulary.vocab_size,
       dtype=tf.int32,
     )

@@ -1,12 +1,12 @@
-"""MASS: masked sequence to sequence (Song et al. 2019, arXiv:1905.02450).
+"""Implements MASS's objective (Song et al. 2019, arXiv:1905.02450).
 
   window    [a b c d e f g h]
   inputs    [a b M M M M g h $]
   targets   [c d e f $]
 
-One span, of half of the tokens, is masked token by token, so that its length
-is known, and told by the decoder alone (section 3.1). M is <extra_id_0>; as in
-BERT a share of the masks is a random token or the token itself; $ is EOS.
+One span, half of the window, is masked, with one mask per token; the decoder
+predicts the span (section 3.1). M is <extra_id_0>; as in BERT, a fraction of
+the masks is instead a random token or the original one. $ is EOS.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class MASS(windows.Objective):
   """Masks one span of a window; the targets are the span.
 
   Attributes:
-    noise_density: the span's share of the tokens.
-    mask_fraction: the share of the span's tokens that becomes the mask.
-    random_fraction: the share of the span's tokens that becomes a random token;
-      what remains is kept.
+    noise_density: the span's length as a fraction of the window.
+    mask_fraction: the fraction of the span's tokens that become the mask.
+    random_fraction: the fraction of the span's tokens that become a random
+      token; the rest is unchanged.
   """
 
   name = "mass"
@@ -44,10 +44,11 @@ class MASS(windows.Objective):
   def window_tokens(self, lengths, vocabulary: seqio.Vocabulary) -> int:
     inputs, targets = lengths
     vocabularies.check_sentinels(vocabulary, 1, what="mass's mask")
-    window = inputs - 1
-    while window >= 2 and 1 + spans.share(window, self.noise_density) > targets:
-      window -= 1
-    if window < 2:
+    window = windows.longest(
+      inputs - 1,
+      lambda window: spans.fraction_of(window, self.noise_density) < targets,
+    )
+    if window is None:
       raise ValueError(
         f"mass of {inputs} inputs and {targets} targets at noise_density "
         f"{self.noise_density} leaves nothing to mask: set more"
@@ -57,10 +58,10 @@ class MASS(windows.Objective):
   def corrupt(
     self, tokens: tf.Tensor, seed: tf.Tensor, vocabulary: seqio.Vocabulary
   ) -> dict[str, tf.Tensor]:
-    """Makes an example of a window: "inputs" and "targets", each with EOS."""
+    """Makes an example from a window: "inputs" and "targets" with EOS."""
     seeds = tf.random.experimental.stateless_split(seed, 3)
     size = tf.size(tokens)
-    length = spans.share(size, self.noise_density)
+    length = spans.fraction_of(size, self.noise_density)
     span = spans.place(size, length[tf.newaxis], seed=seeds[0])
     noised = vocabularies.noise_tokens(
       tokens,

@@ -1,4 +1,4 @@
-"""Compares generated text with the truth; percentages, for seqio.Evaluator."""
+"""Computes metrics of generated text, in percent, for seqio.Evaluator."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from t5x_lite.data import sentinels
 def sequence_accuracy(
   targets: Sequence[str], predictions: Sequence[str]
 ) -> Mapping[str, float]:
-  """Counts predictions that equal their target, up to surrounding space."""
+  """Returns the percentage of exact matches, ignoring surrounding space."""
   return {"sequence_accuracy": _mean(map(_same, targets, predictions))}
 
 
 def continuation(
   targets: Sequence[str], predictions: Sequence[str]
 ) -> Mapping[str, float]:
-  """Compares continuations word by word (F1) and as a whole."""
+  """Returns exact match and word F1 of continuations."""
   return {
     "sequence_accuracy": _mean(map(_same, targets, predictions)),
     "token_f1": _mean(map(token_f1, targets, predictions)),
@@ -26,14 +26,14 @@ def continuation(
 
 
 def until(stop: str, read: Callable | None = None) -> Callable:
-  """Returns a postprocessor that cuts what is generated at a stop string.
+  """Returns a postprocessor that truncates predictions at a stop string.
 
     "7\\n\\n1+1= 2"   until "\\n\\n"   "7"
 
   Args:
-    stop: where a prediction ends, as in lm-evaluation-harness; white space
-      around what is left goes.
-    read: what is done to predictions and targets then; None leaves them.
+    stop: the end of a prediction, as in lm-evaluation-harness; white space
+      around the prediction is stripped.
+    read: a second postprocessor, for predictions and targets; or None.
   """
 
   def postprocess(text: str, *, example=None, is_target: bool = False):
@@ -45,9 +45,9 @@ def until(stop: str, read: Callable | None = None) -> Callable:
 
 
 def spans(text: str, **unused_kwargs) -> Mapping[int, str]:
-  """Reads "<extra_id_0> a b <extra_id_1> c" as {0: "a b", 1: "c"}.
+  """Parses "<extra_id_0> a b <extra_id_1> c" as {0: "a b", 1: "c"}.
 
-  Of a sentinel that comes twice the first span counts.
+  If a sentinel occurs twice, its first span is used.
   """
   _, *parts = sentinels.SENTINEL.split(text)
   found = {}
@@ -60,11 +60,11 @@ def infilling(
   targets: Sequence[Mapping[int, str]],
   predictions: Sequence[Mapping[int, str]],
 ) -> Mapping[str, float]:
-  """Compares filled blanks, as read by `spans`.
+  """Compares predicted spans with the targets, both parsed by `spans`.
 
-  `span_accuracy` is the share of blanks filled exactly, `token_f1` the mean F1
-  of the words per blank (a blank left out counts 0), and `sequence_accuracy`
-  the share of examples without any fault.
+  `span_accuracy` is the percentage of spans that match exactly, `token_f1` the
+  mean word F1 per span (a missing span counts 0), and `sequence_accuracy` the
+  percentage of examples whose spans all match.
   """
   pairs = [
     (truth[number], prediction.get(number))
@@ -85,7 +85,7 @@ def infilling(
 
 
 def token_f1(truth: str, prediction: str) -> float:
-  """Returns the F1 of two bags of words; two empty ones agree."""
+  """Returns the F1 of two bags of words; 1 if both are empty."""
   truth_words, words = truth.split(), prediction.split()
   if not truth_words or not words:
     return float(truth_words == words)

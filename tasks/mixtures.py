@@ -1,13 +1,13 @@
-"""Registers what is there without any file: <corpus>_<objective>, and mixtures.
+"""Registers the built-in tasks, <corpus>_<objective>, and mixtures of tasks.
 
 python_docs_span_corruption, python_source_causal_lm, ..., and the mixtures
-python_<objective>, which draw from both corpora alike. In a gin file,
+python_<objective>, which draw from both corpora at equal rates. In a gin file,
 
   data.Data.task = @mixtures.mix()
   mixtures.mix.tasks = [@one/text.corpus_task(), "python_docs_ul2"]
   mixtures.mix.rates = [3, 1]
 
-mixes others. The loss of each task of a mixture is reported under its name.
+registers another mixture. Each task's loss is reported under its name.
 """
 
 from __future__ import annotations
@@ -71,13 +71,13 @@ def register() -> None:
 class ByExamples:
   """Draws tasks in proportion to their number of examples, up to a limit.
 
-  min(examples, maximum) ** (1 / temperature): equations of section 3.5.2 of
-  Raffel et al. 2020, arXiv:1910.10683. The examples are those of the source,
-  before an objective joins or divides them.
+  The rate is min(examples, maximum) ** (1 / temperature), section 3.5.2 of
+  Raffel et al. 2020, arXiv:1910.10683. Examples are counted in the source,
+  before an objective concatenates or divides them.
 
   Attributes:
     maximum: the limit, or None.
-    temperature: 1 keeps the proportions, more brings the rates together.
+    temperature: 1 is proportional; a higher value makes the rates more equal.
   """
 
   maximum: int | None = None
@@ -105,9 +105,9 @@ def mix(
   """Registers a mixture and returns its name.
 
   Args:
-    tasks: names of tasks and of mixtures, which have the same features.
-    rates: how often each is drawn, relative to the others; or by their size.
-    name: the mixture's name. None makes one of the arguments.
+    tasks: names of tasks or mixtures with the same features.
+    rates: relative sampling rates, one per task; or ByExamples.
+    name: the mixture's name; None derives one from the arguments.
 
   Returns:
     The name, for `data.Data.task`.
@@ -116,12 +116,12 @@ def mix(
     rates = [rates] * len(tasks)
   if len(rates) != len(tasks) or not tasks:
     raise ValueError(
-      f"rates ({list(rates)}) must be one for each of {len(tasks)} tasks, "
-      "one task at least"
+      f"rates ({list(rates)}) must have one number for each of {len(tasks)} "
+      "tasks, and at least one"
     )
   pairs = dict(zip(tasks, rates, strict=True))
   if len(pairs) < len(tasks):
-    raise ValueError(f"tasks ({', '.join(tasks)}) must differ")
+    raise ValueError(f"tasks ({', '.join(tasks)}) must be distinct")
   digest = cache.digest([f"{task} {rate}" for task, rate in pairs.items()])
   return add_mixture(name or f"mixture_{digest[:8]}", pairs)
 
@@ -129,8 +129,8 @@ def mix(
 def add_mixture(name: str, rates: Mapping[str, float | ByExamples]) -> str:
   """Registers a mixture of tasks, drawn at `rates`, and returns its name.
 
-  Where it is finite it goes on until the last task is exhausted (seqio's own
-  stop at the first). Registering an equal mixture again is no error.
+  A finite mixture ends when all tasks are exhausted; seqio's default is to end
+  with the first. Registering an equal mixture again is allowed.
   """
   if name in seqio.TaskRegistry.names():
     raise ValueError(f"{name!r} is the name of a task: choose another name")
@@ -159,7 +159,7 @@ def _check_features(name: str, rates: Mapping[str, float]) -> None:
   features = {}
   for task in rates:
     if task not in known:
-      raise ValueError(f"mixture {name!r} names {task!r}, which is no task")
+      raise ValueError(f"mixture {name!r} names {task!r}, which is not a task")
     features[task] = tuple(seqio.get_mixture_or_task(task).output_features)
   first, *others = features
   for other in others:

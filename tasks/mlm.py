@@ -1,14 +1,14 @@
-"""Masked language modelling: BERT's objective (Devlin et al. 2019).
+"""Implements masked language modelling, BERT's objective (Devlin et al. 2019).
 
   window    [a b c d e f $ g]     chosen  . x . . x . . x
   inputs    [a M c d e f $ r]     b masked, e kept, g replaced at random
   targets   [a b c d e f $ g]
   weights   [0 1 0 0 1 0 0 1]
 
-Loss is taken on all chosen positions, the kept and the replaced ones too; that
-is why the weights are a feature. M is <extra_id_0>, $ ends a document and is
-never chosen. arXiv:1810.04805, section 3.1. The choice is another one each time
-that a text is read: RoBERTa's dynamic masking (Liu et al. 2019,
+Loss is taken on all chosen positions, including kept and replaced ones; the
+feature "weights" marks them. M is <extra_id_0>; $ is EOS at the end of
+documents and is never chosen. arXiv:1810.04805, section 3.1. Masks are drawn
+anew in each epoch: RoBERTa's dynamic masking (Liu et al. 2019,
 arXiv:1907.11692, section 4.1).
 """
 
@@ -23,9 +23,10 @@ from tasks import vocabularies, windows
 
 
 class Aligned(windows.Objective):
-  """What is predicted in place: inputs, targets and weights of one length.
+  """Defines objectives with inputs, targets and weights of equal length.
 
-  sentinels: how many the objective needs.
+  Attributes:
+    sentinels: the number of sentinels that the objective needs.
   """
 
   texts = {"inputs": False, "targets": False}
@@ -49,12 +50,12 @@ class MLM(Aligned):
   """Chooses round(noise_density * eligible) tokens of each window.
 
   Attributes:
-    noise_density: the share of the eligible tokens that is chosen.
-    mask_fraction: the share of the chosen that becomes the mask.
-    random_fraction: the share of the chosen that becomes a random token; what
-      remains is kept.
-    whole_words: whether words are chosen rather than tokens: as many, in a
-      random order, as have no more tokens together.
+    noise_density: the fraction of eligible tokens that are chosen.
+    mask_fraction: the fraction of chosen tokens that become the mask.
+    random_fraction: the fraction of chosen tokens that become a random token;
+      the rest is unchanged.
+    whole_words: whether to choose complete words, in random order, up to the
+      same number of tokens.
   """
 
   name = "mlm"
@@ -71,7 +72,7 @@ class MLM(Aligned):
   def corrupt(
     self, tokens: tf.Tensor, seed: tf.Tensor, vocabulary: seqio.Vocabulary
   ) -> dict[str, tf.Tensor]:
-    """Makes an example of a window."""
+    """Makes an example from a window."""
     seeds = tf.random.experimental.stateless_split(seed, 3)
     candidates = eligible(tokens, vocabulary)
     if self.whole_words:
@@ -96,17 +97,17 @@ class MLM(Aligned):
 
 
 def eligible(tokens: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.Tensor:
-  """Tells which tokens may be chosen: text, no special id and no sentinel."""
+  """Returns which tokens may be chosen: not special ids or sentinels."""
   first_id, end_id = vocabularies.ordinary_ids(vocabulary)
   return (tokens >= first_id) & (tokens < end_id)
 
 
 def choose(candidates: tf.Tensor, density: float, *, seed) -> tf.Tensor:
-  """Draws round(density * eligible) eligible positions, and one at least.
+  """Draws round(density * eligible) eligible positions, at least one.
 
   Args:
-    candidates: bool [n], what is eligible.
-    density: the share to draw.
+    candidates: bool [n], the eligible positions.
+    density: the fraction to draw.
     seed: int32 [2].
 
   Returns:
@@ -125,15 +126,15 @@ def choose(candidates: tf.Tensor, density: float, *, seed) -> tf.Tensor:
 def choose_words(
   candidates: tf.Tensor, begins: tf.Tensor, density: float, *, seed
 ) -> tf.Tensor:
-  """Draws words until the next would make more than round(density * eligible).
+  """Draws words with up to round(density * eligible) tokens in total.
 
-  One word at least. A word ends where the next one begins, or what is not
-  eligible.
+  At least one word is drawn. A word ends before the next word or before a
+  position that is not eligible.
 
   Args:
-    candidates: bool [n], what is eligible.
+    candidates: bool [n], the eligible positions.
     begins: bool [n], where words begin.
-    density: the share to draw.
+    density: the fraction of tokens to draw.
     seed: int32 [2].
 
   Returns:
@@ -151,6 +152,6 @@ def choose_words(
   chosen = tf.scatter_nd(
     order[:, tf.newaxis], tf.cast(is_chosen, tf.int32), tf.shape(lengths)
   )
-  # A word that is none, of what is not eligible at the beginning, is -1.
+  # Positions before the first word have word number -1.
   padded = tf.concat([chosen, [0]], axis=0)
   return (tf.gather(padded, word % tf.size(padded)) > 0) & candidates

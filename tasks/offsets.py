@@ -1,11 +1,11 @@
-"""Encodes a text and finds the tokens at given places in it.
+"""Encodes a text and finds the tokens at given byte offsets.
 
   text      "One.  Two"            places    [6]
   tokens    [▁One . ▁▁ Two]        indices   [3]
 
-A place is a byte of the text as it is, whatever a tokenizer normalises. The
-token found is the first that stands for that byte or, where none does, for a
-later one: a token across the place is what holds it.
+A place is a byte offset in the text before normalisation. Its token is the
+first one that ends at or after this byte, so a token that spans the place is
+found.
 """
 
 from __future__ import annotations
@@ -13,27 +13,24 @@ from __future__ import annotations
 import seqio
 import tensorflow as tf
 
-from t5x_lite.data import sentinels
-from tasks import hf_vocabulary
-
-_HAS_SENTINEL = f"(?s).*{sentinels.SENTINEL.pattern}.*"
+from tasks import hf_vocabulary, python_ops
 
 
 def encode(
   vocabulary: seqio.Vocabulary, text: tf.Tensor, places: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-  """Encodes a text as `encode_tf` does and finds the tokens at `places`.
+  """Encodes a text with `encode_tf` and finds the tokens at `places`.
 
   Args:
-    vocabulary: any; bytes, SentencePiece and tokenizer.json tell where their
-      tokens stand. Of others, and of a text that spells sentinels out, the
-      text before each place is encoded too, which takes long.
+    vocabulary: any; bytes, SentencePiece and tokenizer.json return the offsets
+      of tokens. For others, and for a text with sentinels, the text before each
+      place is encoded too, which is slow.
     text: scalar string, in UTF-8.
-    places: int32 [m], ascending, in bytes.
+    places: int32 [m], ascending byte offsets.
 
   Returns:
-    The tokens, int32 [n], and an index of them for each place, int32 [m]; n
-    where no token stands for what follows.
+    The tokens, int32 [n], and the index of each place's token, int32 [m]; n if
+    no token follows.
   """
   with_bytes = _WITH_BYTES.get(_kind(vocabulary))
 
@@ -47,13 +44,13 @@ def encode(
 
   if with_bytes is None:
     return by_prefixes()
-  has_sentinel = tf.strings.regex_full_match(text, _HAS_SENTINEL)
-  tokens, found = tf.cond(has_sentinel, by_prefixes, by_bytes)
+  has_sentinels = python_ops.has_sentinels(text)
+  tokens, found = tf.cond(has_sentinels, by_prefixes, by_bytes)
   return tf.ensure_shape(tokens, [None]), tf.ensure_shape(found, [None])
 
 
 def _common_prefixes(vocabulary, text, tokens, places):
-  """Counts the tokens that the text before a place begins with as well."""
+  """Counts the tokens shared with the encoded text before each place."""
 
   def count(place):
     before = vocabulary.encode_tf(tf.strings.substr(text, 0, place))
@@ -71,7 +68,7 @@ def _bytes(vocabulary, text):
 
 def _sentencepiece(vocabulary, text):
   tokens, begins, ends = vocabulary.tf_tokenizer.tokenize_with_offsets(text)
-  # Of the bytes of one unknown character, only the last has a length.
+  # With byte fallback, only a character's last byte has a non-empty range.
   return tokens, tf.cast(tf.maximum(begins, ends - 1), tf.int32)
 
 
@@ -82,7 +79,7 @@ def _huggingface(vocabulary, text):
   return tf.ensure_shape(tokens, [None]), tf.ensure_shape(last_bytes, [None])
 
 
-# Kind of vocabulary -> function to tokens and the last bytes they stand for.
+# Kind of vocabulary -> function that returns tokens and their last bytes.
 _WITH_BYTES = {
   seqio.ByteVocabulary: _bytes,
   seqio.SentencePieceVocabulary: _sentencepiece,

@@ -1,23 +1,23 @@
-"""Encodes inputs and targets: as two texts, or as one that is cut in two.
+"""Encodes inputs and targets, either separately or as one text.
 
   Apart    inputs "add: 1 + 2"   targets "3"
            [encode("add: 1 + 2") EOS]  [encode("3") EOS]
 
   Joined   inputs "Answer: "     targets "A"      delimiter " "
            inputs         encode("Answer:")
-           targets        what follows these in encode("Answer:  A")
+           targets        the following tokens of encode("Answer:  A")
 
-Joined as lm-evaluation-harness 0.4.13 does it (`TemplateLM._encode_pair`): the
-white space before the cut goes over to the targets, which have the tokens that
-the one text has. Where a token of it reaches across the cut ("wor|ds"), these
-lack some characters, since a decoder-only model goes on from the inputs' own
-tokens; an encoder-decoder reads two texts and loses nothing: its targets
-(`targets_alone`; t5x_lite/data/feature_converters.py chooses) are then encoded
-by themselves. (The harness always does so. To a SentencePiece model that puts a
-space before any text, this would be one space more than in the text.)
+Joined follows lm-evaluation-harness 0.4.13 (`TemplateLM._encode_pair`): white
+space at the end of the inputs is moved to the targets, which are the remaining
+tokens of the joint text. If a token spans the cut ("wor|ds"), some characters
+of the targets are lost, because a decoder-only model continues the inputs'
+tokens. For encoder-decoders, the targets are then encoded separately
+(`targets_alone`; t5x_lite/data/feature_converters.py chooses). (The harness
+always encodes them separately. With a SentencePiece model that adds a prefix
+space, that would add a second space.)
 
-The rule is the inputs' EOS: with it they are a text of their own, which nothing
-joins to the targets, and without it the targets continue them.
+If the inputs have EOS, they are a separate text; if not, the targets continue
+them.
 """
 
 from __future__ import annotations
@@ -31,22 +31,23 @@ import tensorflow as tf
 
 from tasks import windows
 
-# What `str.rstrip` takes away.
+# The characters that `str.rstrip` strips.
 _TRAILING_SPACE = r"[\s\v\p{Z}\x{1c}-\x{1f}\x{85}]+\z"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Apart:
-  """Encodes two texts, each with EOS; too long ones are cut before it."""
+  """Encodes inputs and targets separately, each with EOS after truncation."""
 
   def output_features(
     self, vocabulary: seqio.Vocabulary
   ) -> Mapping[str, seqio.Feature]:
     """Returns the features of an example."""
-    return windows.pair(vocabulary)
+    feature = seqio.Feature(vocabulary, add_eos=True)
+    return {"inputs": feature, "targets": feature}
 
   def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
-    """Returns the steps; texts stay under "inputs_pretokenized" and so on."""
+    """Returns the steps, which keep the texts as "inputs_pretokenized" etc."""
     return (
       functools.partial(
         seqio.preprocessors.tokenize, copy_pretokenized=True, with_eos=False
@@ -58,15 +59,15 @@ class Apart:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Joined:
-  """Encodes targets as what continues the inputs.
+  """Encodes targets as the continuation of the inputs.
 
-  Inputs that are too long lose their beginning.
+  Long inputs are truncated at their beginning.
 
   Attributes:
-    delimiter: what stands between inputs and targets.
-    end: whether EOS follows the targets, to learn from and to stop generation
-      at. Targets to score have none, as in the harness, and are not cut: too
-      long ones are refused.
+    delimiter: the text between inputs and targets.
+    end: whether the targets end with EOS, for training and generation. For
+      scoring they have none, as in the harness, and targets that are too long
+      are an error instead of being truncated.
   """
 
   delimiter: str = " "
@@ -82,13 +83,13 @@ class Joined:
     }
 
   def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
-    """Returns the steps; texts stay under "inputs_pretokenized" and so on."""
+    """Returns the steps, which keep the texts as "inputs_pretokenized" etc."""
     return (self.encode, seqio.CacheDatasetPlaceholder(), self.fit)
 
   def encode(
     self, dataset: tf.data.Dataset, output_features: windows.Features
   ) -> tf.data.Dataset:
-    """Encodes both texts as one and cuts it where they meet."""
+    """Encodes both texts as one and splits the tokens."""
     vocabulary = output_features["targets"].vocabulary
 
     def encode_example(example):
@@ -97,11 +98,11 @@ class Joined:
       moved = tf.strings.substr(given, tf.strings.length(context), -1)
       continuation = tf.strings.join([moved, self.delimiter, targets])
       inputs = vocabulary.encode_tf(context)
-      whole = vocabulary.encode_tf(tf.strings.join([context, continuation]))
-      begun, rest = whole[: tf.size(inputs)], whole[tf.size(inputs) :]
+      joint = vocabulary.encode_tf(tf.strings.join([context, continuation]))
+      start, rest = joint[: tf.size(inputs)], joint[tf.size(inputs) :]
       is_cut = tf.logical_and(
-        tf.size(begun) == tf.size(inputs),
-        tf.reduce_all(begun == inputs[: tf.size(begun)]),
+        tf.size(start) == tf.size(inputs),
+        tf.reduce_all(start == inputs[: tf.size(start)]),
       )
       return {
         **example,
@@ -122,7 +123,7 @@ class Joined:
     sequence_length: windows.Lengths,
     output_features: windows.Features,
   ) -> tf.data.Dataset:
-    """Cuts to the lengths and appends EOS."""
+    """Truncates to the lengths and appends EOS."""
     lengths = sequence_length or {}
     end = windows.document_end(output_features["targets"].vocabulary, self.end)
 
@@ -137,19 +138,19 @@ class Joined:
           tokens = tokens[: length - 1] if length else tokens
           fitted[name] = tf.concat([tokens, end], axis=0)
         else:
-          _check_whole(tokens, length)
+          _check_fits(tokens, length)
       return fitted
 
     return dataset.map(fit_example, num_parallel_calls=windows.AUTOTUNE)
 
 
-# Asks for lengths to trim to, not to plan by: longer is no mistake.
+# Lengths only truncate here: lengths longer than needed are not an error.
 Joined.fit.only_trims = True
 
 
-def _check_whole(tokens: tf.Tensor, length: int | None) -> None:
+def _check_fits(tokens: tf.Tensor, length: int | None) -> None:
   size = tf.size(tokens)
-  tf.debugging.Assert(size > 0, ["targets to score have no token"])
+  tf.debugging.Assert(size > 0, ["targets to score have no tokens"])
   if length:
-    says = "tokens and are scored whole, but their length is"
-    tf.debugging.Assert(size <= length, ["targets have", size, says, length])
+    limit = "tokens to score, more than their length"
+    tf.debugging.Assert(size <= length, ["targets have", size, limit, length])

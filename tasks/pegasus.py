@@ -1,11 +1,11 @@
-"""PEGASUS: gap sentences (Zhang et al. 2020, arXiv:1912.08777).
+"""Implements PEGASUS's gap sentences (Zhang et al. 2020, arXiv:1912.08777).
 
   window    [A b . C d e f . G h .]
   inputs    [A b . M G h . $]
   targets   [C d e f . $]
 
-Some sentences of a text become a mask each, and the targets are these, in their
-order: a summary, of a kind. M is <extra_id_0>, $ is EOS. Section 3.1.
+Some sentences of a text are each replaced by a mask; the targets are these
+sentences in order, like a summary. M is <extra_id_0>, $ is EOS. Section 3.1.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _CHOICES = ("random", "lead", "principal")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PEGASUS(windows.Objective):
-  """Takes sentences out of a window; the targets are these.
+  """Masks sentences of a window; the targets are these sentences.
 
-  A window of one sentence has it as inputs and as targets.
+  If a window has only one sentence, it is both inputs and targets.
 
   Attributes:
-    sentence_density: the share of the sentences that is taken, one at least.
-    choose: "random" ones, the first ("lead"), or those that say most of the
-      rest ("principal": ROUGE-1 F1 of the tokens, each sentence for itself and
-      each token counted; the paper's Ind-Orig).
+    sentence_density: the fraction of sentences that are masked, at least one.
+    choose: "random", the first sentences ("lead"), or those most similar to the
+      rest of the window ("principal": by the ROUGE-1 F1 of each sentence's
+      tokens; the paper's Ind-Orig).
   """
 
   name = "pegasus"
@@ -54,8 +54,8 @@ class PEGASUS(windows.Objective):
     inputs, targets = lengths
     if min(inputs, targets) < 3:
       raise ValueError(
-        f"pegasus of {inputs} inputs and {targets} targets leaves no two "
-        "tokens beside EOS: set 3 of each or more"
+        f"pegasus of {inputs} inputs and {targets} targets has no room for two "
+        "tokens and EOS: set each to 3 or more"
       )
     vocabularies.check_sentinels(vocabulary, 1, what="pegasus's mask")
     return inputs - 1
@@ -69,7 +69,7 @@ class PEGASUS(windows.Objective):
     *,
     targets_length: int,
   ) -> dict[str, tf.Tensor]:
-    """Makes an example of a window; targets are trimmed before EOS."""
+    """Makes an example from a window; targets are truncated before EOS."""
     first, lengths = sentences.spans(starts)
     number = tf.size(first)
     if self.choose == "random":
@@ -79,7 +79,7 @@ class PEGASUS(windows.Objective):
     else:
       sentence = tf.repeat(tf.range(number), lengths)
       rank = -rouge_1(tokens, sentence, number)
-    count = spans.share(number, self.sentence_density)
+    count = spans.fraction_of(number, self.sentence_density)
     chosen = tf.sort(tf.argsort(rank, stable=True)[:count])
     found = spans.Spans(tf.gather(first, chosen), tf.gather(lengths, chosen))
     masks = tf.fill([count], text_lib.sentinel_ids(vocabulary)[0])
@@ -95,15 +95,15 @@ class PEGASUS(windows.Objective):
 def rouge_1(
   tokens: tf.Tensor, sentence: tf.Tensor, number: tf.Tensor
 ) -> tf.Tensor:
-  """Compares each sentence with the others together.
+  """Returns the ROUGE-1 F1 of each sentence with the rest of the window.
 
   Args:
     tokens: int32 [n].
-    sentence: int32 [n], which of `number` sentences a token belongs to.
-    number: int32 scalar.
+    sentence: int32 [n], the index of each token's sentence.
+    number: int32 scalar, the number of sentences.
 
   Returns:
-    float32 [number], ROUGE-1 F1 (Lin 2004) of tokens.
+    float32 [number], ROUGE-1 F1 of tokens (Lin 2004).
   """
   distinct, kind = tf.unique(tokens)
   places = tf.stack([sentence, kind], axis=1)
@@ -112,5 +112,5 @@ def rouge_1(
   )
   rest = tf.reduce_sum(counts, axis=0) - counts
   overlap = tf.reduce_sum(tf.minimum(counts, rest), axis=1)
-  # F1 of overlap / sentence and overlap / rest; both together are the text.
+  # F1 of overlap / sentence and overlap / rest; sentence + rest = tokens.
   return 2 * tf.cast(overlap, tf.float32) / tf.cast(tf.size(tokens), tf.float32)

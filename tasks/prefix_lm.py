@@ -1,14 +1,14 @@
-"""Prefix language modelling: continue a text whose beginning is seen whole.
+"""Implements prefix language modelling: predicts a text's end from its prefix.
 
   window               [a b c d e f]
   uniform split, at 2  inputs [a b]      targets [c d e f]
   prefix_fraction 2/3  inputs [a b c d]  targets [e f]
 
-Inputs and targets are the two parts of one window, end to end: no token is
-added where they meet. As in causal_lm, EOS stands at the end of documents only.
+Inputs and targets are the two parts of one window; no token is added between
+them. As in causal_lm, only the end of a document has EOS.
 
-Uniformly split windows come in twos, one split at k and the other at n - k, so
-that both fill, packed, a row of n inputs and n targets:
+Uniformly split windows come in pairs, one split at k and the other at n - k, so
+that a packed pair fills a row of n inputs and n targets:
 
   windows   [a b c d e f] [g h i j k l]     n = 6, k = 2
   inputs    [a b][g h i j]
@@ -30,9 +30,9 @@ class PrefixLM(windows.Objective):
   """Splits each window in two.
 
   Attributes:
-    prefix_fraction: the share of a window that is its prefix (UL2's S-denoiser
-      has 3/4), or None for a length drawn uniformly from 1 to n - 1 (T5:
-      section 3.2.3 of Raffel et al. 2020, arXiv:1910.10683).
+    prefix_fraction: the prefix's length as a fraction of the window (3/4 in
+      UL2's S-denoiser), or None for a length drawn uniformly from 1 to n - 1
+      (T5: section 3.2.3 of Raffel et al. 2020, arXiv:1910.10683).
   """
 
   name = "prefix_lm"
@@ -44,7 +44,7 @@ class PrefixLM(windows.Objective):
 
   @property
   def examples_together(self) -> int:
-    """Says how many examples fill a row (see tasks/task.py)."""
+    """Returns how many examples fill a packed row (see tasks/task.py)."""
     return 2 if self.prefix_fraction is None else 1
 
   def __post_init__(self):
@@ -76,7 +76,7 @@ class PrefixLM(windows.Objective):
   def corrupt(
     self, tokens: tf.Tensor, seed: tf.Tensor, vocabulary: seqio.Vocabulary
   ) -> dict[str, tf.Tensor]:
-    """Makes an example of a window: its two parts."""
+    """Makes an example from a window: its two parts."""
     del vocabulary
     prefix = self._draw_prefix(tf.size(tokens), seed)
     return {"inputs": tokens[:prefix], "targets": tokens[prefix:]}
@@ -96,7 +96,7 @@ class PrefixLM(windows.Objective):
 
   def _draw_prefix(self, length: tf.Tensor, seed) -> tf.Tensor:
     if self.prefix_fraction is None:
-      # The first of T5's six seeds, so that its draws are ours.
+      # The first of T5's six seeds, to draw the same lengths as T5.
       split_seed = tf.random.experimental.stateless_split(seed, 6)[0]
       return tf.random.stateless_uniform(
         [], seed=split_seed, minval=1, maxval=length, dtype=tf.int32
@@ -105,11 +105,11 @@ class PrefixLM(windows.Objective):
     return tf.clip_by_value(tf.cast(prefix, tf.int32), 1, length - 1)
 
   def window_length(self, inputs_length: int, targets_length: int) -> int:
-    """Returns the longest window whose parts always fit.
+    """Returns the longest window whose parts always fit the lengths.
 
     Raises:
-      ValueError: no window fits, or a uniform split would need more targets
-        than there are.
+      ValueError: no window fits, or a uniform split could make more targets
+        than fit.
     """
     if self.prefix_fraction is None:
       if min(inputs_length, targets_length) < 2:
@@ -125,25 +125,26 @@ class PrefixLM(windows.Objective):
           "set prefix_fraction"
         )
       return inputs_length
-    length = inputs_length + targets_length
-    while length >= 2:
-      if self.fits(length, inputs_length, targets_length):
-        return length
-      length -= 1
-    raise ValueError(
-      f"prefix_lm finds no window of two parts for {inputs_length} inputs and "
-      f"{targets_length} targets"
+    window = windows.longest(
+      inputs_length + targets_length,
+      lambda window: self.fits(window, inputs_length, targets_length),
     )
+    if window is None:
+      raise ValueError(
+        f"prefix_lm finds no window of two parts for {inputs_length} inputs "
+        f"and {targets_length} targets"
+      )
+    return window
 
   def fits(self, window: int, inputs_length: int, targets_length: int) -> bool:
-    """Tells whether a window of this many tokens makes an example that fits."""
+    """Returns whether the example of a `window` of tokens fits the lengths."""
     if self.prefix_fraction is None:
       return 2 <= window <= 1 + min(inputs_length, targets_length)
     prefix = prefix_length(window, self.prefix_fraction)
     return prefix <= inputs_length and window - prefix <= targets_length
 
   def num_sentinels(self, window: int) -> int:
-    """Returns 0: inputs and targets meet without one."""
+    """Returns 0, as this objective needs no sentinels."""
     del window
     return 0
 
@@ -153,5 +154,5 @@ class PrefixLM(windows.Objective):
 
 
 def prefix_length(length: int, prefix_fraction: float) -> int:
-  """Returns round(fraction * length), leaving a token to either part."""
+  """Returns round(fraction * length), at least 1 and at most length - 1."""
   return min(max(round(prefix_fraction * length), 1), length - 1)

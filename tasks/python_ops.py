@@ -1,4 +1,4 @@
-"""Runs a vocabulary's Python code inside TensorFlow's graphs."""
+"""Wraps Python functions of vocabularies as TensorFlow ops."""
 
 from __future__ import annotations
 
@@ -7,18 +7,27 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from t5x_lite.data import sentinels
+
+_HAS_SENTINELS = f"(?s).*{sentinels.SENTINEL.pattern}.*"
+
+
+def has_sentinels(text: tf.Tensor) -> tf.Tensor:
+  """Returns whether a scalar string has a sentinel, in TensorFlow."""
+  return tf.strings.regex_full_match(text, _HAS_SENTINELS)
+
 
 def encode(function: Callable[[str], Sequence[int]], s: tf.Tensor) -> tf.Tensor:
-  """Tokenises a scalar string by Python: int32 [n].
+  """Encodes a scalar string with a Python function: int32 [n].
 
   Args:
-    function: from a text to ids; the same text gives the same ids, so that the
-      position of an iterator can be saved.
+    function: maps a text to ids. It must be deterministic, as the op is marked
+      stateless so that iterators can be checkpointed.
     s: the text, in UTF-8.
   """
 
   def ids_of(text) -> np.ndarray:
-    # Bytes in a graph; outside of one an array that holds a string.
+    # Bytes in a graph, an array with one string in eager mode.
     text = text if isinstance(text, bytes) else text.item()
     return np.array(function(tf.compat.as_text(text)), np.int32)
 
@@ -29,7 +38,7 @@ def encode(function: Callable[[str], Sequence[int]], s: tf.Tensor) -> tf.Tensor:
 def decode(
   function: Callable[[Sequence[int]], str], ids: tf.Tensor
 ) -> tf.Tensor:
-  """Returns the text of a vector of ids by Python, as a scalar string."""
+  """Decodes a vector of ids with a Python function: a scalar string."""
   text = tf.numpy_function(
     lambda row: function(row).encode(), [ids], tf.string, stateful=False
   )

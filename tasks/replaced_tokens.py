@@ -1,14 +1,14 @@
-"""Replaced token detection, without a generator (Clark et al. 2020).
+"""Implements replaced token detection, without a generator (Clark et al. 2020).
 
   window    [a b c d e f $ g]     replaced  . x . . x . . x
   inputs    [a r c d s f $ t]     r, s, t random tokens
   targets   [O R O O R O O R]
   weights   [1 1 1 1 1 1 0 1]
 
-ELECTRA's discriminator tells for each token of a text whether it is the
-original (O, <extra_id_0>) or was replaced (R, <extra_id_1>); a random token
-that happens to be the original counts as such. ELECTRA draws the tokens from a
-small masked language model that is trained beside it; here they are uniform.
+As in ELECTRA's discriminator, each token is classified as original (O,
+<extra_id_0>) or replaced (R, <extra_id_1>). A random token that happens to
+equal the original counts as original. ELECTRA draws the replacements from a
+small masked language model trained at the same time; here they are uniform.
 arXiv:2003.10555, section 2.
 """
 
@@ -28,7 +28,7 @@ class ReplacedTokens(mlm.Aligned):
   """Replaces round(noise_density * eligible) tokens of each window.
 
   Attributes:
-    noise_density: the share of the eligible tokens that is replaced.
+    noise_density: the fraction of eligible tokens that are replaced.
   """
 
   name = "replaced_tokens"
@@ -42,7 +42,7 @@ class ReplacedTokens(mlm.Aligned):
   def corrupt(
     self, tokens: tf.Tensor, seed: tf.Tensor, vocabulary: seqio.Vocabulary
   ) -> dict[str, tf.Tensor]:
-    """Makes an example of a window."""
+    """Makes an example from a window."""
     masked = mlm.MLM(
       noise_density=self.noise_density, mask_fraction=0.0, random_fraction=1.0
     ).corrupt(tokens, seed, vocabulary)

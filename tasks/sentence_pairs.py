@@ -1,13 +1,14 @@
-"""Masked language modelling of sentence pairs: BERT's (Devlin et al. 2019).
+"""Implements BERT's sentence pairs: MLM and NSP (Devlin et al. 2019).
 
   documents      [a b . c d e .] and [r s . t u v .]
   targets        [C a b . $ c d e . $]   or, as often,  [C a b . $ t u v . $]
-  inputs         these with masks, as in mlm.py; weights too
+  inputs         the targets with masks, and weights, as in mlm.py
   token_types    [0 0 0 0 0 1 1 1 1 1]
   next_sentence  [0]                                    [1]
 
-The second part follows the first, class 0, or comes from the document before,
-class 1. C is <extra_id_1>, in BERT [CLS]; $ is EOS, in BERT [SEP].
+Masked language modelling (MLM) and next sentence prediction (NSP): the second
+part follows the first in the text (class 0) or comes from the previous document
+(class 1). C is <extra_id_1>, BERT's [CLS]; $ is EOS, BERT's [SEP].
 arXiv:1810.04805, section 3.1 and appendix A.2.
 """
 
@@ -21,20 +22,21 @@ import tensorflow as tf
 from t5x_lite.data import sentinels as text_lib
 from tasks import mlm, sentences
 
-# C and two times EOS.
+# C and twice EOS.
 _MARKS = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SentencePairs(mlm.Aligned):
-  """Makes pairs of each document, and masks them.
+  """Makes masked pairs from each document.
 
-  A document is divided into pieces that fill a pair, each cut in two where a
-  sentence begins, or in the middle of a single one.
+  A document is divided into pieces of the length of a pair. Each is split at
+  the beginning of a random sentence, or in the middle if it has only one
+  sentence.
 
   Attributes:
-    masking: how tokens are chosen and masked.
-    random_rate: the share of pairs whose second part is of another document.
+    masking: chooses and masks tokens.
+    random_rate: the fraction of pairs with a second part from another document.
   """
 
   name = "sentence_pairs"
@@ -56,8 +58,8 @@ class SentencePairs(mlm.Aligned):
     length = self.window_tokens(lengths, vocabulary)
     if length < _MARKS + 2:
       raise ValueError(
-        f"sentence_pairs of {length} tokens leaves no two beside {_MARKS} "
-        f"marks: set {_MARKS + 2} or more"
+        f"sentence_pairs of {length} tokens has no room for two tokens beside "
+        f"{_MARKS} marks: set {_MARKS + 2} or more"
       )
     dataset = _with_document_before(dataset)
     return _divide(dataset, length=length - _MARKS).unbatch()
@@ -70,7 +72,7 @@ class SentencePairs(mlm.Aligned):
     starts: tf.Tensor,
     other: tf.Tensor,
   ) -> dict[str, tf.Tensor]:
-    """Makes a pair of a piece, or of its beginning and another text's."""
+    """Makes a pair from a piece, or from its beginning and another text."""
     seeds = tf.random.experimental.stateless_split(seed, 3)
     size = tf.size(tokens)
     first, _ = sentences.spans(starts)
@@ -78,7 +80,7 @@ class SentencePairs(mlm.Aligned):
     drawn = tf.random.stateless_uniform(
       [], seeds[0], 1, tf.maximum(count, 2), tf.int32
     )
-    # Of one sentence there is no second; the index is then one of the middle.
+    # With a single sentence, index 1 is the middle of the piece.
     end = tf.concat([first, [size // 2]], axis=0)[drawn]
     is_random = tf.random.stateless_uniform([], seeds[1]) < self.random_rate
     is_random &= tf.size(other) > 0
@@ -102,7 +104,7 @@ class SentencePairs(mlm.Aligned):
 
 
 def _with_document_before(dataset: tf.data.Dataset) -> tf.data.Dataset:
-  """Gives each document the one before it, that pairs may be made of both."""
+  """Maps each document to (document, previous document)."""
 
   def step(before, document):
     return document, (document, before)
@@ -113,10 +115,10 @@ def _with_document_before(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 @seqio.map_over_dataset(num_seeds=1)
 def _divide(documents, seed, length: int):
-  """Divides a document into pieces; draws for each a text of the one before."""
+  """Divides a document into pieces, each with a text from the previous one."""
   document, before = documents
   size = tf.size(document["targets"])
-  begins = tf.range(0, size - 1, length)  # At least two tokens.
+  begins = tf.range(0, size - 1, length)  # Pieces have at least two tokens.
   pieces = tf.ragged.range(begins, tf.minimum(begins + length, size))
   first, _ = sentences.spans(before["starts"])
   drawn = tf.random.stateless_uniform(

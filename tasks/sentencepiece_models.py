@@ -1,10 +1,10 @@
-"""Prepares SentencePiece models: new pieces, and sentinels wherever they are.
+"""Adds pieces to SentencePiece models and normalises their sentinels.
 
-  in a file            <extra_id_0>   ▁<extra_id_0>, a normal piece, a control
-  as it is used here   ▁<extra_id_0>, a piece of the user, at the same id
+  in the file    <extra_id_0> or ▁<extra_id_0>; a normal or a control piece
+  after          ▁<extra_id_0>, a user-defined piece with the same id
 
-so that every model reads sentinels as seqio's do, which holds the space before
-them: "a <extra_id_0>" is two tokens, and "<extra_id_0>" one.
+All models then encode sentinels as seqio does, where a sentinel includes the
+space before it: "a <extra_id_0>" is two tokens, and "<extra_id_0>" is one.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _USER_DEFINED = sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED
 
 
 class Prepared(NamedTuple):
-  """A model that is ready for use.
+  """Holds a prepared model.
 
   Attributes:
-    path: of the file itself or, where something changed, of one in the cache.
-    num_sentinels: of those within the file.
+    path: the path of the file or, if something was changed, of a cached copy.
+    num_sentinels: the number of sentinels in the file.
   """
 
   path: str
@@ -36,11 +36,11 @@ class Prepared(NamedTuple):
 
 
 class Facts(NamedTuple):
-  """What is known of a model.
+  """Holds properties of a model.
 
   Attributes:
-    sentinel_ids: of <extra_id_0>, <extra_id_1>, ...
-    adds_prefix: whether a text is read as if a space stood before it.
+    sentinel_ids: the ids of <extra_id_0>, <extra_id_1>, ...
+    adds_prefix: whether the model puts a space before each text.
   """
 
   sentinel_ids: tuple[int, ...]
@@ -49,16 +49,15 @@ class Facts(NamedTuple):
 
 @functools.lru_cache
 def prepare(path: str, pieces: Sequence[str] = ()) -> Prepared:
-  """Adds pieces to a model and makes its sentinels what they are here.
+  """Adds pieces to a model and normalises its sentinels.
 
   Args:
-    path: of the model.
-    pieces: texts, each of which becomes one token wherever it stands, with ids
-      after those of the file.
+    path: the path of the model.
+    pieces: texts that become one token each, with ids after those of the file.
 
   Raises:
-    ValueError: the file is no model; a piece is there already, or the model has
-      sentinels, which no pieces follow.
+    ValueError: the file is not a model; a piece exists already; or pieces are
+      given for a model with sentinels.
   """
   with tf.io.gfile.GFile(path, "rb") as file:
     serialized = file.read()
@@ -66,8 +65,7 @@ def prepare(path: str, pieces: Sequence[str] = ()) -> Prepared:
   sentinels = _sentinels(model)
   if sentinels and sentinels[0] is None:
     raise ValueError(
-      f"{path} has sentinels but no <extra_id_0>: their numbers must begin "
-      "with 0"
+      f"{path} has sentinels but no <extra_id_0>: their numbers must start at 0"
     )
   changed = False
   for number, index in enumerate(sentinels):
@@ -88,7 +86,7 @@ def prepare(path: str, pieces: Sequence[str] = ()) -> Prepared:
 
 @functools.lru_cache(maxsize=16)
 def facts(serialized: bytes) -> Facts:
-  """Reads a prepared model."""
+  """Returns the properties of a prepared model."""
   model = sentencepiece_model_pb2.ModelProto.FromString(serialized)
   return Facts(
     sentinel_ids=tuple(_sentinels(model)),
@@ -97,15 +95,15 @@ def facts(serialized: bytes) -> Facts:
 
 
 def _sentinels(model) -> list[int | None]:
-  """Returns the ids of <extra_id_0>, <extra_id_1>, ... up to one that lacks.
+  """Returns the ids of <extra_id_0>, <extra_id_1>, ... up to the first gap.
 
-  None is that of <extra_id_0> where there are others, but not that.
+  Returns [None] if there are sentinels but no <extra_id_0>.
   """
   found = {}
   for i, piece in enumerate(model.pieces):
     name = piece.piece
     match = text_lib.SENTINEL.fullmatch(name.removeprefix("▁"))
-    # Where a number has both spellings, seqio's is meant.
+    # If a number has both spellings, seqio's is used.
     if match and (name.startswith("▁") or int(match[1]) not in found):
       found[int(match[1])] = i
   if found and 0 not in found:
@@ -118,16 +116,16 @@ def _sentinels(model) -> list[int | None]:
 
 def _add(model, pieces: Sequence[str], path: str) -> None:
   if _sentinels(model):
-    raise ValueError(f"{path} ends in sentinels: pieces cannot come after them")
+    raise ValueError(f"{path} ends in sentinels: pieces cannot be added")
   known = {piece.piece for piece in model.pieces}
   for piece in pieces:
     text_files.check_text(piece, f"piece {piece!r}")
-    # A space within a model.
+    # SentencePiece writes a space as "▁".
     spelling = piece.replace(" ", "▁")
     if not piece or spelling in known:
       raise ValueError(
-        f"pieces ({', '.join(pieces)}) must be new and differ: {piece!r} is "
-        f"there already in {path}"
+        f"pieces ({', '.join(pieces)}) must be new and distinct: {path} has "
+        f"{piece!r} already"
       )
     known.add(spelling)
     model.pieces.add(piece=spelling, type=_USER_DEFINED)

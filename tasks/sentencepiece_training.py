@@ -1,8 +1,8 @@
 """Trains SentencePiece models with T5's special ids: pad 0, EOS 1, unk 2.
 
-What is encoded decodes to the same text, newlines and indentation included: a
-newline is a piece of its own, runs of spaces are pieces, bytes stand in for
-rare characters, and of the text only line ends are normalised.
+Encoding is lossless, including newlines and indentation: a newline is a piece,
+runs of spaces are pieces, rare characters fall back to bytes, and only line
+ends are normalised.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ _OPTIONS = {
   "byte_fallback": True,
   "character_coverage": 0.9999,
   "max_sentence_length": 1_000_000,
-  # The unigram trainer sums in this many parts: a fixed number, and not the
-  # machine's, keeps models reproducible.
+  # The unigram trainer's sums depend on this: a fixed number, rather than that
+  # of the machine's cores, makes models reproducible.
   "num_threads": 16,
   "remove_extra_whitespaces": False,
   "split_digits": True,
   "user_defined_symbols": ["\n"],
 }
-# Code points: CR LF and CR become LF. (An empty table, "identity", makes
-# SentencePiece say so on stderr in every process that loads the model.)
+# Code points: CR LF and CR become LF. (With an empty table, "identity", every
+# process that loads the model would log a message to stderr.)
 _LINE_ENDS = "D A\tA\nD\tA\n"
 _PROGRESS_SECONDS = 5.0
 
@@ -47,18 +47,18 @@ Report = Callable[[str], None]
 
 
 class VocabularyTooLarge(ValueError):
-  """Says how many pieces the text gives at most."""
+  """Reports the maximum number of pieces for a text, `most`."""
 
   def __init__(self, vocab_size: int, *, most: int):
     self.most = most
     super().__init__(
-      f"vocab_size ({vocab_size:,}) is too large for this text, which gives "
-      f"{most:,} pieces at most: set vocab_size to that, or give more text"
+      f"vocab_size ({vocab_size:,}) is too large for this text, which allows "
+      f"at most {most:,} pieces: set vocab_size to that, or use more text"
     )
 
 
 def describe(vocab_size: int | None) -> str:
-  """Returns what, besides the text, decides about a model."""
+  """Returns the training settings as a string, for a cache key."""
   return f"{sentencepiece.__version__} bpe {vocab_size} {_OPTIONS} {_LINE_ENDS}"
 
 
@@ -69,20 +69,20 @@ def train(
   model_type: str = "bpe",
   report: Report = lambda line: None,
 ) -> bytes:
-  """Trains a model; equal texts in equal order give an equal one.
+  """Trains a model; equal texts in equal order give an equal model.
 
   Args:
-    texts: what to train on; a text may hold many lines.
-    vocab_size: the number of pieces, special ones and 256 bytes among them.
+    texts: the texts to train on; a text may have many lines.
+    vocab_size: the number of pieces, including special ones and 256 bytes.
     model_type: "bpe" trains ten times as fast as "unigram", T5's choice, which
       encodes three times as fast.
-    report: called with lines of progress.
+    report: called with progress messages.
 
   Returns:
     The bytes of a .model file.
 
   Raises:
-    ValueError: the text is empty, or vocab_size too large or small for it.
+    ValueError: the text is empty, or vocab_size is too large or too small.
   """
   if model_type not in ("bpe", "unigram"):
     raise ValueError(f"model_type ({model_type!r}) must be 'bpe' or 'unigram'")
@@ -121,22 +121,22 @@ def train_sentencepiece(
   field: str = "text",
   report: Report = print,
 ) -> str:
-  """Trains a model on text files and writes it, whole or not at all.
+  """Trains a model on text files and writes it atomically.
 
   Args:
-    files: plain text or JSON lines, packed or not: paths or globs, local or
-      remote.
+    files: plain text or JSON Lines, possibly compressed: paths or globs, local
+      or remote.
     output: the path to write; ".model" is added if it is missing.
     vocab_size: the number of pieces.
     model_type: "bpe" or "unigram".
-    field: the text's name in JSON lines.
-    report: called with lines of progress.
+    field: the field of the text in JSON Lines.
+    report: called with progress messages.
 
   Returns:
-    The path written.
+    The path of the model.
 
   Raises:
-    ValueError: a file is missing, empty or no text, or vocab_size does not
+    ValueError: a file is missing, empty or not text, or vocab_size does not
       suit the text.
   """
   paths = text_files.expand(files)
@@ -163,7 +163,7 @@ def train_sentencepiece(
 
 
 def _check_writable(path: str) -> None:
-  """Raises ValueError now rather than after the training."""
+  """Raises ValueError if a path cannot be written, before training starts."""
   if "://" in path:
     return
   folder = os.path.dirname(os.path.abspath(path))
@@ -172,7 +172,7 @@ def _check_writable(path: str) -> None:
 
 
 def _in_thread(function: Callable[[], None], report: Report) -> None:
-  """Runs `function` where Ctrl-C can still end the program, with progress."""
+  """Runs `function` in a thread, so Ctrl-C works, and reports progress."""
   errors = []
 
   def run():
@@ -193,7 +193,7 @@ def _in_thread(function: Callable[[], None], report: Report) -> None:
 
 
 def _explained(error: str, vocab_size: int) -> ValueError:
-  """Turns an error of SentencePiece's trainer into one line."""
+  """Rewrites an error of SentencePiece's trainer as one line."""
   if most := re.search(r"too high .* value <= (\d+)", error):
     return VocabularyTooLarge(vocab_size, most=int(most[1]))
   if least := re.search(r"required_chars\. \d+ vs (\d+)", error):

@@ -1,13 +1,14 @@
-"""Knows where sentences begin in windows of tokens.
+"""Marks the tokens at which sentences begin.
 
   text      "One. Two, three! Four"
   targets   [One . Two , three ! Four]
   starts    [ 1  0  1  0   0   0  1 ]
 
-A sentence ends with . ! or ?, or their like in other scripts, closing quotes or
-brackets after it, before white space (in Chinese and Japanese, anything); or
-with a line that is empty. The text is encoded whole: its tokens are those that
-every objective has. A token across the end of a sentence begins the next one.
+A sentence ends with . ! or ?, or similar marks in other scripts, and any
+closing quotes or brackets, followed by white space (not required in Chinese and
+Japanese); or with an empty line. The text is not split before encoding, so its
+tokens are the same as in other objectives. A token that spans the end of a
+sentence belongs to the next one.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ _END = (
   r"|[。！？]+[\"')\]”’」』）》]*\s*"
   r"|\n\s*\n)"
 )
-# A text may have any character, NUL too: as \x00\x01 it is no mark.
+# NUL in the text is escaped as \x00\x01, so that it cannot be mistaken for a
+# mark.
 _NUL, _ESCAPED, _MARK = "\x00", "\x00\x01", "\x00\x02"
 
 
@@ -33,7 +35,7 @@ def encode(
 ) -> tf.data.Dataset:
   """Maps {"text": string} to {"targets", "starts"}, both int32 [n].
 
-  As `windows.encode`, and 1 in "starts" where a sentence begins.
+  "targets" is that of `windows.encode`; "starts" is 1 where a sentence begins.
   """
   windows.check_text(dataset)
   vocabulary = output_features["targets"].vocabulary
@@ -42,7 +44,7 @@ def encode(
   def encode_document(example):
     text = example["text"]
     targets, first = offsets.encode(vocabulary, text, begins(text))
-    # What is at no token was normalised away.
+    # Index n means that the tokenizer removed the rest of the text.
     first = tf.boolean_mask(first, first < tf.size(targets))
     starts = tf.scatter_nd(
       first[:, tf.newaxis], tf.ones_like(first), [tf.size(targets)]
@@ -56,7 +58,7 @@ def encode(
 
 
 def begins(text: tf.Tensor) -> tf.Tensor:
-  """Returns the bytes at which the sentences of a text begin: int32 [m]."""
+  """Returns the byte offsets at which sentences begin: int32 [m]."""
   escaped = tf.strings.regex_replace(text, _NUL, _ESCAPED)
   marked = tf.strings.regex_replace(escaped, _END, rf"\1{_MARK}")
   sentences = tf.strings.split(marked, _MARK)
@@ -65,9 +67,9 @@ def begins(text: tf.Tensor) -> tf.Tensor:
 
 
 def spans(starts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-  """Returns the first tokens of a window's sentences, and their lengths.
+  """Returns the starts and lengths of a window's sentences, in tokens.
 
-  A window's first token begins one, whatever it was cut from.
+  A window's first token always begins a sentence.
   """
   is_start = tf.concat([[1], starts[1:]], axis=0)
   first = tf.cast(tf.where(is_start > 0)[:, 0], tf.int32)

@@ -1,7 +1,7 @@
-"""Serves examples from memory or from record files, by TensorFlow ops alone.
+"""Serves examples from memory or record files, with TensorFlow ops only.
 
-seqio can make a source of a Python generator, but an iterator over one cannot
-be checkpointed. Here all Python work is done once, before the first element.
+seqio can make a source from a Python generator, but its iterators cannot be
+checkpointed. Here all Python code runs once, before the first example.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from absl import logging
 from tasks import cache
 
 SPLITS = ("train", "validation")
-# Text up to this size is held in memory; more of it goes to record files.
+# Up to this size a source is held in memory; a larger one uses record files.
 MEMORY_BYTES = 256 * 1024**2
 _NUM_FILES = 64
 
@@ -30,14 +30,14 @@ Example = Mapping[str, str | int | float | bool]
 
 
 class MemorySource(seqio.DataSource):
-  """Serves columns held in memory, shuffled over all examples, every epoch.
+  """Serves columns from memory, fully shuffled in each epoch.
 
-  Shard i of n holds examples i, i + n, ..., whatever the seed. An iterator
-  checkpoint holds a list of indices and no text.
+  Shard i of n has the examples i, i + n, ..., for any seed. An iterator
+  checkpoint stores a list of indices, not the text.
   """
 
   def __init__(self, name: str, columns: Mapping[str, Mapping[str, Sequence]]):
-    """Takes split -> feature -> values."""
+    """Creates the source from columns: {split: {feature: values}}."""
     super().__init__(splits=columns)
     self.name = name
     self.columns = columns
@@ -56,9 +56,9 @@ class MemorySource(seqio.DataSource):
     return f"MemorySource({self.name!r})"
 
   def training_text(self, limit_bytes: int) -> Iterator[str]:
-    """Yields up to `limit_bytes` of training text, for a vocabulary.
+    """Yields up to `limit_bytes` of training text, to train a vocabulary.
 
-    The order is that of a hash, so that the part taken is a fair sample.
+    Texts are sorted by a hash, so this is a random sample.
     """
     texts = sorted(self.columns["train"]["text"], key=cache.unit_interval)
     return _take(texts, limit_bytes)
@@ -72,12 +72,7 @@ class MemorySource(seqio.DataSource):
     **unused_options,
   ) -> tf.data.Dataset:
     size = self.num_input_examples(split)
-    num_shards = shard_info.num_shards if shard_info else 1
-    if size < num_shards:
-      raise ValueError(
-        f"{self.name} has {size} examples in split {split!r}, too few for "
-        f"{num_shards} shards"
-      )
+    num_shards = _num_shards(self, split, shard_info)
     indices = tf.data.Dataset.range(size)
     if num_shards > 1:
       indices = indices.shard(num_shards, shard_info.index)
@@ -92,10 +87,10 @@ class MemorySource(seqio.DataSource):
 
 
 class RecordSource(seqio.DataSource):
-  """Serves a folder made by `write_records`.
+  """Serves the record files written by `write_records`.
 
-  An epoch shuffles the files and reads 16 at once; which example is in which
-  file is random already.
+  Each epoch shuffles the files and interleaves 16 of them. Examples were
+  assigned to files at random.
   """
 
   def __init__(self, name: str, folder: str | os.PathLike):
@@ -119,7 +114,7 @@ class RecordSource(seqio.DataSource):
     ]
 
   def training_text(self, limit_bytes: int) -> Iterator[str]:
-    """Yields up to `limit_bytes` of training text: a fair sample."""
+    """Yields up to `limit_bytes` of training text, a random sample."""
     dataset = self.get_dataset("train", shuffle=False)
     examples = dataset.as_numpy_iterator()
     return _take((row["text"].decode() for row in examples), limit_bytes)
@@ -133,13 +128,7 @@ class RecordSource(seqio.DataSource):
     **unused_options,
   ) -> tf.data.Dataset:
     names = self.list_shards(split)
-    size = self.num_input_examples(split)
-    num_shards = shard_info.num_shards if shard_info else 1
-    if size < num_shards:
-      raise ValueError(
-        f"{self.name} has {size} examples in split {split!r}, too few for "
-        f"{num_shards} shards"
-      )
+    num_shards = _num_shards(self, split, shard_info)
     by_file = len(names) >= num_shards
     files = tf.data.Dataset.from_tensor_slices(names)
     if num_shards > 1 and by_file:
@@ -164,7 +153,7 @@ class RecordSource(seqio.DataSource):
 
 
 class LazySource(seqio.DataSource):
-  """Makes its source on the first use, so that registering a task is free."""
+  """Creates its source on first use, so that registering a task is cheap."""
 
   def __init__(self, name: str, splits: Sequence[str] = SPLITS):
     super().__init__(splits=splits)
@@ -172,10 +161,10 @@ class LazySource(seqio.DataSource):
 
   @abc.abstractmethod
   def make(self) -> MemorySource | RecordSource:
-    """Reads, and keeps in memory or in files."""
+    """Reads the examples into memory or record files."""
 
   def recipe(self) -> tuple:
-    """Returns what decides about the contents; equal ones are one source."""
+    """Returns the settings that determine the contents, to compare sources."""
     return (self.name,)
 
   @functools.cached_property
@@ -208,10 +197,30 @@ class LazySource(seqio.DataSource):
     return f"{type(self).__name__}{self.recipe()}"
 
 
+def _num_shards(
+  source: MemorySource | RecordSource,
+  split: str,
+  shard_info: seqio.ShardInfo | None,
+) -> int:
+  """Returns the number of shards.
+
+  Raises:
+    ValueError: there are more shards than examples.
+  """
+  num_shards = shard_info.num_shards if shard_info else 1
+  size = source.num_input_examples(split)
+  if size < num_shards:
+    raise ValueError(
+      f"{source.name} has {size} examples in split {split!r}, too few for "
+      f"{num_shards} shards"
+    )
+  return num_shards
+
+
 def _tensor(values: list) -> tf.Tensor | tf.RaggedTensor:
-  """Makes a tensor of a column: of values, or of lists of any lengths."""
+  """Converts a column of values, or of lists of any lengths, to a tensor."""
   if values and isinstance(values[0], list | tuple):
-    # Lists that are all empty do not tell of what: of texts, most likely.
+    # If all lists are empty, their type is unknown: assume texts.
     dtype = None if any(values) else tf.string
     return tf.ragged.constant(
       values, dtype=dtype, ragged_rank=1, inner_shape=()
@@ -222,13 +231,13 @@ def _tensor(values: list) -> tf.Tensor | tf.RaggedTensor:
 def write_records(
   name: str, key: str, examples: Iterable[tuple[str, Example]]
 ) -> RecordSource:
-  """Writes (split, example) pairs to the user's cache, or finds them there.
+  """Writes (split, example) pairs to the user's cache, unless it has them.
 
   Args:
-    name: what to call the source.
-    key: a digest of what decides about the examples.
-    examples: read only if the cache has none under this key. All have the same
-      features; their files are drawn by a hash.
+    name: the name of the source.
+    key: a digest of everything that determines the examples.
+    examples: read only if the key is not in the cache. All have the same
+      features; each is assigned to a file by a hash.
   """
   folder = cache.directory() / f"records-{key}"
   if folder.exists():
@@ -261,7 +270,7 @@ def write_records(
     try:
       temporary.rename(folder)
     except OSError:
-      if not folder.exists():  # Else another process was first.
+      if not folder.exists():  # If it exists, another process wrote it.
         raise
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
@@ -295,7 +304,7 @@ def _serialize(example: Example) -> bytes:
 
 
 def _take(texts: Iterable[str], limit_bytes: int) -> Iterator[str]:
-  """Yields texts up to a total size; the last one may be cut."""
+  """Yields texts up to a total size; the last one may be truncated."""
   for text in texts:
     data = text.encode()[:limit_bytes]
     limit_bytes -= len(data)

@@ -1,18 +1,17 @@
-"""Span corruption: T5's objective (Raffel et al. 2020, arXiv:1910.10683).
+"""Implements T5's span corruption (Raffel et al. 2020, arXiv:1910.10683).
 
   window    [a b c d e f g h]        noise  . . x x . . . x
   inputs    [a b <X> e f g <Y> $]
   targets   [<X> c d <Y> h $]
 
 <X>, <Y>, ... are the vocabulary's last ids, descending; $ is EOS. The targets
-end without a closing sentinel, or are the whole text, as in the paper's table
-of denoising objectives:
+have no final sentinel. With whole_text they are the original text, as in the
+paper's table of denoising objectives:
 
-  targets   [a b c d e f g h $]        with whole_text
+  targets   [a b c d e f g h $]
 
-`random_spans_noise_mask` and
-`random_spans_helper` have the names, the signatures and, seed for seed, the
-results of t5.data.preprocessors in the public package t5 0.9.4.
+`random_spans_noise_mask` and `random_spans_helper` have the signatures and, for
+equal seeds, the results of t5.data.preprocessors in the package t5 0.9.4.
 """
 
 from __future__ import annotations
@@ -29,21 +28,21 @@ from tasks import metrics, vocabularies, windows
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpanCorruption(windows.Objective):
-  """Replaces spans of a window by sentinels; the targets are the spans.
+  """Replaces spans of a window with sentinels; the targets are the spans.
 
-  The window is as long as fills `inputs` exactly: 512 inputs, density 0.15 and
-  mean span 3 make windows of 568 tokens and 114 targets.
+  The window's length is chosen to fill `inputs` exactly: 512 inputs, density
+  0.15 and mean span 3 need windows of 568 tokens and 114 targets.
 
   Attributes:
-    noise_density: the share of tokens that is replaced.
+    noise_density: the fraction of tokens that are replaced.
     mean_span: the mean length of a replaced span, in tokens.
-    end_documents: whether EOS stands between the documents of a window. T5
-      joins them without: an EOS within the targets would end decoding early.
-    random_roll: whether the mask is rotated by a random offset. T5's ends with
-      noise always, so that a single long span is the end of the text. A span
-      may then fall in two, for which the plan leaves room. As in T5, targets
-      that begin with noise have no sentinel before it.
-    whole_text: whether the targets are the whole window, not its spans.
+    end_documents: whether documents in a window end with EOS. T5's do not: an
+      EOS within the targets would end decoding early.
+    random_roll: whether to rotate the mask by a random offset. T5's default
+      mask always ends with noise, so a single long span is the end of the text.
+      The rotation may split a span, for which lengths leave room. As in T5,
+      targets that begin with noise have no sentinel before it.
+    whole_text: whether the targets are the original window, not the spans.
   """
 
   name = "span_corruption"
@@ -69,8 +68,8 @@ class SpanCorruption(windows.Objective):
   def corrupt(
     self, tokens: tf.Tensor, seed: tf.Tensor, vocabulary: seqio.Vocabulary
   ) -> dict[str, tf.Tensor]:
-    """Makes an example of a window: "inputs" and "targets", each with EOS."""
-    # Six seeds, of which T5 too takes the first two for the mask.
+    """Makes an example from a window: "inputs" and "targets" with EOS."""
+    # As in T5, six seeds, of which the first two are for the mask.
     seeds = tf.random.experimental.stateless_split(seed, 6)
     noise = random_spans_noise_mask(
       tf.size(tokens),
@@ -80,52 +79,53 @@ class SpanCorruption(windows.Objective):
       random_roll=self.random_roll,
     )
     sentinels = tf.constant(text_lib.sentinel_ids(vocabulary), tf.int32)
-    inputs = _fold_spans(tokens, noise, sentinels)
+    inputs = _replace_spans(tokens, noise, sentinels)
     targets = tokens
     if not self.whole_text:
-      targets = _fold_spans(tokens, ~noise, sentinels)
+      targets = _replace_spans(tokens, ~noise, sentinels)
     return windows.end(vocabulary, inputs=inputs, targets=targets)
 
   def plan(self, inputs_length: int) -> SpanPlan:
-    """Says what a window for `inputs_length` is made of.
+    """Returns the plan of the longest window that fits `inputs_length`.
 
     Raises:
-      ValueError: there is no such window.
+      ValueError: no window fits.
     """
     given = (
       f"span_corruption of {inputs_length} inputs at noise_density "
       f"{self.noise_density} and mean_span {self.mean_span}"
     )
-    # A sentinel, a token beside it, and EOS.
-    window = 0
+    # The inputs need a sentinel, another token and EOS.
+    window = None
     if inputs_length >= 3:
-      window, _ = random_spans_helper(
+      most, _ = random_spans_helper(
         inputs_length, self.noise_density, self.mean_span, 1, 1
       )
-      # The helper forgets that a mask has a span at least, and rounds ties in
-      # float64 where the mask does in float32: its window may be too long.
-      while window >= 2 and not self._fills(window, inputs_length):
-        window -= 1
-    if window < 2:
+      # The helper's window may be too long: it allows zero spans where the mask
+      # has at least one, and rounds in float64 where the mask uses float32.
+      window = windows.longest(
+        most, lambda window: self._fills(window, inputs_length)
+      )
+    if window is None:
       raise ValueError(f"{given} leaves nothing to corrupt: set more inputs")
     plan = self._plan(window)
     if plan.spans > min(plan.noise, window - plan.noise):
       raise ValueError(
-        f"{given} makes {plan.spans} spans of {plan.noise} noise and "
-        f"{window - plan.noise} other tokens, less than one token a span: "
+        f"{given} makes {plan.spans} spans from {plan.noise} noise and "
+        f"{window - plan.noise} other tokens, less than one token per span: "
         "raise mean_span or move noise_density towards 0.5"
       )
     return plan
 
   def fits(self, window: int, inputs_length: int, targets_length: int) -> bool:
-    """Tells whether a window of this many tokens makes an example that fits."""
+    """Returns whether the example of a `window` of tokens fits the lengths."""
     plan = self._plan(window)
     has_room = plan.spans <= min(plan.noise, window - plan.noise)
     is_short = plan.inputs <= inputs_length and plan.targets <= targets_length
     return has_room and is_short
 
   def num_sentinels(self, window: int) -> int:
-    """Returns how many sentinels an example of such a window may need."""
+    """Returns the number of sentinels for a `window` of tokens."""
     return self._plan(window).sentinels
 
   def _fills(self, window: int, inputs_length: int) -> bool:
@@ -167,9 +167,9 @@ class SpanCorruption(windows.Objective):
 
 @dataclasses.dataclass(frozen=True)
 class SpanPlan:
-  """Counts the tokens of one example; `inputs` and `targets` count EOS.
+  """Holds the numbers of tokens of an example; inputs and targets include EOS.
 
-  With a random roll there may be a span, and so a sentinel, less.
+  With a random roll, `sentinels` is an upper bound: it may be one less.
   """
 
   window: int
@@ -180,13 +180,13 @@ class SpanPlan:
   targets: int
 
 
-def _fold_spans(
+def _replace_spans(
   tokens: tf.Tensor, mask: tf.Tensor, sentinels: tf.Tensor
 ) -> tf.Tensor:
-  """Replaces the runs of masked tokens by one sentinel each, in their order."""
+  """Replaces each run of masked tokens with the next sentinel."""
   starts = mask & ~tf.concat([[False], mask[:-1]], axis=0)
   number = tf.cumsum(tf.cast(starts, tf.int32)) - 1
-  ids = tf.gather(sentinels, tf.maximum(number, 0))  # -1 before the first
+  ids = tf.gather(sentinels, tf.maximum(number, 0))  # -1 before the first run
   return tf.where(starts, ids, tokens)[starts | ~mask]
 
 
@@ -197,16 +197,16 @@ def random_spans_noise_mask(
   mean_noise_span_length=3.0,
   random_roll=False,
 ):
-  """Draws which tokens are noise: spans after T5.
+  """Draws T5's noise mask of random spans.
 
-  round(length * noise_density) tokens are noise (at least one, and one is
-  not), in round(noise / mean_noise_span_length) spans (at least one). The
-  lengths of the spans, and of the gaps before each, are two compositions drawn
-  uniformly: the mask begins with a gap and ends with noise.
+  round(length * noise_density) tokens are noise (at least 1, at most length -
+  1), in round(noise / mean_noise_span_length) spans (at least one). The lengths
+  of the spans, and of the gaps before each, are drawn uniformly from all
+  compositions of their totals. The mask begins with a gap and ends with noise.
 
   Args:
-    length: int32 scalar, tokens of the window.
-    noise_density: the share of noise; 0.0 gives no noise.
+    length: int32 scalar, the number of tokens of the window.
+    noise_density: the fraction of noise; 0.0 is no noise.
     seeds: int32 [2, 2], one seed for the noise and one for the gaps.
     mean_noise_span_length: the mean length of a span, in tokens.
     random_roll: whether to rotate the mask by a random offset. Without it a
@@ -217,7 +217,7 @@ def random_spans_noise_mask(
   """
   if noise_density == 0.0:
     return tf.zeros([length], tf.bool)
-  # A window of one token is drawn as one of two, and then shortened.
+  # A window of one token is drawn as one of two, then truncated.
   size = tf.maximum(tf.cast(length, tf.int32), 2)
   num_noise = _round(tf.cast(size, tf.float32) * noise_density)
   num_noise = tf.clip_by_value(num_noise, 1, size - 1)
@@ -227,7 +227,7 @@ def random_spans_noise_mask(
   spans = _composition(num_noise, num_spans, seeds[0])
   gaps = _composition(size - num_noise, num_spans, seeds[1])
   lengths = tf.reshape(tf.stack([gaps, spans], axis=1), [-1])
-  # Noise and gaps change at the cumulated lengths; the last is the end.
+  # The mask changes at the cumulative lengths, except at the last, the end.
   changes = tf.scatter_nd(
     tf.cumsum(lengths)[:-1, tf.newaxis], tf.ones_like(lengths[1:]), [size]
   )
@@ -244,7 +244,7 @@ def random_spans_noise_mask(
 def _composition(total: tf.Tensor, parts: tf.Tensor, seed) -> tf.Tensor:
   """Draws `parts` positive integers that sum to `total`, uniformly.
 
-  Of the total - 1 places between items, parts - 1 are drawn as borders.
+  Draws parts - 1 borders from the total - 1 places between items.
   """
   is_border = seqio.stateless_shuffle(tf.range(total - 1) < parts - 1, seed)
   borders = tf.cast(tf.where(is_border)[:, 0], tf.int32) + 1
@@ -264,18 +264,18 @@ def random_spans_helper(
   extra_tokens_per_span_targets,
   verbose=False,
 ):
-  """Plans the raw length that fills the inputs, and the targets it makes.
+  """Returns the raw length that fills the inputs, and the targets' length.
 
   Args:
-    inputs_length: tokens of the inputs, EOS among them.
-    noise_density: the share of tokens that is noise.
+    inputs_length: the number of input tokens, including EOS.
+    noise_density: the fraction of tokens that are noise.
     mean_noise_span_length: the mean length of a span of noise.
     extra_tokens_per_span_inputs: sentinels per span in the inputs.
     extra_tokens_per_span_targets: sentinels per span in the targets.
     verbose: whether to print the plan.
 
   Returns:
-    (tokens of the raw text, tokens of the targets with EOS).
+    (number of raw tokens, number of target tokens including EOS).
   """
 
   def lengths(raw):
@@ -290,7 +290,7 @@ def random_spans_helper(
   while lengths(raw_length + 1)[0] <= inputs_length:
     raw_length += 1
   inputs_used, targets_length = lengths(raw_length)
-  # T5's exception: at density 0.5 the targets shall not outgrow the inputs.
+  # T5's exception: at density 0.5 the targets must not exceed the inputs.
   if noise_density == 0.5 and targets_length > inputs_used:
     raw_length -= 1
     targets_length -= 1

@@ -1,11 +1,10 @@
-"""Places spans in a text, replaces them and takes them out.
+"""Draws, replaces and extracts spans of tokens, for several objectives.
 
   tokens    [a b c d e f g]      spans  starts [1 4], lengths [2 1]
   replace   [a X d Y f g]        by the ids [X Y]
   take      [[b c] [e]]
 
-A span may be empty: then `replace` inserts. What BART, GLM, MASS, CM3 and
-PEGASUS are made of.
+A span may be empty; `replace` then inserts an id.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import tensorflow as tf
 
 
 class Spans(NamedTuple):
-  """Spans of a text, none of which overlap; both int32 [m]."""
+  """Holds spans that do not overlap; both int32 [m]."""
 
   starts: tf.Tensor
   lengths: tf.Tensor
@@ -28,21 +27,21 @@ def draw_lengths(
 ) -> tf.Tensor:
   """Draws lengths from a Poisson distribution until they sum to `total`.
 
-  The last one drawn is cut to fit, or takes all that is missing where there
-  are `most` of them; it may stand anywhere.
+  The last length drawn is truncated or, if there are `most` lengths, extended
+  to reach the total. The lengths are then shuffled.
 
   Args:
     total: int32 scalar, at least 1.
-    mean: of the distribution, at least 1.
-    most: int32 scalar, so many lengths at most.
-    least: 0, or 1 to draw from the positive lengths alone.
+    mean: the mean of the distribution, at least 1.
+    most: int32 scalar, the maximum number of lengths.
+    least: the minimum length: 0, or 1 to drop zeros.
     seeds: [2, 2].
 
   Returns:
-    int32 [m], none of them less than `least`.
+    int32 [m], each at least `least`.
   """
-  # At mean 1 a third of the draws is 0: twice as many as are needed at most,
-  # and some more, always reach the total.
+  # At mean 1 the expected sum of these draws is 2 * total + 32, so that they
+  # practically always reach the total.
   draws = tf.random.stateless_poisson(
     [2 * total + 32], seeds[0], mean, dtype=tf.int32
   )
@@ -56,11 +55,9 @@ def draw_lengths(
 
 
 def place(size: tf.Tensor, lengths: tf.Tensor, *, seed) -> Spans:
-  """Draws where spans of these lengths lie in a text of `size` tokens.
+  """Draws positions for spans of the given lengths in `size` tokens, uniformly.
 
-  All places are alike, except that two spans have a token between them: of the
-  gaps around the tokens that are in no span, some are drawn. The lengths are
-  taken in their order.
+  Spans keep the order of their lengths, with at least one token between two.
   """
   count = tf.size(lengths)
   kept = size - tf.reduce_sum(lengths)
@@ -70,7 +67,7 @@ def place(size: tf.Tensor, lengths: tf.Tensor, *, seed) -> Spans:
 
 
 def covers(spans: Spans, size: tf.Tensor) -> tf.Tensor:
-  """Tells which of `size` tokens lie in a span: bool [size]."""
+  """Returns which of `size` tokens are in a span: bool [size]."""
   ends = spans.starts + spans.lengths
   places = tf.concat([spans.starts, ends], axis=0)
   ones = tf.ones_like(spans.starts)
@@ -81,10 +78,10 @@ def covers(spans: Spans, size: tf.Tensor) -> tf.Tensor:
 
 
 def replace(tokens: tf.Tensor, spans: Spans, ids: tf.Tensor) -> tf.Tensor:
-  """Puts ids [m] in the place of spans."""
+  """Replaces each span with one of the ids [m]."""
   size = tf.size(tokens)
   kept = tf.cast(tf.where(~covers(spans, size))[:, 0], tf.int32)
-  # A span's id stands before the token that it begins with.
+  # Sorts a span's id before the token at the span's start.
   order = tf.concat([2 * spans.starts, 2 * kept + 1], axis=0)
   merged = tf.concat([ids, tf.gather(tokens, kept)], axis=0)
   return tf.gather(merged, tf.argsort(order, stable=True))
@@ -97,12 +94,12 @@ def take(tokens: tf.Tensor, spans: Spans) -> tf.RaggedTensor:
 
 
 def shuffle(spans: Spans, *, seed) -> Spans:
-  """Draws an order of the spans."""
+  """Shuffles the spans."""
   order = tf.argsort(tf.random.stateless_uniform(tf.shape(spans.starts), seed))
   return Spans(*(tf.gather(part, order) for part in spans))
 
 
-def share(size: tf.Tensor, density: float) -> tf.Tensor:
-  """Returns round(density * size), but 1 at least and `size` - 1 at most."""
+def fraction_of(size: tf.Tensor, density: float) -> tf.Tensor:
+  """Returns round(density * size), at least 1 and at most size - 1."""
   count = tf.round(density * tf.cast(size, tf.float32))
   return tf.clip_by_value(tf.cast(count, tf.int32), 1, tf.maximum(size - 1, 1))

@@ -1,11 +1,12 @@
-"""Spells tokens out: the bytes of text that each stands for.
+"""Returns the bytes of text of each token of a vocabulary.
 
   SentencePiece    ▁cat       " cat"       <0xE7>   b"\\xe7"
   byte-level BPE   Ġcat       " cat"       ç        b"\\xe7"
 
-Joined, they are the text as the tokenizer normalised it. What stands for no
-text, or for what cannot be known (sentinels, "unknown", the words of WordPiece,
-which lose the space between them), is the byte 0xFF, which UTF-8 never has.
+The concatenated bytes of a text's tokens are the text after the tokenizer's
+normalisation. Tokens whose text is not known (sentinels, the unknown token,
+WordPiece's words, which lose the space between them) are the byte 0xFF, which
+does not occur in UTF-8.
 """
 
 from __future__ import annotations
@@ -22,11 +23,10 @@ from tasks import hf_vocabulary
 
 NO_TEXT = b"\xff"
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
-_SENTINEL = re.compile(f"▁?{sentinels.SENTINEL.pattern}")
 
 
 def table(vocabulary: seqio.Vocabulary) -> list[bytes]:
-  """Returns what each id of a vocabulary spells; none is empty."""
+  """Returns the bytes of each id of a vocabulary, at least one per id."""
   found = [NO_TEXT] * vocabulary.vocab_size
   for i, piece in _pieces(vocabulary):
     found[i] = piece or NO_TEXT
@@ -51,7 +51,9 @@ def _sentencepiece(model) -> Iterator[tuple[int, bytes]]:
     if model.IsByte(i):
       yield i, _byte(piece)
     elif not (
-      model.IsControl(i) or model.IsUnknown(i) or _SENTINEL.fullmatch(piece)
+      model.IsControl(i)
+      or model.IsUnknown(i)
+      or sentinels.SENTINEL.fullmatch(piece.removeprefix("▁"))
     ):
       yield i, _with_spaces(piece)
 
@@ -64,7 +66,7 @@ def _tokenizer_json(tokenizer) -> Iterator[tuple[int, bytes]]:
     if i in added:
       continue
     if "ByteLevel" in decoder:
-      # What is spelt in other characters is in no text.
+      # Pieces with other characters do not occur in encoded text.
       yield i, bytes(alphabet.get(c, NO_TEXT[0]) for c in piece)
     elif "ByteFallback" in decoder and _BYTE.fullmatch(piece):
       yield i, _byte(piece)
@@ -90,9 +92,10 @@ def _with_spaces(piece: str) -> bytes:
 
 
 def _byte_level_alphabet() -> dict[str, int]:
-  """Returns the byte of each character that stands for one in GPT-2's pieces.
+  """Returns {character: byte} of GPT-2's byte-level BPE.
 
-  Printing characters of Latin-1 are themselves; the others follow from 256 on.
+  Printable Latin-1 characters are their own bytes; the remaining bytes are the
+  characters from U+0100 on.
   """
   printing = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
   others = [byte for byte in range(256) if byte not in printing]

@@ -1,25 +1,25 @@
 """Registers a source and an objective as a seqio task.
 
-seqio hands the same seed to every task and to every shard, so two tasks over
-one text, or two hosts, would draw the same noise in the same order. `Task`
-folds its name into all seeds, and the shard into those of the noise. (Not into
-the order: a source that shuffles first and shards then needs one order.)
+seqio gives the same seed to all tasks and shards, so two tasks over one text,
+or two hosts, would draw the same noise. `Task` folds its name into all seeds,
+and the shard index into the seeds of noise. (Not into that of the source's
+order: sources that shuffle before sharding need the same order on all shards.)
 """
 
 from __future__ import annotations
 
 import contextvars
-import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import seqio
 import tensorflow as tf
 
+from t5x_lite.files.near_names import did_you_mean, near
 from tasks import cache
 
-# Our sources shuffle whole documents already; this parts the windows of one. A
-# larger buffer would have to be filled before the first step, and be saved.
+# Sources shuffle documents; this buffer separates the windows of one document.
+# A larger one would delay the first step and enlarge iterator checkpoints.
 SHUFFLED_EXAMPLES = 256
 
 _shard: contextvars.ContextVar[seqio.ShardInfo | None] = contextvars.ContextVar(
@@ -28,9 +28,9 @@ _shard: contextvars.ContextVar[seqio.ShardInfo | None] = contextvars.ContextVar(
 
 
 class Objective(Protocol):
-  """Says how documents become examples; see tasks/span_corruption.py.
+  """Defines how documents become examples; see tasks/span_corruption.py.
 
-  An objective is a frozen dataclass, so that two equal ones are one task.
+  An objective is a frozen dataclass, so that equal objectives compare equal.
   """
 
   def output_features(
@@ -39,29 +39,28 @@ class Objective(Protocol):
     """Returns the features of an example."""
 
   def preprocessors(self) -> Sequence[Callable[..., tf.data.Dataset]]:
-    """Returns the steps from a source's examples to those features."""
+    """Returns the steps from the source's examples to these features."""
 
   @property
   def metric_fns(self) -> Sequence[Callable]:
-    """Metrics of predictions, for seqio.Evaluator; may be empty."""
+    """Returns metrics of predictions for seqio.Evaluator; may be empty."""
 
   @property
   def postprocess_fn(self) -> Callable | None:
-    """Turns decoded text into what `metric_fns` compare."""
+    """Maps decoded text to the values that `metric_fns` compare."""
 
 
 class Task(seqio.Task):
-  """Draws its own noise and order: unlike any other task's or shard's.
+  """Extends seqio.Task with different noise for each task and shard.
 
-  Its preprocessors are traced as they stand: they branch on tensors by tf.cond
-  and tf.where, never by `if`. Letting AutoGraph rewrite them, which none of
-  ours needs, took a second of every start.
+  Preprocessors are traced without AutoGraph, whose rewriting took a second at
+  each start: they must branch on tensors with tf.cond or tf.where, not `if`.
 
   Attributes:
-    examples_together: so many that follow one another fill a row together, and
-      are shuffled as one.
-    delimiter: what stands between inputs and targets, where these continue the
-      inputs as one text.
+    examples_together: the number of consecutive examples that fill a packed
+      row; they are shuffled as one.
+    delimiter: the text between inputs and targets, if the targets continue the
+      inputs.
   """
 
   examples_together: int = 1
@@ -79,10 +78,11 @@ class Task(seqio.Task):
     if split not in self.splits:
       raise ValueError(
         f"task {self.name!r} has no split {split!r}: it has "
-        f"{', '.join(map(repr, self.splits))}{did_you_mean(split, self.splits)}"
+        f"{', '.join(map(repr, self.splits))}"
+        f"{did_you_mean(near(split, self.splits))}"
       )
-    # seqio's cache of small sources repeats the first epoch's order for ever
-    # and puts the whole text into each iterator checkpoint.
+    # seqio's in-memory cache repeats the first epoch's order in all epochs, and
+    # stores all text in each iterator checkpoint.
     options["try_in_mem_cache"] = False
     token = _shard.set(shard_info)
     try:
@@ -115,17 +115,11 @@ class Task(seqio.Task):
     return super().preprocess_postcache(dataset, sequence_length, seed)
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-  """Returns "; did you mean 'train'?" where one is like the name, or ""."""
-  close = difflib.get_close_matches(name, list(known), n=1)
-  return f"; did you mean {close[0]!r}?" if close else ""
-
-
 def fold(seed: int | None, name: str) -> int | None:
-  """Derives a seed of 62 bits; no seed (None) stays no seed.
+  """Derives a 62-bit seed from a seed and a name; None stays None.
 
-  Maps take consecutive seeds, so 32 bits would let two of some thousand
-  (task, shard) pairs overlap.
+  Maps use consecutive seeds, so with 32 bits the seeds of a few thousand (task,
+  shard) pairs could overlap.
   """
   if seed is None:
     return None
@@ -155,8 +149,8 @@ def add_task(
 ) -> str:
   """Registers a task and returns its name.
 
-  Doing so again with equal arguments is no error: a gin file evaluates
-  `@text_task()` once for each place where it stands.
+  Registering it again with equal arguments is allowed: gin evaluates each
+  occurrence of `@text_task()` separately.
   """
   recipe = {"objective": objective, "vocabulary": vocabulary, "source": source}
   if name in seqio.MixtureRegistry.names():

@@ -1,4 +1,4 @@
-"""Makes tasks of a user's text, or of a corpus that is here, in a gin file.
+"""Registers tasks over text files or built-in corpora, for use in gin files.
 
 For example:
 
@@ -12,8 +12,8 @@ For example:
   text.text_task.objective = @span_corruption.SpanCorruption()
   span_corruption.SpanCorruption.noise_density = 0.3
 
-A name of its own is made for every combination of arguments, so that changing
-the objective in gin never meets another task's name.
+By default the task's name is derived from all arguments, so that changing the
+objective in gin cannot collide with another task.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ import seqio
 import tensorflow as tf
 
 from t5x_lite.files import text_files
+from t5x_lite.files.near_names import did_you_mean, near
 from tasks import cache, corpora, sources, vocabularies
-from tasks.task import Objective, add_task, did_you_mean, find_task
+from tasks.task import Objective, add_task, find_task
 
-# A packed file counts as this many times its size.
+# The assumed ratio of a compressed file's content to its size.
 _PACKED_RATIO = 4
-# Of how files are read: what was kept when they were read otherwise is stale.
+# Change this when files are read differently: it is part of the cache key.
 _READER = "lines by content"
 
 
@@ -47,22 +48,22 @@ def text_task(
 ) -> str:
   """Registers a task over text files and returns its name.
 
-  Nothing is read before the task is used. Calling it again with equal
-  arguments gives the same task.
+  Files are read on first use. Calling this again with equal arguments returns
+  the same task.
 
   Args:
-    files: plain text or JSON lines, packed or not (text_files.py tells which):
-      paths or globs; local, or with a scheme such as gs://.
-    objective: what to learn from them, e.g. `SpanCorruption()`.
+    files: plain text or JSON Lines, possibly compressed (see text_files.py):
+      paths or globs, local or with a scheme such as gs://.
+    objective: how documents become examples, e.g. `SpanCorruption()`.
     vocabulary: "bytes", the path of a SentencePiece model, or a seqio
-      vocabulary. None trains a SentencePiece model on the files once.
-    field: the text's name in JSON lines, of which each is a document.
-    documents: how plain text is divided into documents: at blank lines
+      vocabulary. None trains a SentencePiece model on the files, once.
+    field: the field of the text in JSON Lines; each line is a document.
+    documents: where plain text is divided into documents: at blank lines
       ("blank_line"), at every line ("line"), or not at all ("file").
-    validation: the share of documents to hold out, chosen by a hash of the
-      document, or files of their own.
-    name: the task's name. None finds an equal task, or makes a name of the
-      arguments' digest.
+    validation: the fraction of documents to hold out, chosen by a hash of the
+      document; or the validation files.
+    name: the task's name. None uses an equal task's name, or derives one from
+      the arguments.
 
   Returns:
     The name, for `data.Data.task`.
@@ -85,11 +86,12 @@ def corpus_task(
   """Registers a task over "python_docs" or "python_source".
 
   Args:
-    corpus: its name.
-    objective: what to learn from it, e.g. `SpanCorruption(mean_span=8.0)`.
-    vocabulary: as for `text_task`; None is the one that both corpora share.
-    name: the task's name. None finds an equal task, or makes a name of the
-      arguments' digest.
+    corpus: the name of the corpus.
+    objective: how documents become examples, e.g.
+      `SpanCorruption(mean_span=8.0)`.
+    vocabulary: as for `text_task`; None is the vocabulary of both corpora.
+    name: the task's name. None uses an equal task's name, or derives one from
+      the arguments.
 
   Returns:
     The name, for `data.Data.task`.
@@ -98,7 +100,7 @@ def corpus_task(
     raise ValueError(
       f"corpus ({corpus!r}) must be one of "
       f"{', '.join(map(repr, corpora.CORPORA))}"
-      f"{did_you_mean(corpus, corpora.CORPORA)}"
+      f"{did_you_mean(near(corpus, corpora.CORPORA))}"
     )
   return _add(
     name,
@@ -111,9 +113,9 @@ def corpus_task(
 
 @functools.cache
 def python_vocabulary() -> vocabularies.TrainedSentencePiece:
-  """Returns the vocabulary that the tasks over CPython's text share.
+  """Returns the vocabulary shared by the tasks over CPython's text.
 
-  1,024 ids: short pieces, of which a model learns something in minutes.
+  It has only 1,024 ids, so that a small model learns something in minutes.
   """
   return vocabularies.TrainedSentencePiece(
     list(corpora.CORPORA.values()), num_pieces=1024 - vocabularies.EXTRA_IDS
@@ -121,10 +123,10 @@ def python_vocabulary() -> vocabularies.TrainedSentencePiece:
 
 
 class TextFiles(sources.LazySource):
-  """Serves text files: {"text": string}, one document each.
+  """Serves the documents of text files as {"text": string}.
 
-  Up to 256 MB are held in memory; more is divided once into record files in
-  the user's cache.
+  Up to 256 MB are held in memory; more is written once to record files in the
+  user's cache.
   """
 
   def __init__(
@@ -142,7 +144,7 @@ class TextFiles(sources.LazySource):
       )
     if isinstance(validation, int | float) and not 0 <= validation < 1:
       raise ValueError(
-        f"validation ({validation}) must be a share from 0 to 1, or files"
+        f"validation ({validation}) must be from 0 to 1 (1 excluded), or files"
       )
     self.files = _as_tuple(files)
     self.field = field
@@ -204,7 +206,7 @@ class TextFiles(sources.LazySource):
     texts = {split: [] for split in self.splits}
     for split, text in self._divided(train, held_out):
       texts[split].append(text)
-    # Of a few documents the hash may choose none, or all.
+    # With few documents, the hash may leave one of the splits empty.
     for empty, other in (("validation", "train"), ("train", "validation")):
       if texts.get(empty) == [] and len(texts[other]) > 1:
         chosen = min(texts[other], key=cache.unit_interval)

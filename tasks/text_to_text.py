@@ -1,18 +1,19 @@
-"""Text to text: supervised examples as inputs and targets (Raffel et al. 2020).
+"""Formats supervised examples as text to text (Raffel et al. 2020).
 
   example   {"sentence": "A fine film.", "label": 1}
   inputs    "sst2 sentence: A fine film."    targets  "positive"
 
-The example's fields are put into two templates; a field within another is
-"{translation/de}". arXiv:1910.10683, appendix D. A template may have several
-parts, of which those without content are left out: the format of instructions,
+Two templates are filled with the example's fields; nested fields are written
+"{translation/de}". arXiv:1910.10683, appendix D. The inputs' template may have
+several parts; parts whose fields are all empty are left out, for example in
+instruction data:
 
   parts     ["Task: {instruction}", "Input: {input}", "Answer:"]
   example   {"instruction": "Name a bird.", "input": "", "output": "Wren"}
   inputs    "Task: Name a bird.\\n\\nAnswer:"              targets  "Wren"
 
-and solved examples may stand before the one to solve (few-shot prompts), whose
-answer follows as theirs do, after the delimiter and no EOS (pairs.py):
+Few-shot prompts put solved examples before the inputs; the targets then follow
+the delimiter, without EOS in between (pairs.py):
 
   inputs    "2+2= 4\\n\\n1+2= 3\\n\\n3+4="      delimiter " "      targets  "7"
 """
@@ -35,23 +36,22 @@ _FIELD = re.compile(r"\{([^{}]+)\}")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextToText:
-  """Fills two templates from each example; too long ones are cut before EOS.
+  """Fills two templates from each example; long texts are truncated before EOS.
 
-  Prompts with shots are cut at their beginning.
+  Few-shot prompts are truncated at their beginning.
 
   Attributes:
-    inputs: the template of the inputs, e.g. "translate to English: {de}", or
-      its parts.
+    inputs: the template of the inputs, e.g. "translate to English: {de}", or a
+      list of its parts.
     targets: the template of the targets, e.g. "{en}".
-    shots: so many other examples of the split stand solved before each; as
-      many follow one another and are each other's shots.
-    between: what joins parts, and shots. What is generated after shots ends
-      where this begins, as in lm-evaluation-harness.
-    delimiter: what stands between the inputs and the targets of a shot, and of
-      the example after shots.
-    labels: names for the values of integer fields, by field:
-      {"label": ("negative", "positive")}. A value without a name, such as the
-      -1 of unlabelled examples, is written "<unk>".
+    shots: the number of solved examples in each prompt. They come from the same
+      split: each group of shots + 1 consecutive examples is each other's shots.
+    between: the separator of parts and of shots. With shots, predictions are
+      truncated at this separator, as in lm-evaluation-harness.
+    delimiter: with shots, the text between inputs and targets.
+    labels: class names of integer fields, as in {"label": ("negative",
+      "positive")}. A value without a name, such as -1 for unlabelled examples,
+      becomes "<unk>".
   """
 
   inputs: str | Sequence[str]
@@ -74,7 +74,7 @@ class TextToText:
     ):
       if not _FIELD.search(template):
         raise ValueError(
-          f"{key} ({template!r}) names no field: write one as {{field}}"
+          f"{key} ({template!r}) has no field: write one as {{field}}"
         )
     if self.shots < 0:
       raise ValueError(f"shots ({self.shots}) must not be negative")
@@ -88,17 +88,17 @@ class TextToText:
 
   @property
   def fields(self) -> tuple[str, ...]:
-    """Returns the names of the fields that the templates show."""
+    """Returns the names of the fields in the templates."""
     return tuple(_FIELD.findall("".join((*self.input_parts, self.targets))))
 
   @property
   def postprocess_fn(self) -> Callable | None:
-    """Cuts what is generated after shots at the next one."""
+    """Truncates few-shot predictions at the separator."""
     return metrics.until(self.between) if self.shots else None
 
   @property
   def pair(self) -> pairs.Apart | pairs.Joined:
-    """Returns how inputs and targets are encoded: with shots as one text."""
+    """Returns the encoding of inputs and targets: with shots, as one text."""
     if not self.shots:
       return pairs.Apart()
     return pairs.Joined(delimiter=self.delimiter)
@@ -125,17 +125,17 @@ def fill_templates(
   dataset: tf.data.Dataset, *, objective: TextToText
 ) -> tf.data.Dataset:
   """Maps examples to {"inputs": string, "targets": string}."""
-  present = _flat(dataset.element_spec)
+  present = flatten(dataset.element_spec)
   for template in (*objective.input_parts, objective.targets):
     for field in _FIELD.findall(template):
       if field not in present:
         raise ValueError(
-          f"template {template!r} names {field!r}, which examples lack: they "
-          f"have {', '.join(sorted(present))}"
+          f"template {template!r} has the field {field!r}, but examples have "
+          f"{', '.join(sorted(present))}"
         )
 
   def fill(example):
-    fields = _flat(example)
+    fields = flatten(example)
     parts = [
       _fill(part, fields, objective.labels) for part in objective.input_parts
     ]
@@ -154,9 +154,9 @@ def fill_templates(
 def add_shots(
   dataset: tf.data.Dataset, *, shots: int, between: str, delimiter: str = " "
 ) -> tf.data.Dataset:
-  """Puts solved examples before each: the others of shots + 1 in a row.
+  """Puts solved examples before each: the others of its group of shots + 1.
 
-  The last of a finite dataset, fewer than that, have fewer shots.
+  If the last group of a finite dataset is smaller, it has fewer shots.
   """
   if not shots:
     return dataset
@@ -164,7 +164,7 @@ def add_shots(
   def add(group):
     parts = [group["inputs"], delimiter, group["targets"], between]
     solved = tf.strings.join(parts)
-    # Of three: those that follow, around: 1 2, 2 0, 0 1.
+    # The shots of three examples: 1 2, 2 0, 0 1.
     count = tf.size(solved)
     index = tf.range(count)[:, tf.newaxis] + tf.range(1, count)
     before = tf.strings.reduce_join(tf.gather(solved, index % count), axis=1)
@@ -174,7 +174,7 @@ def add_shots(
 
 
 def _fill(template: str, fields, labels) -> tuple[tf.Tensor, tf.Tensor]:
-  """Returns the text, and whether it has no field or one that is not empty."""
+  """Returns the text, and False if it has fields and all are empty."""
   # Splitting at a group gives text, field, text, field, ..., text.
   parts = _FIELD.split(template)
   for i in range(1, len(parts), 2):
@@ -185,19 +185,19 @@ def _fill(template: str, fields, labels) -> tuple[tf.Tensor, tf.Tensor]:
 
 def _as_text(value: tf.Tensor, names: Sequence[str] | None) -> tf.Tensor:
   if names is not None:
-    # Out of range becomes the last entry.
+    # Values out of range become "<unk>", the last entry.
     index = tf.cast(value, tf.int32)
     is_known = (index >= 0) & (index < len(names))
     return tf.constant([*names, "<unk>"])[tf.where(is_known, index, len(names))]
   return value if value.dtype == tf.string else tf.strings.as_string(value)
 
 
-def _flat(tree: Mapping, prefix: str = "") -> dict:
+def flatten(tree: Mapping, prefix: str = "") -> dict:
   """Joins the keys of nested dicts with slashes."""
   flat = {}
   for key, value in tree.items():
     if isinstance(value, Mapping):
-      flat |= _flat(value, f"{prefix}{key}/")
+      flat |= flatten(value, f"{prefix}{key}/")
     else:
       flat[prefix + key] = value
   return flat

@@ -1,14 +1,14 @@
-"""UL2: a mixture of denoisers over one stream of text.
+"""Implements UL2's mixture of denoisers.
 
   window         [a b c d e f g h]
   R, X           inputs [<m> a <X> d e f <Y> $]    targets [<X> b c <Y> g h $]
   S              inputs [<m> a b c d e f]          targets [g h]
 
-Each window's denoiser is drawn by the rates: R is short and sparse span
-corruption, X has long spans or dense ones, and S continues a prefix of three
-quarters. <m> is the mode token, if there are any; $ is EOS. Windows are as long
-as fits every denoiser, so that all see the same text, whatever the rates.
-Tay et al. 2022, arXiv:2205.05131, section 3.1 and table 1.
+A denoiser is drawn for each window: R is span corruption with short, sparse
+spans, X has long or dense spans, and S predicts the last quarter of the window.
+<m> is the mode token, if used; $ is EOS. The length of windows fits all
+denoisers, so that it does not depend on the rates. Tay et al. 2022,
+arXiv:2205.05131, section 3.1 and table 1.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from tasks.span_corruption import SpanCorruption
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Denoiser:
-  """One of a mixture.
+  """Defines one denoiser of a mixture.
 
   Attributes:
-    mode: what its mode token stands for, "R", "S" or "X" in UL2.
-    objective: what it does to a window.
-    rate: how often it is drawn, relative to the others.
+    mode: the name of its mode token, "R", "S" or "X" in UL2.
+    objective: makes an example from a window.
+    rate: the relative sampling rate.
   """
 
   mode: str
@@ -65,18 +65,19 @@ SEVEN = (
 class UL2(windows.Objective):
   """Draws a denoiser for each window.
 
-  Of one window some denoisers make many inputs, others many targets, and no
-  row suits all: with 128 inputs and 96 targets, 31% of a row is padding. Packed
-  rows of four windows (512 and 288) have 19%, and rows that inputs and targets
-  share in decoders (lengths with "decoder": 190) 17%.
+  For a given window, some denoisers make many inputs and others many targets,
+  so rows have padding: with 128 inputs and 96 targets, 31%. Packed rows of four
+  windows (512 and 288) have 19%, and decoder-only rows, which inputs and
+  targets share (lengths with "decoder": 190), have 17%.
 
   Attributes:
-    denoisers: what to draw from; the paper's seven, at equal rates.
-    window: tokens of a window, where packed rows shall take several; None is
-      the most that a row has room for, whatever is drawn.
-    mode_tokens: mode -> N of the <extra_id_N> that begins the inputs, such as
-      {"R": 99, "S": 98, "X": 97}: extra ids that no sentinel may take. None
-      has no mode tokens.
+    denoisers: the denoisers to draw from; by default the paper's seven, at
+      equal rates.
+    window: the number of tokens of a window, to pack several into a row; None
+      is the longest window that fits a row with any denoiser.
+    mode_tokens: {mode: N} of the <extra_id_N> that begins the inputs, such as
+      {"R": 99, "S": 98, "X": 97}. These ids must not be used as sentinels. None
+      means no mode tokens.
   """
 
   name = "ul2"
@@ -88,7 +89,7 @@ class UL2(windows.Objective):
 
   def __post_init__(self):
     if not self.denoisers:
-      raise ValueError("denoisers must be one at least, not none")
+      raise ValueError("denoisers must have at least one entry, not none")
     if self.window is not None and self.window < 2:
       raise ValueError(f"ul2's window ({self.window}) must be at least 2")
     modes = sorted({denoiser.mode for denoiser in self.denoisers})
@@ -97,41 +98,47 @@ class UL2(windows.Objective):
       return
     if sorted(tokens) != modes or len(set(tokens.values())) < len(tokens):
       raise ValueError(
-        f"mode_tokens ({dict(tokens)}) must give each mode of the denoisers "
-        f"({', '.join(modes)}) an extra id of its own"
+        f"mode_tokens ({dict(tokens)}) must map each mode of the denoisers "
+        f"({', '.join(modes)}) to a different extra id"
       )
 
   def window_length(self, inputs_length: int, targets_length: int) -> int:
-    """Returns `window`, or the longest that fits every denoiser.
+    """Returns `window`, or the length of the longest that fits all denoisers.
 
     Raises:
-      ValueError: there is none.
+      ValueError: no window fits.
     """
     inputs_length -= self.mode_tokens is not None
-    lengths = range(inputs_length + targets_length, 1, -1)
-    for window in lengths if self.window is None else [self.window]:
-      if all(
+
+    def fits(window):
+      return all(
         denoiser.objective.fits(window, inputs_length, targets_length)
         for denoiser in self.denoisers
-      ):
-        return window
-    if self.window is not None:
-      raise ValueError(
-        f"ul2's window ({self.window}) does not fit {inputs_length} inputs and "
-        f"{targets_length} targets with every denoiser: set less, or None for "
-        "the longest that does"
       )
-    raise ValueError(
-      f"ul2 finds no window that fits {inputs_length} inputs "
-      + ("beside the mode token " if self.mode_tokens else "")
-      + f"and {targets_length} targets with every denoiser: set more"
-    )
+
+    if self.window is not None:
+      if not fits(self.window):
+        raise ValueError(
+          f"ul2's window ({self.window}) does not fit {inputs_length} inputs "
+          f"and {targets_length} targets with every denoiser: reduce it, or "
+          "set None for the longest that fits"
+        )
+      return self.window
+    window = windows.longest(inputs_length + targets_length, fits)
+    if window is None:
+      raise ValueError(
+        f"ul2 finds no window that fits {inputs_length} inputs "
+        + ("plus the mode token " if self.mode_tokens else "")
+        + f"and {targets_length} targets with every denoiser: set more"
+      )
+    return window
 
   def corrupt(
     self, tokens: tf.Tensor, seed: tf.Tensor, vocabulary: seqio.Vocabulary
   ) -> dict[str, tf.Tensor]:
-    """Makes an example of a window, by a denoiser that it draws."""
-    # The noise has the seed that it has where a denoiser stands alone.
+    """Makes an example from a window with a randomly drawn denoiser."""
+    # The denoiser gets `seed` itself, so its noise is the same as when it is
+    # used alone.
     draw_seed = tf.random.experimental.stateless_fold_in(seed, 0)
     rates = tf.constant([denoiser.rate for denoiser in self.denoisers])
     drawn = tf.random.stateless_categorical(

@@ -1,9 +1,9 @@
-"""Vocabularies: SentencePiece models, one trained on first use; all by name.
+"""Defines SentencePiece vocabularies, including ones trained on first use.
 
-All are seqio vocabularies, and none reads or trains anything before it is
-used. Sentinels are the last ids, descending, <extra_id_0> the very last, unless
-a file has its own: `t5x_lite.data.sentinels.sentinel_ids` tells. In a text
-<extra_id_0> is one token, in Python's encode as in TensorFlow's.
+All are seqio vocabularies that read or train their model on first use.
+Sentinels are the last ids, descending, so <extra_id_0> is the last id, unless
+the file has its own (`t5x_lite.data.sentinels.sentinel_ids` returns them). In
+text, <extra_id_0> is encoded as one token, in Python and in TensorFlow.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _TRAINING_BYTES = 2_000_000
 
 
 class SentencePiece(seqio.SentencePieceVocabulary):
-  """A SentencePiece model, in which a sentinel may stand anywhere.
+  """Encodes text by a SentencePiece model, with sentinels also within words.
 
-  seqio's sentinels begin with the mark of a space, so "un<extra_id_0>able" has
-  none; here it is read as training shows it: "un", sentinel, "able". That mark,
-  U+2581, is a space where a text has it: SentencePiece does not tell the two
-  apart, so it comes back as one.
+  seqio's sentinel pieces begin with "▁" (a space), so seqio finds no sentinel
+  in "un<extra_id_0>able". Here it is encoded as in training: "un", sentinel,
+  "able". U+2581 in a text is decoded as a space, since SentencePiece does not
+  distinguish the two.
   """
 
   def __init__(
@@ -49,16 +49,17 @@ class SentencePiece(seqio.SentencePieceVocabulary):
     pieces: Sequence[str] = (),
     start: str | None = None,
   ):
-    """Names the file; reads it on the first use.
+    """Stores the settings; the file is read on first use.
 
     Args:
-      path: of the .model file.
-      extra_ids: the number of sentinels, where the file has none: those of mT5
-        or of a run's own vocabulary.model stay as they are.
-      pieces: new tokens, which get ids after those of the file. A checkpoint
-        follows by WarmStart.num_trailing_sentinels = extra_ids.
-      start: the piece that decoders start from, LLaMA's "<s>" say; None is id
-        0, as T5 has it.
+      path: the path of the .model file.
+      extra_ids: the number of sentinels, if the file has none (mT5's file and
+        the vocabulary.model of a run have their own).
+      pieces: new tokens, which get ids after those of the file. To load a
+        checkpoint of the old vocabulary, set WarmStart.num_trailing_sentinels =
+        extra_ids.
+      start: the decoder's start token, such as LLaMA's "<s>"; None is id 0, as
+        in T5.
     """
     super().__init__(path, extra_ids=extra_ids)
     self._pieces = tuple(pieces)
@@ -71,18 +72,18 @@ class SentencePiece(seqio.SentencePieceVocabulary):
 
   @property
   def extra_ids(self) -> int:
-    """Returns the number of sentinels, the file's own or those added."""
+    """Returns the number of sentinels, of the file or added."""
     return len(self.sentinel_ids)
 
   @property
   def eos_id(self) -> int | None:
-    """Returns the token that ends a text; None for a model without one."""
+    """Returns the id of EOS; None if the model has none."""
     found = super().eos_id
     return None if found < 0 else found
 
   @property
   def start_id(self) -> int:
-    """Returns the token before the first one that a decoder predicts."""
+    """Returns the id of the decoder's start token."""
     if self._start is None:
       return 0
     found = self.tokenizer.PieceToId(self._start)
@@ -105,26 +106,31 @@ class SentencePiece(seqio.SentencePieceVocabulary):
           f"no SentencePiece model at {path!r}; `t5x_lite vocab` trains one"
         )
       found = sentencepiece_models.prepare(path, self._pieces)
-      whole = seqio.SentencePieceVocabulary(
+      model = seqio.SentencePieceVocabulary(
         found.path, extra_ids=0 if found.num_sentinels else self._extra_ids
       )
-      text_lib.check_padding(whole)
-      self._model = whole._model_context()
+      text_lib.check_padding(model)
+      self._model = model._model_context()
     return self._model
 
   @property
-  def _at_start(self) -> bool:
-    """Tells whether the model puts no space before a text of itself."""
+  def _needs_space_at_start(self) -> bool:
+    """Returns whether a sentinel at the start of a text needs a space.
+
+    It does if the model does not add a prefix space.
+    """
     return not sentencepiece_models.facts(self.sp_model).adds_prefix
 
   def _encode(self, s: str) -> Sequence[int]:
     text_files.check_text(s, "the text")
-    s = text_lib.spaced(s, self.extra_ids, at_start=self._at_start)
+    at_start = self._needs_space_at_start
+    s = text_lib.spaced(s, self.extra_ids, at_start=at_start)
     return super()._encode(s)
 
   def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
     if count := self.extra_ids:
-      pattern = text_lib.before_sentinels(count, at_start=self._at_start)
+      at_start = self._needs_space_at_start
+      pattern = text_lib.before_sentinels(count, at_start=at_start)
       for _ in range(2):
         s = tf.strings.regex_replace(s, pattern, r"\1 \2")
     return super()._encode_tf(s)
@@ -146,16 +152,16 @@ class SentencePiece(seqio.SentencePieceVocabulary):
 
 
 class TextSource(Protocol):
-  """Gives text to train on; equal sources give equal text."""
+  """Provides text to train a vocabulary; equal sources provide equal text."""
 
   def training_text(self, limit_bytes: int): ...
 
 
 class TrainedSentencePiece(SentencePiece):
-  """A SentencePiece model that is trained on the first use, then cached.
+  """Trains a SentencePiece model on first use and caches it.
 
-  Training takes some 2 s. Equal sources give equal models: the text taken and
-  the trainer are deterministic, and the cache's file is named by their digest.
+  Training takes about 2 s. It is deterministic: equal sources give equal
+  models, and the cached file is named by a digest of the text and the settings.
   """
 
   def __init__(
@@ -165,14 +171,14 @@ class TrainedSentencePiece(SentencePiece):
     num_pieces: int | None = None,
     extra_ids: int = EXTRA_IDS,
   ):
-    """Names the text; num_pieces=None is 3,996, or less if it is small."""
+    """Stores the settings; None is 3,996 pieces, or fewer for little text."""
     super().__init__("", extra_ids=extra_ids)
     self._sources = tuple(sources)
     self._num_pieces = num_pieces
 
   @property
   def sentencepiece_model_file(self) -> str:
-    """Returns the model's path, after training it if need be."""
+    """Returns the model's path, after training it if needed."""
     if not self._sentencepiece_model_file:
       self._sentencepiece_model_file = self._train()
     return self._sentencepiece_model_file
@@ -184,7 +190,7 @@ class TrainedSentencePiece(SentencePiece):
 
   @property
   def extra_ids(self) -> int:
-    """Returns the number of sentinels; what is trained here has none itself."""
+    """Returns the number of added sentinels; trained models have none."""
     return self._extra_ids
 
   def _train(self) -> str:
@@ -233,7 +239,7 @@ class TrainedSentencePiece(SentencePiece):
 def resolve(
   vocabulary: seqio.Vocabulary | str,
 ) -> seqio.Vocabulary:
-  """Returns the vocabulary that is meant by "bytes" or the path of a file."""
+  """Returns the vocabulary of "bytes" or of a file's path."""
   if isinstance(vocabulary, seqio.Vocabulary):
     return vocabulary
   if vocabulary == "bytes":
@@ -249,9 +255,10 @@ def resolve(
 
 
 def encode_rest_tf(vocabulary: seqio.Vocabulary, text: tf.Tensor) -> tf.Tensor:
-  """Encodes text that goes on where another ends, within a word perhaps.
+  """Encodes text that continues another text, possibly within a word.
 
-  Tokenizers put a space before any text, but not after a sentinel.
+  Encodes it after a sentinel, because tokenizers may put a space before a text
+  but not after a sentinel.
   """
   if isinstance(vocabulary, seqio.ByteVocabulary):
     return vocabulary.encode_tf(text)
@@ -261,13 +268,13 @@ def encode_rest_tf(vocabulary: seqio.Vocabulary, text: tf.Tensor) -> tf.Tensor:
 
 
 def word_starts(vocabulary: seqio.Vocabulary) -> list[bool]:
-  """Tells of each id whether a token of it begins a word.
+  """Returns for each id whether it begins a word.
 
-  A word begins with the space before it: "▁the" in SentencePiece, white space
-  among bytes. Special ids are words of their own.
+  A word begins with the space before it: "▁the" in SentencePiece, a white-space
+  byte in byte vocabularies. Each special id is a word.
 
   Raises:
-    ValueError: the vocabulary does not tell.
+    ValueError: the vocabulary is of another kind.
   """
   if isinstance(vocabulary, seqio.ByteVocabulary):
     return [
@@ -281,20 +288,20 @@ def word_starts(vocabulary: seqio.Vocabulary) -> list[bool]:
       for i in range(vocabulary.vocab_size)
     ]
   raise ValueError(
-    f"vocabulary {vocabulary} does not tell where words begin: use bytes, a "
-    "SentencePiece model, or no whole words"
+    f"cannot tell where words begin in vocabulary {vocabulary}: use bytes or a "
+    "SentencePiece model, or set whole_words to False"
   )
 
 
 def identity(vocabulary: seqio.Vocabulary) -> str:
-  """Describes a vocabulary alike in every process: no address of an object."""
+  """Describes a vocabulary with the same text in all processes."""
   if type(vocabulary).__repr__ is not object.__repr__:
     return repr(vocabulary)
   return f"{type(vocabulary).__name__}({vocabulary.vocab_size})"
 
 
 def num_sentinels(vocabulary: seqio.Vocabulary) -> int:
-  """Counts the sentinels: extra ids, or those that a file has itself (mT5)."""
+  """Returns the number of sentinels: extra ids, or those of the file (mT5)."""
   return len(text_lib.sentinel_ids(vocabulary))
 
 
@@ -306,15 +313,16 @@ def check_sentinels(
   if needed > present:
     raise ValueError(
       f"{what} needs {needed} sentinels, more than the vocabulary's {present}: "
-      f"give the vocabulary extra_ids={needed} (a file with its own has no "
-      "others) or change the objective"
+      f"set the vocabulary's extra_ids to {needed} (not possible if its file "
+      "has sentinels) or change the objective"
     )
 
 
 def ordinary_ids(vocabulary: seqio.Vocabulary) -> tuple[int, int]:
-  """Returns the longest range of ids that are text: no special, no sentinel.
+  """Returns the longest range of ids without special ids or sentinels.
 
-  Half-open. Pad, EOS and unk come first in T5's vocabularies, elsewhere not.
+  The range is half-open. In T5's vocabularies pad, EOS and unk come first; in
+  others they may not.
   """
   special = {vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id} - {None}
   special |= {*text_lib.sentinel_ids(vocabulary), vocabulary.vocab_size}
@@ -332,13 +340,14 @@ def noise_tokens(
   random_fraction: float,
   seeds: tf.Tensor,
 ) -> tf.Tensor:
-  """Makes of each token the mask, a random token or itself, as BERT does.
+  """Maps each token to the mask, a random token or itself, as in BERT.
 
   Args:
     tokens: int32 [n].
-    vocabulary: whose <extra_id_0> is the mask.
+    vocabulary: the vocabulary; its <extra_id_0> is the mask.
     mask_fraction: the probability of the mask.
-    random_fraction: the probability of a random token, which is text.
+    random_fraction: the probability of a random token, drawn from
+      `ordinary_ids`.
     seeds: int32 [2, 2].
 
   Returns:

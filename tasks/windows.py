@@ -1,13 +1,13 @@
-"""Turns documents into windows of tokens: what every objective starts from.
+"""Encodes documents and cuts them into windows, for all objectives.
 
   documents                  "a b c"    "d e"    "f g h i"
   encode, with append_eos    [a b c $]  [d e $]  [f g h i $]
   cut to 4                   [a b c $]  [d e $ f]  [g h i $]
 
-These are seqio preprocessors: functions of a dataset, to which seqio adds
-`output_features` and `sequence_length` where they ask for them. All of them
-are TensorFlow ops without generators or Python calls, so that an iterator
-checkpoint resumes exactly.
+These are seqio preprocessors: functions of a dataset, to which seqio passes
+`output_features` and `sequence_length` if they are parameters. They use
+TensorFlow ops only, no Python generators, so that iterators can be checkpointed
+and resume exactly.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ def encode(
     tokens = tf.concat([tokens, end], axis=0)
     return {"targets": tokens}
 
-  # seqio's `tokenize` runs 256 of these at once, all of which an iterator
-  # checkpoint would have to hold.
+  # seqio's `tokenize` runs 256 of these in parallel, whose results would all be
+  # in an iterator checkpoint.
   return dataset.map(encode_document, num_parallel_calls=AUTOTUNE)
 
 
 def document_end(vocabulary: seqio.Vocabulary, append_eos: bool) -> tf.Tensor:
-  """Returns what ends a document, int32 [1] or, if nothing does, [0].
+  """Returns the tokens appended to a document: EOS, int32 [1], or none, [0].
 
   Raises:
     ValueError: the vocabulary has no EOS to append.
@@ -64,9 +64,9 @@ def encoded(
   *,
   append_eos: bool = False,
 ) -> Sequence[Callable[..., tf.data.Dataset]]:
-  """Returns the steps to tokens, which `t5x_lite cache` can do once for all.
+  """Returns the tokenization steps, whose results `t5x_lite cache` can store.
 
-  What comes after them, windows and noise, is drawn anew in each epoch.
+  Later steps (windows, noise) run anew in each epoch.
   """
   step = functools.partial(function, append_eos=append_eos)
   return step, seqio.CacheDatasetPlaceholder()
@@ -75,11 +75,12 @@ def encoded(
 def cut(
   dataset: tf.data.Dataset, length: int, *, min_length: int = 1
 ) -> tf.data.Dataset:
-  """Joins the sequences end to end and cuts the stream to `length` tokens.
+  """Concatenates the sequences and cuts the stream into windows of `length`.
 
-  No token is lost or repeated at a cut. The last window of a finite dataset
-  may be shorter; below `min_length` tokens it is dropped. All features of an
-  example are as long as its "targets", and are cut alike.
+  No token is lost or repeated at a cut. The last window of a finite dataset may
+  be shorter; it is dropped if it has fewer than `min_length` tokens. All
+  features of an example have the length of "targets" and are cut at the same
+  places.
   """
 
   def step(rest, item):
@@ -88,7 +89,7 @@ def cut(
       name: tf.concat([rest[name], example[name]], axis=0) for name in example
     }
     size = tf.size(stream["targets"])
-    # The end brings no tokens, so here the stream is shorter than a window.
+    # The end has no tokens, so here the stream is shorter than a window.
     is_window = tf.logical_and(is_end, size >= min_length)
     width = tf.where(is_window, tf.maximum(size, 1), length)
     used = size // width * width
@@ -105,7 +106,7 @@ def cut(
 
 
 def divide(dataset: tf.data.Dataset, length: int) -> tf.data.Dataset:
-  """Divides each sequence for itself into pieces of up to `length` tokens."""
+  """Divides each sequence separately into pieces of up to `length` tokens."""
 
   def pieces(example):
     tokens = example["targets"]
@@ -117,7 +118,7 @@ def divide(dataset: tf.data.Dataset, length: int) -> tf.data.Dataset:
 
 
 def unbatch(dataset: tf.data.Dataset) -> tf.data.Dataset:
-  """Parts ragged examples; they become vectors, as those of other tasks."""
+  """Unbatches ragged examples into vectors."""
   return dataset.unbatch().map(lambda example: example)
 
 
@@ -130,13 +131,13 @@ def _transform(example, seed, function, vocabulary):
 def transform(
   dataset: tf.data.Dataset, output_features: Features, *, function: Callable
 ) -> tf.data.Dataset:
-  """Maps each window to the example that `function` makes of it.
+  """Maps each window to an example, with a random seed.
 
   Args:
     dataset: windows, in "targets".
-    output_features: of the task.
-    function: (tokens, seed int32 [2], vocabulary) -> example; other features
-      of a window are keyword arguments.
+    output_features: the task's features.
+    function: (tokens, seed int32 [2], vocabulary) -> example; other features of
+      a window are passed as keyword arguments.
   """
   return _transform(
     dataset,
@@ -146,20 +147,21 @@ def transform(
 
 
 class Objective:
-  """Makes an example of each window of the joined documents.
+  """Makes an example from each window of the concatenated documents.
 
-  What the objectives share. One is a frozen dataclass with `window_tokens` and
-  `corrupt`, and where it differs:
+  This is the base class of objectives: frozen dataclasses that define
+  `window_tokens` and `corrupt`, and override these where needed:
 
-    name: what messages call it.
-    texts: the features that are tokens, and whether they end with EOS.
-    numbers: other features, and how many values they have.
+    name: the objective's name in error messages.
+    texts: {feature of tokens: whether it ends with EOS}.
+    numbers: {other feature: number of its values}.
     sized: the features whose lengths must be given; None is `texts`.
-    encode: from documents to tokens.
-    end_documents: whether EOS stands at the end of documents.
+    encode: the preprocessor from documents to tokens.
+    end_documents: whether documents end with EOS.
     min_window: a shorter last window of a finite dataset is dropped.
-    takes_targets_length: whether `corrupt` does, by that name.
-    metric_fns, postprocess_fn: as of tasks/task.py's Objective.
+    takes_targets_length: whether `corrupt` has this parameter,
+      `targets_length`.
+    metric_fns, postprocess_fn: see Objective in tasks/task.py.
   """
 
   name = ""
@@ -176,17 +178,17 @@ class Objective:
   def window_tokens(
     self, lengths: Sequence[int], vocabulary: seqio.Vocabulary
   ) -> int:
-    """Returns the tokens of a window, for features of these lengths.
+    """Returns the number of tokens of a window for given feature lengths.
 
     Raises:
-      ValueError: the lengths or the sentinels do not suffice.
+      ValueError: the lengths or the number of sentinels are too small.
     """
     raise NotImplementedError
 
   def corrupt(
     self, tokens: tf.Tensor, seed: tf.Tensor, vocabulary: seqio.Vocabulary
   ) -> dict[str, tf.Tensor]:
-    """Makes an example of a window; None leaves it as it is."""
+    """Makes an example from a window; set `corrupt` to None to keep windows."""
     raise NotImplementedError
 
   def output_features(self, vocabulary: seqio.Vocabulary) -> Features:
@@ -231,17 +233,9 @@ class Objective:
     lengths: Sequence[int],
     vocabulary: seqio.Vocabulary,
   ) -> tf.data.Dataset:
-    """Cuts the documents."""
+    """Cuts encoded documents into windows."""
     window = self.window_tokens(lengths, vocabulary)
     return cut(dataset, window, min_length=self.min_window)
-
-
-def pair(vocabulary: seqio.Vocabulary) -> Features:
-  """Returns the features of a pair: inputs and targets, each with EOS."""
-  return {
-    name: seqio.Feature(vocabulary, add_eos=True)
-    for name in ("inputs", "targets")
-  }
 
 
 def end(
@@ -256,23 +250,23 @@ def end(
 
 
 def check_text(dataset: tf.data.Dataset) -> None:
-  """Raises ValueError unless documents have a text."""
+  """Raises ValueError unless documents have the field "text"."""
   if "text" not in dataset.element_spec:
     raise ValueError(
-      "documents need a field 'text', and examples have "
-      f"{', '.join(map(repr, sorted(dataset.element_spec)))}: name the text's "
-      "field (text=...)"
+      "documents need a field 'text', but examples have "
+      f"{', '.join(map(repr, sorted(dataset.element_spec)))}: set text to the "
+      "name of the text's field"
     )
 
 
 def check_density(density: float, name: str = "noise_density") -> None:
-  """Raises ValueError unless it is a share between 0 and 1."""
+  """Raises ValueError unless a fraction is between 0 and 1, both excluded."""
   if not 0 < density < 1:
     raise ValueError(f"{name} ({density}) must be between 0 and 1")
 
 
 def check_fractions(mask_fraction: float, random_fraction: float) -> None:
-  """Raises ValueError unless these are parts of one."""
+  """Raises ValueError unless both are at least 0 and sum to at most 1."""
   fractions = mask_fraction, random_fraction
   if min(fractions) < 0 or sum(fractions) > 1:
     raise ValueError(
@@ -282,16 +276,21 @@ def check_fractions(mask_fraction: float, random_fraction: float) -> None:
 
 
 def check_mean_span(mean_span: float) -> None:
-  """Raises ValueError if spans had less than a token on average."""
+  """Raises ValueError if the mean length of spans is less than 1."""
   if mean_span < 1:
     raise ValueError(f"mean_span ({mean_span}) must be at least 1")
 
 
+def longest(most: int, fits: Callable[[int], bool]) -> int | None:
+  """Returns the longest window of 2 to `most` tokens that fits, or None."""
+  return next(filter(fits, range(most, 1, -1)), None)
+
+
 def shorter(lengths: Sequence[int], objective: str) -> int:
-  """Returns the lesser of the lengths of inputs and targets.
+  """Returns the smaller of the lengths of inputs and targets.
 
   Raises:
-    ValueError: it leaves no two tokens and EOS.
+    ValueError: it has no room for two tokens and EOS.
   """
   length = min(lengths)
   if length < 3:
@@ -305,7 +304,11 @@ def shorter(lengths: Sequence[int], objective: str) -> int:
 def check_lengths(
   sequence_length: Lengths, *features: str, objective: str
 ) -> tuple[int, ...]:
-  """Returns the lengths of `features`, or says which one is not given."""
+  """Returns the lengths of `features`.
+
+  Raises:
+    ValueError: a length is missing.
+  """
   missing = [key for key in features if not (sequence_length or {}).get(key)]
   if missing:
     raise ValueError(

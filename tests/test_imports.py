@@ -42,7 +42,10 @@ MAY_IMPORT = {
 }  # fmt: skip
 
 # Leaves, of neither models nor data, which `tasks` shares.
-_LEAVES = ("t5x_lite.files.text_files", "t5x_lite.data.sentinels")
+_LEAVES = (
+  "t5x_lite.files.near_names", "t5x_lite.files.text_files",
+  "t5x_lite.data.sentinels",
+)  # fmt: skip
 
 # Where seqio and TensorFlow are imported. Of `data` and `inference`, only in
 # some modules: the rest serve commands that load neither.

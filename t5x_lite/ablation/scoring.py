@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,8 +15,6 @@ from t5x_lite.devices.layout import Layout
 from t5x_lite.inference import batched, infer
 from t5x_lite.model import Model, Params
 from t5x_lite.row_formats import RowFormat
-
-_SENTINEL = re.compile(r"<extra_id_\d+>")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,8 +209,9 @@ def generate(
 
 def _first_span(prediction: str) -> str:
   """Returns a denoiser's prediction for the first blank."""
-  before, *spans = _SENTINEL.split(prediction)
-  return before.strip() or (spans[0].strip() if spans else "")
+  # Splitting at the pattern's group gives text, number, text, ..., text.
+  before, *rest = sentinels.SENTINEL.split(prediction)
+  return before.strip() or (rest[1].strip() if rest else "")
 
 
 def _codec(task, row_format, records, *, room=0) -> infer.Codec:

@@ -24,7 +24,7 @@ from jax.experimental import multihost_utils
 from t5x_lite.checkpoints import retention, saved_step
 from t5x_lite.checkpoints.digests import Damaged
 from t5x_lite.checkpoints.spec import Retention
-from t5x_lite.files import disk
+from t5x_lite.files import disk, trees
 
 Tree = Any
 Result = TypeVar("Result")
@@ -164,7 +164,7 @@ class Checkpoints:
     self.wait()
     if step is None and self.latest_step is None:
       return None
-    wanted = saved_step.named_leaves(abstract_state)
+    wanted = trees.named_leaves(abstract_state)
 
     def read(path: epath.Path) -> Tree:
       manifest = saved_step.read_manifest(path)
@@ -172,7 +172,7 @@ class Checkpoints:
       leaves = saved_step.read_leaves(path, manifest, wanted)
       if iterator is not None:
         saved_step.restore_iterator(path, manifest, iterator)
-      return saved_step.with_leaves(abstract_state, leaves)
+      return trees.with_leaves(abstract_state, leaves)
 
     # Only a training run sets damaged steps aside: it will save them again.
     set_aside = self._keep is not None
@@ -192,7 +192,7 @@ class Checkpoints:
         not fit the model or are not finite.
     """
     self.wait()
-    wanted = saved_step.named_leaves({"params": abstract_params})
+    wanted = trees.named_leaves({"params": abstract_params})
 
     def read(path: epath.Path) -> Tree:
       manifest = saved_step.read_manifest(path)
@@ -200,7 +200,7 @@ class Checkpoints:
       saved_step.check_fit(path, saved, wanted, any_float=True)
       leaves = saved_step.read_leaves(path, manifest, wanted)
       saved_step.check_finite(path, leaves)
-      return saved_step.with_leaves({"params": abstract_params}, leaves)
+      return trees.with_leaves({"params": abstract_params}, leaves)
 
     state, self.restored_step = newest_sound(self.directory, read, step)
     return state["params"]

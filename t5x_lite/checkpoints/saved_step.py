@@ -29,13 +29,12 @@ from jax.experimental import multihost_utils
 
 from t5x_lite.checkpoints import digests, orbax_noise
 from t5x_lite.checkpoints.digests import Damaged
-from t5x_lite.files import json_text
+from t5x_lite.files import json_text, trees
 
 orbax_noise.silence()
 
 Tree = Any
 
-_NAMES_SHOWN = 8
 # Transient TensorStore errors: the storage fails, the checkpoint may be fine.
 _TRANSIENT = ("DEADLINE_EXCEEDED", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED",
               "UNAUTHENTICATED", "UNAVAILABLE")  # fmt: skip
@@ -48,20 +47,6 @@ class SavesItself(Protocol):
   def restore(self, directory: epath.Path) -> None: ...
 
 
-def named_leaves(tree: Tree) -> dict[str, Any]:
-  """Returns {"params/decoder/.../kernel": leaf}, in tree order."""
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-  }
-
-
-def with_leaves(tree: Tree, leaves: Mapping[str, Any]) -> Tree:
-  """Returns a copy of the tree with its leaves taken from `leaves` by name."""
-  structure = jax.tree.structure(tree)
-  return jax.tree.unflatten(structure, [leaves[n] for n in named_leaves(tree)])
-
-
 def save_args(
   step: int,
   state: Tree,
@@ -69,15 +54,17 @@ def save_args(
   metrics: Mapping[str, float],
 ) -> ocp.args.Composite:
   """Copies `state` to the host and returns Orbax's arguments for saving it."""
-  leaves = {n: jnp.asarray(leaf) for n, leaf in named_leaves(state).items()}
+  leaves = {
+    n: jnp.asarray(leaf) for n, leaf in trees.named_leaves(state).items()
+  }
   for leaf in leaves.values():
     leaf.copy_to_host_async()
   hosts = _HostsSave(step, leaves, iterator, metrics)
-  trees = {
+  items = {
     item: ocp.args.PyTreeSave(traverse_util.unflatten_dict(part, sep="/"))
     for item, part in _by_item(leaves).items()
   }
-  return ocp.args.Composite(hosts=hosts, **trees)
+  return ocp.args.Composite(hosts=hosts, **items)
 
 
 def handlers() -> ocp.handlers.DefaultCheckpointHandlerRegistry:
@@ -234,22 +221,16 @@ def describe_differences(
   saved: Mapping[str, Any], wanted: Mapping[str, Any], *, any_float: bool
 ) -> str:
   """Lists differences: `-missing, +unexpected, name is [8], wanted [9]`."""
-  found = [f"-{name}" for name in wanted if name not in saved]
-  found += [f"+{name}" for name in saved if name not in wanted]
-  for name, leaf in wanted.items():
-    if name not in saved:
-      continue
-    was = saved[name]
-    floats = jnp.issubdtype(was["dtype"], jnp.floating)
-    floats = floats and jnp.issubdtype(leaf.dtype, jnp.floating)
-    if was["shape"] != list(leaf.shape):
-      found.append(f"{name} is {was['shape']}, wanted {list(leaf.shape)}")
-    elif was["dtype"] != str(leaf.dtype) and not (any_float and floats):
-      found.append(f"{name} is {was['dtype']}, wanted {leaf.dtype}")
-  if len(found) > _NAMES_SHOWN:
-    more = len(found) - _NAMES_SHOWN
-    found = [*found[:_NAMES_SHOWN], f"and {more} more"]
-  return ", ".join(found)
+  found = trees.differences(
+    {name: leaf.shape for name, leaf in wanted.items()},
+    {name: leaf["shape"] for name, leaf in saved.items()},
+  )
+  for name in [name for name in wanted if name in saved]:
+    dtypes = saved[name]["dtype"], str(wanted[name].dtype)
+    floats = all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes)
+    if dtypes[0] != dtypes[1] and not (any_float and floats):
+      found.append(f"{name} is {dtypes[0]}, wanted {dtypes[1]}")
+  return trees.listed(found)
 
 
 def sharding_of(leaf: Any) -> jax.sharding.Sharding:

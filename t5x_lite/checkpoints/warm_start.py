@@ -18,6 +18,7 @@ from etils import epath
 
 from t5x_lite.checkpoints import manager, saved_step
 from t5x_lite.checkpoints.spec import WarmStart
+from t5x_lite.files import trees
 
 Tree = Any
 
@@ -88,7 +89,7 @@ def warm_start(
     ValueError: there is no undamaged checkpoint, or a bad rename; with
       `strict`, names are missing (-) or unexpected (+), or shapes differ.
   """
-  wanted = saved_step.named_leaves(params)
+  wanted = trees.named_leaves(params)
 
   def read(path: epath.Path) -> dict[str, jax.Array]:
     manifest = saved_step.read_manifest(path)
@@ -127,7 +128,7 @@ def warm_start(
   else:
     folder, step = manager.folder_of(path), spec.step
   leaves, _ = manager.newest_sound(folder, read, step)
-  return saved_step.with_leaves(params, {**wanted, **leaves})
+  return trees.with_leaves(params, {**wanted, **leaves})
 
 
 def _renamed(

@@ -1,7 +1,6 @@
 """Resolves a task name to a seqio task, its features and its vocabulary."""
 
 import dataclasses
-import difflib
 import functools
 import hashlib
 import json
@@ -11,6 +10,7 @@ from typing import Any
 import seqio
 
 from t5x_lite.data import feature_converters
+from t5x_lite.files.near_names import did_you_mean, near
 from t5x_lite.row_formats import FEATURES
 
 
@@ -23,11 +23,11 @@ def resolve(name: str) -> "ResolvedTask":
   known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
   if name in known:
     return ResolvedTask(seqio.get_mixture_or_task(name))
-  near = difflib.get_close_matches(name, sorted(known), n=3)
-  hint = f"there are {', '.join(sorted(known)) or 'none'}"
-  if near:
-    hint = f"did you mean {' or '.join(near)}?"
-  raise ValueError(f"unknown task {name!r}: {hint}")
+  there_are = f"; there are {', '.join(sorted(known)) or 'none'}"
+  raise ValueError(
+    f"unknown task {name!r}"
+    + (did_you_mean(near(name, sorted(known))) or there_are)
+  )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Reads text and JSON files, and writes files atomically."""
+"""Reads text and JSON files, writes atomically, and names leaves of trees."""

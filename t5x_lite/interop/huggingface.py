@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.devices.layout import Layout
+from t5x_lite.files import trees
 from t5x_lite.interop import (
   config,
   families,
@@ -28,7 +29,7 @@ from t5x_lite.interop import (
   settings,
   tables,
 )
-from t5x_lite.interop.safetensors_files import FLOATS, Planned, Weights, listed
+from t5x_lite.interop.safetensors_files import FLOATS, Planned, Weights
 from t5x_lite.model import Batch, Model, Params
 from t5x_lite.nn.transformer import Transformer
 
@@ -171,7 +172,7 @@ def _check(directory, links, table: tables.Table, weights: Weights):
       del there[name]
       if not weights.tied(name, of):
         repeated.append(f"{name} differs from {of}, which it should repeat")
-  found = tables.differences(wanted, there) + repeated
+  found = trees.differences(wanted, there) + repeated
   found += [
     f"{name} is {weights.dtypes[name]}, wanted one of {', '.join(FLOATS)}"
     for name in wanted
@@ -180,7 +181,7 @@ def _check(directory, links, table: tables.Table, weights: Weights):
   if found:
     raise ValueError(
       f"the weights in {directory} do not fit its {config.NAME} (- missing in"
-      f" them, + only in them): {listed(found)}"
+      f" them, + only in them): {trees.listed(found)}"
     )
 
 
@@ -213,8 +214,8 @@ def save_hf(
   model_type, options = _described(model.transformer, family)
   module = families.by_model_type()[model_type]
   table = families.tensors(module, model.transformer)
-  leaves = tables.named_leaves(params)
-  _check_params(leaves, tables.named_leaves(model.abstract()))
+  leaves = trees.named_leaves(params)
+  _check_params(leaves, trees.named_leaves(model.abstract()))
   links = {link.theirs: link for link in tables.link(table, params)}
 
   def planned(link):
@@ -242,14 +243,14 @@ def save_hf(
 
 def _check_params(leaves: Mapping[str, Any], wanted: Mapping[str, Any]):
   """Refuses parameters that are not those of the model."""
-  found = tables.differences(
+  found = trees.differences(
     {name: leaf.shape for name, leaf in wanted.items()},
     {name: leaf.shape for name, leaf in leaves.items()},
   )
   if found:
     raise ValueError(
       "the parameters are not the model's (- missing, + unexpected): "
-      f"{listed(found)}"
+      f"{trees.listed(found)}"
     )
 
 
@@ -277,7 +278,7 @@ def _described(
     found = settings.differences(transformer, there)
     if not found:
       return model_type, options
-    refusals.append((len(found), model_type, listed(found, 4)))
+    refusals.append((len(found), model_type, trees.listed(found, 4)))
   _, nearest, why = min(refusals)
   if family:
     raise ValueError(f"{family} cannot say what the model computes: {why}")

@@ -34,13 +34,12 @@ import jax
 import numpy as np
 
 from t5x_lite.devices.layout import DEFAULT_RULES
-from t5x_lite.files import json_text
+from t5x_lite.files import json_text, trees
 from t5x_lite.interop import placing, tables
 from t5x_lite.interop.safetensors_files import (
   FLOATS,
   Planned,
   Weights,
-  listed,
   write,
 )
 from t5x_lite.model import Model, Params
@@ -130,7 +129,7 @@ def save_split(
       directory is in use.
   """
   directory = pathlib.Path(directory).expanduser()
-  leaves = tables.named_leaves(params)
+  leaves = trees.named_leaves(params)
   plan = _plan(model, tp, pp)
   for stage in range(pp):
     here = {n: tensor for n, tensor in plan.items() if stage in tensor.stages}
@@ -176,11 +175,11 @@ def load_split(model: Model, directory: str | os.PathLike) -> Params:
   dtypes = {}
   for (_, stage), weights in files.items():
     wanted = {n: t.shape for n, t in plan.items() if stage in t.stages}
-    found = tables.differences(wanted, weights.shapes)
+    found = trees.differences(wanted, weights.shapes)
     if found:
       raise ValueError(
         f"{weights.directory} does not fit the model (- missing in it, + only"
-        f" in it): {listed(found)}"
+        f" in it): {trees.listed(found)}"
       )
     dtypes |= {plan[n].slot.path: FLOATS[weights.dtypes[n]] for n in wanted}
 
@@ -198,7 +197,7 @@ def _plan(model: Model, tp: int, pp: int) -> dict[str, _Tensor]:
   abstract = model.abstract()
   axes = {}
   jax.tree.map(
-    axes.__setitem__, tables.tree_of_names(abstract), model.logical_axes()
+    axes.__setitem__, trees.tree_of_names(abstract), model.logical_axes()
   )
   slots = tables.slots(abstract)
   stages = _stages(slots, model.transformer.lm_head.tied, pp)

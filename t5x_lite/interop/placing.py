@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5x_lite.devices.layout import Layout
-from t5x_lite.interop.tables import Slot, named_leaves, tree_of_names
+from t5x_lite.files import trees
+from t5x_lite.interop.tables import Slot
 from t5x_lite.model import Model
 
 
@@ -37,7 +38,7 @@ def on(model: Model, dtypes: Mapping[str, str], layout: Layout | None) -> Any:
       leaf.shape, dtypes[name], sharding=sharding
     ),
     abstract,
-    tree_of_names(abstract),
+    trees.tree_of_names(abstract),
     shardings,
   )
 
@@ -50,7 +51,7 @@ def place(parts: Iterable[tuple[Slot, np.ndarray]], abstract: Any) -> Any:
       the tree once, in any order; each is taken only when the last is placed.
     abstract: tree of ShapeDtypeStructs with shardings, as of `on`.
   """
-  leaves, placed = named_leaves(abstract), {}
+  leaves, placed = trees.named_leaves(abstract), {}
   for slot, value in parts:
     leaf = leaves[slot.path]
     if not slot.index:

@@ -19,6 +19,8 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
+from t5x_lite.files import trees
+
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
@@ -50,11 +52,12 @@ class Weights:
       self._open[path] = _open(path)
       names = set(self._open[path].keys())
       if wanted is not None and names != wanted:
-        differences = [f"-{n}" for n in sorted(wanted - names)]
-        differences += [f"+{n}" for n in sorted(names - wanted)]
+        differences = trees.differences(
+          dict.fromkeys(sorted(wanted), ()), dict.fromkeys(sorted(names), ())
+        )
         raise ValueError(
           f"{path} does not hold what {INDEX} says (- missing in it, + only in"
-          f" it): {listed(differences)}"
+          f" it): {trees.listed(differences)}"
         )
       for name in names:
         tensor = self._open[path].get_slice(name)
@@ -117,8 +120,8 @@ def _contents(directory: pathlib.Path) -> dict[pathlib.Path, set[str] | None]:
   missing = [path.name for path in files if not path.exists()]
   if missing:
     raise ValueError(
-      f"{directory} lacks {listed(missing)} of the {len(files)} files that"
-      f" {INDEX} names"
+      f"{directory} lacks {trees.listed(missing)} of the {len(files)} files"
+      f" that {INDEX} names"
     )
   return files
 
@@ -198,10 +201,3 @@ def write(
       (directory / INDEX).write_text(text + "\n")
   except (OSError, safetensors.SafetensorError) as error:
     raise ValueError(f"cannot write weights to {directory}: {error}") from None
-
-
-def listed(names: Sequence[str], shown: int = 8) -> str:
-  """Joins names, the first few and a count where there are many."""
-  more = len(names) - shown
-  tail = [f"and {more} more"] if more > 0 else []
-  return ", ".join([*names[:shown], *tail])

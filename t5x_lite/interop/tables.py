@@ -15,8 +15,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
-
+from t5x_lite.files import trees
 from t5x_lite.interop import patterns
 
 _LAYER = re.compile(r"(?:.*/)?layer_(\d+)/.*")
@@ -204,7 +203,7 @@ def slots(params: Any) -> dict[str, Slot]:
   "decoder/layer_0/mlp/wi/kernel" and "decoder/layer_1/mlp/wi/kernel", [D, F]
   each; of a period of two, every second layer.
   """
-  leaves = named_leaves(params)
+  leaves = trees.named_leaves(params)
   periods: dict[str, int] = {}
   for path in leaves:
     if m := _STACKED.fullmatch(path):
@@ -220,34 +219,3 @@ def slots(params: Any) -> dict[str, Slot]:
       layer = i * periods[m[1]] + int(m[2])
       found[f"{m[1]}layer_{layer}/{m[3]}"] = Slot(path, (i,), shape[1:])
   return found
-
-
-def named_leaves(tree: Any) -> dict[str, Any]:
-  """Returns {"decoder/layer_0/.../kernel": leaf}, in the order of the tree."""
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-  }
-
-
-def tree_of_names(tree: Any) -> Any:
-  """Returns the tree with each leaf's name in its place."""
-  return jax.tree.unflatten(jax.tree.structure(tree), list(named_leaves(tree)))
-
-
-def differences(
-  wanted: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[int]]
-) -> list[str]:
-  """Lists `-missing`, `+unexpected` and `name is [8], wanted [9]`.
-
-  Args:
-    wanted, found: name -> shape.
-  """
-  lines = [f"-{name}" for name in wanted if name not in found]
-  lines += [f"+{name}" for name in found if name not in wanted]
-  lines += [
-    f"{name} is {list(found[name])}, wanted {list(shape)}"
-    for name, shape in wanted.items()
-    if name in found and tuple(found[name]) != tuple(shape)
-  ]
-  return lines

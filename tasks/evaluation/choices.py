@@ -172,8 +172,8 @@ def read_hellaswag(row: Mapping) -> dict:
   harness.
   """
   if "ctx_a" in row and "ctx_b" in row:
-    begun = rows.text(row, "ctx_b", empty=True).capitalize()
-    context = f"{rows.text(row, 'ctx_a')} {begun}"
+    second = rows.text(row, "ctx_b", empty=True).capitalize()
+    context = f"{rows.text(row, 'ctx_a')} {second}"
   else:
     context = rows.text(row, "context")
   endings = rows.texts(row, "endings")

@@ -153,7 +153,7 @@ def wsc_referent(text: str, *, example=None, is_target=False) -> int:
 
 
 def _truth(label: tf.Tensor) -> tf.Tensor:
-  # The label of unlabelled examples, -1, gives the last one.
+  # -1, the label of unlabelled examples, becomes "<unk>".
   return tf.constant([*_FALSE_TRUE, "<unk>"])[tf.where(label < 0, 2, label)]
 
 
@@ -246,7 +246,7 @@ SUPER_GLUE: Mapping[str, Benchmark] = {
         "answer": rows.text,
         "paragraph": rows.text,
         "label": _TRUTH,
-        "idx/question": rows.whole,
+        "idx/question": rows.integer,
       }
     ),
   ),
@@ -260,8 +260,8 @@ SUPER_GLUE: Mapping[str, Benchmark] = {
         "query": rows.text,
         "entities": _ANY_TEXTS,
         "answers": _ANY_TEXTS,
-        "idx/passage": rows.whole,
-        "idx/query": rows.whole,
+        "idx/passage": rows.integer,
+        "idx/query": rows.integer,
       }
     ),
   ),

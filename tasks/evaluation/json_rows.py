@@ -10,6 +10,7 @@ from etils import epath
 
 from t5x_lite.files import text_files
 from tasks import sources
+from tasks.text_to_text import flatten
 
 
 class JsonRows(sources.LazySource):
@@ -67,7 +68,7 @@ def _columns(
 ) -> dict[str, list]:
   rows, kinds = [], {}
   for place, fields in text_files.read_rows(path):
-    row = _flat(fields)
+    row = {k: v for k, v in flatten(fields).items() if v is not None}
     if read_row is not None:
       try:
         row = read_row(row)
@@ -91,16 +92,6 @@ def _columns(
   if lacking:
     raise ValueError(f"{path}: some rows have no {', '.join(lacking)}")
   return {key: [row[key] for row in rows] for key in kinds}
-
-
-def _flat(row: Mapping, prefix: str = "") -> dict:
-  flat = {}
-  for key, value in row.items():
-    if isinstance(value, Mapping):
-      flat |= _flat(value, f"{prefix}{key}/")
-    elif value is not None:
-      flat[prefix + key] = value
-  return flat
 
 
 def _kind(value) -> str | None:

@@ -8,7 +8,7 @@
   offline_sort          "sort: d a c"                          "a c d"
   offline_addition      "add: 52 + 9"                          "61"
 
-The last word must be the one that greedy decoding gives. A continuation is
+The last word must be the result of greedy decoding. A continuation is
 chosen by rank scoring among the right one and those of three other passages.
 Generated text ends at an empty line, if not before. The documents are those of
 corpora.py; each split has its own passages. Examples are not random: all runs

@@ -110,7 +110,7 @@ def number(row: Row, name: str) -> float:
   return float(value)
 
 
-def whole(row: Row, name: str) -> int:
+def integer(row: Row, name: str) -> int:
   """Returns a whole number."""
   value = _get(row, name)
   if type(value) is not int:

@@ -16,11 +16,12 @@ from collections.abc import Mapping, Sequence
 
 import seqio
 
+from t5x_lite.files.near_names import did_you_mean, near
 from tasks import external, vocabularies
 from tasks.evaluation import choices, generation, glue, json_rows
 from tasks.evaluation.benchmark import Benchmark
 from tasks.mixtures import ByExamples, add_mixture
-from tasks.task import add_task, did_you_mean
+from tasks.task import add_task
 
 _TRAIN_AND_VALIDATION = {"train": "train", "validation": "validation"}
 _ALL = {**_TRAIN_AND_VALIDATION, "test": "test"}
@@ -192,7 +193,7 @@ def _entries(name: str, only: Sequence[str] | None) -> Mapping[str, Entry]:
   if name not in SUITES:
     raise ValueError(
       f"name ({name!r}) must be one of {', '.join(map(repr, SUITES))}"
-      f"{did_you_mean(name, SUITES)}"
+      f"{did_you_mean(near(name, SUITES))}"
     )
   entries = SUITES[name]
   unknown = sorted(set(only or ()) - set(entries))

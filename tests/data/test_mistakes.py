@@ -35,8 +35,8 @@ def test_a_plan_that_does_not_fit_is_refused_with_the_numbers(register):
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    ({"task": "peirs"}, "unknown task 'peirs': did you mean pairs?"),
-    ({"task": "xyzzy"}, "unknown task 'xyzzy': there are .*pairs"),
+    ({"task": "peirs"}, "unknown task 'peirs'; did you mean pairs?"),
+    ({"task": "xyzzy"}, "unknown task 'xyzzy'; there are .*pairs"),
     ({"split": "test"}, "task pairs has no split 'test'; it has train"),
     ({"lengths": {"targets": 4}}, "must name inputs, targets, not targets"),
     ({"lengths": {"inputs": 4, "targets": 1}}, r"targets \(1\) .* at least 2"),

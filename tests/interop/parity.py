@@ -26,6 +26,17 @@ from tests import tiny
 # Holds all of a batch in one row: what learned positions must reach.
 LENGTH = 97
 
+# Sizes that LLaMA and its relatives name alike.
+LLAMA_SIZES = {
+  "vocab_size": tiny.VOCAB,
+  "hidden_size": tiny.WIDTH,
+  "intermediate_size": tiny.HIDDEN,
+  "num_hidden_layers": tiny.LAYERS,
+  "num_attention_heads": tiny.HEADS,
+  "num_key_value_heads": 2,
+  "head_dim": tiny.HEAD_DIM,
+}
+
 # Of logits: an absolute one, and of gradients: relative to each leaf's largest.
 LOGITS, GRADIENTS = 1e-4, 1e-4
 

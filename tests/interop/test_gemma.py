@@ -2,20 +2,14 @@
 
 import pytest
 
-from tests import tiny
 from tests.interop import parity
 
 
 class TestTiedMultiQuery(parity.Parity):
   architecture = "GemmaForCausalLM"
   options = {
-    "vocab_size": tiny.VOCAB,
-    "hidden_size": tiny.WIDTH,
-    "intermediate_size": tiny.HIDDEN,
-    "num_hidden_layers": tiny.LAYERS,
-    "num_attention_heads": tiny.HEADS,
+    **parity.LLAMA_SIZES,
     "num_key_value_heads": 1,
-    "head_dim": tiny.HEAD_DIM,
     "pad_token_id": None,  # Its embedding gets no gradient in torch.
   }
 

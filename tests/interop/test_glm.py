@@ -1,18 +1,12 @@
 """GLM-4 is that of `transformers`."""
 
-from tests import tiny
 from tests.interop import parity
 
 
 class TestGroupedQueries(parity.Parity):
   architecture = "GlmForCausalLM"
   options = {
-    "vocab_size": tiny.VOCAB,
-    "hidden_size": tiny.WIDTH,
-    "intermediate_size": tiny.HIDDEN,
-    "num_hidden_layers": tiny.LAYERS,
-    "num_attention_heads": tiny.HEADS,
-    "num_key_value_heads": 2,
+    **parity.LLAMA_SIZES,
     "head_dim": 8,
     "pad_token_id": None,
   }

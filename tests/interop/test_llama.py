@@ -1,19 +1,12 @@
 """LLaMA is that of `transformers`, with grouped queries, tied or not."""
 
-from tests import tiny
 from tests.interop import parity
 
 
 class TestGroupedQueries(parity.Parity):
   architecture = "LlamaForCausalLM"
   options = {
-    "vocab_size": tiny.VOCAB,
-    "hidden_size": tiny.WIDTH,
-    "intermediate_size": tiny.HIDDEN,
-    "num_hidden_layers": tiny.LAYERS,
-    "num_attention_heads": tiny.HEADS,
-    "num_key_value_heads": 2,
-    "head_dim": tiny.HEAD_DIM,
+    **parity.LLAMA_SIZES,
     "rms_norm_eps": 1e-5,
   }
 

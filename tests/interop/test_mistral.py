@@ -3,23 +3,12 @@
 import pytest
 
 from t5x_lite.nn.attention_rules import Causal, Window
-from tests import tiny
 from tests.interop import parity
-
-SIZES = {
-  "vocab_size": tiny.VOCAB,
-  "hidden_size": tiny.WIDTH,
-  "intermediate_size": tiny.HIDDEN,
-  "num_hidden_layers": tiny.LAYERS,
-  "num_attention_heads": tiny.HEADS,
-  "num_key_value_heads": 2,
-  "head_dim": tiny.HEAD_DIM,
-}
 
 
 class TestWindow(parity.Parity):
   architecture = "MistralForCausalLM"
-  options = {**SIZES, "sliding_window": 5}
+  options = {**parity.LLAMA_SIZES, "sliding_window": 5}
 
   def test_the_window_is_read(self, pair):
     assert pair.ours.model.transformer.decoder.rule == Window(5)
@@ -30,11 +19,13 @@ class TestWindow(parity.Parity):
   [({}, Window(4096)), ({"sliding_window": None}, Causal())],
 )
 def test_no_window_is_stated_as_null(option, rule):
-  assert parity.read("mistral", SIZES, **option).decoder.rule == rule
+  assert (
+    parity.read("mistral", parity.LLAMA_SIZES, **option).decoder.rule == rule
+  )
 
 
 @pytest.mark.parametrize(
   "option", [{"layer_types": ["full_attention"] * 2}, {"attention_bias": True}]
 )
 def test_options_not_supported_are_refused(option):
-  parity.refused("mistral", SIZES, **option)
+  parity.refused("mistral", parity.LLAMA_SIZES, **option)

@@ -2,20 +2,13 @@
 
 import pytest
 
-from tests import tiny
 from tests.interop import parity
 
 
 class TestTopTwo(parity.Parity):
   architecture = "MixtralForCausalLM"
   options = {
-    "vocab_size": tiny.VOCAB,
-    "hidden_size": tiny.WIDTH,
-    "intermediate_size": tiny.HIDDEN,
-    "num_hidden_layers": tiny.LAYERS,
-    "num_attention_heads": tiny.HEADS,
-    "num_key_value_heads": 2,
-    "head_dim": tiny.HEAD_DIM,
+    **parity.LLAMA_SIZES,
     "num_local_experts": 5,
     "num_experts_per_tok": 2,
   }

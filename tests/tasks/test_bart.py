@@ -104,7 +104,7 @@ def test_rotation_begins_anywhere():
     ({"infilling_density": 1.0}, r"infilling_density \(1.0\) must be from 0"),
     ({"deletion_density": -0.1}, r"deletion_density \(-0.1\) must be from 0"),
     ({"mean_span": 0.9}, r"mean_span \(0.9\) must be at least 1"),
-    (OFF, "leaves the text as it is: set one"),
+    (OFF, "does not change the text: set one"),
   ],
 )
 def test_settings_without_sense_are_refused(settings, message):

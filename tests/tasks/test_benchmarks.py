@@ -291,7 +291,7 @@ def test_tfds_gives_the_same_text_as_files(files, tmp_path):
 @pytest.mark.parametrize(
   ("given", "message"),
   [
-    ({"name": "glu"}, "'glu'. must be one of 'glue', .* did you mean 'glue'"),
+    ({"name": "glu"}, "'glu'. must be one of 'glue', .* did you mean glue"),
     (
       {"name": "glue", "only": ["cola"]},
       "glue has no task 'cola': it has glue_",

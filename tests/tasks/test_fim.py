@@ -188,7 +188,7 @@ def test_a_piece_that_is_in_no_text_does_no_harm(tmp_path):
 
 
 def test_what_does_not_fit_is_refused():
-  with pytest.raises(ValueError, match="4 targets leaves no text beside 4 mar"):
+  with pytest.raises(ValueError, match="4 targets has no room for text"):
     examples(FIM(), {"targets": 4}, TEXT)
   with pytest.raises(ValueError, match="fim needs 3 sentinels, more than .* 2"):
     examples(

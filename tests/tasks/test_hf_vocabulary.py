@@ -143,7 +143,7 @@ def test_new_pieces_keep_all_other_ids_of_text(path):
   assert new.encode("qwerty") == [old.vocab_size - 5]
   assert new.encode("<extra_id_0>") == [new.vocab_size - 1]
   assert old != new and hash(old) != hash(new)
-  with pytest.raises(ValueError, match="must be new and differ: qwerty|the"):
+  with pytest.raises(ValueError, match="must be new and distinct: qwerty|the"):
     HuggingFaceTokenizer(path, pieces=["the"]).encode("x")
 
 
@@ -174,7 +174,7 @@ def test_a_task_with_it_is_read_and_its_position_restored(path, tmp_path):
 @pytest.mark.parametrize(
   ("given", "message"),
   [
-    ({"eos": "<end>"}, "has no token <end>: name its end of sequence"),
+    ({"eos": "<end>"}, "has no token <end>: set its end of sequence"),
     ({"path": "no/tokenizer.json"}, "no tokenizer at 'no/tokenizer.json'"),
   ],
 )

@@ -197,7 +197,7 @@ def test_whole_words_of_pieces_begin_with_their_space():
 
 def test_whole_words_need_a_vocabulary_that_tells_them():
   unknown = seqio.PassThroughVocabulary(size=300, eos_id=1)
-  with pytest.raises(ValueError, match="does not tell where words begin"):
+  with pytest.raises(ValueError, match="cannot tell where words begin"):
     vocabularies.word_starts(unknown)
 
 

@@ -136,9 +136,9 @@ def test_tasks_are_drawn_at_their_rates(two_sizes, rates, share):
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    ({"rates": [1]}, r"rates \(\[1\]\) must be one for each of 2 tasks"),
-    ({"tasks": ["few", "few"], "rates": [1, 2]}, "few, few.* must differ"),
-    ({"tasks": ["few", "fewer"]}, "names 'fewer', which is no task"),
+    ({"rates": [1]}, r"rates \(\[1\]\) must have one number for each of 2"),
+    ({"tasks": ["few", "few"], "rates": [1, 2]}, "few, few.* be distinct"),
+    ({"tasks": ["few", "fewer"]}, "names 'fewer', which is not a task"),
     (
       {"tasks": ["few", "python_docs_ul2"]},
       "same features, but few has targets and python_docs_ul2 has inputs, targ",

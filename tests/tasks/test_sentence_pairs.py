@@ -77,7 +77,7 @@ def test_no_token_of_a_document_is_missing_but_those_of_others_places():
 @pytest.mark.parametrize(
   ("lengths", "message"),
   [
-    (dict.fromkeys(NAMES, 4), "4 tokens leaves no two beside 3 marks: set 5"),
+    (dict.fromkeys(NAMES, 4), "4 tokens has no room .* 3 marks: set 5"),
     (LENGTHS | {"inputs": 60}, "one length .* got 60, 64, 64"),
   ],
 )

@@ -220,7 +220,7 @@ def test_a_model_with_sentinels_but_the_first_is_refused(tmp_path):
   path = tmp_path / "a.model"
   sentencepiece_files.train(path)
   add(path, "<extra_id_1>", kind="USER_DEFINED")
-  with pytest.raises(ValueError, match="numbers must begin with 0"):
+  with pytest.raises(ValueError, match="numbers must start at 0"):
     SentencePiece(str(path)).encode("x")
 
 

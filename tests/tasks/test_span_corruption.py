@@ -180,7 +180,7 @@ def test_documents_join_with_eos_only_when_asked():
     (
       SpanCorruption(noise_density=0.8, mean_span=1.0),
       {"inputs": 64, "targets": 999},
-      "less than one token a span",
+      "less than one token per span",
     ),
   ],
 )

@@ -202,7 +202,7 @@ def test_a_corpus_with_the_registered_objective_is_the_registered_task():
   ("arguments", "message"),
   [
     ({"documents": "page"}, "documents .'page'. must be one of 'blank_line'"),
-    ({"validation": 1.5}, "validation .1.5. must be a share"),
+    ({"validation": 1.5}, "validation .1.5. must be from 0"),
     ({"vocabulary": "x.txt"}, "vocabulary .'x.txt'. must be"),
   ],
 )
@@ -212,7 +212,7 @@ def test_mistakes_in_arguments_are_explained(arguments, message):
 
 
 def test_an_unknown_corpus_gets_a_proposal():
-  with pytest.raises(ValueError, match="did you mean 'python_docs'"):
+  with pytest.raises(ValueError, match="did you mean python_docs"):
     text.corpus_task(corpus="python_doc", objective=CausalLM())
 
 

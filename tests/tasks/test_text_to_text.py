@@ -83,7 +83,7 @@ def test_every_example_is_solved_once_and_never_shown_its_answer(shots):
   ("settings", "message"),
   [
     (SUM | {"shots": -1}, r"shots \(-1\) must not be negative"),
-    (SUM | {"inputs": ("a", "b")}, "inputs .'ab'. names no field"),
+    (SUM | {"inputs": ("a", "b")}, "inputs .'ab'. has no field"),
     (SUM | {"inputs": "\ud83d{a}"}, r"'\\ud83d{a}' has a lone surrogate"),
     (SUM | {"targets": "{b}\udc00"}, r"\\udc00, as character 4"),
     (SUM | {"between": "\udce9"}, r"has a lone surrogate, \\udce9"),
@@ -97,7 +97,7 @@ def test_settings_without_sense_are_refused(settings, message):
 
 
 def test_a_field_that_examples_lack_is_named():
-  with pytest.raises(ValueError, match="names 'c', which examples lack: .* a,"):
+  with pytest.raises(ValueError, match="the field 'c', but examples have a,"):
     filled(TextToText(inputs=("{a}", "{c}"), targets="{b}"), *sums((1, 2)))
 
 

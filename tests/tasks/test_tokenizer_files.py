@@ -167,7 +167,7 @@ def test_an_end_that_is_not_clear_has_to_be_named(beside, tmp_path):
     tokenizer = tokenizers.Tokenizer.from_file(path)
     tokenizer.add_special_tokens(["<|endoftext|>"])
     tokenizer.save(path)
-  with pytest.raises(ValueError, match="several .* name one .eos=") as error:
+  with pytest.raises(ValueError, match="several .* choose one .eos=") as error:
     _ = HuggingFaceTokenizer(path).eos_id
   assert "\n" not in str(error.value)
   assert HuggingFaceTokenizer(path, eos="</s>").eos_id == 2
@@ -207,7 +207,7 @@ def test_tokens_named_beside_the_file_are_added_as_transformers_does(tmp_path):
 def test_an_end_that_the_file_lacks_is_missed(tmp_path):
   config = {"eos_token": "<end>"}
   path = tokenizer_files.write("byte_level", tmp_path, tokenizer_config=config)
-  with pytest.raises(ValueError, match="has no token <end>: name its end"):
+  with pytest.raises(ValueError, match="has no token <end>: set its end"):
     _ = HuggingFaceTokenizer(path).eos_id
   assert HuggingFaceTokenizer(path, eos="<|endoftext|>").eos_id
 

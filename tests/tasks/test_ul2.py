@@ -110,7 +110,7 @@ def test_a_denoiser_does_to_a_window_what_it_does_alone(index):
   windows_of_text = tf.data.Dataset.from_tensor_slices(
     {"targets": np.arange(3, 203, dtype=np.int32).reshape(2, 100)}
   )
-  features = windows.pair(VOCABULARY)
+  features = UL2().output_features(VOCABULARY)
   denoiser = ul2.SEVEN[index]
   made = []
   for objective in (UL2(denoisers=[denoiser]), denoiser.objective):
@@ -172,9 +172,9 @@ def test_what_does_not_fit_is_refused(objective, lengths, message):
 
 
 def test_modes_without_a_token_are_refused():
-  with pytest.raises(ValueError, match=r"each mode .* \(R, S, X\) an extra id"):
+  with pytest.raises(ValueError, match=r"each mode .* \(R, S, X\) to a"):
     UL2(mode_tokens={"R": 99, "X": 97})
-  with pytest.raises(ValueError, match="an extra id of its own"):
+  with pytest.raises(ValueError, match="to a different extra id"):
     UL2(mode_tokens={"R": 99, "S": 99, "X": 97})
 
 

@@ -186,7 +186,7 @@ def test_the_command_trains_on_files_and_says_how_it_goes(text_file, tmp_path):
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"vocab_size": 9000}, "vocab_size .9,000. is too large .* gives [0-9]"),
+    ({"vocab_size": 9000}, "vocab_size .9,000. is too large .* at most [0-9]"),
     ({"vocab_size": 100}, "vocab_size .100. is too small"),
     ({"vocab_size": 340, "model_type": "word"}, "must be 'bpe' or 'unigram'"),
     ({"vocab_size": 340, "files": "no.txt"}, "no such text file: 'no.txt'"),
@@ -233,7 +233,7 @@ def test_new_pieces_keep_all_other_ids_of_text(trained):
   assert old != new and hash(old) != hash(new)
   assert new == SentencePiece(path, extra_ids=5, pieces=["qwerty", "as df"])
   for pieces in (["\n"], ["new", "new"], [""]):
-    with pytest.raises(ValueError, match="must be new and differ"):
+    with pytest.raises(ValueError, match="must be new and distinct"):
       SentencePiece(path, pieces=pieces).encode("x")
   with pytest.raises(ValueError, match="has a lone surrogate"):
     SentencePiece(path, pieces=["a\ud83d"]).encode("x")

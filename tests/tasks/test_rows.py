@@ -229,7 +229,7 @@ def test_a_question_without_a_right_choice_is_no_traceback():
       evaluate.task_metrics(Markov(), {}, Reader(spec, row_formats.CAUSAL))
     # A choice is never cut: what is left of it would be scored.
     short = dataclasses.replace(spec, lengths={"inputs": 8, "targets": 3})
-    with pytest.raises(ValueError, match="targets have 4 tokens.*length is 3"):
+    with pytest.raises(ValueError, match="targets have 4 tokens.*length 3"):
       list(Reader(short, row_formats.CAUSAL).batches())
   finally:
     seqio.TaskRegistry.remove(name)

@@ -159,6 +159,23 @@ def test_tiny_presets_take_packed_batches(name):
   assert loss.shape == ()
 
 
+@pytest.mark.parametrize("name", TINY)
+def test_bindings_of_parts_reach_every_preset(name):
+  bindings = [
+    "embedding.Embedding.stddev=0.5", "heads.LMHead.soft_cap=3.0",
+    "attention.Projections.out_bias=True", "attention.CoreAttention.sink=True",
+    "encoder/attention.CoreAttention.sink=False",
+  ]  # fmt: skip
+  config.load([f"models/{name}.gin"], bindings)
+  model = config.build(Model)
+  assert model.transformer.embedding.stddev == 0.5
+  assert model.transformer.lm_head.soft_cap == 3.0
+  rows = {"encoder": 1, "decoder": 1}
+  for stack, attention, _ in model_structure.attentions(model, rows):
+    assert attention.projections.out_bias is True
+    assert attention.core.sink is (stack is not model.transformer.encoder)
+
+
 @pytest.mark.parametrize(
   "name", ["byt5/tiny", "gpt3/tiny", "switch/tiny", "yoco/tiny"]
 )

@@ -118,7 +118,7 @@ def test_bindings_make_a_complete_configuration(tmp_path):
   ["binding", "message"],
   [
     ("attention.Attention.num_head=3", "did you mean num_heads"),
-    ("attention.Atention.num_heads=3", "did you mean Attention?"),
+    ("attention.Atention.num_heads=3", "did you mean Attention or CoreAtt"),
     ("atention.Attention.num_heads=3", "did you mean attention"),
     ("DTYP=float32", "no gin file uses a macro 'DTYP'; did you mean DTYPE?"),
     ("SCAN=true", "write --gin.SCAN=True"),

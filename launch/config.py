@@ -5,10 +5,13 @@ Gin stays here and in gin_errors.py. A mistake in a configuration is a
 """
 
 import ast
+import functools
 import io
 import os
 import pathlib
+import pprint
 import re
+import types
 
 import gin
 from etils import epath
@@ -17,6 +20,12 @@ import t5x_lite
 from launch import gin_errors, user_modules
 from launch.gin_errors import ConfigError
 from t5x_lite.files.near_names import did_you_mean, near
+
+# Gin would sort the keys of a mapping that it writes, but the order of the axes
+# in Layout.mesh has a meaning.
+gin.config.pprint = types.SimpleNamespace(
+  pformat=functools.partial(pprint.pformat, sort_dicts=False)
+)
 
 _HEADER = "from __gin__ import dynamic_registration"
 

@@ -88,11 +88,6 @@ def main(values, arguments):
   options.require(values, "model_dir")
   check_source(values, bool(values.text), "--text")
   samples = values.num_samples
-  if samples > 1 and not _sampling(values):
-    raise ValueError(
-      f"--num_samples={samples} needs sampling, as greedy samples are all the "
-      "same: add --temperature, --top_k or --top_p"
-    )
   if samples > 1 and values.input:
     raise ValueError(
       "--num_samples works with --text only; for a file, run the command once "
@@ -101,9 +96,15 @@ def main(values, arguments):
   from launch import session
 
   restored = session.restore(values)
+  from t5x_lite import decoding
   from t5x_lite.inference import infer
 
   sampler = _sampler(values, restored.run.sampler)
+  if samples > 1 and sampler == decoding.GREEDY:
+    raise ValueError(
+      f"--num_samples={samples} needs sampling, as greedy samples are all the "
+      "same: add --temperature, --top_k or --top_p"
+    )
   job = infer.Generate(
     model=restored.model,
     codec=restored.codec(truncate=values.truncate),
@@ -127,8 +128,14 @@ def _sampler(values, default):
   from t5x_lite import decoding
 
   given = _sampling(values)
-  if given and not isinstance(default, decoding.Sample):
+  if given and default == decoding.GREEDY:
     default = decoding.Sample()
+  for name in given:
+    if name not in {field.name for field in dataclasses.fields(default)}:
+      raise ValueError(
+        f"--{name}={given[name]}: {default}, which the run samples by, has no "
+        f"{name}; name another with --gin.run.Run.sampler=..."
+      )
   return dataclasses.replace(default, **given) if given else default
 
 

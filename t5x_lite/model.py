@@ -15,7 +15,8 @@ import jax.numpy as jnp
 
 from t5x_lite import row_formats
 from t5x_lite.losses import CrossEntropy, Loss, Term, Terms, objective
-from t5x_lite.nn.attention_rules import PrefixCausal, TokenInfo
+from t5x_lite.nn import attention_rules
+from t5x_lite.nn.attention_rules import TokenInfo
 from t5x_lite.nn.caches import StackCache
 from t5x_lite.nn.heads import Head
 from t5x_lite.nn.transformer import Transformer
@@ -79,7 +80,7 @@ class Model:
       return row_formats.ENCODER
     if self.transformer.has_encoder:
       return row_formats.ENCODER_DECODER
-    is_prefix = isinstance(decoder.rule, PrefixCausal)
+    is_prefix = attention_rules.reads_prefix(decoder.rule)
     return row_formats.PREFIX if is_prefix else row_formats.CAUSAL
 
   def abstract_batch(self, rows: int, row_lengths: Mapping[str, int]) -> Batch:

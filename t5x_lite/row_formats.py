@@ -1,12 +1,13 @@
 """Row formats: how an architecture lays a task's features out in rows.
 
-What differs between the batches of architectures is a method here; examples of
-a task become rows in data/feature_converters.py, which draws packed ones. A
+Each way in which the batches of architectures differ is a method here.
+data/feature_converters.py turns examples into rows, and shows packed ones. A
 batch is a dict of int32 arrays [rows, length] by seqio's names; each side,
 "encoder" and "decoder", has `*_input_tokens`, `*_segment_ids` (0 is padding)
-and `*_positions`, and the side that bears loss also has `*_target_tokens` and
-`*_loss_weights`. Some tasks and models add keys of their own. From inputs
-[7 8 1] and targets [3 9 1] (Encoder: aligned inputs [7 4 1], targets [7 8 1]),
+and `*_positions`, and the side that is scored also has `*_target_tokens` and
+`*_loss_weights`. Some tasks and models add keys of their own. For example,
+inputs [7 8 1] and targets [3 9 1] (for Encoder, aligned inputs [7 4 1] and
+targets [7 8 1]) become
 
   EncoderDecoder   encoder_input_tokens       7 8 1
                    decoder_input_tokens       0 3 9
@@ -43,11 +44,12 @@ KINDS = (
   _ALIGNED,
   _ALIGNED | {"token_types", "next_sentence"},
 )
-# A batch's keys are a side and one of these; others of a side are features of
-# its tokens, which the modules that read them know by name.
+# A key of a batch is a side and one of these names; any other name is a further
+# feature of the side's tokens.
 _SIDE = ("input_tokens", "segment_ids", "positions")
-_SCORED, _PROMPT = ("target_tokens", "loss_weights"), "causal_attention"
-# Features of one number per example, not of a sequence.
+_SCORED = ("target_tokens", "loss_weights")
+_PROMPT = "causal_attention"
+# Features that are one number per example, not a sequence.
 LABELS = {"next_sentence"}
 
 Lengths = Mapping[str, int]
@@ -56,12 +58,12 @@ Array = jax.Array | np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class RowFormat:
-  """The rows of one architecture; `ALL` maps its four names to instances.
+  """The rows of one architecture; `ALL` maps each architecture's name to it.
 
   Attributes:
-    name: of the architecture, as configurations and reports show it.
-    sides: the parts of a row, the one that bears loss last.
-    needed: features that a task must have.
+    name: the architecture's, as configurations and reports show it.
+    sides: the sides of a batch; the last is the one that is scored.
+    needed: features whose lengths determine those of the rows.
     shares_row: whether one decoder row holds the inputs, then the targets.
     generates: whether the architecture has a decoder.
   """
@@ -74,14 +76,14 @@ class RowFormat:
 
   @property
   def scored_side(self) -> str:
-    """Names the side whose tokens bear loss."""
+    """Returns the side whose tokens are scored."""
     return self.sides[-1]
 
   def check(self, task_features: Iterable[str]) -> None:
-    """Refuses tasks that the architecture cannot learn.
+    """Refuses tasks that the architecture cannot be trained on.
 
     Args:
-      task_features: the names of the task's features.
+      task_features: the names of the task's features that rows are made of.
 
     Raises:
       ValueError: with the reason, in one line.
@@ -103,12 +105,13 @@ class RowFormat:
     """Returns why a task of these features makes no sense, or None."""
     if "positions" in names:
       return (
-        "the task's blanks (GLM) are seen whole and filled left to right by "
-        "one stack; use architecture prefix, or a span_corruption task"
+        "the task's blanks (GLM) need one stack that reads all of the inputs "
+        "and fills blanks left to right; use architecture prefix, or a "
+        "span_corruption task"
       )
     if names >= _ALIGNED:
       return (
-        "inputs, targets and weights are aligned (mlm): a decoder would copy "
+        "inputs, targets and weights are aligned (mlm): a decoder could copy "
         "its input; use architecture encoder, or a span_corruption or "
         "prefix_lm task"
       )
@@ -117,7 +120,7 @@ class RowFormat:
   def feature_lengths(self, names: Sequence[str], lengths: Lengths) -> Lengths:
     """Returns the length of each feature of a task, and of "decoder" if given.
 
-    Features that are aligned have one length and may be given as one, e.g.
+    Aligned features have equal lengths, and one of them suffices, e.g.
     {"inputs": 512} for MLM.
 
     Args:
@@ -165,8 +168,8 @@ class RowFormat:
     """Names lengths that a row may have besides those of its features.
 
     "decoder" is the row's length where that is not inputs plus targets:
-    {"inputs": 511, "targets": 511, "decoder": 512} fits prefix LM that splits
-    windows of 512 anywhere.
+    {"inputs": 511, "targets": 511, "decoder": 512} is for a prefix LM that
+    splits windows of 512 tokens anywhere.
     """
     return ("decoder",) if "inputs" in names else ()
 
@@ -189,7 +192,7 @@ class RowFormat:
     return {"decoder": lengths.get("decoder", together)}
 
   def batch_keys(self) -> dict[str, str]:
-    """Returns the keys of a batch -> the side whose length each has."""
+    """Maps each key of a batch to the side that gives its length."""
     keys = {f"{side}_{name}": side for side in self.sides for name in _SIDE}
     scored = self.scored_side
     keys |= {f"{scored}_{name}": scored for name in _SCORED}
@@ -207,7 +210,7 @@ class RowFormat:
   def random_batch(
     self, rows: int, lengths: Lengths, vocab_size: int
   ) -> dict[str, np.ndarray]:
-    """Draws full rows of random ids, always the same; every target bears loss.
+    """Returns full rows of random ids, always the same; targets are scored.
 
     Args:
       rows: of the batch.
@@ -230,7 +233,7 @@ class RowFormat:
       batch[f"{side}_input_tokens"] = ids
       batch[f"{side}_segment_ids"] = np.ones(shape, np.int32)
       batch[f"{side}_positions"] = positions
-    # The scored side is the last, so `ids` and `shape` are still its own.
+    # The scored side is the last, so these are still its own arrays.
     scored = self.scored_side
     batch[f"{scored}_target_tokens"] = np.roll(ids, -1, axis=1)
     batch[f"{scored}_loss_weights"] = np.ones(shape, np.int32)
@@ -242,7 +245,7 @@ class RowFormat:
     return batch
 
   def prompts(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns what generation may see of a batch, without the targets."""
+    """Returns the part of a batch that generation may see: no targets."""
     prompt = batch["decoder_causal_attention"]
     return {
       name: batch[name] * prompt
@@ -267,7 +270,7 @@ class RowFormat:
     }
 
   def reading_example(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns an example whose text is read, with nothing to predict."""
+    """Returns an example with this text as input, and no loss."""
     return {"inputs": ids, "targets": ids[:0]}
 
 
@@ -327,7 +330,7 @@ class Prefix(RowFormat):
 
 @dataclasses.dataclass(frozen=True)
 class Encoder(RowFormat):
-  """An encoder alone: targets are predicted in the places of the inputs."""
+  """An encoder alone: targets are predicted at the positions of the inputs."""
 
   name = "encoder"
   sides = ("encoder",)
@@ -373,11 +376,11 @@ ALL = {f.name: f for f in (ENCODER_DECODER, CAUSAL, PREFIX, ENCODER)}
 
 
 def token_info(batch: Mapping[str, Array], side: str) -> TokenInfo:
-  """Returns what a batch says of a side's tokens; their ids suffice."""
+  """Returns what a batch says of a side's tokens; only the ids are required."""
   ids = batch[f"{side}_input_tokens"]
   index = jnp.arange(ids.shape[1], dtype=jnp.int32)[None]
-  # Without segment ids, a 0 is padding in an encoder. In a decoder a 0 may be
-  # the start token; its padding comes last, bears no loss, and is seen by none.
+  # Without segment ids, a 0 is padding in an encoder. In a decoder it may be
+  # the start token; padding is at the end, where no other token attends to it.
   segment = (ids != 0) if side == "encoder" else jnp.ones_like(ids)
   return TokenInfo(
     index=index,
@@ -393,5 +396,5 @@ def token_info(batch: Mapping[str, Array], side: str) -> TokenInfo:
 
 
 def _known_keys(side: str) -> set[str]:
-  """Returns the keys of a side that are no further features of its tokens."""
+  """Returns a side's keys other than those of further features of tokens."""
   return {f"{side}_{name}" for name in (*_SIDE, *_SCORED, _PROMPT)}

@@ -42,7 +42,7 @@ def tfds_task(
       vocabulary.
     splits: names of splits, or {name: TFDS split}, such as {"validation":
       "train[:1%]"}.
-    data_dir: the folder of TFDS's datasets, local or gs://; None is TFDS's
+    data_dir: the folder of TFDS's datasets, local or gs://; None means TFDS's
       default.
     text: the field with the documents' text.
   """

@@ -53,7 +53,7 @@ class HuggingFaceTokenizer(seqio.Vocabulary):
       path: the path of tokenizer.json.
       extra_ids: the number of sentinels, if the file has none.
       eos: the EOS token; None finds it by the rules in hf_files.py.
-      start: the decoder's start token, such as "<s>"; None is id 0.
+      start: the decoder's start token, such as "<s>"; None means id 0.
       pieces: new tokens, which get ids after those of the file.
     """
     self._path = str(path)

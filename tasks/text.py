@@ -89,7 +89,7 @@ def corpus_task(
     corpus: the name of the corpus.
     objective: how documents become examples, e.g.
       `SpanCorruption(mean_span=8.0)`.
-    vocabulary: as for `text_task`; None is the vocabulary of both corpora.
+    vocabulary: as for `text_task`; None means the vocabulary of both corpora.
     name: the task's name. None uses an equal task's name, or derives one from
       the arguments.
 

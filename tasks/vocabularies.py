@@ -58,8 +58,8 @@ class SentencePiece(seqio.SentencePieceVocabulary):
       pieces: new tokens, which get ids after those of the file. To load a
         checkpoint of the old vocabulary, set WarmStart.num_trailing_sentinels =
         extra_ids.
-      start: the decoder's start token, such as LLaMA's "<s>"; None is id 0, as
-        in T5.
+      start: the decoder's start token, such as LLaMA's "<s>"; None means id 0,
+        as in T5.
     """
     super().__init__(path, extra_ids=extra_ids)
     self._pieces = tuple(pieces)
@@ -171,7 +171,7 @@ class TrainedSentencePiece(SentencePiece):
     num_pieces: int | None = None,
     extra_ids: int = EXTRA_IDS,
   ):
-    """Stores the settings; None is 3,996 pieces, or fewer for little text."""
+    """Stores the settings; None: 3,996 pieces, or fewer for little text."""
     super().__init__("", extra_ids=extra_ids)
     self._sources = tuple(sources)
     self._num_pieces = num_pieces

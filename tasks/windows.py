@@ -155,7 +155,7 @@ class Objective:
     name: the objective's name in error messages.
     texts: {feature of tokens: whether it ends with EOS}.
     numbers: {other feature: number of its values}.
-    sized: the features whose lengths must be given; None is `texts`.
+    sized: the features whose lengths must be given; None means `texts`.
     encode: the preprocessor from documents to tokens.
     end_documents: whether documents end with EOS.
     min_window: a shorter last window of a finite dataset is dropped.

@@ -10,7 +10,7 @@ import pytest
 
 from t5x_lite.devices.layout import DEFAULT_RULES
 from t5x_lite.losses.cross_entropy import CrossEntropy
-from t5x_lite.nn.attention_rules import PrefixCausal, Window
+from t5x_lite.nn.attention_rules import Causal, PrefixCausal, Window
 from t5x_lite.nn.positions import Learned, T5Bias
 from tests import tiny
 
@@ -329,9 +329,12 @@ def test_a_pooled_encoder_gives_the_decoder_means_of_neighbours():
   assert not pooled.reads_packed_rows and model.reads_packed_rows
 
 
-def test_a_shared_encoder_has_the_decoders_parameters():
+@pytest.mark.parametrize("rule", [None, Causal()])
+def test_a_shared_encoder_has_the_decoders_parameters(rule):
   model = tiny.t5()
   decoder = model.transformer.decoder
+  # Whatever a layer's rule is, the encoder's is Full.
+  decoder = decoder.clone(layer=decoder.layer.clone(rule=rule))
   position = decoder.position.clone(bidirectional=True)
   shared = dataclasses.replace(
     model,

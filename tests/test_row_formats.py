@@ -35,7 +35,7 @@ def test_only_pairs_that_make_sense_are_taken(names, takers):
     (("targets",), "encoder_decoder", "no inputs to encode.*use a prefix_lm"),
     (("targets",), "encoder", "no inputs to read; use an mlm task"),
     (("inputs", "targets"), "encoder", "not aligned; use an mlm task"),
-    (("inputs", "targets", "weights"), "causal", "a decoder would copy"),
+    (("inputs", "targets", "weights"), "causal", "a decoder could copy"),
     (("inputs",), "causal", "features must be targets; or .*, not inputs$"),
     (("targets", "label"), "causal", "not label, targets"),
     (("inputs", "targets", "positions"), "causal", "blanks .GLM. are seen"),

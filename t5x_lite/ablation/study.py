@@ -90,7 +90,7 @@ class Stage:
   Attributes:
     budget: the budget of every arm in this stage.
     settings: changes; they override the settings of the run before.
-    after: the stage to start from; None is the cell's first run.
+    after: the stage to start from; None means the cell's first run.
     only: {axis: option} of the cells with this stage; empty for all.
   """
 

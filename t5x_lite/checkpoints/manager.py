@@ -57,7 +57,7 @@ class Checkpoints:
     self._keep = keep
     self._manager: ocp.CheckpointManager | None = None
     self._best = retention.Best(keep or Retention())
-    self._sound = retention.NewestSound()
+    self._verified = retention.NewestVerified()
     self._own_steps: set[int] = set()  # saved or restored by this run
     self._saving: int | None = None
     if keep is not None:
@@ -108,7 +108,7 @@ class Checkpoints:
     with self._one_line_errors(step):
       if self._manager is None:
         self._best.add_saved(self.directory, _steps(self.directory))
-        policy = retention.policy(self._keep, self._best, self._sound)
+        policy = retention.policy(self._keep, self._best, self._verified)
         self._manager = _manager(self.directory, policy)
       self._best.add(step, metrics)
       disk.check_room(self.directory, state)
@@ -118,11 +118,12 @@ class Checkpoints:
     self._own_steps.add(step)
 
   def confirm(self, step: int) -> None:
-    """Says that the parameters of a step had a finite loss in the next one.
+    """Notes that the parameters of a step gave a finite loss in the next one.
 
-    Whatever `Retention` says, the newest checkpoint up to this step is kept.
+    The newest checkpoint at or before this step is kept, whatever `Retention`
+    says.
     """
-    self._sound.step = step
+    self._verified.step = step
 
   def wait(self) -> None:
     """Waits for the save in progress and raises its error, if any."""

@@ -16,8 +16,8 @@ from t5x_lite.checkpoints.spec import Retention
 class Best:
   """Preserves the best steps by a metric, as `Retention` says.
 
-  Orbax's BestN ranks NaN like a number, and a restarted run would have to read
-  every old step before it could save.
+  Orbax's BestN ranks NaN like a number, and needs all of an old step's metadata
+  where this reads one small file.
   """
 
   def __init__(self, keep: Retention) -> None:
@@ -31,7 +31,7 @@ class Best:
         self.add(step, saved_step.read_metrics(folder / str(step)))
 
   def add(self, step: int, metrics: Mapping[str, float | None]) -> None:
-    """Adds the metrics of a step; NaN is never best."""
+    """Adds the metrics of a step; those that are not finite are ignored."""
     name = self._keep.metric
     if metrics and name is not None and name not in metrics:
       logging.log_first_n(
@@ -61,8 +61,12 @@ class Best:
 
 
 @dataclasses.dataclass
-class NewestSound:
-  """Preserves the newest checkpoint up to `step`."""
+class NewestVerified:
+  """Preserves the newest checkpoint at or before `step`.
+
+  Attributes:
+    step: the last step whose parameters are known to give a finite loss.
+  """
 
   step: int = -1
 
@@ -78,7 +82,7 @@ class NewestSound:
 def policy(
   keep: Retention, *policies: Any
 ) -> preservation.AnyPreservationPolicy:
-  """Returns the policy that keeps what `keep` or one of the policies keeps."""
+  """Returns the policy that keeps what `keep` or any of the policies keeps."""
   found = [preservation.LatestN(keep.last), *policies]
   if keep.every is not None:
     found.append(preservation.EveryNSteps(keep.every))

@@ -18,8 +18,8 @@ class Data:
     seed: the seed of the order and of random preprocessing.
     document_order: a name that determines the order of the source's documents:
       two tasks over one source with the same name and seed read the same
-      documents in the same order, whatever their preprocessors do. None is the
-      name of the task.
+      documents in the same order, whatever their preprocessors do. None means
+      the name of the task.
     num_epochs: the passes over the split; None repeats it forever in training,
       and is one pass in evaluation.
     num_batches: the maximum number of batches; None reads the whole split.

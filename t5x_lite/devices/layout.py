@@ -112,15 +112,21 @@ class Layout:
           " repeat each other's work: add one to Layout.rules"
         )
 
+  def _key(self):  # The order of the axes matters.
+    return tuple(self.mesh.items()), self.num_slices, self.rules
+
+  def __eq__(self, other):
+    return isinstance(other, Layout) and self._key() == other._key()
+
   def __hash__(self):
-    return hash((frozenset(self.mesh.items()), self.num_slices, self.rules))
+    return hash(self._key())
 
   @property
   def all_rules(self) -> tuple[Rule, ...]:
     """All rules in their order, but those of "batch" first.
 
-    An activation thus gives a mesh axis that "batch" and "embed" both name to
-    its rows.
+    So where "batch" and "embed" both name a mesh axis, an activation is sharded
+    over it by its rows.
     """
     defaults = (
       (name, _one_or_all(axis for axis in _all(axes) if axis in self.mesh))
@@ -132,7 +138,7 @@ class Layout:
   @property
   def batch_axes(self) -> tuple[str, ...]:
     """The mesh axes that rows of a batch are sharded over."""
-    # Reversed, so that dict keeps the first rule of "batch".
+    # dict keeps the last of several rules of "batch": the first is wanted.
     return _all(dict(reversed(self.all_rules))["batch"])
 
   def mesh_sizes(self, num_devices: int) -> dict[str, int]:
@@ -182,11 +188,11 @@ class Layout:
       yield mesh
 
   def fit(self, logical_axes, abstract_tree) -> "Layout":
-    """Returns a layout that replicates what the mesh does not divide.
+    """Returns a layout that replicates axes that the mesh does not divide.
 
-    A logical axis is replicated if any rule of it fails to divide any of its
-    dims: "kv_heads" of multi-query attention. Activations have the same sizes
-    as parameters, so that constraints on them then fit too.
+    A logical axis, such as "kv_heads" of multi-query attention, is replicated
+    everywhere if any of its rules fails to divide any of its dims. Activations
+    have the same sizes as parameters, so that constraints on them then hold.
     """
     mesh = self.device_mesh()
     uneven = set()
@@ -226,8 +232,8 @@ class Layout:
         if shape and shape[i] % _ways(mesh_axes, mesh):
           sizes = _sizes({axis: mesh.shape[axis] for axis in _all(mesh_axes)})
           _log_once(
-            f"{name} ({shape[i]}) is not divisible by {sizes}: each device"
-            " holds all of it"
+            f"{name} ({shape[i]}) is not divisible by {sizes}: it is not"
+            " sharded over them"
           )
           continue
         spec[i] = mesh_axes
@@ -257,11 +263,11 @@ class Layout:
     )
 
   def batch_sharding(self) -> NamedSharding:
-    """Returns the sharding of the rows of a batch; other dims have none."""
+    """Returns the sharding of a batch's rows; other dims are not sharded."""
     return self.sharding(("batch",))
 
   def replicated(self) -> NamedSharding:
-    """Returns the sharding of what every device holds: keys, counters."""
+    """Returns the sharding of an array that every device holds: a counter."""
     return NamedSharding(self.device_mesh(), PartitionSpec())
 
   def data_shard(self) -> tuple[int, int]:

@@ -56,7 +56,7 @@ def check_memory(account: dict, *, layout=None, available: int | None = None):
 
   Args:
     account: of accounting.describe.
-    layout: a layout.Layout; None is a single device.
+    layout: a layout.Layout; None means a single device.
     available: bytes of a device; None asks `available_bytes`.
 
   Raises:

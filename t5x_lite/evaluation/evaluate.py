@@ -48,7 +48,7 @@ def evaluate(
     model: a Model.
     params: its parameters, sharded by `layout`.
     data: from `held_out.held_out`; it caches batches for the next call.
-    layout: the devices; None is one device.
+    layout: the devices; None means one device.
     metric_fns: whether to compute the tasks' own metrics, if they have any.
     sampler, constraints, max_new_tokens: for these metrics, as in
       `task_metrics`.
@@ -98,7 +98,7 @@ def teacher_forced(
     params: its parameters.
     batches: this process's rows of each batch; all processes have the same
       number of batches.
-    layout: the devices; None is one device.
+    layout: the devices; None means one device.
 
   Returns:
     "loss" (nats per target token), "perplexity", "accuracy" (the fraction of
@@ -186,10 +186,10 @@ def task_metrics(
     params: its parameters.
     reader: the data, of a task, not a mixture; the first `num_batches` unpacked
       batches of examples are used once, in order.
-    layout: the devices; None is one device.
+    layout: the devices; None means one device.
     sampler: chooses the tokens of predictions.
     constraints: the constraints on predictions; their lengths are ignored.
-    max_new_tokens: the maximum length of a prediction; None is the length of
+    max_new_tokens: the maximum length of a prediction; None means the length of
       the targets.
     seed: the seed of the sampler.
 

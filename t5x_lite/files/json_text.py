@@ -74,21 +74,22 @@ def read(path: epath.Path, *keys: str, remedy: str = "") -> dict[str, Any]:
   """Reads a file that holds one JSON object.
 
   Args:
-    path: the file, which exists.
+    path: the file.
     *keys: what the object must have.
     remedy: what to do about a damaged file, for the error message.
 
   Raises:
-    ValueError: the file is empty, cut, not JSON or lacks a key.
+    ValueError: the file is not a regular one, is empty, truncated or not a JSON
+      object, or lacks a key.
   """
-  if not path.is_file():  # Reading a pipe would wait for ever.
-    raise ValueError(f"{path} is no file")
+  if not path.is_file():  # Reading a pipe would wait forever.
+    raise ValueError(f"{path} is not a file")
   content = path.read_bytes()
   try:
     found = json.loads(content)
-    reason = "" if isinstance(found, dict) else "it is no JSON object"
+    reason = "" if isinstance(found, dict) else "it is not a JSON object"
   except (ValueError, RecursionError) as error:
-    reason = f"it is no JSON ({error})" if content.strip() else "it is empty"
+    reason = f"it is not JSON ({error})" if content.strip() else "it is empty"
   lacking = [] if reason else [key for key in keys if key not in found]
   if lacking:
     reason = f"it lacks {lacking[0]!r}"
@@ -145,8 +146,9 @@ def parse_object(line: str, place: str) -> dict[str, Any]:
     raise ValueError(
       f"{place}: nested more than {_MAX_DEPTH} levels deep"
     ) from None
-  except ValueError as error:
-    raise ValueError(f"{place}: {str(error).partition(';')[0]}") from None
+  except ValueError as error:  # Of Python's limit on digits, the first half.
+    reason = str(error).partition("; use sys.set_int_max_str_digits")[0]
+    raise ValueError(f"{place}: {reason}") from None
   if not isinstance(fields, dict):
     is_list = isinstance(fields, list)
     tip = "; `jq -c '.[]'` turns an array into lines" if is_list else ""
@@ -188,5 +190,5 @@ def _check_depth(value: Any) -> None:
       if isinstance(one, dict | list)
       for below in (one.values() if isinstance(one, dict) else one)
     ]
-  if level:
+  if any(isinstance(one, dict | list) for one in level):
     raise RecursionError

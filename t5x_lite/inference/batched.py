@@ -32,7 +32,7 @@ def compute(
     function: maps a batch and its row ids (-1: padding) to arrays [B, ...].
     batches: pairs of row ids, not negative, and arrays [rows, length].
     batch_size: the number of rows that batches are padded to; from `round_up`.
-    layout: the devices; None is one device.
+    layout: the devices; None means one device.
 
   Yields:
     The row ids of a batch, and the results of these rows.

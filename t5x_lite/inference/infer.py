@@ -132,7 +132,7 @@ def run(
     params: the model's parameters, sharded by `layout`.
     records: dicts of texts.
     batch_size: rows per batch, rounded up to a multiple of the data shards.
-    layout: the devices; None is one device.
+    layout: the devices; None means one device.
 
   Returns:
     One dict per record, in order: its own fields and the job's.

@@ -87,7 +87,7 @@ def load_hf(
   Args:
     directory: with config.json and safetensors files.
     layout: spreads the parameters over devices, each getting its part alone;
-      None is the first device.
+      None means the first device.
     dtype: of the activations.
     param_dtype: of the parameters; None keeps that of the files.
     scan: whether layers are stacked, [L, ...] (Stack.scan).

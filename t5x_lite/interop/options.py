@@ -116,7 +116,7 @@ class Options:
     side: "decoder" or "encoder".
     cross_attention: whether layers attend to an encoder too.
     mlp, norm, position: classes of the parts.
-    rope: the rotary encoding, which states itself; None is a `position`.
+    rope: the rotary encoding, which states itself; None means a `position`.
     stack_norms: which norms the stack has beside those of its layers.
   """
 

@@ -24,7 +24,7 @@ def on(model: Model, dtypes: Mapping[str, str], layout: Layout | None) -> Any:
   Args:
     model: whose parameters they are.
     dtypes: of each parameter by its path.
-    layout: None is the first device.
+    layout: None means the first device.
   """
   abstract = model.abstract()
   if layout is None:

@@ -20,8 +20,8 @@ class Rotary:
 
   Attributes:
     base: where config.json states none.
-    fraction: where config.json states none; None is a family that turns whole
-      heads.
+    fraction: where config.json states none; None means a family that turns
+      whole heads.
     interleaved: how the family pairs features.
   """
 

@@ -163,7 +163,7 @@ def write(
     directory: made if need be.
     tensors: what to write, in order.
     read: returns one of them by name; called shard by shard.
-    shard_bytes: no file gets larger, unless a single tensor is; None is one
+    shard_bytes: no file gets larger, unless a single tensor is; None means one
       file.
 
   Raises:

@@ -93,9 +93,18 @@ class CrossEntropy:
     Returns:
       "objective", what is minimised of the tokens, over what the normaliser
       divides by; and without normaliser or regularisers, over the weights:
-      "loss" (nats), "z_loss" and "accuracy". A target is correct if it is the
-      argmax of all the model's logits: the lowest id of several.
+      "loss" (nats), "z_loss" and "accuracy", which have no gradient. A target
+      is correct if it is the argmax of all the model's logits: the lowest id of
+      several.
+
+    Raises:
+      ValueError: `minimised` names a term without gradient.
     """
+    if wrong := {"loss", "z_loss", "accuracy"} & self.minimised.keys():
+      raise ValueError(
+        f"{type(self).__name__}.minimised names {', '.join(sorted(wrong))}, "
+        "which have no gradient: name 'objective' instead"
+      )
     denominator = self.denominator(weights_BT)
     weights_BT = weights_BT.astype(jnp.float32)
     weight = jnp.sum(weights_BT)

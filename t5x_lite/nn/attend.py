@@ -43,7 +43,7 @@ def attend(
     k_BKSH: keys; head n of the queries reads key head n // (N / K).
     v_BKSH: values.
     mask_BTS: bool, True where the query sees the key; B or 1.
-    bias_BNTS: float32 added to the scaled logits; B or 1.
+    bias_BNTS: float32 added to the scaled logits; B or 1, N or 1.
     scale: factor on the products.
     kernel: "einsum", or "cudnn" (GPU, half precision).
     soft_cap: c in c * tanh(logits / c), before the mask (Gemma Team 2024,
@@ -64,7 +64,9 @@ def attend(
   q_BKMH = q_BNTH.reshape(b, num_kv_heads, group * t, h)
   bias = None
   if bias_BNTS is not None:
-    bias = bias_BNTS.reshape(-1, num_kv_heads, group, *bias_BNTS.shape[2:])
+    rows, _, *maps = bias_BNTS.shape
+    bias = jnp.broadcast_to(bias_BNTS, (rows, n, *maps))
+    bias = bias.reshape(rows, num_kv_heads, group, *maps)
   mask = mask_BTS[:, None, None]
   mix = _mix
   if any(x is not None for x in (dropout_mask, soft_cap, sink_N)):

@@ -17,14 +17,14 @@ from t5x_lite.nn.transformer_xl_bias import TransformerXLBias
 
 @dataclasses.dataclass(frozen=True)
 class Projections:
-  """Makes queries, keys and values of activations, and projects heads back.
+  """Projects activations to queries, keys and values, and heads back.
 
   Attributes:
     use_bias: whether queries, keys and values have biases.
-    out_bias: whether the projection back has one; None is as `use_bias`.
+    out_bias: whether the projection back has one; None means as `use_bias`.
     kernel_init: initialises the projections.
-    value_init: instead, for the values' projection.
-    out_init: instead, for the projection back.
+    value_init: overrides it for the projection to values.
+    out_init: overrides it for the projection back.
   """
 
   use_bias: bool = False
@@ -65,7 +65,7 @@ class Projections:
       name=name,
     )(x_BTD)
 
-  def back(self, x_BTNH: jax.Array, width: int) -> jax.Array:
+  def from_heads(self, x_BTNH: jax.Array, width: int) -> jax.Array:
     """Returns [B, T, width]; to be called in a module's compact method."""
     return Dense(
       x_BTNH.shape[-2:],
@@ -82,12 +82,12 @@ class CoreAttention:
   """Mixes values by the softmax of the scaled products of queries and keys.
 
   Attributes:
-    scale: factor on the logits; None is 1/sqrt(head_dim).
-    scale_at_init: divides the query kernel's initial values by sqrt(head_dim)
-      instead of the logits (T5).
+    scale: factor on the logits; None means 1/sqrt(head_dim).
+    scale_at_init: initialises the query kernel by FanIn(1 / head_dim) instead
+      of dividing the logits by sqrt(head_dim) (T5).
     soft_cap: c in c * tanh(logits / c), or None.
-    sink: whether each head learns the logit of a key without value, which takes
-      attention from all others.
+    sink: whether each head learns a logit for a key without value, which takes
+      up attention that no other key should have.
     dropout_rate: share of the attention probabilities dropped in training.
     kernel: "einsum" or "cudnn".
   """
@@ -106,7 +106,7 @@ class CoreAttention:
       if self.kernel == "cudnn" and getattr(self, name):
         raise ValueError(
           f"{name} ({getattr(self, name)}) needs kernel='einsum': the cudnn "
-          "kernel has none"
+          "kernel does not support it"
         )
     if self.scale is not None and self.scale_at_init:
       raise ValueError(
@@ -119,7 +119,7 @@ class CoreAttention:
     return 1.0 if self.scale_at_init else self.scale or head_dim**-0.5
 
   def query_init(self, head_dim: int) -> Init | None:
-    """Returns how the query kernel starts; None is as the others do."""
+    """Returns the query kernel's initialiser, or None for the usual one."""
     return FanIn(1.0 / head_dim) if self.scale_at_init else None
 
   def attend(
@@ -133,8 +133,8 @@ class CoreAttention:
     """Returns [B, N, T, H], in the dtype of the queries.
 
     Args:
-      module: has the sink, gives the keys of dropout, and sows the attention
-        probabilities.
+      module: owns the sink, has the random key of dropout, and sows the
+        attention probabilities.
       q_BNTH: queries.
       kv: keys and values.
       mask_BTS: True where the query sees the key.
@@ -162,7 +162,7 @@ class CoreAttention:
       dropout_mask=drop,
     )
     if module.is_mutable_collection("probes"):
-      module.sow("probes", "attention", _map(attend_by, kv))
+      module.sow("probes", "attention", _attention_map(attend_by, kv))
     return attend_by(kv.values.astype(q_BNTH.dtype))
 
 
@@ -172,12 +172,12 @@ class Attention(nn.Module):
   Attributes:
     num_heads: N.
     head_dim: H.
-    num_kv_heads: K, a divisor of N: 1 is multi-query; None is N.
-    projections: of queries, keys, values and of what is attended to.
-    core: the attention of queries to keys and values.
+    num_kv_heads: K, a divisor of N: 1 is multi-query; None means N.
+    projections: to queries, keys and values, and back.
+    core: how queries attend to keys and values.
     qk_norm: norm of each head's queries and keys before they are rotated (Henry
       et al. 2020, arXiv:2010.04245; Dehghani et al. 2023, arXiv:2302.05442).
-    distances: bias by relative distance with weights of this layer, or None;
+    distances: bias by relative distance with this layer's own weights, or None;
       only for self-attention.
   """
 
@@ -246,7 +246,7 @@ class Attention(nn.Module):
       bias_BNTS = scale * distance_bias_BNTS + bias_BNTS
     out_BNTH = self.core.attend(self, q_BNTH, kv, context.mask, bias_BNTS)
     out_BTNH = out_BNTH.swapaxes(1, 2)
-    return self.projections.back(out_BTNH, x_BTD.shape[-1]), kv
+    return self.projections.from_heads(out_BTNH, x_BTD.shape[-1]), kv
 
   def empty_cache(self, batch: int, length: int, dtype) -> KVCache:
     """Returns a cache of `length` empty slots a row."""
@@ -282,7 +282,7 @@ class Attention(nn.Module):
     return new if cache is None else cache.write(new, slot)
 
 
-def _map(attend_by, kv: KVCache) -> jax.Array:
+def _attention_map(attend_by, kv: KVCache) -> jax.Array:
   """Returns the attention probabilities [B, N, T, S], by one-hot values."""
   slots = kv.keys.shape[2]
   one_hot = jnp.broadcast_to(

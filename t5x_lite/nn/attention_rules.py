@@ -163,6 +163,12 @@ class Or:
     )
 
 
+def reads_prefix(rule: AttentionRule) -> bool:
+  """Tells whether a rule, or one that it is made of, is PrefixCausal."""
+  parts = getattr(rule, "rules", ())
+  return isinstance(rule, PrefixCausal) or any(map(reads_prefix, parts))
+
+
 def mask(rule: AttentionRule, query: TokenInfo, key: TokenInfo) -> jax.Array:
   """Returns a rule's mask, restricted to segments and without padding.
 

@@ -16,7 +16,7 @@ class AttentionContext(NamedTuple):
   Attributes:
     query, key: where the tokens stand, for encodings that rotate.
     mask: bool [B or 1, T, S], True where the query sees the key.
-    bias: float32 [B or 1, N, T, S], or None.
+    bias: float32 [B or 1, N or 1, T, S], or None.
   """
 
   query: TokenInfo

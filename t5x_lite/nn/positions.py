@@ -46,7 +46,7 @@ class PositionEncoding(nn.Module):
     return x_BNTH
 
   def bias(self, query: TokenInfo, key: TokenInfo) -> jax.Array | None:
-    """Returns what is added to the logits, [B or 1, N, T, S], or None."""
+    """Returns what is added to the logits, [B or 1, N or 1, T, S], or None."""
     del query, key
     return None
 

@@ -63,7 +63,7 @@ class Yarn:
     factor: how many times longer the texts are.
     original_length: tokens of the texts before.
     beta_fast, beta_slow: turns where the ramp begins and ends.
-    amplitude: None is 0.1 ln(factor) + 1, Eq. 22.
+    amplitude: None means 0.1 ln(factor) + 1, Eq. 22.
   """
 
   factor: float

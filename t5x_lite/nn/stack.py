@@ -56,12 +56,12 @@ class Layer(nn.Module):
     norm_placement: "pre", "post" or "sandwich".
     residual_scale: a, DeepNorm's alpha (Wang et al. 2022, arXiv:2203.00555);
       only for "post".
-    rule: the attention rule of self-attention; None is the stack's.
-    position: an encoding of this layer alone, with its own parameters; None is
-      the stack's. One that is added to embeddings must be Stack.position. In a
-      Period, layers may lack positions (NoPE; Yang et al. 2025,
-      arXiv:2501.18795) or have another Rope.base (Gemma 3, arXiv:2503.19786).
-    dropout_rate: share of what is added to x that is dropped in training.
+    rule: the attention rule of self-attention; None means the stack's.
+    position: an encoding of this layer alone, with its own parameters; None
+      means the stack's. In a Period, some layers may have NoPosition (Yang et
+      al. 2025, arXiv:2501.18795) or another Rope.base (Gemma 3,
+      arXiv:2503.19786).
+    dropout_rate: dropout of each branch's output.
   """
 
   attention: Attention
@@ -125,7 +125,7 @@ class Layer(nn.Module):
     slot: jax.Array | None,
   ) -> tuple[jax.Array, LayerCache | None]:
     """Runs one block; see Stack.__call__."""
-    caches = {}  # What each attention returns; the branches fill it.
+    caches = {}  # Filled by the branches below.
     position, attention = self.position or context.position, context.attention
     if self.position is not None:
       bias = position.bias(attention.query, attention.key)
@@ -190,7 +190,7 @@ class Layer(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Period:
-  """Different layers that a stack repeats in turn.
+  """Different layers, which a stack repeats as a unit.
 
   Not a tuple: Linen names the layers in a tuple, but the stack must name them.
   """
@@ -311,11 +311,13 @@ class Stack(nn.Module):
       tokens: index, position and segment of each of the T tokens.
       source_BSD: encoder output for cross-attention; None without an encoder,
         or once the cache holds its keys and values.
-      source_tokens: the same of the source's tokens.
+      source_tokens: the same of the source's tokens; without them there is no
+        cross-attention.
       cache: keys and values so far, or None to keep none.
       slot: the cache slot of the first of the T tokens.
       shared_kv: keys and values for all layers, made elsewhere (nn/yoco.py).
-      rule: replaces Stack.rule when the decoder also serves as the encoder.
+      rule: replaces the rules of all layers when the decoder also serves as
+        the encoder.
 
     Returns:
       [B, T / pool, D], and the cache, if any, with the T tokens.
@@ -331,9 +333,9 @@ class Stack(nn.Module):
     cached_tokens = cache and write_tokens(cache.tokens, tokens, slot)
     keys = shared_kv.tokens if shared_kv else (cached_tokens or tokens)
     bias = self.position.bias(tokens, keys)
+    rules = [rule or layer.rule or self.rule for layer in self.period]
     contexts = {
-      r: attention_context(r, tokens, keys, bias)
-      for r in {layer.rule or rule or self.rule for layer in self.period}
+      r: attention_context(r, tokens, keys, bias) for r in dict.fromkeys(rules)
     }
     cross_context = None
     if source_tokens is not None:
@@ -341,7 +343,7 @@ class Stack(nn.Module):
 
     def run(layer, x_BTD, layer_cache):
       context = LayerContext(
-        contexts[layer.rule or rule or self.rule], self.position, source_BSD,
+        contexts[rule or layer.rule or self.rule], self.position, source_BSD,
         cross_context, shared_kv and shared_kv.kv,
       )  # fmt: skip
       return layer(x_BTD, layer_cache, context, slot)

@@ -21,15 +21,15 @@ class Transformer(nn.Module):
   Attributes:
     width: D.
     vocab_size: V; None until it is known from the tokenizer.
-    embedding: of both sides.
+    embedding: of tokens, shared by encoder and decoder.
     lm_head: the head over the vocabulary.
-    encoder: or None: a decoder-only model.
-    decoder: or None: an encoder-only model.
-    share_encoder: whether the encoder is the decoder with the same parameters,
-      without cross-attention and under the rule Full (Raffel et al. 2020,
-      arXiv:1910.10683, section 3.2.2); `encoder` is None then.
-    encoder_width: D of the encoder, if not the decoder's.
-    classifier: a head over texts or tokens beside that over words, or None.
+    encoder: None in a decoder-only model.
+    decoder: None in an encoder-only model.
+    share_encoder: whether the decoder serves as the encoder too, with the same
+      parameters, without cross-attention and under the rule Full (Raffel et al.
+      2020, arXiv:1910.10683, section 3.2.2); `encoder` is None then.
+    encoder_width: D of the encoder, if it differs from the decoder's.
+    classifier: a further head, over texts or tokens, or None.
     dtype: of the activations; parameters and logits are float32.
   """
 
@@ -64,12 +64,12 @@ class Transformer(nn.Module):
       )
     if encoder and not decoder and encoder.pool > 1:
       raise ValueError(
-        f"Stack.pool ({encoder.pool}) leaves no state for each token: an "
+        f"Stack.pool ({encoder.pool}) leaves fewer states than tokens: an "
         "encoder-only model needs pool=1"
       )
     if self.share_encoder and (encoder or not decoder):
       raise ValueError(
-        "share_encoder=True takes the decoder as encoder: set a decoder, and "
+        "share_encoder=True uses the decoder as encoder: set a decoder, and "
         "encoder=None"
       )
     if decoder is None:
@@ -79,7 +79,7 @@ class Transformer(nn.Module):
     crosses = [layer.cross_attention is not None for layer in decoder.layers]
     if self.has_encoder and not all(crosses):
       raise ValueError(
-        "the decoder has no cross_attention to the encoder: set "
+        "every layer of the decoder needs cross_attention to the encoder: set "
         "Layer.cross_attention in the decoder's scope"
       )
     if not self.has_encoder and any(crosses):
@@ -99,7 +99,7 @@ class Transformer(nn.Module):
         "vocab_size is not set: it comes from a run's tokenizer, or from "
         "--gin.transformer.Transformer.vocab_size=..."
       )
-    # Their parameters stand beside the stacks: "token_embedding", "head".
+    # Puts their parameters beside the stacks: "token_embedding", "head".
     nn.share_scope(self, self.embedding)
     nn.share_scope(self, self.lm_head)
     self.tables = self.embedding.tables(self.vocab_size, self.width)
@@ -146,7 +146,7 @@ class Transformer(nn.Module):
     return self.decoder(x_BTD, tokens, **source_and_cache)
 
   def head(self, hidden_BTD: jax.Array) -> tuple[jax.Array, Head]:
-    """Returns what the head reads of the stack's output, and the head."""
+    """Returns the states that the head reads, and the head."""
     return self.lm_head.read(hidden_BTD, self.tables.token_VD)
 
   def logits(self, hidden_BTD: jax.Array) -> jax.Array:

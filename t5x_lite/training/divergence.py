@@ -1,5 +1,6 @@
-"""Stops training that diverges, before it costs a sound checkpoint."""
+"""Stops training that diverges, before its last good checkpoint is deleted."""
 
+import collections
 import math
 from collections.abc import Callable
 
@@ -7,58 +8,69 @@ import jax
 
 from t5x_lite.training.step import Metrics
 
+# Steps that may be in flight before the host waits for the oldest.
+_STEPS_AHEAD = 2
+_ADVICE = (
+  "lower the learning rate, and start again from a checkpoint of before "
+  "(Run.warm_start); the newest one may be broken already"
+)
+
 
 class Guard:
-  """Watches the metrics of each step for numbers that are not finite.
+  """Checks the metrics of each step for numbers that are not finite.
 
   Attributes:
-    is_sound: whether the last step checked has updated the parameters, and they
-      are finite.
-    proved_step: the last step whose parameters then had a finite loss; -1 if
-      none is known to.
+    has_updated: whether the last step checked has updated the parameters.
+    verified_step: the latest step whose parameters gave a finite loss in the
+      next step; -1 if there is none yet.
   """
 
   def __init__(self, max_skipped_steps: int, *, say: Callable[[str], None]):
-    """Watches a run that may skip so many steps in a row.
+    """Starts with no step.
 
     Args:
       max_skipped_steps: as in Run.
       say: prints a line for the user.
     """
     self._limit, self._say = max_skipped_steps, say
+    self._in_flight = collections.deque()
     self._skipped = 0
-    self.is_sound, self.proved_step = True, -1
+    self.has_updated, self.verified_step = True, -1
 
-  def check(self, number: int, metrics: Metrics) -> None:
-    """Checks the metrics of one step; waits for the step.
+  def watch(self, number: int, metrics: Metrics) -> None:
+    """Takes the metrics of a step, and checks those of an earlier one.
 
     Raises:
-      ValueError: the parameters have overflown, or too many steps in a row were
-        skipped.
+      ValueError: the parameters are not finite, or too many steps in a row have
+        updated nothing.
     """
+    self._in_flight.append((number, metrics))
+    if len(self._in_flight) > _STEPS_AHEAD:
+      self._check(*self._in_flight.popleft())
+
+  def catch_up(self) -> None:
+    """Checks all steps watched so far; raises as `watch` does."""
+    while self._in_flight:
+      self._check(*self._in_flight.popleft())
+
+  def _check(self, number, metrics):
     skipped, norm = jax.device_get(
       (metrics.terms["skipped_steps"].sum, metrics.norms["param_norm"])
-    )
-    self._skipped = self._skipped + 1 if skipped else 0
-    self.is_sound = not skipped and math.isfinite(norm)
-    if self.is_sound:
-      self.proved_step = number - 1
-    advice = (
-      "lower the learning rate and go on from an earlier checkpoint, all of "
-      "which are sound (Run.warm_start)"
     )
     if not math.isfinite(norm):
       raise ValueError(
         f"training has diverged: at step {number} the norm of the parameters "
-        f"is {norm}; {advice}"
+        f"is {norm}; {_ADVICE}"
       )
+    self.has_updated = not skipped
+    if self.has_updated:
+      self._skipped, self.verified_step = 0, number - 1
+      return
+    self._skipped += 1
     if self._skipped == self._limit:
       raise ValueError(
-        f"training has diverged: at step {number} loss or gradient were not "
-        f"finite for the {self._limit}th time in a row "
-        f"(Run.max_skipped_steps); {advice}"
+        f"training has diverged: up to step {number} the loss or its gradient "
+        f"was not finite in {self._limit} steps in a row "
+        f"(Run.max_skipped_steps); {_ADVICE}"
       )
-    if skipped:
-      self._say(
-        f"step {number}: loss or gradient is not finite; nothing is updated"
-      )
+    self._say(f"step {number}: loss or gradient is not finite; update skipped")

@@ -1,11 +1,11 @@
 """Runs the training loop."""
 
-import collections
 import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import math
+import os
 import signal
 from typing import Any
 
@@ -26,9 +26,6 @@ from t5x_lite.training.divergence import Guard
 from t5x_lite.training.run import Run
 from t5x_lite.training.step import TrainState
 
-# Steps that may be in flight before the host waits for the oldest.
-_STEPS_AHEAD = 2
-
 
 def train(run: Run, *, model_dir: str) -> TrainState:
   """Trains, or resumes training, until `run.total_steps`.
@@ -47,9 +44,9 @@ def train(run: Run, *, model_dir: str) -> TrainState:
     The final state.
 
   Raises:
-    ValueError: the configuration is invalid: the task is unknown; the lengths,
-      batch or vocabulary do not fit; or memory is too small. Raised before the
-      run writes any file of its own.
+    ValueError: the configuration is invalid: the task is unknown; lengths,
+      batch or vocabulary do not suit model or layout; or memory is too small.
+      Raised before the run writes any file. Later: training diverges.
   """
   reader, *eval_readers = _readers(run)
   task = reader.task
@@ -109,14 +106,11 @@ def train(run: Run, *, model_dir: str) -> TrainState:
       return every is not None and (number % every == 0 or last)
 
     guard = Guard(run.max_skipped_steps, say=recorder.say)
-    in_flight = collections.deque()
     for number in range(steps_done + 1, run.total_steps + 1):
       host_batch = next(batches)
       state, metrics = train_step(state, layout.shard_batch(host_batch))
       interval.add(metrics, token_counts.count(host_batch))
-      in_flight.append((number, metrics))
-      if len(in_flight) > _STEPS_AHEAD:
-        guard.check(*in_flight.popleft())
+      guard.watch(number, metrics)
 
       stopping = stop.requested(number)
       if due(run.log_every, number):
@@ -133,14 +127,16 @@ def train(run: Run, *, model_dir: str) -> TrainState:
         path = f"{model_dir}/samples/{number}.jsonl"
         samples.write(model, state.params, run, sample_reader, layout, path)
       if due(run.checkpoint_every, number) or stopping:
-        while in_flight:
-          guard.check(*in_flight.popleft())
-        if guard.is_sound or stopping or number == run.total_steps:
-          checkpoints.confirm(guard.proved_step)
+        guard.catch_up()
+        if guard.has_updated or stopping or number == run.total_steps:
+          checkpoints.confirm(guard.verified_step)
           checkpoints.save(number, state, host_state, evaluation)
+        else:
+          recorder.say(f"step {number}: no checkpoint, as nothing is updated")
       recorder.advance(number)
       if stopping:
         break
+    guard.catch_up()
     checkpoints.wait()
   stop.leave()
   return state
@@ -149,6 +145,7 @@ def train(run: Run, *, model_dir: str) -> TrainState:
 def _readers(run: Run) -> list[Reader]:
   """Checks the run's data; returns readers of training and evaluation data."""
   run.layout.check_batch(run.train.batch_size, run.microbatches)
+  _, num_shares = run.layout.data_shard()
   readers = []
   for spec in (run.train, *run.eval):
     if spec.pack and not run.model.reads_packed_rows:
@@ -157,7 +154,7 @@ def _readers(run: Run) -> list[Reader]:
         f"rows: {spec.task} needs Data.pack=False"
       )
     reader = Reader(spec, run.model.row_format)
-    reader.check_process_count(jax.process_count())
+    reader.check_process_count(num_shares)
     readers.append(reader)
   return readers
 
@@ -310,6 +307,8 @@ class _Stop:
     del frame
     self.signal = number
     signal.signal(number, self._previous[number])
+    if self._many_processes:  # JAX tells the others, and agrees on a step.
+      os.kill(os.getpid(), signal.SIGTERM)
 
   def requested(self, step_number: int) -> bool:
     """Returns whether to stop, the same in all processes."""
@@ -317,9 +316,10 @@ class _Stop:
       return self.signal is not None
     from jax.experimental import multihost_utils
 
-    if multihost_utils.reached_preemption_sync_point(step_number):
-      self.signal = self.signal or signal.SIGTERM
-    return self.signal is not None
+    if not multihost_utils.reached_preemption_sync_point(step_number):
+      return False
+    self.signal = self.signal or signal.SIGTERM
+    return True
 
   def leave(self) -> None:
     """Exits with the signal's status, if there was one."""

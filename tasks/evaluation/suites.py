@@ -152,7 +152,7 @@ def suite(
   Args:
     name: one of `SUITES`.
     vocabulary: as for `external.tfds_task`.
-    data_dir: the folder of TFDS's datasets; None is TFDS's default.
+    data_dir: the folder of TFDS's datasets; None means TFDS's default.
     files: a folder with TASK/SPLIT.jsonl, instead of TFDS.
     only: some tasks of the suite; None takes all.
 

@@ -185,7 +185,7 @@ def test_replicated_axis_is_said_once(caplog):
       layout.sharding(("kv_heads",), (3,))
   said = [r.getMessage() for r in caplog.records]
   assert said == [
-    "kv_heads (3) is not divisible by tensor (4): each device holds all of it"
+    "kv_heads (3) is not divisible by tensor (4): it is not sharded over them"
   ]
 
 
@@ -339,3 +339,11 @@ def test_a_new_mesh_axis_is_a_line_in_a_gin_file():
   assert layout.mesh_sizes(8) == {"data": 2, "expert": 4}
   spec = layout.sharding(("experts", "embed", "mlp"), (8, 16, 24)).spec
   assert spec == P("expert", None, None)
+
+
+def test_layouts_of_another_order_of_axes_differ():
+  one, other = (
+    Layout(mesh={"data": 2, "tensor": 4}), Layout(mesh={"tensor": 4, "data": 2})
+  )  # fmt: skip
+  assert one != other and hash(one) != hash(other)
+  assert one == Layout(mesh={"data": 2, "tensor": 4})

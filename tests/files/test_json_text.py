@@ -104,9 +104,9 @@ def test_a_record_that_is_cut_anywhere_is_refused_in_a_line(tmp_path):
   [
     (b"", "it is empty"),
     (b" \n", "it is empty"),
-    (b"\xff\xfe\x00", "it is no JSON"),
-    (b"[" * 100_000, "it is no JSON"),
-    (b"[1]", "it is no JSON object"),
+    (b"\xff\xfe\x00", "it is not JSON"),
+    (b"[" * 100_000, "it is not JSON"),
+    (b"[1]", "it is not a JSON object"),
     (b"{}", "it lacks 'step'"),
   ],
 )
@@ -121,5 +121,5 @@ def test_a_record_of_something_else_is_refused_in_a_line(
 
 def test_a_pipe_is_not_waited_for(tmp_path):
   os.mkfifo(tmp_path / "config.json")
-  with pytest.raises(ValueError, match="config.json is no file"):
+  with pytest.raises(ValueError, match="config.json is not a file"):
     json_text.read(tmp_path / "config.json")

@@ -232,6 +232,6 @@ def test_older_names_are_read(saved):
 
 def test_config_that_is_no_json_is_refused(saved):
   (saved / "config.json").write_text("{")
-  refused(saved, "config.json is no JSON")
+  refused(saved, "config.json is damaged: it is not JSON")
   (saved / "config.json").unlink()
   refused(saved, "holds no config.json")

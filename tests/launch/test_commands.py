@@ -156,7 +156,6 @@ def test_labels_and_masks_that_repeat_are_counted(vocabulary):
     (["tasks", "a", "b"], "give one task, not 2"),
     (["infer", "--model_dir=x"], "give either --text or --input"),
     (["infer", "--model_dir=x", "--input=y"], "--input and --output"),
-    (["infer", "--model_dir=x", "--text=y", "--num_samples=2"], "same: add"),
     (["infer", "--model_dir=/nonesuch", "--text=y"], "holds no run"),
     (["describe", "--gin_file=models/palm/tiny.gin"], "give --vocab_size"),
     (["describe"], "no gin file binds model.Model"),

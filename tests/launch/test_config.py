@@ -7,6 +7,7 @@ import pytest
 
 from launch import config, gin_errors
 from t5x_lite import model
+from t5x_lite.devices.layout import Layout
 from t5x_lite.nn import positions
 
 SMALL = "gin/models/t5_1_1/small.gin"
@@ -104,6 +105,14 @@ def test_values_are_python_and_bare_words_are_strings():
   assert built([SMALL], ["DTYPE='bfloat16'"]).dtype == "bfloat16"
   assert built([SMALL], ["SCAN=True"]).encoder.scan is True
   assert built([SMALL], ["VOCAB_SIZE=%HIDDEN"]).vocab_size == 1024
+
+
+def test_mesh_axes_keep_their_order(tmp_path):
+  config.load(bindings=["layout.Layout.mesh={'tensor': 2, 'data': -1}"])
+  saved = tmp_path / "config.gin"
+  saved.write_text(config.text())
+  config.load([saved])
+  assert list(config.build(Layout).mesh) == ["tensor", "data"]
 
 
 def test_bindings_make_a_complete_configuration(tmp_path):

@@ -184,6 +184,13 @@ def test_samples_differ(trained, capsys):
   arguments += ["--temperature=1.0", "--num_samples=3", "--max_new_tokens=6"]
   assert main.main([*arguments, "--json"]) == 0
   assert len(set(capsys.readouterr().out.splitlines())) == 3
+  # Those of the run's own sampler too; those of greedy decoding would not.
+  arguments.remove("--temperature=1.0")
+  assert main.main(arguments) == 2
+  assert "--num_samples=3 needs sampling" in capsys.readouterr().err
+  arguments.append("--gin.run.Run.sampler=@samplers.Sample()")
+  assert main.main([*arguments, "--json"]) == 0
+  assert len(set(capsys.readouterr().out.splitlines())) == 3
 
 
 def test_targets_of_a_file_are_scored_in_order(trained, folder):

@@ -269,3 +269,13 @@ def test_ties_are_told_apart_where_devices_share_the_vocabulary():
   terms = of_tokens(logits, kernel)
   expected = ((logits.argmax(-1) == TARGETS) * WEIGHTS).sum()
   assert int(terms["accuracy"].sum) == expected
+
+
+def test_a_term_without_gradient_cannot_be_minimised():
+  class Plain(CrossEntropy):
+    minimised = {"loss": 1.0, "objective": 0.5}
+
+  with pytest.raises(
+    ValueError, match="Plain.minimised names loss, which have"
+  ):
+    score(Plain())

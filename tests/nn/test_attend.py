@@ -47,6 +47,15 @@ def gradients(function, args, cotangent):
   return jax.jit(jax.grad(scalar))(args)
 
 
+def test_a_bias_may_be_the_same_for_all_heads():
+  q, k, v, bias, mask = draw(num_kv_heads=2, bias_rows=1)
+  one = bias[:, :1]
+  everywhere = jnp.broadcast_to(one, bias.shape)
+  np.testing.assert_array_equal(
+    ours(q, k, v, one, mask), ours(q, k, v, everywhere, mask)
+  )
+
+
 @pytest.mark.parametrize(
   "num_kv_heads, bias_rows, mask_rows",
   [(N, None, 1), (N, 1, B), (2, 1, 1), (2, B, B), (1, None, B), (1, B, 1)],

@@ -16,7 +16,9 @@ from t5x_lite.nn.attention_rules import (
   TokenInfo,
   Window,
   mask,
+  reads_prefix,
 )
+from tests import tiny
 
 
 def tokens(*, segment, prefix=None):
@@ -155,3 +157,11 @@ def test_a_window_with_sinks_sees_the_first_token_too():
     "x.xx.",
     "x..xx",
   ]
+
+
+def test_a_rule_with_a_prefix_inside_is_one_of_prefix_lm():
+  inside = Or((And((PrefixCausal(), Window(2))), Causal()))
+  for rule, expected in ((inside, True), (And((Causal(), Window(2))), False)):
+    assert reads_prefix(rule) == expected
+    model = tiny.replace_stacks(tiny.palm(), rule=rule)
+    assert model.row_format.name == ("prefix" if expected else "causal")

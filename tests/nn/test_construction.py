@@ -76,7 +76,7 @@ CROSS = {"cross_attention": ATTENTION}
       norm=NORM), "one cache of keys, rotated once: set Stack.position"),
     (lambda: Transformer(width=8), "needs an encoder, a decoder or both"),
     (lambda: Transformer(width=8, encoder=stack(rule=Full()), decoder=stack()),
-     "the decoder has no cross_attention to the encoder"),
+     "every layer of the decoder needs cross_attention"),
     (lambda: Transformer(width=8, decoder=stack(CROSS)),
      "the decoder has cross_attention but there is no encoder"),
     (lambda: Transformer(width=8, encoder=stack(CROSS)),

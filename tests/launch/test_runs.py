@@ -4,9 +4,11 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 import seqio
@@ -234,20 +236,54 @@ def test_parameters_of_many_devices_are_read_on_others(capsys):
   assert session._on_these_devices(same) == same
 
 
+def two_processes(folder, model_dir, *flags):
+  """Starts a training run of two processes on two devices each."""
+  return subprocess.Popen(
+    [
+      "bash", str(ROOT / "launch" / "local.sh"), "--processes=2", "--devices=2",
+      f"--logs={model_dir}-logs", "--", "train",
+      f"--gin_file={folder}/tiny.gin", f"--model_dir={model_dir}", *flags,
+    ],
+    env=os.environ | {"T5X_LITE_VENV": sys.prefix},
+  )  # fmt: skip
+
+
 @pytest.mark.slow
 def test_two_processes_train_one_model(folder):
   model_dir = folder / "two"
-  subprocess.run(
-    [
-      "bash", str(ROOT / "launch" / "local.sh"), "--processes=2", "--devices=2",
-      f"--logs={folder}/logs", "--", "train",
-      f"--gin_file={folder}/tiny.gin", f"--model_dir={model_dir}",
-    ],
-    check=True,
-    timeout=900,
-    env=os.environ | {"T5X_LITE_VENV": sys.prefix},
-  )  # fmt: skip
+  assert two_processes(folder, model_dir).wait(timeout=900) == 0
   record = json.loads((model_dir / "run.json").read_text())
   assert record["processes"] == 2
   assert record["devices"] == "4 x cpu"
   assert steps(model_dir) == [1, 2]
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_one_process_stops_all_at_one_step(folder):
+  model_dir = folder / "stopped"
+  run = two_processes(
+    folder, model_dir, "--gin.run.Run.total_steps=1000000",
+    "--gin.run.Run.eval_every=None", "--gin.run.Run.checkpoint_every=None",
+  )  # fmt: skip
+  deadline = time.monotonic() + 600
+  while not (model_dir / "metrics.jsonl").exists() or not steps(model_dir):
+    assert run.poll() is None and time.monotonic() < deadline
+    time.sleep(0.5)
+  (second,) = (
+    int(entry.name)
+    for entry in pathlib.Path("/proc").iterdir()
+    if entry.name.isdecimal()
+    and f"--model_dir={model_dir}" in _read(entry / "cmdline")
+    and "T5X_LITE_PROCESS_ID=1" in _read(entry / "environ")
+  )
+  os.kill(second, signal.SIGINT)
+  assert run.wait(timeout=300) == 128 + signal.SIGTERM
+  (saved,) = (model_dir / "checkpoints").iterdir()
+  assert int(saved.name) == steps(model_dir)[-1]
+
+
+def _read(path):
+  try:
+    return path.read_text(errors="replace")
+  except OSError:  # The process has ended, or is another user's.
+    return ""

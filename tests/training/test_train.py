@@ -222,7 +222,8 @@ def test_evaluations_choose_the_best_checkpoint(tmp_path):
   assert all(r[f"{TASK}/tokens"] == 320 for r in found)
   best = min(found, key=lambda r: r[metric])["step"]
   kept = {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
-  assert kept == {best, STEPS}
+  # Of the last two, the loss after the first is known to be finite.
+  assert kept == {best, STEPS - 2, STEPS}
 
 
 def test_warm_start_takes_the_other_runs_parameters(unbroken, tmp_path):

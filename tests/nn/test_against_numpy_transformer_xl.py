@@ -69,7 +69,7 @@ def test_attention_is_the_papers():
 
 def test_two_texts_have_no_distances():
   layer = tiny.palm().transformer.decoder.layer
-  with pytest.raises(ValueError, match="of two texts"):
+  with pytest.raises(ValueError, match="relates two texts"):
     Layer(
       attention=ATTENTION, cross_attention=ATTENTION, mlp=layer.mlp,
       norm=layer.norm,

@@ -46,7 +46,7 @@ class Outputs(NamedTuple):
   """What a loss reads of a forward pass.
 
   Attributes:
-    states_BTD: what the head reads, of the side that bears loss.
+    states_BTD: what the head reads, of the side that is scored.
     head: states to logits over the vocabulary.
     tokens: where the tokens of that side stand.
     class_logits: [B, classes] or [B, T, classes]; None without class targets.

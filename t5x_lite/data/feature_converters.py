@@ -106,7 +106,7 @@ def converter(
     row_format: the architecture's.
     pack: whether rows hold as many examples as fit, in order, rather than one
       each.
-    loss_on_inputs: whether inputs bear loss too; causal and prefix only.
+    loss_on_inputs: whether inputs are scored too; causal and prefix only.
     start_id: the token before the first one that a decoder predicts.
     around: the tokens that every text of an encoder-decoder begins and ends
       with, such as BART's "<s>" and "</s>". Both are added to inputs, unless
@@ -196,7 +196,7 @@ class Decoder(Converter):
 
   `decoder_causal_attention`, seqio's name, is 1 on the start token and the
   inputs. A prefix LM's attention is bidirectional there, and decoding takes it
-  as the prompt. Inputs bear loss if `loss_on_inputs`. Empty targets (a prompt)
+  as the prompt. Inputs are scored if `loss_on_inputs`. Empty targets (a prompt)
   become one token 0 without weight, so that the shifted row still has the last
   of the inputs:
 
@@ -269,7 +269,7 @@ class Decoder(Converter):
 class Encoder(Converter):
   """Predicts targets in place where `weights` says so.
 
-  The weights come from the task: BERT's kept and random tokens bear loss, and
+  The weights come from the task: BERT's kept and random tokens are scored, and
   the inputs alone do not tell which they are. A pair of sentences has a row to
   itself: its label is one of the row.
   """

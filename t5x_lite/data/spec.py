@@ -23,7 +23,7 @@ class Data:
     num_epochs: the passes over the split; None repeats it forever in training,
       and is one pass in evaluation.
     num_batches: the maximum number of batches; None reads the whole split.
-    loss_on_inputs: whether the inputs of a decoder-only model bear loss too.
+    loss_on_inputs: whether the inputs of a decoder-only model are scored too.
     cache_dir: the directory in which `t5x_lite cache` wrote the task; None
       reads the source and tokenizes again.
     next_stage: the data that training reads after `num_batches`, with rows of

@@ -11,7 +11,7 @@ def count(batch: Mapping[str, np.ndarray]) -> dict[str, int]:
   Returns:
     "positions": tokens with padding, of encoder and decoder; "tokens": tokens
     without padding; "encoder_tokens", "decoder_tokens": these by side;
-    "loss_tokens": the tokens that bear loss; "examples": the segments.
+    "loss_tokens": the tokens that are scored; "examples": the segments.
   """
   sides = [
     side for side in ("encoder", "decoder") if f"{side}_segment_ids" in batch

@@ -3,14 +3,17 @@
 Code gives each dim of an array a logical axis, and rules, here and in gin
 files, map logical axes to mesh axes:
 
-    mesh and its devices               logical axes           sharding
-    mesh {"data": 2, "tensor": 4}      ("embed", "mlp")      P(None, "tensor")
-      d0 d1 d2 d3                      ("batch", "length")   P("data", None)
-      d4 d5 d6 d7                      ("embed",)            P(None)
+    mesh {"data": 2, "tensor": 4} of devices    d0 d1 d2 d3
+                                                d4 d5 d6 d7
+
+    logical axes           sharding on it
+    ("embed", "mlp")       P(None, "tensor")
+    ("batch", "length")    P("data", None)
+    ("embed",)             P(None)
 
 By default "data" and "fsdp" shard the rows of a batch, "fsdp" also the width of
 parameters, and "tensor" heads, hidden units and the vocabulary. A mesh axis of
-another name needs a rule of its own.
+another name needs a rule in Layout.rules.
 """
 
 import contextlib
@@ -34,7 +37,7 @@ MeshAxes = str | tuple[str, ...] | None
 Rule = tuple[str, MeshAxes]
 Axes = tuple[str | None, ...]
 
-# Logical axis -> mesh axes; those that a mesh does not have are left out.
+# Logical axis -> mesh axes; mesh axes that a mesh does not have are left out.
 DEFAULT_RULES: tuple[Rule, ...] = (
   ("batch", ("data", "fsdp")),
   # Parameters are gathered when they are used: ZeRO-3 (arXiv:1910.02054).

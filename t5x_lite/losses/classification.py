@@ -33,7 +33,7 @@ def class_terms(logits: jax.Array, targets: jax.Array) -> Terms:
 
   Args:
     logits: float32 [..., classes], of at least two classes.
-    targets: int32 [...]; -1 bears no loss.
+    targets: int32 [...]; -1 is not scored.
 
   Raises:
     ValueError: logits of one class, which are rewards.

@@ -88,7 +88,7 @@ class CrossEntropy:
       hidden_BTD: the stack's output.
       head: hidden states to logits.
       targets_BT: token ids.
-      weights_BT: what each token counts; 0 bears no loss.
+      weights_BT: what each token counts; 0 is not scored.
 
     Returns:
       "objective", what is minimised of the tokens, over what the normaliser

@@ -37,6 +37,7 @@ import numpy as np
 from t5x_lite.ablation import downstream, linear_probe, scoring
 from t5x_lite.ablation.original_text import OriginalText
 from t5x_lite.data.resolved_task import ResolvedTask
+from t5x_lite.data.sentinels import Vocabulary
 from t5x_lite.devices.layout import Layout
 from t5x_lite.model import Model, Params
 
@@ -281,7 +282,10 @@ def _spread(text: bytes, count: int, size: int) -> list[str]:
 
 
 def questions(
-  vocabulary: Any, documents: Sequence[Document], kind: str, infill: float
+  vocabulary: Vocabulary,
+  documents: Sequence[Document],
+  kind: str,
+  infill: float,
 ) -> Iterator[Question]:
   """Yields a question for each excerpt of each document."""
   for number, document in enumerate(documents):

@@ -15,7 +15,8 @@ cover the whole original, so their bytes add up to the bytes of the text.
 
 import bisect
 import os.path
-from typing import Any
+
+from t5x_lite.data.sentinels import Vocabulary
 
 # The most bytes of a UTF-8 character, and so the most tokens for one character.
 _LONGEST_CHARACTER = 4
@@ -28,7 +29,7 @@ class OriginalText:
     ids: the token ids of the text.
   """
 
-  def __init__(self, vocabulary: Any, text: str):
+  def __init__(self, vocabulary: Vocabulary, text: str):
     """Encodes a text with a seqio-like vocabulary."""
     self.ids = list(vocabulary.encode(text))
     self._vocabulary = vocabulary

@@ -13,7 +13,7 @@ _FOLDER = pathlib.Path(__file__).parent
 _TEMPLATE = "report.html.jinja"
 
 
-def write(found: Mapping[str, Any], folder: Any) -> None:
+def write(found: Mapping[str, Any], folder: pathlib.Path) -> None:
   """Writes report.html, results.csv and figures/*.png to a directory.
 
   The page needs no network and no other file. Each number on it is read from

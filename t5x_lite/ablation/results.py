@@ -20,7 +20,7 @@ _BITS = {"unit": "bits per byte", "better": "lower"}
 _PERCENT = {"unit": "percent", "better": "higher"}
 
 
-def gather(folder: Any, plan: dict) -> dict[str, Any]:
+def gather(folder: pathlib.Path, plan: dict) -> dict[str, Any]:
   """Returns the contents of a report, as a dict that can be written as JSON.
 
   All of it is determined by the study and its seeds, except "step_ratios" and

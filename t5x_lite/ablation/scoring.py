@@ -11,6 +11,7 @@ import numpy as np
 
 from t5x_lite.data import sentinels
 from t5x_lite.data.resolved_task import ResolvedTask
+from t5x_lite.data.sentinels import Vocabulary
 from t5x_lite.devices.layout import Layout
 from t5x_lite.inference import batched, infer
 from t5x_lite.model import Model, Params
@@ -35,7 +36,7 @@ class Format:
     return self.kind if self.mode is None else f"{self.kind}, mode {self.mode}"
 
   def arrange(
-    self, question: Any, vocabulary: Any
+    self, question: Any, vocabulary: Vocabulary
   ) -> tuple[list[int], list[int], int]:
     """Returns inputs, targets, and where the scored tokens begin in targets."""
     mode = [] if self.mode is None else [_sentinel(vocabulary, self.mode)]

@@ -4,7 +4,6 @@ tensorboard --logdir=STUDY/arms
 """
 
 import pathlib
-from typing import Any
 
 import tensorflow as tf
 from tensorboard.plugins.hparams import api
@@ -12,7 +11,7 @@ from tensorboard.plugins.hparams import api
 _SUFFIX = ".hparams"
 
 
-def label(folder: Any, plan: dict) -> None:
+def label(folder: pathlib.Path, plan: dict) -> None:
   """Writes each run's choices next to its events, if not yet written.
 
   Runs that differ only in their seed form one group.

@@ -1,15 +1,15 @@
 """Encodes and decodes texts in which sentinels, <extra_id_N>, mark blanks.
 
 A sentinel is one token, whose id is at the end of the vocabulary, as in T5's
-span corruption, or anywhere in the vocabulary's own file. A vocabulary here is
-any object with seqio's interface: encode, decode, eos_id, vocab_size,
-extra_ids; and unused_ids, if some ids below vocab_size are not tokens.
+span corruption, or anywhere in the vocabulary's own file. A vocabulary may have
+`unused_ids` beside seqio's interface, if some ids below vocab_size are not
+tokens.
 """
 
 import functools
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
@@ -19,12 +19,23 @@ from t5x_lite.files import text_files
 SENTINEL = re.compile(r"<extra_id_(0|[1-9][0-9]{0,8})>")
 
 
+class Vocabulary(Protocol):
+  """Turns text into ids and back, as seqio's vocabularies do."""
+
+  vocab_size: int
+  extra_ids: int
+  eos_id: int | None
+
+  def encode(self, text: str) -> list[int]: ...
+  def decode(self, ids: Sequence[int]) -> str: ...
+
+
 def has_sentinels(text: str) -> bool:
   """Returns whether a text has sentinels."""
   return SENTINEL.search(text) is not None
 
 
-def sentinel_ids(vocabulary: Any) -> tuple[int, ...]:
+def sentinel_ids(vocabulary: Vocabulary) -> tuple[int, ...]:
   """Returns the ids of a vocabulary's sentinels, in the order of their numbers.
 
   They are the vocabulary's `sentinel_ids`, if it has that attribute, or those
@@ -53,13 +64,13 @@ def _pieces_of_sentinels(pieces) -> tuple[int, ...]:
     found.append(ids[0])
 
 
-def eos_id(vocabulary: Any) -> int | None:
+def eos_id(vocabulary: Vocabulary) -> int | None:
   """Returns the end-of-sequence id, or None; SentencePiece's -1 is None."""
   found = vocabulary.eos_id
   return None if found is None or found < 0 else found
 
 
-def require_eos(vocabulary: Any, what: str) -> int:
+def require_eos(vocabulary: Vocabulary, what: str) -> int:
   """Returns the end-of-sequence id.
 
   Raises:
@@ -76,7 +87,7 @@ def require_eos(vocabulary: Any, what: str) -> int:
   return found
 
 
-def check_padding(vocabulary: Any) -> None:
+def check_padding(vocabulary: Vocabulary) -> None:
   """Checks that id 0 of a SentencePiece model is not text, but padding.
 
   Raises:
@@ -121,7 +132,7 @@ def spaced(text: str, count: int, *, at_start: bool = False) -> str:
   return text
 
 
-def encode(vocabulary: Any, text: str) -> list[int]:
+def encode(vocabulary: Vocabulary, text: str) -> list[int]:
   """Tokenises a text, with one token for each <extra_id_N>; adds no EOS.
 
   The ids are those of vocabulary.encode if it knows sentinels.
@@ -163,7 +174,11 @@ def encode(vocabulary: Any, text: str) -> list[int]:
 
 
 def encode_continuation(
-  vocabulary: Any, context: str, continuation: str, *, alone: bool = False
+  vocabulary: Vocabulary,
+  context: str,
+  continuation: str,
+  *,
+  alone: bool = False,
 ) -> tuple[list[int], list[int]]:
   """Tokenises a context and its continuation; adds no EOS.
 
@@ -188,7 +203,7 @@ def encode_continuation(
   return ids, whole[len(ids) :]
 
 
-def decode(vocabulary: Any, ids: Sequence[int]) -> str:
+def decode(vocabulary: Vocabulary, ids: Sequence[int]) -> str:
   """Returns the text of the tokens before EOS, with sentinels by name."""
   ids, end = [int(i) for i in ids], eos_id(vocabulary)
   if end in ids:
@@ -206,7 +221,7 @@ def decode(vocabulary: Any, ids: Sequence[int]) -> str:
   return text + vocabulary.decode(plain)
 
 
-def known_ids(vocabulary: Any) -> np.ndarray:
+def known_ids(vocabulary: Vocabulary) -> np.ndarray:
   """Returns whether each id below vocab_size is a token, bool [ids].
 
   Special ids and sentinels are tokens. A model may have more ids, since its
@@ -218,7 +233,7 @@ def known_ids(vocabulary: Any) -> np.ndarray:
 
 
 def fill(
-  vocabulary: Any,
+  vocabulary: Vocabulary,
   text: str,
   prediction: str,
   *,

@@ -7,9 +7,9 @@ from t5x_lite.decoding.loop import (
   Generated,
   generate,
 )
-from t5x_lite.decoding.samplers import Greedy, Sample
+from t5x_lite.decoding.samplers import Greedy, Sample, Sampler
 
 __all__ = [
   "GREEDY", "UNCONSTRAINED", "Constraints", "Generated", "Greedy", "Sample",
-  "generate",
+  "Sampler", "generate",
 ]  # fmt: skip

@@ -1,14 +1,14 @@
 """Runs the generation loop: one prefill, then one token per row and step."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from t5x_lite.decoding.constraints import Constraints
-from t5x_lite.decoding.samplers import Greedy
+from t5x_lite.decoding.samplers import Greedy, Sampler
 from t5x_lite.model import Model, Params
 
 GREEDY = Greedy()
@@ -36,12 +36,12 @@ def generate(
   batch: dict[str, jax.Array],
   *,
   max_new_tokens: int,
-  sampler: Any = GREEDY,
+  sampler: Sampler = GREEDY,
   key: jax.Array | None = None,
   eos_id: int | None = None,
   constraints: Constraints = UNCONSTRAINED,
   row_ids: jax.Array | None = None,
-  drawable: Any = None,
+  drawable: np.ndarray | None = None,
 ) -> Generated:
   """Continues each row of a batch until EOS or max_new_tokens.
 

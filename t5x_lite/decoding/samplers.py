@@ -6,9 +6,16 @@ write a class here.
 """
 
 import dataclasses
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+
+
+class Sampler(Protocol):
+  """Maps logits [B, V] and a random key to token ids [B], int32."""
+
+  def __call__(self, logits_BV: jax.Array, key: jax.Array) -> jax.Array: ...
 
 
 @dataclasses.dataclass(frozen=True)

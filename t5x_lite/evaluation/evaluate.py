@@ -4,7 +4,6 @@ import contextlib
 import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +37,7 @@ def evaluate(
   *,
   layout: Layout | None = None,
   metric_fns: bool = True,
-  sampler: Any = decoding.GREEDY,
+  sampler: decoding.Sampler = decoding.GREEDY,
   constraints: decoding.Constraints = decoding.UNCONSTRAINED,
   max_new_tokens: int | None = None,
 ) -> Metrics:
@@ -169,7 +168,7 @@ def task_metrics(
   reader: Reader,
   *,
   layout: Layout | None = None,
-  sampler: Any = decoding.GREEDY,
+  sampler: decoding.Sampler = decoding.GREEDY,
   constraints: decoding.Constraints = decoding.UNCONSTRAINED,
   max_new_tokens: int | None = None,
   seed: int = 0,

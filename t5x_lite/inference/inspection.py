@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from t5x_lite.data import sentinels as text_lib
+from t5x_lite.data.sentinels import Vocabulary
 from t5x_lite.inference.probe import Trace, cosine_distances, logit_lens, probe
 from t5x_lite.model import Model, Params
 
@@ -89,7 +90,7 @@ class Inspection:
 def inspect(
   model: Model,
   params: Params,
-  vocabulary: Any,
+  vocabulary: Vocabulary,
   text: str,
   targets: str = "",
   *,

@@ -153,7 +153,7 @@ class Generate:
   model: Model
   codec: Codec
   max_new_tokens: int | None = None
-  sampler: Any = decoding.Greedy()
+  sampler: decoding.Sampler = decoding.Greedy()
   constraints: decoding.Constraints = decoding.UNCONSTRAINED
   seed: int = 0
 

@@ -4,11 +4,11 @@ It does not import TensorFlow, so that a run can be described without it.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from t5x_lite.checkpoints import Retention, WarmStart
 from t5x_lite.data import Data
-from t5x_lite.decoding import GREEDY, UNCONSTRAINED, Constraints
+from t5x_lite.decoding import GREEDY, UNCONSTRAINED, Constraints, Sampler
 from t5x_lite.devices.layout import Layout
 from t5x_lite.model import Model
 from t5x_lite.optim.optimizers import Optimizer
@@ -53,7 +53,7 @@ class Run:
   max_skipped_steps: int = 10
   keep: Retention = Retention()
   warm_start: WarmStart | None = None
-  sampler: Callable = GREEDY
+  sampler: Sampler = GREEDY
   constraints: Constraints = UNCONSTRAINED
 
   def __post_init__(self):

@@ -113,6 +113,9 @@ def train(run: Run, *, model_dir: str) -> TrainState:
       guard.watch(number, metrics)
 
       stopping = stop.requested(number)
+      if stopping:
+        folder = checkpoints.directory
+        recorder.say(f"stopping: saves step {number} to {folder}")
       if due(run.log_every, number):
         # The schedule counts from 0, the steps of the loop from 1.
         rate = settings.learning_rate(number - 1)

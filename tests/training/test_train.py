@@ -163,7 +163,7 @@ def test_a_signal_that_was_ignored_at_the_start_stays_ignored(ignored):
 
 
 def test_a_signal_saves_leaves_and_resumes_to_the_same_bits(
-  unbroken, tmp_path, monkeypatch
+  unbroken, tmp_path, monkeypatch, capsys
 ):
   state, model_dir = unbroken
   add = metrics_log.Interval.add
@@ -177,6 +177,7 @@ def test_a_signal_saves_leaves_and_resumes_to_the_same_bits(
     with pytest.raises(SystemExit) as left:
       train(make_run(), model_dir=str(tmp_path))
   assert left.value.code == 128 + signal.SIGTERM
+  assert f"to {tmp_path}/checkpoints" in capsys.readouterr().err
   assert Checkpoints(tmp_path).latest_step == 1
   resumed = train(make_run(), model_dir=str(tmp_path))
   assert same_bits(state, resumed)

@@ -76,8 +76,7 @@ def account(run: Run) -> Account:
     "loss_tokens_per_step": counts["loss_tokens"],
     "source_tokens_per_step": counts["examples"]
     * _source_tokens_per_example(reader, counts),
-    "padding_fraction": 1 - counts["tokens"] / counts["positions"],
-    "loss_fraction": counts["loss_tokens"] / counts["tokens"],
+    **token_counts.fractions(counts),
   }
 
 

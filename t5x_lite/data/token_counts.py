@@ -1,4 +1,4 @@
-"""Counts a batch's tokens, padding and loss-bearing tokens."""
+"""Counts a batch's tokens, padding and scored tokens."""
 
 from collections.abc import Mapping
 
@@ -30,13 +30,16 @@ def count(batch: Mapping[str, np.ndarray]) -> dict[str, int]:
   }
 
 
-def padding_fraction(batch: Mapping[str, np.ndarray]) -> float:
-  """Returns the fraction of a batch's positions that are padding."""
-  counts = count(batch)
-  return 1 - counts["tokens"] / counts["positions"]
+def fractions(counts: Mapping[str, float]) -> dict[str, float]:
+  """Returns the shares of padding and of scored tokens.
 
+  Args:
+    counts: of one batch or of several, as `count` returns them.
 
-def loss_fraction(batch: Mapping[str, np.ndarray]) -> float:
-  """Returns the fraction of a batch's tokens, without padding, in the loss."""
-  counts = count(batch)
-  return counts["loss_tokens"] / max(counts["tokens"], 1)
+  Returns:
+    "padding_fraction" of the positions; "loss_fraction" of the tokens.
+  """
+  return {
+    "padding_fraction": 1 - counts["tokens"] / counts["positions"],
+    "loss_fraction": counts["loss_tokens"] / max(counts["tokens"], 1),
+  }

@@ -15,6 +15,7 @@ import tqdm
 from absl import logging
 from etils import epath
 
+from t5x_lite.data import token_counts
 from t5x_lite.files import disk, json_text
 from t5x_lite.training.step import Metrics
 
@@ -57,8 +58,7 @@ class Interval:
       **{name: _mean([s[name] for s in made or steps]) for name in steps[0]},
       "skipped_steps": len(steps) - len(made),
       **{name: float(value) for name, value in norms.items()},
-      "padding_fraction": 1 - counts["tokens"] / counts["positions"],
-      "loss_fraction": counts["loss_tokens"] / max(counts["tokens"], 1),
+      **token_counts.fractions(counts),
       "tokens_per_second": counts["positions"] * jax.process_count() / seconds,
       "step_seconds": seconds / len(steps),
     }

@@ -378,5 +378,7 @@ def test_statistics_count_tokens_padding_and_loss():
     "loss_tokens": 5,
     "examples": 2,
   }
-  assert token_counts.padding_fraction(batch) == pytest.approx(20 / 34)
-  assert token_counts.loss_fraction(batch) == pytest.approx(5 / 14)
+  assert token_counts.fractions(token_counts.count(batch)) == {
+    "padding_fraction": pytest.approx(20 / 34),
+    "loss_fraction": pytest.approx(5 / 14),
+  }

@@ -1,16 +1,20 @@
 """Evaluates a run on held-out data: `t5x_lite eval`."""
 
 import dataclasses
+import json
 
 from absl import flags
+from etils import epath
 
-from launch import options
+from launch import options, rundir
+from t5x_lite.files import json_text
 
 USAGE = "--model_dir=RUN [flags]"
 DETAILS = """
 Evaluates the run on each task of run.Run.eval, or of --task: loss in nats per
 target token, accuracy, the unigram entropy of the same targets, and the task's
-own metrics. Writes RUN/eval-STEP.json.
+own metrics. Adds the results to RUN/eval-STEP.json, each with the data that it
+is of; the same data again replaces its result.
 """
 EXAMPLE = """
 t5x_lite eval --model_dir=runs/quickstart
@@ -63,27 +67,52 @@ def main(values, arguments):
   restored = session.restore(values)
   import jax
 
+  from t5x_lite import decoding
   from t5x_lite.data import vocabulary_record
   from t5x_lite.data.reader import Reader
   from t5x_lite.evaluation import evaluate, held_out
-  from t5x_lite.files import json_text
 
   row_format = restored.model.row_format
   readers = [Reader(spec, row_format) for spec in _specs(restored.run, values)]
   for reader in readers:
     vocabulary_record.check(reader.task, values.model_dir)
-  metrics = evaluate.evaluate(
-    restored.model,
-    restored.params,
-    held_out.held_out(readers, layout=restored.layout),
-    layout=restored.layout,
-    constraints=restored.run.constraints,
-    metric_fns=values.metric_fns,
-  )
+  settings = {
+    "metric_fns": values.metric_fns,
+    "sampler": str(decoding.GREEDY),
+    "constraints": str(restored.run.constraints),
+    "commit": rundir.commit(),
+  }
+  results, metrics = [], {}
+  for data in held_out.held_out(readers, layout=restored.layout):
+    found = evaluate.evaluate(
+      restored.model,
+      restored.params,
+      [data],
+      layout=restored.layout,
+      sampler=decoding.GREEDY,
+      constraints=restored.run.constraints,
+      metric_fns=values.metric_fns,
+    )
+    metrics |= found
+    of = dataclasses.asdict(data.reader.spec) | settings
+    results.append({"of": of, "metrics": found})
   path = f"{values.model_dir}/eval-{restored.step}.json"
-  evaluate.write({"step": restored.step, **metrics}, path)
+  evaluate.write(
+    {"step": restored.step, "results": _with_earlier(results, path)}, path
+  )
   if jax.process_index() == 0:
     print(json_text.dumps(metrics) if values.json else _table(metrics, path))
+
+
+def _with_earlier(results, path):
+  """Returns the results in a file, less those measured again, and new ones."""
+  path = epath.Path(path)
+  earlier = []
+  if path.exists():
+    remedy = "move it away: it may be of another version of t5x_lite"
+    earlier = json_text.read(path, "results", remedy=remedy)["results"]
+  measured = [json.loads(json_text.dumps(result["of"])) for result in results]
+  return [r for r in earlier if r["of"] not in measured] + results
 
 
 def _specs(run, values):

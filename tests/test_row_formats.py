@@ -38,7 +38,11 @@ def test_only_pairs_that_make_sense_are_taken(names, takers):
     (("inputs", "targets", "weights"), "causal", "a decoder could copy"),
     (("inputs",), "causal", "features must be targets; or .*, not inputs$"),
     (("targets", "label"), "causal", "not label, targets"),
-    (("inputs", "targets", "positions"), "causal", "blanks .GLM. are seen"),
+    (
+      ("inputs", "targets", "positions"),
+      "causal",
+      "blanks .GLM. need one stack",
+    ),
     (("inputs", "targets", "positions"), "encoder", "use architecture prefix"),
   ],
 )

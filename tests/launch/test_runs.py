@@ -113,12 +113,22 @@ def test_a_run_that_is_refused_leaves_nothing_behind(folder, capsys):
   assert not model_dir.exists()
 
 
-def test_evaluation_prints_and_writes_the_same_numbers(trained, capsys):
-  assert main.main(["eval", f"--model_dir={trained}", "--json"]) == 0
-  printed = json.loads(capsys.readouterr().out.splitlines()[-1])
-  (written,) = trained.glob("eval-*.json")
-  assert json.loads(written.read_text()).items() >= printed.items()
+def test_evaluations_of_a_step_add_up(trained, capsys):
+  def evaluate(*flags):
+    assert main.main(["eval", f"--model_dir={trained}", "--json", *flags]) == 0
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    (path,) = trained.glob("eval-*.json")
+    results = json.loads(path.read_text())["results"]
+    return printed, {r["of"]["split"]: r["metrics"] for r in results}, results
+
+  printed, _, results = evaluate()
   assert any(name.endswith("/unigram_entropy") for name in printed)
+  assert [r["metrics"] for r in results] == [printed]
+  other, by_split, results = evaluate("--split=train", "--num_batches=1")
+  assert by_split == {"validation": printed, "train": other}
+  again, by_split, results = evaluate()  # Replaces the first alone.
+  assert again == printed and len(results) == 2
+  assert by_split == {"validation": printed, "train": other}
 
 
 def test_a_gin_file_comes_on_top_of_the_runs_own(folder, trained, capsys):

@@ -6,12 +6,16 @@ RUN/run.json              settings, versions, commit, devices, starts
 RUN/checkpoints, metrics.jsonl, ...: see t5x_lite/training/train.py
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import importlib.metadata
 import json
 import math
+import os
 import pathlib
 import platform
+import socket
 import subprocess
 import sys
 import time
@@ -26,6 +30,7 @@ from t5x_lite.files import disk, json_text
 CONFIG = "config.gin"
 OPERATIVE = "operative_config.gin"
 RECORD = "run.json"
+LOCK = ".train.lock"
 
 # Settings that may change on resume: they do not affect the updates.
 _MAY_CHANGE = (
@@ -135,7 +140,7 @@ class RunDirectory:
     record = self.path / RECORD
     before = _read(record) if record.exists() else {}
     if not before:
-      names = (CONFIG, OPERATIVE, RECORD, "checkpoints")
+      names = (CONFIG, OPERATIVE, RECORD, LOCK, "checkpoints")
       self._made += [self.path / name for name in names]
     content = provenance(argv)
     content["configuration"] = flatten(run)
@@ -147,6 +152,34 @@ class RunDirectory:
     disk.write_text(self.path / CONFIG, config.text())
     disk.write_text(self.path / OPERATIVE, config.operative_text())
     disk.write_text(record, json_text.dumps(content, indent=2) + "\n")
+
+  @contextlib.contextmanager
+  def locked(self):
+    """Keeps other processes from training in the directory meanwhile.
+
+    Raises:
+      ValueError: another process is training in it.
+    """
+    if "://" in str(self.path):  # Object stores have no locks.
+      yield
+      return
+    with open(self.path / LOCK, "a+") as lock:
+      try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        lock.seek(0)
+        raise ValueError(
+          f"--model_dir={self.path} is being trained by "
+          f"{lock.read() or 'another process'}: wait for its end, or give "
+          "another --model_dir"
+        ) from None
+      except OSError as error:
+        say(f"{self.path} cannot be locked ({error.strerror}): see to it that "
+            "no other process trains in it")  # fmt: skip
+      lock.truncate(0)
+      lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+      lock.flush()
+      yield
 
   def undo(self):
     """Removes the files of this start if the run then failed to begin."""

@@ -43,14 +43,15 @@ def main(values, arguments):
 
   run = config.build(Run)
   changed = directory.check(run)
-  first = jax.process_index() == 0
-  if first:
+  if jax.process_index() != 0:
+    train(run, model_dir=values.model_dir)
+    return
+  with directory.locked():
     for line in changed:
       rundir.say(f"resuming with {line}")
     directory.start(run, sys.argv)
-  try:
-    train(run, model_dir=values.model_dir)
-  except ValueError:
-    if first:
+    try:
+      train(run, model_dir=values.model_dir)
+    except ValueError:
       directory.undo()
-    raise
+      raise

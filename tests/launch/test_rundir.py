@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -38,6 +39,16 @@ def started(tmp_path):
   assert directory.check(Run()) == []
   directory.start(Run(), ["t5x_lite", "train"])
   return directory
+
+
+def test_two_runs_do_not_train_in_one_directory(started):
+  other = rundir.RunDirectory(started.path)
+  holder = rf"by process {os.getpid()} on \S+: wait"
+  with started.locked():
+    with pytest.raises(ValueError, match=holder), other.locked():
+      pass
+  with other.locked():  # It is free again.
+    pass
 
 
 def test_settings_are_flattened_to_readable_paths():

@@ -111,11 +111,16 @@ def detect_cluster(environ: Mapping[str, str]) -> Cluster | None:
 
 
 def _explicit(environ) -> Cluster | None:
-  names = (COORDINATOR, NUM_PROCESSES, PROCESS_ID)
+  names = {
+    COORDINATOR: "coordinator_address",
+    NUM_PROCESSES: "num_processes",
+    PROCESS_ID: "process_id",
+  }
   missing = [name for name in names if not environ.get(name)]
   if missing:
     raise ValueError(
-      f"a distributed run needs {', '.join(names)}: {missing[0]} is missing"
+      f"a run of several processes needs {', '.join(names.values())}: "
+      f"{names[missing[0]]} is missing (as a flag, or {missing[0]})"
     )
   num_processes = _number(environ, NUM_PROCESSES, least=1)
   process_id = _number(environ, PROCESS_ID, least=0)

@@ -93,8 +93,11 @@ def test_processes_are_joined_where_several_make_a_run(environ, cluster):
 @pytest.mark.parametrize(
   "environ, message",
   [
-    ({"T5X_LITE_COORDINATOR": "h:1"}, "T5X_LITE_NUM_PROCESSES is missing"),
-    ({"T5X_LITE_PROCESS_ID": "1"}, "T5X_LITE_COORDINATOR is missing"),
+    (
+      {"T5X_LITE_COORDINATOR": "h:1"},
+      "num_processes is missing .as a flag",
+    ),
+    ({"T5X_LITE_PROCESS_ID": "1"}, "coordinator_address is missing .as a flag"),
     (OURS | {"T5X_LITE_PROCESS_ID": "2"}, r"PROCESS_ID \(2\) must be below"),
     (OURS | {"T5X_LITE_PROCESS_ID": "-1"}, r"PROCESS_ID \('-1'\)"),
     (OURS | {"T5X_LITE_NUM_PROCESSES": "two"}, r"NUM_PROCESSES \('two'\)"),

@@ -198,6 +198,9 @@ def test_a_job_of_an_array_of_slurm_knows_its_number():
   assert r"t5x_lite ablate --gin_file=a\ b --arm=7" in done.stdout
   done = bash("slurm.sbatch", "--dry_run", "train", "--gin.A='100%'", **ids)
   assert r"--gin.A=\'100%\'" in done.stdout
+  words = ["--a=%a/%a,x", "--b=100%accuracy", "--c=%apple", "%a"]
+  done = bash("slurm.sbatch", "--dry_run", *words, **ids)
+  assert "--a=7/7\\,x --b=100%accuracy --c=%apple 7 \n" in done.stdout
 
 
 def test_a_job_of_kubernetes_runs_an_arm_in_each_pod(tmp_path):

@@ -17,7 +17,7 @@ import gin
 from etils import epath
 
 import t5x_lite
-from launch import gin_errors, user_modules
+from launch import gin_errors, gin_types, user_modules
 from launch.gin_errors import ConfigError
 from t5x_lite.files.near_names import did_you_mean, near
 
@@ -93,6 +93,7 @@ def load(files=(), bindings=(), search_paths=()):
       gin.parse_config_file(str(file))
   if bindings:
     _parse_bindings([_binding(binding) for binding in bindings])
+  gin_types.check()
   with gin_errors.explained():
     gin.finalize()
 

@@ -205,6 +205,33 @@ def test_a_missing_value_is_named(gin_file):
   assert "no value to decoder/stack.Stack.layer" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+  ("binding", "message"),
+  [
+    ("WIDTH=wide", "transformer.Transformer.width is 'wide', but must be of"),
+    ("SCAN=1", "stack.Stack.scan is 1, but must be of type bool: --gin.stack"),
+    ("REMAT=2", r"Stack.remat is 2, but must be of type str . None"),
+    ("decoder/stack.Stack.num_layers=2.5", "decoder/stack.* 2.5, .*type int"),
+    ("attention.CoreAttention.dropout_rate=True", "rate is True, .*type float"),
+    ("layout.Layout.mesh={'data': 'all'}", "mesh is {'data': 'all'}, but"),
+    ("layout.Layout.mesh=[8]", r"mesh is \[8\], but must be of type .*Mapping"),
+    ("layout.Layout.rules=embed", "rules is 'embed', but"),
+  ],
+)
+def test_a_value_of_another_type_is_refused_by_name(binding, message):
+  with pytest.raises(gin_errors.ConfigError, match=message) as error:
+    config.load([SMALL], [binding])
+  assert "\n" not in str(error.value)
+
+
+def test_values_that_fit_their_types_pass():
+  config.load(
+    [SMALL],
+    ["VOCAB_SIZE=None", "DROPOUT=0", "layout.Layout.mesh={'data': -1}",
+     "layout.Layout.rules=[('embed', 'data')]"],
+  )  # fmt: skip
+
+
 def test_a_class_that_no_file_mentions_is_named():
   config.load()
   with pytest.raises(gin_errors.ConfigError, match="no gin file binds model.M"):

@@ -10,6 +10,7 @@ import re
 import traceback
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
+_STANDARD = os.path.dirname(os.__file__) + os.sep
 _FOLDERS = tuple(
   os.path.join(os.path.dirname(_HERE), package) + os.sep
   for package in ("launch", "t5x_lite", "tasks")
@@ -20,8 +21,9 @@ def user_line(error: BaseException) -> str | None:
   """Returns the line to print for a user error, or None for a bug.
 
   A `ValueError` or `OSError` raised by our own code is a user error: a bad
-  setting or file. The same raised inside a library is our bug, except for a
-  full disk.
+  setting or file. So is an `OSError` that the standard library raises for a
+  file that our code names. Others raised inside a library are our bugs, except
+  for a full disk.
   """
   if _is_full_disk(error):
     return f"the disk is full: {_gin_context(error)}"
@@ -29,6 +31,8 @@ def user_line(error: BaseException) -> str | None:
     return None
   if isinstance(error, UnicodeError) or not _is_ours(error):
     return None
+  if isinstance(error, OSError) and error.filename is not None:
+    return f"{error.filename}: {error.strerror}"
   return _gin_context(error)
 
 
@@ -40,11 +44,18 @@ def _is_full_disk(error) -> bool:
 
 
 def _is_ours(error) -> bool:
-  frames = traceback.extract_tb(error.__traceback__)
+  files = [f.filename for f in traceback.extract_tb(error.__traceback__)]
+  if isinstance(error, OSError) and error.filename is not None:
+    while files and _is_standard(files[-1]):
+      files.pop()
   # gin's wrappers re-raise errors, so the last frame is the origin.
-  return bool(frames) and os.path.abspath(frames[-1].filename).startswith(
-    _FOLDERS
-  )
+  return bool(files) and os.path.abspath(files[-1]).startswith(_FOLDERS)
+
+
+def _is_standard(file) -> bool:
+  if file.startswith("<frozen "):
+    return True
+  return file.startswith(_STANDARD) and "site-packages" not in file
 
 
 def _gin_context(error) -> str:

@@ -64,6 +64,8 @@ class Run:
       value = getattr(self, name)
       if value is not None and value < 1:
         raise ValueError(f"Run.{name} ({value}) must be at least 1")
+    if not -(2**63) <= self.seed < 2**63 - 1:
+      raise ValueError(f"Run.seed ({self.seed}) must fit into 64 bits")
     if self.train.batch_size % self.microbatches:
       raise ValueError(
         f"batch_size ({self.train.batch_size}) must be divisible by "

@@ -39,3 +39,21 @@ def test_a_full_disk_is_said_whoever_meets_it():
   full = OSError(errno.ENOSPC, "No space left on device", "/run/checkpoints")
   line = errors.user_line(full)
   assert line.startswith("the disk is full") and "/run/checkpoints" in line
+
+
+def test_a_file_where_a_folder_is_wanted_is_the_user_s_mistake(tmp_path):
+  (tmp_path / "file").write_text("")
+
+  def in_ours(path):  # As if this function stood in a module of ours.
+    code = "import os, pathlib\nos.makedirs(path)\n"
+    exec(compile(code, errors.__file__, "exec"), {"path": path})
+
+  said = [
+    errors.user_line(raised(lambda path=path: in_ours(path)))
+    for path in (tmp_path / "file", tmp_path / "file" / "below")
+  ]
+  assert said == [
+    f"{tmp_path}/file: File exists",
+    f"{tmp_path}/file/below: Not a directory",
+  ]
+  assert errors.user_line(raised(lambda: json.load(open("/nonesuch")))) is None

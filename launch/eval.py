@@ -82,6 +82,8 @@ def main(values, arguments):
     "constraints": str(restored.run.constraints),
     "commit": rundir.commit(),
   }
+  path = epath.Path(values.model_dir) / f"eval-{restored.step}.json"
+  earlier = _earlier(path)
   results, metrics = [], {}
   for data in held_out.held_out(readers, layout=restored.layout):
     found = evaluate.evaluate(
@@ -96,23 +98,19 @@ def main(values, arguments):
     metrics |= found
     of = dataclasses.asdict(data.reader.spec) | settings
     results.append({"of": of, "metrics": found})
-  path = f"{values.model_dir}/eval-{restored.step}.json"
-  evaluate.write(
-    {"step": restored.step, "results": _with_earlier(results, path)}, path
-  )
+  measured = [json.loads(json_text.dumps(result["of"])) for result in results]
+  results = [r for r in earlier if r["of"] not in measured] + results
+  evaluate.write({"step": restored.step, "results": results}, path)
   if jax.process_index() == 0:
     print(json_text.dumps(metrics) if values.json else _table(metrics, path))
 
 
-def _with_earlier(results, path):
-  """Returns the results in a file, less those measured again, and new ones."""
-  path = epath.Path(path)
-  earlier = []
-  if path.exists():
-    remedy = "move it away: it may be of another version of t5x_lite"
-    earlier = json_text.read(path, "results", remedy=remedy)["results"]
-  measured = [json.loads(json_text.dumps(result["of"])) for result in results]
-  return [r for r in earlier if r["of"] not in measured] + results
+def _earlier(path):
+  """Returns the results of other evaluations of the same step."""
+  if not path.exists():
+    return []
+  remedy = "move it away: it may be of another version of t5x_lite"
+  return json_text.read(path, "results", remedy=remedy)["results"]
 
 
 def _specs(run, values):

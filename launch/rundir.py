@@ -3,6 +3,7 @@
 RUN/config.gin            the whole configuration in one file
 RUN/operative_config.gin  the values that were used, defaults included
 RUN/run.json              settings, versions, commit, devices, starts
+RUN/.train.lock           locked by the process that trains
 RUN/checkpoints, metrics.jsonl, ...: see t5x_lite/training/train.py
 """
 

@@ -74,16 +74,12 @@ class GLM(windows.Objective):
     Raises:
       ValueError: no window fits.
     """
-    window = windows.longest(
+    return windows.longest(
       inputs_length + targets_length,
       lambda window: self.fits(window, inputs_length, targets_length),
+      f"glm of {inputs_length} inputs and {targets_length} targets at "
+      f"noise_density {self.noise_density} leaves nothing to mask: set more",
     )
-    if window is None:
-      raise ValueError(
-        f"glm of {inputs_length} inputs and {targets_length} targets at "
-        f"noise_density {self.noise_density} leaves nothing to mask: set more"
-      )
-    return window
 
   def fits(self, window: int, inputs_length: int, targets_length: int) -> bool:
     """Returns whether the example of a `window` of tokens fits the lengths."""

@@ -44,16 +44,12 @@ class MASS(windows.Objective):
   def window_tokens(self, lengths, vocabulary: seqio.Vocabulary) -> int:
     inputs, targets = lengths
     vocabularies.check_sentinels(vocabulary, 1, what="mass's mask")
-    window = windows.longest(
+    return windows.longest(
       inputs - 1,
       lambda window: spans.fraction_of(window, self.noise_density) < targets,
+      f"mass of {inputs} inputs and {targets} targets at noise_density "
+      f"{self.noise_density} leaves nothing to mask: set more",
     )
-    if window is None:
-      raise ValueError(
-        f"mass of {inputs} inputs and {targets} targets at noise_density "
-        f"{self.noise_density} leaves nothing to mask: set more"
-      )
-    return window
 
   def corrupt(
     self, tokens: tf.Tensor, seed: tf.Tensor, vocabulary: seqio.Vocabulary

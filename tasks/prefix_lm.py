@@ -125,16 +125,12 @@ class PrefixLM(windows.Objective):
           "set prefix_fraction"
         )
       return inputs_length
-    window = windows.longest(
+    return windows.longest(
       inputs_length + targets_length,
       lambda window: self.fits(window, inputs_length, targets_length),
+      f"prefix_lm finds no window of two parts for {inputs_length} inputs and "
+      f"{targets_length} targets",
     )
-    if window is None:
-      raise ValueError(
-        f"prefix_lm finds no window of two parts for {inputs_length} inputs "
-        f"and {targets_length} targets"
-      )
-    return window
 
   def fits(self, window: int, inputs_length: int, targets_length: int) -> bool:
     """Returns whether the example of a `window` of tokens fits the lengths."""

@@ -96,18 +96,18 @@ class SpanCorruption(windows.Objective):
       f"{self.noise_density} and mean_span {self.mean_span}"
     )
     # The inputs need a sentinel, another token and EOS.
-    window = None
+    most = 0
     if inputs_length >= 3:
       most, _ = random_spans_helper(
         inputs_length, self.noise_density, self.mean_span, 1, 1
       )
-      # The helper's window may be too long: it allows zero spans where the mask
-      # has at least one, and rounds in float64 where the mask uses float32.
-      window = windows.longest(
-        most, lambda window: self._fills(window, inputs_length)
-      )
-    if window is None:
-      raise ValueError(f"{given} leaves nothing to corrupt: set more inputs")
+    # The helper's window may be too long: it allows zero spans where the mask
+    # has at least one, and rounds in float64 where the mask uses float32.
+    window = windows.longest(
+      most,
+      lambda window: self._fills(window, inputs_length),
+      f"{given} leaves nothing to corrupt: set more inputs",
+    )
     plan = self._plan(window)
     if plan.spans > min(plan.noise, window - plan.noise):
       raise ValueError(

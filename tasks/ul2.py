@@ -124,14 +124,13 @@ class UL2(windows.Objective):
           "set None for the longest that fits"
         )
       return self.window
-    window = windows.longest(inputs_length + targets_length, fits)
-    if window is None:
-      raise ValueError(
-        f"ul2 finds no window that fits {inputs_length} inputs "
-        + ("plus the mode token " if self.mode_tokens else "")
-        + f"and {targets_length} targets with every denoiser: set more"
-      )
-    return window
+    mode = "plus the mode token " if self.mode_tokens else ""
+    return windows.longest(
+      inputs_length + targets_length,
+      fits,
+      f"ul2 finds no window that fits {inputs_length} inputs {mode}and "
+      f"{targets_length} targets with every denoiser: set more",
+    )
 
   def corrupt(
     self, tokens: tf.Tensor, seed: tf.Tensor, vocabulary: seqio.Vocabulary

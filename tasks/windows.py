@@ -281,9 +281,16 @@ def check_mean_span(mean_span: float) -> None:
     raise ValueError(f"mean_span ({mean_span}) must be at least 1")
 
 
-def longest(most: int, fits: Callable[[int], bool]) -> int | None:
-  """Returns the longest window of 2 to `most` tokens that fits, or None."""
-  return next(filter(fits, range(most, 1, -1)), None)
+def longest(most: int, fits: Callable[[int], bool], otherwise: str) -> int:
+  """Returns the longest window of 2 to `most` tokens that fits.
+
+  Raises:
+    ValueError: none fits; says `otherwise`.
+  """
+  window = next(filter(fits, range(most, 1, -1)), None)
+  if window is None:
+    raise ValueError(otherwise)
+  return window
 
 
 def shorter(lengths: Sequence[int], objective: str) -> int:

@@ -16,8 +16,9 @@ from t5x_lite.checkpoints.spec import Retention
 class Best:
   """Preserves the best steps by a metric, as `Retention` says.
 
-  Orbax's BestN ranks NaN like a number, and needs all of an old step's metadata
-  where this reads one small file.
+  Orbax's BestN may keep a step whose metric is NaN, and knows no metrics of
+  steps that an earlier run has saved, unless the manager reads all of them when
+  it starts, where a damaged one would stop the run.
   """
 
   def __init__(self, keep: Retention) -> None:

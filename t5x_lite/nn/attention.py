@@ -11,6 +11,7 @@ from t5x_lite.nn import attend, checks, contexts
 from t5x_lite.nn.caches import KVCache
 from t5x_lite.nn.dropout import dropout
 from t5x_lite.nn.linear import Dense, FanIn, Init
+from t5x_lite.nn.parameters import parameter
 from t5x_lite.nn.positions import PositionEncoding
 from t5x_lite.nn.transformer_xl_bias import TransformerXLBias
 
@@ -142,8 +143,8 @@ class CoreAttention:
     """
     sink_N, drop = None, None
     if self.sink:
-      init = nn.with_logical_partitioning(nn.initializers.zeros, ("heads",))
-      sink_N = module.param("sink", init, (q_BNTH.shape[1],), jnp.float32)
+      shape, zeros = (q_BNTH.shape[1],), nn.initializers.zeros
+      sink_N = parameter(module, "sink", ("heads",), shape, zeros)
     if self.dropout_rate and module.has_rng("dropout"):
 
       def drop(probs):

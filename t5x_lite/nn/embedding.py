@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from t5x_lite.nn import checks
 from t5x_lite.nn.attention_rules import TokenInfo
+from t5x_lite.nn.parameters import parameter
 
 
 class Tables(NamedTuple):
@@ -51,10 +52,8 @@ class Embedding(nn.Module):
     width = self.width or width
 
     def table(name, axis, size):
-      init = nn.with_logical_partitioning(
-        nn.initializers.normal(self.stddev), (axis, "embed")
-      )
-      return self.param(name, init, (size, width), jnp.float32)
+      init = nn.initializers.normal(self.stddev)
+      return parameter(self, name, (axis, "embed"), (size, width), init)
 
     token_VD = table("token_embedding", "vocab", vocab_size)
     if not self.num_token_types:

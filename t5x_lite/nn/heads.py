@@ -11,6 +11,7 @@ from t5x_lite.nn.attention_rules import TokenInfo
 from t5x_lite.nn.dropout import dropout
 from t5x_lite.nn.feedforward import ACTIVATIONS
 from t5x_lite.nn.linear import Dense, FanIn, Init
+from t5x_lite.nn.parameters import parameter
 
 POOLS = ("first", "last", "mean")
 
@@ -105,21 +106,19 @@ class LMHead(nn.Module):
           (width,), (embedding_width,), ("embed", "mlp"), name="head_projection"
         )(hidden_BTD)
     else:
-      kernel_DV = self._normal(
-        "head", ("embed", "vocab"), (width, vocab_size), width**-0.5
-      )
+      kernel_DV = parameter(
+        self, "head", ("embed", "vocab"), (width, vocab_size),
+        nn.initializers.normal(width**-0.5),
+      )  # fmt: skip
     if self.normalize:
       kernel_DV /= jnp.linalg.norm(kernel_DV, axis=0, keepdims=True)
     if self.scale:
       kernel_DV = kernel_DV * width**-0.5
     bias_V = None
     if self.use_bias:
-      bias_V = self._normal("head_bias", ("vocab",), (vocab_size,), 0.0)
+      shape, zeros = (vocab_size,), nn.initializers.zeros
+      bias_V = parameter(self, "head_bias", ("vocab",), shape, zeros)
     return hidden_BTD, Head(kernel_DV, bias_V, self.soft_cap)
-
-  def _normal(self, name, axes, shape, stddev):
-    init = nn.with_logical_partitioning(nn.initializers.normal(stddev), axes)
-    return self.param(name, init, shape, jnp.float32)
 
 
 class Classifier(nn.Module):

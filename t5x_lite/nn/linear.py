@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
+
+from t5x_lite.nn.parameters import parameter
 
 
 @jax.custom_vjp
@@ -102,13 +103,12 @@ class Dense(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     fan_in, fan_out = math.prod(self.in_shape), math.prod(self.out_shape)
     stddev = self.kernel_init.stddev(fan_in, fan_out)
-    kernel = self.param(
+    kernel = parameter(
+      self,
       "kernel",
-      nn.with_logical_partitioning(
-        nn.initializers.normal(stddev), tuple(self.axes)
-      ),
+      self.axes,
       (*self.in_shape, *self.out_shape),
-      jnp.float32,
+      nn.initializers.normal(stddev),
     )
     batch_shape = x.shape[: x.ndim - len(self.in_shape)]
     y = matmul(
@@ -116,9 +116,8 @@ class Dense(nn.Module):
       kernel.astype(x.dtype).reshape(fan_in, fan_out),
     ).reshape(*batch_shape, *self.out_shape)
     if self.use_bias:
-      out_axes = tuple(self.axes[len(self.in_shape) :])
-      init = nn.with_logical_partitioning(nn.initializers.zeros, out_axes)
-      y += self.param("bias", init, tuple(self.out_shape), jnp.float32).astype(
-        y.dtype
-      )
+      axes = self.axes[len(self.in_shape) :]
+      zeros = nn.initializers.zeros
+      bias = parameter(self, "bias", axes, self.out_shape, zeros)
+      y += bias.astype(y.dtype)
     return y

@@ -4,10 +4,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from t5x_lite.nn.parameters import parameter
+
 
 def _vector(module: nn.Module, name: str, init, width: int) -> jax.Array:
-  init = nn.with_logical_partitioning(init, (module.axis,))
-  return module.param(name, init, (width,), jnp.float32)
+  return parameter(module, name, (module.axis,), (width,), init)
 
 
 class RMSNorm(nn.Module):

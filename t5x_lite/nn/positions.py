@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from t5x_lite.nn import checks
 from t5x_lite.nn.attention_rules import TokenInfo
+from t5x_lite.nn.parameters import parameter
 from t5x_lite.nn.rope_scaling import RopeScaling
 
 
@@ -97,12 +98,11 @@ class T5Bias(PositionEncoding):
 
   @nn.compact
   def bias(self, query: TokenInfo, key: TokenInfo) -> jax.Array:
-    init = nn.with_logical_partitioning(
+    table = parameter(
+      self, "relative_bias", ("buckets", "heads"),
+      (self.num_buckets, self.num_heads),
       nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
-      ("buckets", "heads"),
-    )
-    shape = (self.num_buckets, self.num_heads)
-    table = self.param("relative_bias", init, shape, jnp.float32)
+    )  # fmt: skip
     distance = key.index[:, None, :] - query.index[:, :, None]
     bucket_BTS = relative_bucket(
       distance,
@@ -353,10 +353,8 @@ class Learned2D(PositionEncoding):
 
 
 def _table(module, name, rows, width):
-  init = nn.with_logical_partitioning(
-    nn.initializers.normal(module.stddev), ("positions", "embed")
-  )
-  return module.param(name, init, (rows, width), jnp.float32)
+  init = nn.initializers.normal(module.stddev)
+  return parameter(module, name, ("positions", "embed"), (rows, width), init)
 
 
 def _rows(table, positions, dtype):

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from t5x_lite.nn.attention_rules import TokenInfo
 from t5x_lite.nn.linear import Dense, FanIn, Init
+from t5x_lite.nn.parameters import parameter
 from t5x_lite.nn.positions import waves
 
 
@@ -60,7 +61,5 @@ class TransformerXLBias(nn.Module):
     return q_BNTH + u_N1H, logits_BNTS
 
   def _vector(self, name, heads, head_dim):
-    axes = ("heads", "head_dim")
-    init = nn.with_logical_partitioning(nn.initializers.zeros, axes)
-    vector_NH = self.param(name, init, (heads, head_dim), jnp.float32)
-    return vector_NH[:, None]
+    axes, zeros = ("heads", "head_dim"), nn.initializers.zeros
+    return parameter(self, name, axes, (heads, head_dim), zeros)[:, None]

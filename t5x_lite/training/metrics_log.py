@@ -76,7 +76,7 @@ class Interval:
   def restore(self, directory: str | os.PathLike) -> None:
     """Restores the interval that `save` wrote to a directory."""
     saved = json_text.read(epath.Path(directory) / "interval.json")
-    if "steps" not in saved:
+    if not all("skipped_steps" in one for one in saved.get("steps", [{}])):
       raise ValueError(
         f"{directory} was written by an earlier version of t5x_lite, which "
         "cannot be resumed: start another run from it with Run.warm_start"

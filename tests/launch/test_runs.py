@@ -131,6 +131,11 @@ def test_evaluations_of_a_step_add_up(trained, capsys):
   again, by_split, results = evaluate()  # Replaces the first alone.
   assert again == printed and len(results) == 2
   assert by_split == {"validation": printed, "train": other}
+  (path,) = trained.glob("eval-*.json")
+  path.write_text("{")
+  assert main.main(["eval", f"--model_dir={trained}"]) == 2
+  assert "is damaged" in capsys.readouterr().err and path.read_text() == "{"
+  path.unlink()
 
 
 def test_a_gin_file_comes_on_top_of_the_runs_own(folder, trained, capsys):

@@ -115,3 +115,13 @@ def test_a_resumed_run_drops_lines_that_were_cut_or_damaged(tmp_path, caplog):
     peak_flops=1.0,
   ).__exit__()  # fmt: skip
   assert path.read_bytes() == first
+
+
+def test_an_interval_of_an_earlier_version_is_refused(tmp_path):
+  interval(1.0).save(tmp_path)
+  path = tmp_path / "interval.json"
+  saved = json.loads(path.read_text())
+  del saved["steps"][0]["skipped_steps"]
+  path.write_text(json.dumps(saved))
+  with pytest.raises(ValueError, match="an earlier version of t5x_lite"):
+    metrics_log.Interval().restore(tmp_path)

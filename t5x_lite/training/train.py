@@ -5,9 +5,6 @@ import contextlib
 import dataclasses
 import functools
 import math
-import os
-import signal
-from typing import Any
 
 import jax
 import numpy as np
@@ -25,6 +22,7 @@ from t5x_lite.training import metrics_log, samples, step
 from t5x_lite.training.divergence import Guard
 from t5x_lite.training.run import Run
 from t5x_lite.training.step import TrainState
+from t5x_lite.training.stop import Stop
 
 
 def train(run: Run, *, model_dir: str) -> TrainState:
@@ -96,7 +94,7 @@ def train(run: Run, *, model_dir: str) -> TrainState:
       )
     )
     recorder.say(_describe(run, layout, description, model, steps_done))
-    stop = stack.enter_context(_Stop())
+    stop = stack.enter_context(Stop())
     eval_batches = held_out.held_out(eval_readers, layout=layout)
     # From the training data if there is no evaluation data.
     sample_reader = (*eval_readers, reader)[0]
@@ -284,51 +282,3 @@ class _HostState:
   def restore(self, directory) -> None:
     for part in self._parts:
       part.restore(directory)
-
-
-class _Stop:
-  """Turns the first Ctrl-C or SIGTERM into a request to stop."""
-
-  def __init__(self):
-    self.signal: int | None = None
-
-  def __enter__(self) -> "_Stop":
-    # With several processes, JAX handles SIGTERM, so that all stop at one step.
-    self._many_processes = jax.process_count() > 1
-    signals = (
-      (signal.SIGINT,)
-      if self._many_processes
-      else (signal.SIGINT, signal.SIGTERM)
-    )
-    # A shell starts background jobs with SIGINT ignored: leave it so, as Ctrl-C
-    # is meant for the program in the foreground.
-    caught = (s for s in signals if signal.getsignal(s) is not signal.SIG_IGN)
-    self._previous = {s: signal.signal(s, self._note) for s in caught}
-    return self
-
-  def _note(self, number: int, frame: Any) -> None:
-    del frame
-    self.signal = number
-    signal.signal(number, self._previous[number])
-    if self._many_processes:  # JAX tells the others, and agrees on a step.
-      os.kill(os.getpid(), signal.SIGTERM)
-
-  def requested(self, step_number: int) -> bool:
-    """Returns whether to stop, the same in all processes."""
-    if not self._many_processes:
-      return self.signal is not None
-    from jax.experimental import multihost_utils
-
-    if not multihost_utils.reached_preemption_sync_point(step_number):
-      return False
-    self.signal = self.signal or signal.SIGTERM
-    return True
-
-  def leave(self) -> None:
-    """Exits with the signal's status, if there was one."""
-    if self.signal is not None:
-      raise SystemExit(128 + self.signal)
-
-  def __exit__(self, *error) -> None:
-    for number, handler in self._previous.items():
-      signal.signal(number, handler)

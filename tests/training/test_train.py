@@ -23,7 +23,8 @@ from t5x_lite.devices.layout import Layout
 from t5x_lite.optim.optimizers import AdamW
 from t5x_lite.training import metrics_log
 from t5x_lite.training.run import Run
-from t5x_lite.training.train import _Stop, train
+from t5x_lite.training.stop import Stop
+from t5x_lite.training.train import train
 from tests import tiny
 
 TASK = "train_copy"
@@ -155,7 +156,7 @@ def test_a_signal_that_was_ignored_at_the_start_stays_ignored(ignored):
   try:
     if ignored:
       signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with _Stop() as stop:
+    with Stop() as stop:
       os.kill(os.getpid(), signal.SIGINT)
       assert stop.requested(1) == (not ignored)
   finally:

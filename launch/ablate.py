@@ -77,7 +77,9 @@ def main(values, arguments):
     values.output or f"studies/{pathlib.Path(values.gin_file[0]).stem}"
   )
   plan = _plan(folder, study, text, values)
-  jobs = [arms.Arm(folder, entry) for entry in plan["arms"]]
+  jobs = [
+    arms.Arm(folder, entry, values.gin_search_paths) for entry in plan["arms"]
+  ]
   if values.arm:
     if values.arm > len(jobs):
       raise ValueError(f"--arm ({values.arm}) must be 1 to {len(jobs)}")
@@ -90,9 +92,9 @@ def main(values, arguments):
 
 def _plan(folder, study, text, values) -> dict:
   """Returns the plan in a directory; makes one if there is none."""
-  from launch import study_plan
+  from launch import study_file, study_plan
 
-  plan = study_plan.find(folder, text)
+  plan = study_file.find(folder, text)
   if plan is not None and not values.resume:
     raise ValueError(
       f"--output={folder} already has this study: leave out --noresume, or "
@@ -104,7 +106,8 @@ def _plan(folder, study, text, values) -> dict:
     )
   if plan is None:
     plan = study_plan.make(study, text, values.gin_search_paths)
-    study_plan.write(folder, plan)
+    study_file.write(folder, plan)
+  study_file.check_arms(plan, study, folder)
   return plan
 
 

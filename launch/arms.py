@@ -24,10 +24,17 @@ _POLL_SECONDS = 0.2
 class Arm:
   """Runs one arm's commands in its directory."""
 
-  def __init__(self, folder, entry):
+  def __init__(self, folder, entry, search_paths=()):
+    """Reads a study's plan of one arm.
+
+    Args:
+      folder: the study's directory.
+      entry: the arm in the plan.
+      search_paths: further folders with gin files and modules.
+    """
     self.name = entry["name"]
     self.path = pathlib.Path(folder) / "arms" / self.name
-    self._runs = [_Run(self.path, entry, run) for run in entry["runs"]]
+    self._runs = [_Run(self.path, run, search_paths) for run in entry["runs"]]
 
   @property
   def done(self) -> bool:
@@ -96,7 +103,7 @@ class Arm:
 class _Run:
   """Holds the commands that train and measure one run of an arm."""
 
-  def __init__(self, arm_path, entry, run):
+  def __init__(self, arm_path, run, search_paths):
     self._path, self._steps = arm_path / run["stage"], run["steps"]
     bindings = list(run["bindings"])
     if run["stage"]:
@@ -109,11 +116,16 @@ class _Run:
       *(f"--gin_file={file}" for file in run["files"]),
       *(f"--gin.{binding}" for binding in bindings),
     ]  # fmt: skip
-    if entry["search_paths"]:
-      train.append(f"--gin_search_paths={','.join(entry['search_paths'])}")
+    # What `train` has just written for it, from the study's own gin files.
+    measure = ["measure", f"--model_dir={self._path}"]
+    if run["imports"]:
+      measure.append(f"--allow_import={','.join(run['imports'])}")
+    if search_paths:
+      for words in (train, measure):
+        words.append(f"--gin_search_paths={','.join(search_paths)}")
     self.commands = [
       [sys.executable, "-m", "launch.main", *words]
-      for words in (train, ["measure", f"--model_dir={self._path}"])
+      for words in (train, measure)
     ]
 
   @property

@@ -17,8 +17,9 @@ import gin
 from etils import epath
 
 import t5x_lite
-from launch import gin_errors, gin_types, user_modules
+from launch import gin_errors, gin_types, recorded_gin, user_modules
 from launch.gin_errors import ConfigError
+from t5x_lite.files import disk
 from t5x_lite.files.near_names import did_you_mean, near
 
 # Gin would sort the keys of a mapping that it writes, but the order of the axes
@@ -57,7 +58,7 @@ def shipped_folder() -> pathlib.Path:
   return inside if inside.is_dir() else package.parent
 
 
-def load(files=(), bindings=(), search_paths=()):
+def load(files=(), bindings=(), search_paths=(), *, recorded=None, allowed=()):
   """Replaces gin's configuration by what the files and bindings say.
 
   Both `gin/models/palm/tiny.gin` and `models/palm/tiny.gin` name a shipped
@@ -70,6 +71,9 @@ def load(files=(), bindings=(), search_paths=()):
     bindings: `NAME=VALUE` lines, which win over the files. Names of modules
       need no import; a bare word is a string.
     search_paths: further folders to look for files and modules in.
+    recorded: the config.gin of a run directory, read first. Unlike `files`, it
+      is not trusted (recorded_gin.py).
+    allowed: modules that `recorded` may import besides our own.
 
   Raises:
     ConfigError: an unknown file, module, configurable or parameter; a value
@@ -88,6 +92,9 @@ def load(files=(), bindings=(), search_paths=()):
     (_open, os.path.isfile),
     (_open, _is_remote_file),
   ]
+  if recorded is not None:
+    with gin_errors.explained():
+      gin.parse_config(recorded_gin.open_checked(recorded, allowed))
   for file in files:
     with gin_errors.explained(folders=folders):
       gin.parse_config_file(str(file))
@@ -205,6 +212,11 @@ def build(cls):
 def text() -> str:
   """Returns the whole configuration as one gin file that needs no other."""
   return user_modules.record(gin.config_str())
+
+
+def write(path):
+  """Writes the whole configuration as a run directory's config.gin."""
+  disk.write_text(epath.Path(path), recorded_gin.sealed(text()))
 
 
 def operative_text() -> str:

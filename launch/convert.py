@@ -94,6 +94,7 @@ def define(values):
     "not read for --to=run: num_beams,repetition_penalty, say.",
     flag_values=values,
   )  # fmt: skip
+  options.allow_import_flag(values)
   options.gin_flags(values)
 
 
@@ -142,14 +143,14 @@ def _read(path: pathlib.Path, values) -> _Source:
   from t5x_lite.interop import huggingface, parallel_split
 
   if (path / parallel_split.SPLIT).exists():
-    model = _configured(path)[0]
+    model = _configured(path, values)[0]
     params = parallel_split.load_split(model, path)
     return _Source(model, params, _companions(path))
   if (path / rundir.CONFIG).exists():
     from launch import session
     from t5x_lite.devices.layout import Layout
 
-    model, run = _configured(path)
+    model, run = _configured(path, values)
     params = session.read_params(model, Layout(), path, values.step)[0]
     if run is None:
       return _Source(model, params, _companions(path))
@@ -172,14 +173,18 @@ def _companions(path) -> dict[str, pathlib.Path]:
   return {name: file for name, file in files.items() if file.exists()}
 
 
-def _configured(path):
+def _configured(path, values):
   """Builds the model of a directory's config.gin, and its Run or None."""
   from launch import config, environment, rundir
   from t5x_lite import model as model_lib
   from t5x_lite.training import run as run_lib
 
   with environment.importing():
-    config.load([path / rundir.CONFIG])
+    config.load(
+      recorded=path / rundir.CONFIG,
+      search_paths=values.gin_search_paths,
+      allowed=values.allow_import,
+    )
   if not config.is_bound(run_lib.Run):
     return config.build(model_lib.Model), None
   environment.load_tasks()
@@ -206,14 +211,15 @@ def _write_hf(source, output, values):
 
 
 def _write_split(source, output, values):
-  from launch import gin_writer, rundir, user_modules
+  from launch import gin_writer, recorded_gin, rundir, user_modules
+  from t5x_lite.files import disk
   from t5x_lite.interop import parallel_split
 
   parallel_split.save_split(
     source.model, source.params, output, tp=values.tp, pp=values.pp
   )
   config = user_modules.record(gin_writer.text(source.model))
-  (output / rundir.CONFIG).write_text(config)
+  disk.write_text(output / rundir.CONFIG, recorded_gin.sealed(config))
   _copy(source.companions, output)
 
 

@@ -83,7 +83,7 @@ def write(model, params, output: pathlib.Path, values) -> bool:
   if config.is_bound(run_lib.Run):
     _write_whole(output, config.build(run_lib.Run))
   else:
-    (output / rundir.CONFIG).write_text(config.text())
+    config.write(output / rundir.CONFIG)
   with manager.Checkpoints(output, Retention()) as checkpoints:
     checkpoints.save(0, {"params": params})
   return vocabulary is not None

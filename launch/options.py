@@ -48,8 +48,21 @@ def gin_flags(values, *, on_top=False):
 
 
 def model_dir_flag(values, help_text):
-  """Defines --model_dir, the run's directory."""
+  """Defines --model_dir, the run's directory, and --allow_import."""
   flags.DEFINE_string("model_dir", None, help_text, flag_values=values)
+  allow_import_flag(values)
+
+
+def allow_import_flag(values):
+  """Defines the flag that lets a run directory's gin import modules."""
+  flags.DEFINE_list(
+    "allow_import",
+    [],
+    "Modules that the configuration in a run's directory may import and call, "
+    "besides t5x_lite and tasks, separated by commas. They are run: name only "
+    "what you trust. --gin_file and --gin are not restricted.",
+    flag_values=values,
+  )
 
 
 def process_flags(values):

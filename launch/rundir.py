@@ -150,7 +150,7 @@ class RunDirectory:
       {key: content[key] for key in ("time", "argv", "commit")},
     ]
     # Written atomically: other processes may be reading the record.
-    disk.write_text(self.path / CONFIG, config.text())
+    config.write(self.path / CONFIG)
     disk.write_text(self.path / OPERATIVE, config.operative_text())
     disk.write_text(record, json_text.dumps(content, indent=2) + "\n")
 

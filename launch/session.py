@@ -13,15 +13,15 @@ def load(values):
 
   Without --gin_file, the one that --model_dir was trained with.
   """
-  files = list(values.gin_file)
-  if not files and "model_dir" in values and values.model_dir:
-    files = _saved(values.model_dir)
-    if not files:
+  recorded = None
+  if not values.gin_file and "model_dir" in values and values.model_dir:
+    recorded = _recorded(values.model_dir)
+    if recorded is None:
       raise ValueError(
         f"--model_dir={values.model_dir} holds no run (no {rundir.CONFIG} in "
         "it): give --gin_file, or the directory of a run"
       )
-  _read(files, values)
+  _read(values, recorded)
 
 
 def load_on_top(values):
@@ -30,21 +30,27 @@ def load_on_top(values):
   Raises:
     ValueError: --model_dir holds none, and no --gin_file stands in for it.
   """
-  if saved := _saved(values.model_dir):
-    _read([*saved, *values.gin_file], values)
+  if recorded := _recorded(values.model_dir):
+    _read(values, recorded)
   else:
     load(values)
 
 
-def _saved(model_dir) -> list[str]:
+def _recorded(model_dir) -> epath.Path | None:
   """Returns the file with a run's configuration, if there is one."""
   path = epath.Path(model_dir) / rundir.CONFIG
-  return [str(path)] if path.exists() else []
+  return path if path.exists() else None
 
 
-def _read(files, values):
+def _read(values, recorded):
   with environment.importing():  # A file may import tasks.
-    config.load(files, values.gin_bindings, values.gin_search_paths)
+    config.load(
+      values.gin_file,
+      values.gin_bindings,
+      values.gin_search_paths,
+      recorded=recorded,
+      allowed=values.allow_import if recorded else (),
+    )
 
 
 def start_processes(values):

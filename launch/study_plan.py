@@ -1,17 +1,11 @@
 """Plans a study: costs of its cells, and the steps that the budget pays for.
 
-DIR/study.json holds the plan: cells, their costs, arms and their runs.
+The plan holds the cells, their costs, the arms and their runs (study_file.py).
 """
 
-import hashlib
 from typing import NamedTuple
 
-from launch import config, describe
-from t5x_lite.files import disk, json_text
-
-PLAN = "study.json"
-# Version of the plan and of the arms' files; increase it when they change.
-_FORMAT_VERSION = 3
+from launch import config, describe, recorded_gin, study_file
 
 
 def make(study, text, search_paths=()) -> dict:
@@ -44,7 +38,7 @@ def make(study, text, search_paths=()) -> dict:
     {name: first["account"] for name, first in firsts.items()}, study.budget
   )
   return {
-    "digest": digest(text),
+    "digest": study_file.digest(text),
     "gin": text,
     "question": study.question,
     "budget": _as_dict(study.budget),
@@ -84,7 +78,6 @@ def make(study, text, search_paths=()) -> dict:
         "name": study_lib.arm_name(name, seed),
         "cell": name,
         "seed": seed,
-        "search_paths": list(search_paths),
         "runs": [
           _planned(stage, run, seed, search_paths)
           for stage, run in runs.items()
@@ -183,15 +176,11 @@ def _planned(stage, run, seed, search_paths) -> dict:
     "stage": stage,
     "after": run["after"],
     "steps": steps,
-    "files": settings.files,
-    "bindings": [
-      *settings.bindings,
-      f"run.Run.total_steps={steps}",
-      *_seed_bindings(seed),
-    ],
+    **study_file.settings(settings, steps, seed),
     "documents_sha256": planning.documents_sha256(
       build(settings, seed, search_paths)
     ),
+    "imports": recorded_gin.foreign_imports(),
   }
 
 
@@ -200,20 +189,11 @@ def _as_dict(budget) -> dict:
   return {name: getattr(budget, name) for name in names}
 
 
-def _seed_bindings(seed) -> list[str]:
-  """Returns the bindings that pair arms: same seed, same document order."""
-  return [
-    f"run.Run.seed={seed}",
-    f"data.Data.seed={seed}",
-    "data.Data.document_order='study'",
-  ]
-
-
 def build(cell, seed, search_paths=()):
   """Builds the run of a cell."""
   from t5x_lite.training import run as run_lib
 
-  bindings = [*cell.bindings, *_seed_bindings(seed)]
+  bindings = [*cell.bindings, *study_file.seed_bindings(seed)]
   if not any(b.startswith("run.Run.total_steps") for b in bindings):
     bindings.append("run.Run.total_steps=1")
   try:
@@ -233,35 +213,6 @@ def _mismatch(run) -> str | None:
   except ValueError as error:
     return str(error)
   return None
-
-
-def digest(text) -> str:
-  """Returns a digest of a study's configuration and the plan's version."""
-  return hashlib.sha256(f"{_FORMAT_VERSION}\n{text}".encode()).hexdigest()
-
-
-def write(folder, plan):
-  """Writes a plan to a study's directory, for `find`."""
-  folder.mkdir(parents=True, exist_ok=True)
-  disk.write_text(folder / PLAN, json_text.dumps(plan, indent=1) + "\n")
-
-
-def find(folder, text) -> dict | None:
-  """Returns the plan in a study's directory, or None if there is none.
-
-  Raises:
-    ValueError: it is the plan of another study or of another version.
-  """
-  path = folder / PLAN
-  if not path.exists():
-    return None
-  plan = json_text.read(path, "digest", remedy="delete it to plan anew")
-  if plan["digest"] != digest(text):
-    raise ValueError(
-      f"--output={folder} has another study, an earlier version of this one, "
-      "or one written by another version of t5x_lite: give another --output"
-    )
-  return plan
 
 
 def table(plan) -> str:

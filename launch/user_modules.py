@@ -36,8 +36,13 @@ def add(folder):
 
 def add_recorded(text):
   """Makes importable what a saved configuration names."""
-  for folder in re.findall(f"^{_COMMENT}(.+)$", text, re.M):
+  for folder in recorded(text):
     add(folder)
+
+
+def recorded(text) -> list[str]:
+  """Returns the folders that a saved configuration names."""
+  return re.findall(f"^{_COMMENT}(.+)$", text, re.M)
 
 
 def record(text) -> str:

@@ -64,7 +64,12 @@ def test_the_guide_works_as_it_stands(tmp_path, monkeypatch, path, capsys):
   assert "Restores a text from which tokens are missing" in printed["tasks"][0]
   assert all("words_kept" in text for text in printed["eval"])
   saved = (tmp_path / "runs/mine/config.gin").read_text()
-  assert saved.startswith(f"# Modules are imported from: {tmp_path}/mine\n")
+  recorded = f"# Modules are imported from: {tmp_path}/mine\n"
+  assert recorded in saved.splitlines(keepends=True)[:2]
+  assert main.main(["eval", "--model_dir=../runs/mine"]) == 2
+  said = capsys.readouterr().err
+  assert said.count("\n") == 1
+  assert "add --allow_import=my_layer,my_metric,my_objective" in said
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from launch import arms, config, main, study_plan
+from launch import arms, config, main, study_file, study_plan
 from t5x_lite.ablation import measures
 from t5x_lite.ablation import study as study_lib
 
@@ -53,12 +53,12 @@ def test_mistakes_are_one_line(capsys):
 
 
 def test_another_study_is_refused(tmp_path):
-  plan = {"digest": study_plan.digest("one")}
-  study_plan.write(tmp_path, plan)
-  assert study_plan.find(tmp_path, "one") == plan
+  plan = {"digest": study_file.digest("one")}
+  study_file.write(tmp_path, plan)
+  assert study_file.find(tmp_path, "one") == plan
   with pytest.raises(ValueError, match="has another study"):
-    study_plan.find(tmp_path, "two")
-  assert study_plan.find(tmp_path / "none", "one") is None
+    study_file.find(tmp_path, "two")
+  assert study_file.find(tmp_path / "none", "one") is None
 
 
 def test_a_study_that_is_there_is_gone_on_with_only_if_it_may(
@@ -76,34 +76,88 @@ def test_a_study_that_is_there_is_gone_on_with_only_if_it_may(
     ("another", ["--resume"], "--output=studies/smoke has another study"),
   ]:
     folder = tmp_path / "studies" / "smoke"
-    study_plan.write(folder, {"digest": study_plan.digest(text)})
+    study_file.write(folder, {"digest": study_file.digest(text)})
     assert main.main(["ablate", f"--gin_file={smoke}", *flags]) == 2
     printed = capsys.readouterr().err
     assert message in printed and printed.count("\n") == 1
 
 
-def test_a_cluster_runs_arms_by_their_number(tmp_path, capsys):
-  smoke = FOLDER / "smoke.gin"
-  command = ["ablate", f"--gin_file={smoke}", f"--output={tmp_path}"]
-  assert main.main([*command, "--arm=1"]) == 2
+@pytest.fixture
+def planned(tmp_path):
+  """A planned study of one cell, whose gin file is not there, and two seeds."""
+  path = tmp_path / "absent.gin"
+  path.write_text(
+    "from __gin__ import dynamic_registration\n"
+    "from t5x_lite.ablation import study\n"
+    "study.Study.question = 'Any?'\n"
+    "study.Study.grid = {'model': {'one': ['a.gin']}}\n"
+    "study.Study.seeds = [0, 1]\n"
+    "study.Study.budget = @study.Budget()\nstudy.Budget.amount = 3\n"
+  )
+  config.load([str(path)])
+  cell = next(config.build(study_lib.Study).cells())
+  first = {"stage": "", "after": "", "steps": 3, "imports": []}
+  plan = {
+    "digest": study_file.digest(config.text()),
+    "arms": [
+      {
+        "name": f"one-seed{seed}",
+        "cell": "one",
+        "seed": seed,
+        "runs": [first | study_file.settings(cell, 3, seed)],
+      }
+      for seed in (0, 1)
+    ],
+  }
+  folder = tmp_path / "study"
+  study_file.write(folder, plan)
+  return folder, plan, ["ablate", f"--gin_file={path}", f"--output={folder}"]
+
+
+def test_a_cluster_runs_arms_by_their_number(planned, tmp_path, capsys):
+  folder, _, command = planned
+  elsewhere = [*command, f"--output={tmp_path}/none", "--arm=1"]
+  assert main.main(elsewhere) == 2
   assert "plan it first, with --jobs=0" in capsys.readouterr().err
-  config.load([str(smoke)])
-  plan = {"digest": study_plan.digest(config.text())}
-  plan["arms"] = [entry("one"), entry("two")]
-  study_plan.write(tmp_path, plan)
   assert main.main([*command, "--arm=3"]) == 2
   assert "--arm (3) must be 1 to 2" in capsys.readouterr().err
   # The second, whose gin file is not there, alone.
   assert main.main([*command, "--arm=2"]) == 1
-  assert [path.name for path in (tmp_path / "arms").iterdir()] == ["two"]
-  log = (tmp_path / "arms" / "two" / "arm.log").read_text()
+  arm_folders = [path.name for path in (folder / "arms").iterdir()]
+  assert arm_folders == ["one-seed1"]
+  log = (folder / "arms" / "one-seed1" / "arm.log").read_text()
   assert "a.gin" in log and log in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ("key", "value"),
+  [
+    ("files", ["/tmp/theirs.gin"]),
+    ("bindings", ["TASK=@os.system()"]),
+    ("stage", "../../elsewhere"),
+    ("steps", "3 --flag"),
+    ("name", "../elsewhere"),
+    ("cell", "two"),
+  ],
+)
+def test_a_plan_runs_what_its_study_says_and_no_more(
+  planned, capsys, key, value
+):
+  folder, plan, command = planned
+  arm = plan["arms"][1]
+  (arm if key in arm else arm["runs"][0])[key] = value
+  study_file.write(folder, plan)
+  assert main.main([*command, "--arm=1"]) == 2
+  printed = capsys.readouterr().err
+  assert "is none of the study's; delete it" in printed
+  assert printed.count("\n") == 1 and not (folder / "arms").exists()
 
 
 def entry(name="arm", stages=()):
   run = {"steps": 3, "files": ["a.gin"], "bindings": ["X='a b'"], "after": ""}
+  run["imports"] = ["my_layer"]
   runs = [{**run, "stage": stage} for stage in ("", *stages)]
-  return {"name": name, "runs": runs, "search_paths": []}
+  return {"name": name, "runs": runs}
 
 
 def arm(folder, script, name="arm"):
@@ -117,6 +171,7 @@ def test_an_arm_is_given_its_gin_files_and_bindings(tmp_path):
   train, measure = arms.Arm(tmp_path, entry())._runs[0].commands
   assert "train" in train and "measure" in measure
   assert "--gin_file=a.gin" in train and "--gin.X='a b'" in train
+  assert "--allow_import=my_layer" in measure
 
 
 def test_stages_run_after_what_they_go_on_from_and_once(tmp_path):

@@ -113,12 +113,12 @@ def _plan(folder, study, text, values) -> dict:
 
 def _report(folder, plan, failed, say) -> int:
   from t5x_lite.ablation import report, results, tensorboard_hparams
-  from t5x_lite.files import json_text
+  from t5x_lite.files import disk, json_text
 
   tensorboard_hparams.label(folder, plan)
   found = results.gather(folder, plan)
   text = json_text.dumps(found, what="results.json")
-  (folder / "results.json").write_text(f"{text}\n")
+  disk.write_text(folder / "results.json", f"{text}\n")
   report.write(found, folder)
   say(f"{found['arms_done']} of {len(plan['arms'])} arms: {folder}/report.html")
   return 1 if failed else 0

@@ -246,9 +246,12 @@ def _write_run(source, output, values):
 
 
 def _copy(companions, output):
+  from t5x_lite.files import disk
+
   output.mkdir(parents=True, exist_ok=True)
   for name, file in companions.items():
     if isinstance(file, str):
-      (output / name).write_text(file)
+      disk.write_text(output / name, file)
     else:
-      shutil.copyfile(file, output / name)
+      with disk.partial(output / name) as temporary:
+        shutil.copyfile(file, temporary)

@@ -61,7 +61,7 @@ def main(values, arguments):
   from launch import session
 
   restored = session.restore(values)
-  from t5x_lite.files import json_text
+  from t5x_lite.files import disk, json_text
   from t5x_lite.inference import inspection
 
   found = inspection.inspect(
@@ -84,7 +84,7 @@ def main(values, arguments):
 
     folder = pathlib.Path(values.output)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "activations.json").write_text(as_json)
+    disk.write_text(folder / "activations.json", as_json)
     pictures = inspection_pictures.draw(found, folder)
   if values.json:
     print(as_json)

@@ -62,6 +62,8 @@ def write_atomic(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   temporary = temporary_name(path)
   try:
     yield temporary
+    with temporary.open("rb") as file:
+      os.fsync(file.fileno())  # Or a power failure may leave it empty.
     os.replace(temporary, path)
   finally:
     temporary.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """Draws a study's figures, in colours that suit colour-blind readers."""
 
 import io
+import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+
+from t5x_lite.files import disk
 
 # Okabe and Ito 2008, without black and yellow, which cannot be seen on a dark
 # or a light background. When colours repeat, markers and dashes differ.
@@ -56,10 +59,10 @@ def svg(figure: Figure) -> str:
   ).replace(re.search(r'height="[^"]*pt"', text)[0], "", 1)
 
 
-def png(figure: Figure, path: str) -> None:
+def png(figure: Figure, path: pathlib.Path) -> None:
   """Writes a figure as PNG, on white."""
-  with matplotlib.rc_context(_STYLE):
-    figure.savefig(path, dpi=130, facecolor="white")
+  with matplotlib.rc_context(_STYLE), disk.partial(path) as temporary:
+    figure.savefig(temporary, format="png", dpi=130, facecolor="white")
 
 
 def _look(number: int) -> dict[str, Any]:

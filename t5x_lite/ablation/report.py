@@ -1,6 +1,7 @@
 """Writes a study's report: one HTML page, a CSV table and figures."""
 
 import csv
+import io
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import jinja2
 
 from t5x_lite.ablation import figures
+from t5x_lite.files import disk
 
 _FOLDER = pathlib.Path(__file__).parent
 _TEMPLATE = "report.html.jinja"
@@ -21,11 +23,11 @@ def write(found: Mapping[str, Any], folder: pathlib.Path) -> None:
   """
   folder = pathlib.Path(folder)
   drawn = figures.draw(found)
-  (folder / "report.html").write_text(html(found, drawn))
-  _write_csv(found, folder / "results.csv")
+  disk.write_text(folder / "report.html", html(found, drawn))
+  disk.write_text(folder / "results.csv", _csv(found))
   (folder / "figures").mkdir(exist_ok=True)
   for name, figure in drawn.items():
-    figures.png(figure, str(folder / "figures" / f"{name}.png"))
+    figures.png(figure, folder / "figures" / f"{name}.png")
 
 
 def html(found: Mapping[str, Any], drawn: figures.Figures) -> str:
@@ -71,13 +73,14 @@ def shown(value: float | None, form: str) -> str:
   raise AssertionError(value)
 
 
-def _write_csv(found, path) -> None:
-  """Writes one row per cell, seed and measure."""
-  with path.open("w", newline="") as file:
-    rows = csv.writer(file)
-    rows.writerow([*found["axes"], "seed", "measure", "unit", "value"])
-    for cell in found["cells"].values():
-      for kind, one in cell["measures"].items():
-        for seed, value in zip(cell["seeds_done"], one["by_seed"], strict=True):
-          unit = found["measures"][kind]["unit"]
-          rows.writerow([*cell["choices"].values(), seed, kind, unit, value])
+def _csv(found) -> str:
+  """Returns a table with one row per cell, seed and measure."""
+  text = io.StringIO()
+  rows = csv.writer(text)
+  rows.writerow([*found["axes"], "seed", "measure", "unit", "value"])
+  for cell in found["cells"].values():
+    for kind, one in cell["measures"].items():
+      for seed, value in zip(cell["seeds_done"], one["by_seed"], strict=True):
+        unit = found["measures"][kind]["unit"]
+        rows.writerow([*cell["choices"].values(), seed, kind, unit, value])
+  return text.getvalue()

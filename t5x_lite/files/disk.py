@@ -50,9 +50,9 @@ def _sync(path: epath.Path) -> None:
 
 
 def write_text(path: epath.Path, text: str) -> None:
-  """Writes a text file atomically."""
+  """Writes a text file atomically, in UTF-8."""
   with partial(path) as temporary:
-    temporary.write_text(text)
+    temporary.write_bytes(text.encode())
 
 
 def try_writing(folder: epath.Path) -> None:

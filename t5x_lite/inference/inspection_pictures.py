@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 
+from t5x_lite.files import disk
 from t5x_lite.inference.inspection import Inspection
 
 # Pictures show only the first tokens of a long text.
@@ -21,7 +22,8 @@ def draw(inspection: Inspection, folder: pathlib.Path) -> list[pathlib.Path]:
     with warnings.catch_warnings():
       # Characters that the font does not have are drawn as boxes.
       warnings.filterwarnings("ignore", "Glyph .* missing from font")
-      figure.savefig(path, dpi=120, bbox_inches="tight")
+      with disk.partial(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120, bbox_inches="tight")
     return path
 
   paths = [

@@ -3,10 +3,11 @@
 import fcntl
 import json
 import os
+import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from t5x_lite.files import json_text
+from t5x_lite.files import disk, json_text
 
 
 class Output:
@@ -114,10 +115,8 @@ class Output:
           "choose another output"
         )
       return
-    partial = f"{self._job_path}.partial"
-    with open(partial, "w", encoding="utf-8") as f:
-      f.write(json_text.dumps(job, indent=1, ensure_ascii=False) + "\n")
-    os.replace(partial, self._job_path)
+    text = json_text.dumps(job, indent=1, ensure_ascii=False)
+    disk.write_text(pathlib.Path(self._job_path), f"{text}\n")
 
   def _remove_partial_line(self):
     """Removes a partial last line; returns the number of complete lines."""

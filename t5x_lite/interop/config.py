@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
-from t5x_lite.files import json_text
+from t5x_lite.files import disk, json_text
 
 NAME = "config.json"
 
@@ -284,7 +284,7 @@ def read(directory: pathlib.Path) -> dict[str, Any]:
 def write(directory: pathlib.Path, values: Mapping[str, Any]):
   """Writes a directory's config.json."""
   text = json.dumps(dict(values), indent=2, sort_keys=True)
-  (directory / NAME).write_text(text + "\n")
+  disk.write_text(directory / NAME, text + "\n")
 
 
 def known(

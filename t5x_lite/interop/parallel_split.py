@@ -34,7 +34,7 @@ import jax
 import numpy as np
 
 from t5x_lite.devices.layout import DEFAULT_RULES
-from t5x_lite.files import json_text, trees
+from t5x_lite.files import disk, json_text, trees
 from t5x_lite.interop import placing, tables
 from t5x_lite.interop.safetensors_files import (
   FLOATS,
@@ -154,7 +154,7 @@ def save_split(
     for here in range(pp)
   ]
   split = {"tp": tp, "pp": pp, "layers": [list(names) for names in layers]}
-  (directory / SPLIT).write_text(json.dumps(split, indent=2) + "\n")
+  disk.write_text(directory / SPLIT, json.dumps(split, indent=2) + "\n")
 
 
 def load_split(model: Model, directory: str | os.PathLike) -> Params:

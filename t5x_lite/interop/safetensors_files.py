@@ -19,7 +19,7 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
-from t5x_lite.files import trees
+from t5x_lite.files import disk, trees
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -190,14 +190,15 @@ def write(
         file = f"model-{number:05d}-of-{count:05d}.safetensors"
       # safetensors takes the buffer as it lies, strides or not.
       arrays = {t.name: np.asarray(read(t.name), order="C") for t in shard}
-      safetensors_numpy.save_file(
-        arrays, directory / file, metadata={"format": "pt"}
-      )
+      with disk.partial(directory / file) as temporary:
+        safetensors_numpy.save_file(
+          arrays, temporary, metadata={"format": "pt"}
+        )
       weight_map |= {t.name: file for t in shard}
     if count > 1:
       total = sum(t.nbytes for shard in shards for t in shard)
       index = {"metadata": {"total_size": total}, "weight_map": weight_map}
       text = json.dumps(index, indent=2, sort_keys=True)
-      (directory / INDEX).write_text(text + "\n")
+      disk.write_text(directory / INDEX, text + "\n")
   except (OSError, safetensors.SafetensorError) as error:
     raise ValueError(f"cannot write weights to {directory}: {error}") from None

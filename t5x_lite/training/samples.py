@@ -7,7 +7,7 @@ from etils import epath
 
 from t5x_lite.data.reader import Reader
 from t5x_lite.devices.layout import Layout
-from t5x_lite.files import json_text
+from t5x_lite.files import disk, json_text
 from t5x_lite.inference import infer
 from t5x_lite.inference.jobs import Generate
 from t5x_lite.model import Model, Params
@@ -53,7 +53,7 @@ def write(
       json_text.dumps(r, what=what, ensure_ascii=False) + "\n" for r in results
     )
     path.parent.mkdir(exist_ok=True)
-    path.write_text("".join(lines))
+    disk.write_text(path, "".join(lines))
 
 
 def _texts(example, codec, job):

@@ -1,5 +1,7 @@
 """Files that several processes write or read at the same time."""
 
+import ast
+import pathlib
 import threading
 
 import pytest
@@ -44,3 +46,40 @@ def test_a_block_that_raises_leaves_the_old_file(tmp_path):
     raise ZeroDivisionError
   assert path.read_text() == "old"
   assert [file.name for file in tmp_path.iterdir()] == ["model"]
+
+
+# Written in a folder that is renamed as a whole, or not a result.
+_IN_A_FOLDER = (
+  "t5x_lite/files/disk.py", "t5x_lite/checkpoints/digests.py",
+  "t5x_lite/checkpoints/saved_step.py", "t5x_lite/data/batch_iterator.py",
+  "t5x_lite/data/task_cache.py", "launch/arms.py", "launch/new_run.py",
+)  # fmt: skip
+_WRITERS = ("write_text", "write_bytes", "copyfile", "save_file", "savefig")
+
+
+def test_every_file_is_written_under_another_name_first():
+  root = pathlib.Path(disk.__file__).parents[2]
+  checked = 0
+  for folder in ("t5x_lite", "launch"):
+    for path in (root / folder).rglob("*.py"):
+      if path.relative_to(root).as_posix() in _IN_A_FOLDER:
+        continue
+      for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+          continue
+        name = ast.unparse(node.func).rpartition(".")[2]
+        text = ast.unparse(node)
+        if name in _WRITERS:
+          checked += 1
+          safe = ("disk.write_text", "temporary", "buffer")
+          assert any(word in text for word in safe), (path, text)
+        if name in ("open", "GFile", "NamedTemporaryFile"):
+          inside = "interval.json" in text  # In a checkpoint's folder.
+          assert inside or "'w" not in text, (path, text)
+  assert checked > 15
+
+
+def test_texts_are_utf8_whatever_the_locale(tmp_path):
+  path = epath.Path(tmp_path) / "texts.jsonl"
+  disk.write_text(path, "\u00e9 \u732b")
+  assert path.read_bytes() == b"\xc3\xa9 \xe7\x8c\xab"

@@ -31,11 +31,12 @@ class Interval:
   """
 
   def __init__(self):
-    self._begin(steps=[], counts={}, seconds=0.0)
+    self._begin(steps=[], counts={}, seconds=0.0, batch_digest=0)
 
-  def _begin(self, *, steps, counts, seconds):
-    # Of steps already fetched: name -> (sum, weight).
+  def _begin(self, *, steps, counts, seconds, batch_digest):
+    # Of steps already fetched: name -> (sum, weight), and their batches' sum.
     self._steps: list[dict[str, Sequence]] = steps
+    self._batch_digest: int = batch_digest
     self._pending: list[Metrics] = []
     self._counts: dict[str, int] = counts
     self._begun = time.perf_counter() - seconds
@@ -46,19 +47,25 @@ class Interval:
     for name, count in counts.items():
       self._counts[name] = self._counts.get(name, 0) + count
 
-  def take(self) -> dict[str, float]:
-    """Returns the means and rates, and resets; waits for the last step."""
+  def take(self) -> dict[str, float | str]:
+    """Returns the means and rates, and resets; waits for the last step.
+
+    "batch_digest" is that of all batches since the last record, by which runs
+    can be compared: it does not depend on mesh, microbatches or processes.
+    """
     norms = jax.device_get(self._pending[-1].norms)
     steps = self._fetch()
     seconds = time.perf_counter() - self._begun
-    counts = self._counts
-    self._begin(steps=[], counts={}, seconds=0.0)
+    counts, batch_digest = self._counts, self._batch_digest
+    self._begin(steps=[], counts={}, seconds=0.0, batch_digest=0)
     made = [step for step in steps if not step["skipped_steps"][0]]
     return {
       **{name: _mean([s[name] for s in made or steps]) for name in steps[0]},
       "skipped_steps": len(steps) - len(made),
       **{name: float(value) for name, value in norms.items()},
       **token_counts.fractions(counts),
+      # In hexadecimal, as it is no quantity; TensorBoard has no use for it.
+      "batch_digest": f"{batch_digest:08x}",
       "tokens_per_second": counts["positions"] * jax.process_count() / seconds,
       "step_seconds": seconds / len(steps),
     }
@@ -69,6 +76,7 @@ class Interval:
       "steps": self._fetch(),
       "counts": self._counts,
       "seconds": time.perf_counter() - self._begun,
+      "batch_digest": self._batch_digest,
     }
     with tf.io.gfile.GFile(os.path.join(directory, "interval.json"), "w") as f:
       f.write(json_text.dumps(saved))
@@ -76,7 +84,7 @@ class Interval:
   def restore(self, directory: str | os.PathLike) -> None:
     """Restores the interval that `save` wrote to a directory."""
     saved = json_text.read(epath.Path(directory) / "interval.json")
-    if not all("skipped_steps" in one for one in saved.get("steps", [{}])):
+    if "batch_digest" not in saved:
       raise ValueError(
         f"{directory} was written by an earlier version of t5x_lite, which "
         "cannot be resumed: start another run from it with Run.warm_start"
@@ -89,6 +97,9 @@ class Interval:
       {name: [x.tolist() for x in term] for name, term in one.terms.items()}
       for one in pending
     ]
+    # Sums modulo 2**32 add up: the digests of two intervals give that of both.
+    digests = sum(int(one.batch_digest) for one in pending)
+    self._batch_digest = (self._batch_digest + digests) % 2**32
     return self._steps
 
 
@@ -188,7 +199,7 @@ class Recorder:
     self.say(f"step {number}/{self._total_steps}  held-out loss: "
              f"{', '.join(losses)}")  # fmt: skip
 
-  def _write(self, number: int, kind: str, values: Mapping[str, float]):
+  def _write(self, number: int, kind: str, values: Mapping[str, float | str]):
     if not self._main:
       return
     record: dict[str, Any] = {"step": number, "kind": kind, **values}
@@ -197,7 +208,8 @@ class Recorder:
     self._file.flush()
     with self._events.as_default(step=number):
       for name, value in values.items():
-        tf.summary.scalar(f"{kind}/{name}", value)
+        if not isinstance(value, str):
+          tf.summary.scalar(f"{kind}/{name}", value)
     self._events.flush()
 
   def _time_left(self, number: int) -> str:

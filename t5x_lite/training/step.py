@@ -11,6 +11,7 @@ import optax
 from t5x_lite import losses
 from t5x_lite.losses import Term, Terms
 from t5x_lite.model import Batch, Model, Params
+from t5x_lite.training import checksums
 
 
 @flax.struct.dataclass
@@ -35,10 +36,12 @@ class Metrics(NamedTuple):
     terms: of the model's loss on the whole batch (losses/terms.py), and
       "skipped_steps", 1 where the batch has changed nothing.
     norms: "grad_norm" and "param_norm".
+    batch_digest: the checksum of the whole batch (checksums.py), uint32.
   """
 
   terms: Terms
   norms: dict[str, jax.Array]
+  batch_digest: jax.Array
 
 
 def init_state(
@@ -49,23 +52,15 @@ def init_state(
   return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
-def train_step(
-  model: Model,
-  optimizer: optax.GradientTransformation,
-  *,
-  microbatches: int = 1,
-  dropout_key: jax.Array,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-  """Returns the training step: a function of the state and a global batch.
+def gradients(
+  model: Model, microbatches: int = 1
+) -> Callable[[Params, Batch, jax.Array], tuple[Params, Terms]]:
+  """Returns a function of parameters, a batch and a key: gradient and terms.
 
   The terms of all microbatches are divided by the full batch's weights, so that
   their summed gradient is the full batch's, whatever the loss and however
   unevenly the targets are distributed; rows of one unit (`Loss.rows_per_unit`)
-  stay together. The dropout key is folded with the step, so that a resumed run
-  has the same dropout as an uninterrupted one.
-
-  A batch whose loss or gradient is not finite leaves parameters and optimizer
-  as they are.
+  stay together.
 
   Raises:
     ValueError: microbatches that do not divide the batch's units.
@@ -77,7 +72,7 @@ def train_step(
 
   differentiate = jax.grad(objective, has_aux=True)
 
-  def gradients(params, batch, key):
+  def of_batch(params, batch, key):
     if microbatches == 1:
       return differentiate(params, batch, key)
     # Weights do not depend on parameters: the compiler drops all the rest.
@@ -97,9 +92,34 @@ def train_step(
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     return jax.lax.scan(add_microbatch, zeros, xs)[0]
 
+  return of_batch
+
+
+def train_step(
+  model: Model,
+  optimizer: optax.GradientTransformation,
+  *,
+  microbatches: int = 1,
+  dropout_key: jax.Array,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+  """Returns the training step: a function of the state and a global batch.
+
+  Microbatches give the gradient of the full batch (`gradients`). The dropout
+  key is folded with the step, so that a resumed run has the same dropout as an
+  uninterrupted one.
+
+  A batch whose loss or gradient is not finite leaves parameters and optimizer
+  as they are.
+
+  Raises:
+    ValueError: microbatches that do not divide the batch's units.
+  """
+
+  gradients_of = gradients(model, microbatches)
+
   def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(dropout_key, state.step)
-    grads, terms = gradients(state.params, batch, key)
+    grads, terms = gradients_of(state.params, batch, key)
     grad_norm = optax.tree.norm(grads)
     loss = losses.objective(model.loss, terms)
     finite = jnp.isfinite(grad_norm) & jnp.isfinite(loss)
@@ -114,6 +134,7 @@ def train_step(
     return TrainState(state.step + 1, params, opt_state), Metrics(
       terms | {"skipped_steps": skipped},
       {"grad_norm": grad_norm, "param_norm": optax.tree.norm(params)},
+      checksums.of_batch(batch),
     )
 
   return step

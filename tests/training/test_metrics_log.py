@@ -20,7 +20,8 @@ def step(loss):
   terms["loss"] = Term(jnp.asarray(loss), one)
   terms["skipped_steps"] = Term(jnp.zeros(()), one)
   terms["moe_loss"] = Term(jnp.array([1.0, 2.0]), jnp.array([2.0, 4.0]))
-  return Metrics(terms, {"grad_norm": jnp.asarray(loss)})
+  digest = jnp.uint32(2**32 - 1)
+  return Metrics(terms, {"grad_norm": jnp.asarray(loss)}, digest)
 
 
 def interval(*losses):
@@ -85,6 +86,13 @@ def test_an_interval_that_was_cut_is_recorded_as_the_whole_one(tmp_path, bad):
   assert one == other
 
 
+def test_digests_of_batches_add_up_and_are_in_the_record_alone(tmp_path):
+  with recorder(tmp_path) as record:
+    record.train(3, interval(1.0, 2.0, 3.0), learning_rate=0.1)
+  (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  assert json.loads(line)["batch_digest"] == f"{2**32 - 3:08x}"
+
+
 def test_infinities_of_both_signs_have_no_sum():
   assert math.isnan(interval(math.inf, -math.inf).take()["loss"])
 
@@ -121,7 +129,7 @@ def test_an_interval_of_an_earlier_version_is_refused(tmp_path):
   interval(1.0).save(tmp_path)
   path = tmp_path / "interval.json"
   saved = json.loads(path.read_text())
-  del saved["steps"][0]["skipped_steps"]
+  del saved["batch_digest"]
   path.write_text(json.dumps(saved))
   with pytest.raises(ValueError, match="an earlier version of t5x_lite"):
     metrics_log.Interval().restore(tmp_path)

@@ -30,6 +30,9 @@ def main(values, arguments):
   """Builds the run, writes its provenance, and trains."""
   options.no_arguments("train", arguments)
   options.require(values, "model_dir")
+  from t5x_lite.training.goodput import Clock
+
+  clock = Clock()
   from launch import config, environment, rundir, session
 
   session.load(values)
@@ -44,14 +47,14 @@ def main(values, arguments):
   run = config.build(Run)
   changed = directory.check(run)
   if jax.process_index() != 0:
-    train(run, model_dir=values.model_dir)
+    train(run, model_dir=values.model_dir, clock=clock)
     return
   with directory.locked():
     for line in changed:
       rundir.say(f"resuming with {line}")
     directory.start(run, sys.argv)
     try:
-      train(run, model_dir=values.model_dir)
+      train(run, model_dir=values.model_dir, clock=clock)
     except ValueError:
       directory.undo()
       raise

@@ -22,13 +22,18 @@ from t5x_lite.optim import optimizers
 from t5x_lite.training import metrics_log, samples, step
 from t5x_lite.training.divergence import Guard
 from t5x_lite.training.goodput import Clock
+from t5x_lite.training.profiling import Profile, Profiler
 from t5x_lite.training.run import Run
 from t5x_lite.training.step import TrainState
 from t5x_lite.training.stop import Stop
 
 
 def train(
-  run: Run, *, model_dir: str, clock: Clock | None = None
+  run: Run,
+  *,
+  model_dir: str,
+  clock: Clock | None = None,
+  profile: Profile | None = None,
 ) -> TrainState:
   """Trains, or resumes training, until `run.total_steps`.
 
@@ -42,6 +47,7 @@ def train(
     model_dir: the directory for checkpoints/, samples/, metrics.jsonl and
       TensorBoard events.
     clock: the run's clock, if it has been running before this call.
+    profile: the steps to profile.
 
   Returns:
     The final state.
@@ -116,11 +122,20 @@ def train(
       return every is not None and (number % every == 0 or last)
 
     guard = Guard(run.max_skipped_steps, say=recorder.say)
+    profiler = stack.enter_context(
+      Profiler(
+        profile or Profile(), model_dir, program=train_step, clock=clock,
+        settle=guard.catch_up, say=recorder.say,
+      )
+    )  # fmt: skip
     clock.switch("steps")
+    number = steps_done
     for number in range(steps_done + 1, run.total_steps + 1):
+      profiler.before(number)
       with clock("data_wait", hidden=guard.is_busy):
         host_batch = next(batches)
-      state, metrics = train_step(state, layout.shard_batch(host_batch))
+      with jax.profiler.StepTraceAnnotation("train", step_num=number):
+        state, metrics = train_step(state, layout.shard_batch(host_batch))
       interval.add(metrics, token_counts.count(host_batch))
       guard.watch(number, metrics)
 
@@ -157,6 +172,7 @@ def train(
       if stopping:
         break
     guard.catch_up()
+    profiler.finish(number)
     with clock("checkpoint"):
       checkpoints.wait()
     recorder.finish()

@@ -2,6 +2,8 @@
 
 import sys
 
+from absl import flags
+
 from launch import options
 
 USAGE = "--gin_file=FILE --model_dir=RUN [flags]"
@@ -23,6 +25,12 @@ def define(values):
     values,
     "Directory of the run; created if missing. A run in it is resumed.",
   )
+  flags.DEFINE_string(
+    "profile", None,
+    "STEP:COUNT: profile COUNT steps from STEP on, into RUN/profile. SIGUSR1 "
+    "profiles 3 steps, or COUNT, from the next one on.",
+    flag_values=values,
+  )  # fmt: skip
   options.process_flags(values)
 
 
@@ -30,6 +38,16 @@ def main(values, arguments):
   """Builds the run, writes its provenance, and trains."""
   options.no_arguments("train", arguments)
   options.require(values, "model_dir")
+  from t5x_lite.training.goodput import Clock
+
+  clock = Clock()
+  from t5x_lite.training.profiling import Profile
+
+  with Profile.parse(values.profile).listening() as profile:
+    _train(values, clock=clock, profile=profile)
+
+
+def _train(values, **watching):
   from launch import config, environment, rundir, session
 
   session.load(values)
@@ -44,14 +62,14 @@ def main(values, arguments):
   run = config.build(Run)
   changed = directory.check(run)
   if jax.process_index() != 0:
-    train(run, model_dir=values.model_dir)
+    train(run, model_dir=values.model_dir, **watching)
     return
   with directory.locked():
     for line in changed:
       rundir.say(f"resuming with {line}")
     directory.start(run, sys.argv)
     try:
-      train(run, model_dir=values.model_dir)
+      train(run, model_dir=values.model_dir, **watching)
     except ValueError:
       directory.undo()
       raise

@@ -48,6 +48,10 @@ class Guard:
     if len(self._in_flight) > _STEPS_AHEAD:
       self._check(*self._in_flight.popleft())
 
+  def is_busy(self) -> bool:
+    """Returns whether the device is still computing a step watched."""
+    return any(not m.norms["param_norm"].is_ready() for _, m in self._in_flight)
+
   def catch_up(self) -> None:
     """Checks all steps watched so far; raises as `watch` does."""
     while self._in_flight:

@@ -17,9 +17,12 @@ from etils import epath
 
 from t5x_lite.data import token_counts
 from t5x_lite.files import disk, json_text
+from t5x_lite.training.goodput import Clock
 from t5x_lite.training.step import Metrics
 
 FILE = "metrics.jsonl"
+# Seconds without a line, after which the step is said where there is no bar.
+_SILENCE = 10.0
 
 
 class Interval:
@@ -28,9 +31,11 @@ class Interval:
   Loss terms stay on the device until they are needed, so that the device never
   waits for the host. The interval is saved with the data iterator, so that a
   record whose interval was interrupted has the same bits as one that was not.
+  So is the run's clock, whose time of training is the interval's.
   """
 
-  def __init__(self):
+  def __init__(self, clock: Clock):
+    self._clock = clock
     self._begin(steps=[], counts={}, seconds=0.0, batch_digest=0)
 
   def _begin(self, *, steps, counts, seconds, batch_digest):
@@ -39,7 +44,7 @@ class Interval:
     self._batch_digest: int = batch_digest
     self._pending: list[Metrics] = []
     self._counts: dict[str, int] = counts
-    self._begun = time.perf_counter() - seconds
+    self._begun = self._clock.training_seconds - seconds
 
   def add(self, metrics: Metrics, counts: Mapping[str, int]) -> None:
     """Adds one step: its metrics and its batch's token counts."""
@@ -55,7 +60,7 @@ class Interval:
     """
     norms = jax.device_get(self._pending[-1].norms)
     steps = self._fetch()
-    seconds = time.perf_counter() - self._begun
+    seconds = self._clock.training_seconds - self._begun
     counts, batch_digest = self._counts, self._batch_digest
     self._begin(steps=[], counts={}, seconds=0.0, batch_digest=0)
     made = [step for step in steps if not step["skipped_steps"][0]]
@@ -75,7 +80,8 @@ class Interval:
     saved = {
       "steps": self._fetch(),
       "counts": self._counts,
-      "seconds": time.perf_counter() - self._begun,
+      "seconds": self._clock.training_seconds - self._begun,
+      "clock": self._clock.seconds(),
       "batch_digest": self._batch_digest,
     }
     with tf.io.gfile.GFile(os.path.join(directory, "interval.json"), "w") as f:
@@ -89,6 +95,7 @@ class Interval:
         f"{directory} was written by an earlier version of t5x_lite, which "
         "cannot be resumed: start another run from it with Run.warm_start"
       )
+    self._clock.restore(saved.pop("clock", {}))  # Older checkpoints lack it.
     self._begin(**saved)
 
   def _fetch(self) -> list[dict[str, Sequence]]:
@@ -122,6 +129,7 @@ class Recorder:
     total_steps: int,
     flops_per_step: float,
     peak_flops: float,
+    clock: Clock,
   ):
     """Opens the files.
 
@@ -132,15 +140,19 @@ class Recorder:
       flops_per_step: model FLOPs, to report the share of the peak; NaN: not
         reported.
       peak_flops: peak FLOP/s of all devices (devices/matmul_peak.py).
+      clock: the run's clock; work that records show and that the checkpoint
+        lacks is counted there as lost.
     """
     self._main = jax.process_index() == 0
     self._total_steps = total_steps
     self._flops = flops_per_step, peak_flops
-    self._first_step, self._begun = first_step, time.monotonic()
+    self._first_step, self._step = first_step, first_step
+    self._clock, self._begun = clock, clock.training_seconds
+    self._paused, self._said = 0.0, time.monotonic()
     if not self._main:
       return
     path = epath.Path(model_dir) / FILE
-    _drop_after(path, first_step)
+    clock.lose(_drop_after(path, first_step))
     self._file = path.open("a")
     self._events = tf.summary.create_file_writer(model_dir)
     # disable=None hides the bar if standard error is not a terminal.
@@ -160,13 +172,21 @@ class Recorder:
 
   def say(self, line: str) -> None:
     """Prints a line for the user, above the bar if there is one."""
+    self._said = time.monotonic()
     if self._main:
       tqdm.tqdm.write(line, file=sys.stderr)
 
   def advance(self, number: int) -> None:
     """Moves the bar to a step."""
+    self._step = number
     if self._main:
+      paused = self._clock.run_seconds - self._clock.training_seconds
+      if paused > self._paused:  # The bar's rate is that of the steps.
+        self._paused = paused
+        self._bar.unpause()
       self._bar.update(number - self._bar.n)
+      if self._bar.disable and time.monotonic() - self._said > _SILENCE:
+        self.say(f"step {number}/{self._total_steps}")
 
   def train(
     self, number: int, interval: Interval, *, learning_rate: float
@@ -176,6 +196,7 @@ class Recorder:
     flops, peak = self._flops
     if math.isfinite(flops):
       values["flops_share"] = flops / values["step_seconds"] / peak
+    values |= self._clock.fractions()
     self._write(number, "train", values)
     if not self._main:
       return
@@ -185,6 +206,7 @@ class Recorder:
         f"step {number}/{self._total_steps}  loss {values['loss']:.3f}  "
         f"learning rate {learning_rate:.2e}  "
         f"{values['tokens_per_second']:,.0f} tokens/s  "
+        f"goodput {values['goodput']:.0%}  "
         f"{self._time_left(number)} left"
       )
 
@@ -198,6 +220,12 @@ class Recorder:
     ]
     self.say(f"step {number}/{self._total_steps}  held-out loss: "
              f"{', '.join(losses)}")  # fmt: skip
+
+  def finish(self) -> None:
+    """Records and says what the run's time went into, if it made a step."""
+    if self._step > self._first_step:
+      self._write(self._step, "goodput", self._clock.fractions())
+      self.say(self._clock.describe())
 
   def _write(self, number: int, kind: str, values: Mapping[str, float | str]):
     if not self._main:
@@ -214,7 +242,7 @@ class Recorder:
 
   def _time_left(self, number: int) -> str:
     done = number - self._first_step
-    rate = done / (time.monotonic() - self._begun)
+    rate = done / (self._clock.training_seconds - self._begun)
     return tqdm.tqdm.format_interval((self._total_steps - number) / rate)
 
 
@@ -254,10 +282,15 @@ def records(path: epath.Path) -> dict[str, dict[str, Any]]:
   return found
 
 
-def _drop_after(path: epath.Path, step: int) -> None:
-  """Removes a file's records after a step, atomically."""
-  if path.exists():
-    kept = [
-      line for line, record in records(path).items() if record["step"] <= step
-    ]
-    disk.write_text(path, "".join(kept))
+def _drop_after(path: epath.Path, step: int) -> float:
+  """Removes a file's records after a step, atomically.
+
+  Returns:
+    The run's time at the last record there was; 0 if there was none.
+  """
+  if not path.exists():
+    return 0.0
+  found = records(path)
+  kept = [line for line, record in found.items() if record["step"] <= step]
+  disk.write_text(path, "".join(kept))
+  return max((r.get("run_seconds", 0.0) for r in found.values()), default=0.0)

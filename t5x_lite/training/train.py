@@ -17,15 +17,24 @@ from t5x_lite.data.reader import Reader
 from t5x_lite.data.resolved_task import ResolvedTask
 from t5x_lite.devices import matmul_peak, memory
 from t5x_lite.evaluation import evaluate, held_out
+from t5x_lite.files.slow import announced
 from t5x_lite.optim import optimizers
 from t5x_lite.training import metrics_log, samples, step
 from t5x_lite.training.divergence import Guard
+from t5x_lite.training.goodput import Clock
+from t5x_lite.training.profiling import Profile, Profiler
 from t5x_lite.training.run import Run
 from t5x_lite.training.step import TrainState
 from t5x_lite.training.stop import Stop
 
 
-def train(run: Run, *, model_dir: str) -> TrainState:
+def train(
+  run: Run,
+  *,
+  model_dir: str,
+  clock: Clock | None = None,
+  profile: Profile | None = None,
+) -> TrainState:
   """Trains, or resumes training, until `run.total_steps`.
 
   On the first Ctrl-C or SIGTERM, training finishes the current step, saves a
@@ -37,6 +46,8 @@ def train(run: Run, *, model_dir: str) -> TrainState:
     run: the run's configuration.
     model_dir: the directory for checkpoints/, samples/, metrics.jsonl and
       TensorBoard events.
+    clock: the run's clock, if it has been running before this call.
+    profile: the steps to profile.
 
   Returns:
     The final state.
@@ -46,6 +57,7 @@ def train(run: Run, *, model_dir: str) -> TrainState:
       batch or vocabulary do not suit model or layout; or memory is too small.
       Raised before the run writes any file. Later: training diverges.
   """
+  clock = clock or Clock()
   reader, *eval_readers = _readers(run)
   task = reader.task
   model, settings = _fit(run, task, model_dir)
@@ -68,22 +80,27 @@ def train(run: Run, *, model_dir: str) -> TrainState:
     # Both programs compile in the background while this thread reads data.
     compiled_init = None
     if checkpoints.latest_step is None:
-      compiled_init = _compile_init(run, model, optimizer, abstract_state)
+      with clock("compile"):
+        compiled_init = _compile_init(run, model, optimizer, abstract_state)
     index, count = layout.data_shard()
     batches = reader.batches(process_index=index, process_count=count)
-    train_step = _compile_step(
-      run, model, optimizer, layout, abstract_state, batches
-    )
+    with clock("compile"):
+      train_step = _compile_step(
+        run, model, optimizer, layout, abstract_state, batches
+      )
     batches.check_resumable()
-    interval = metrics_log.Interval()
+    interval = metrics_log.Interval(clock)
     host_state = _HostState(batches, interval)
     if compiled_init is None:
       state, steps_done = checkpoints.restore(abstract_state, host_state)
     else:
-      state, steps_done = _first_state(run, task, compiled_init.result()), 0
+      with clock("compile"):
+        init = compiled_init.result()
+      state, steps_done = _first_state(run, task, init), 0
     vocabulary_record.write(task, model_dir)
     # Wait before measuring peak FLOP/s: compiling uses the same cores.
-    train_step = train_step.result()
+    with clock("compile"):
+      train_step = train_step.result()
     recorder = stack.enter_context(
       metrics_log.Recorder(
         model_dir,
@@ -91,6 +108,7 @@ def train(run: Run, *, model_dir: str) -> TrainState:
         total_steps=run.total_steps,
         flops_per_step=description["flops_per_step"],
         peak_flops=matmul_peak.matmul_flops(model.transformer.dtype),
+        clock=clock,
       )
     )
     recorder.say(_describe(run, layout, description, model, steps_done))
@@ -104,9 +122,20 @@ def train(run: Run, *, model_dir: str) -> TrainState:
       return every is not None and (number % every == 0 or last)
 
     guard = Guard(run.max_skipped_steps, say=recorder.say)
+    profiler = stack.enter_context(
+      Profiler(
+        profile or Profile(), model_dir, program=train_step, clock=clock,
+        settle=guard.catch_up, say=recorder.say,
+      )
+    )  # fmt: skip
+    clock.switch("steps")
+    number = steps_done
     for number in range(steps_done + 1, run.total_steps + 1):
-      host_batch = next(batches)
-      state, metrics = train_step(state, layout.shard_batch(host_batch))
+      profiler.before(number)
+      with clock("data_wait", hidden=guard.is_busy):
+        host_batch = next(batches)
+      with jax.profiler.StepTraceAnnotation("train", step_num=number):
+        state, metrics = train_step(state, layout.shard_batch(host_batch))
       interval.add(metrics, token_counts.count(host_batch))
       guard.watch(number, metrics)
 
@@ -120,29 +149,38 @@ def train(run: Run, *, model_dir: str) -> TrainState:
         recorder.train(number, interval, learning_rate=float(rate))
       evaluation = None
       if due(run.eval_every, number) and run.eval:
-        evaluation = evaluate.evaluate(
-          model, state.params, eval_batches, layout=layout, metric_fns=False
-        )
+        guard.catch_up()
+        with clock("evaluation"):
+          evaluation = evaluate.evaluate(
+            model, state.params, eval_batches, layout=layout, metric_fns=False
+          )
         recorder.evaluation(number, evaluation)
       if due(run.sample_every, number):
         path = f"{model_dir}/samples/{number}.jsonl"
-        samples.write(model, state.params, run, sample_reader, layout, path)
+        guard.catch_up()
+        with clock("samples"):
+          samples.write(model, state.params, run, sample_reader, layout, path)
       if due(run.checkpoint_every, number) or stopping:
         guard.catch_up()
         if guard.has_updated or stopping or number == run.total_steps:
           checkpoints.confirm(guard.verified_step)
-          checkpoints.save(number, state, host_state, evaluation)
+          with clock("checkpoint"):
+            checkpoints.save(number, state, host_state, evaluation)
         else:
           recorder.say(f"step {number}: no checkpoint, as nothing is updated")
       recorder.advance(number)
       if stopping:
         break
     guard.catch_up()
-    checkpoints.wait()
+    profiler.finish(number)
+    with clock("checkpoint"):
+      checkpoints.wait()
+    recorder.finish()
   stop.leave()
   return state
 
 
+@announced("opening the data")
 def _readers(run: Run) -> list[Reader]:
   """Checks the run's data; returns readers of training and evaluation data."""
   run.layout.check_batch(run.train.batch_size, run.microbatches)

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from t5x_lite.losses import Term
 from t5x_lite.training import metrics_log
+from t5x_lite.training.goodput import Clock
 from t5x_lite.training.step import Metrics
 
 COUNTS = {"tokens": 6, "positions": 8, "loss_tokens": 3}
@@ -24,17 +25,24 @@ def step(loss):
   return Metrics(terms, {"grad_norm": jnp.asarray(loss)}, digest)
 
 
+def clock():
+  made = Clock()
+  made.switch("steps")
+  return made
+
+
 def interval(*losses):
-  made = metrics_log.Interval()
+  made = metrics_log.Interval(clock())
   for loss in losses:
     made.add(step(loss), COUNTS)
   return made
 
 
-def recorder(path):
+def recorder(path, first_step=0, of=None):
   return metrics_log.Recorder(
-    str(path), first_step=0, total_steps=9, flops_per_step=1.0, peak_flops=1.0
-  )
+    str(path), first_step=first_step, total_steps=9, flops_per_step=1.0,
+    peak_flops=1.0, clock=of or clock(),
+  )  # fmt: skip
 
 
 def test_values_that_are_not_finite_are_null_and_named(tmp_path, caplog):
@@ -75,7 +83,7 @@ def test_an_interval_that_was_cut_is_recorded_as_the_whole_one(tmp_path, bad):
   cut.save(tmp_path)
   text = (tmp_path / "interval.json").read_text()
   json.loads(text, parse_constant=pytest.fail)
-  again = metrics_log.Interval()
+  again = metrics_log.Interval(clock())
   again.restore(tmp_path)
   again.add(step(3.0), COUNTS)
   one, other = whole.take(), again.take()
@@ -101,10 +109,7 @@ def test_a_resumed_run_keeps_records_with_null(tmp_path):
   with recorder(tmp_path) as record:
     record.train(2, interval(math.nan), learning_rate=0.1)
   before = (tmp_path / "metrics.jsonl").read_text()
-  metrics_log.Recorder(
-    str(tmp_path), first_step=2, total_steps=9, flops_per_step=1.0,
-    peak_flops=1.0,
-  ).__exit__()  # fmt: skip
+  recorder(tmp_path, 2).__exit__()
   assert (tmp_path / "metrics.jsonl").read_text() == before
 
 
@@ -118,10 +123,7 @@ def test_a_resumed_run_drops_lines_that_were_cut_or_damaged(tmp_path, caplog):
     path.write_bytes(first + second[:9] + b"\xff\n" + third[:cut])
     assert list(metrics_log.records(path)) == [first.decode()]
   assert "line 2 of" in caplog.text and "line 3" not in caplog.text
-  metrics_log.Recorder(
-    str(tmp_path), first_step=3, total_steps=9, flops_per_step=1.0,
-    peak_flops=1.0,
-  ).__exit__()  # fmt: skip
+  recorder(tmp_path, 3).__exit__()
   assert path.read_bytes() == first
 
 
@@ -132,4 +134,4 @@ def test_an_interval_of_an_earlier_version_is_refused(tmp_path):
   del saved["batch_digest"]
   path.write_text(json.dumps(saved))
   with pytest.raises(ValueError, match="an earlier version of t5x_lite"):
-    metrics_log.Interval().restore(tmp_path)
+    metrics_log.Interval(clock()).restore(tmp_path)

@@ -4,7 +4,7 @@
       params/                 Orbax: the parameters, a plain nested dict
       state/                  Orbax: step and optimizer state
       hosts/process_0/        files of one process
-        iterator/...          the data iterator, in its own format
+        iterator/...          the data iterator's part, in its own format
         metrics.json
         manifest.json         names, shapes and digests of all the above
 
@@ -16,7 +16,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -44,7 +44,7 @@ class SavesItself(Protocol):
   """Describes a data iterator that saves and restores its own position."""
 
   def save(self, directory: epath.Path) -> None: ...
-  def restore(self, directory: epath.Path) -> None: ...
+  def restore(self, directories: Sequence[epath.Path]) -> None: ...
 
 
 def save_args(
@@ -169,20 +169,21 @@ def restore_iterator(
 ) -> None:
   """Restores a data iterator to its position when the step was saved.
 
+  It is given the directories of all processes that saved, in order: there may
+  be more or fewer processes now.
+
   Raises:
-    ValueError: the number of processes or the data pipeline has changed.
+    ValueError: the data pipeline has changed.
   """
-  saved, now = manifest["processes"], jax.process_count()
-  if saved != now:
-    raise ValueError(
-      f"checkpoint {path} holds the data iterators of {saved} processes, this"
-      f" run has {now}; start it with {saved}"
-    )
-  directory = path / "hosts" / f"process_{jax.process_index()}" / "iterator"
-  if not directory.exists():
+  directories = [
+    directory
+    for process in range(manifest["processes"])
+    if (directory := path / f"hosts/process_{process}/iterator").exists()
+  ]
+  if not directories:
     raise ValueError(f"checkpoint {path} holds no data iterator")
   try:
-    iterator.restore(directory)
+    iterator.restore(directories)
   except ValueError:
     raise
   except Exception as error:

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,72 +28,53 @@ def plain_errors(task: str) -> Iterator[None]:
     raise ValueError(f"task {task}: {reason}") from None
 
 
-class BatchIterator:
-  """Iterates over batches, from a position that can be saved and restored.
+class Stream:
+  """Iterates over a stream of rows; saves and restores the position in it.
 
   The position includes shuffle buffers, unfinished packed rows and prefetched
-  batches, so that a restored stream continues with exactly the same bits.
+  rows, so that a restored stream continues with exactly the same bits. It is
+  stored under the stream's number, whichever process has read the stream.
 
   Attributes:
-    shapes: {name: shape} of the arrays of every batch, which are int32.
+    task: the name of the task.
+    shapes: {name: shape} of the arrays of each element, which are int32.
   """
 
   def __init__(
     self,
     dataset: tf.data.Dataset,
-    stream: Mapping[str, Any],
+    settings: Mapping[str, Any],
     *,
-    process: tuple[int, int] = (0, 1),
-    if_empty: str = "the stream has no batches",
+    shard: tuple[int, int] = (0, 1),
   ):
     """Starts at the beginning of a dataset.
 
     Args:
       dataset: dicts of dense tensors of fixed shape.
-      stream: the settings that the dataset was made from, including "task". A
-        position can only be restored to a stream with the same settings.
-      process: (index, count); added to the settings and to file names.
-      if_empty: the error message for an empty dataset.
+      settings: what the dataset was made from, including "task". A position can
+        only be restored to a stream with the same settings.
+      shard: (number of this stream, number of all streams); added to the
+        settings and to file names.
     """
-    index, count = process
+    self.task = settings["task"]
     self.shapes = {
       name: tuple(spec.shape) for name, spec in dataset.element_spec.items()
     }
     # As JSON will read it back: tuples become lists.
-    self._stream = json.loads(
-      json_text.dumps({**stream, "process": process}, default=str)
+    self._settings = json.loads(
+      json_text.dumps({**settings, "stream": shard}, default=str)
     )
-    self._name = f"data_{index:05d}_of_{count:05d}"
-    self._if_empty = if_empty
+    self._name = f"data_{shard[0]:05d}_of_{shard[1]:05d}"
     self._iterator = iter(dataset)
     self._checkpoint = tf.train.Checkpoint(iterator=self._iterator)
-    self._has_given = False
-
-  def __iter__(self) -> "BatchIterator":
-    return self
 
   def __next__(self) -> dict[str, np.ndarray]:
-    try:
-      with plain_errors(self._stream["task"]):
-        batch = next(self._iterator)
-    except StopIteration:
-      if not self._has_given:
-        raise ValueError(self._if_empty) from None
-      raise
-    self._has_given = True
-    return {name: value.numpy() for name, value in batch.items()}
-
-  def check_resumable(self) -> None:
-    """Checks that the position of the stream can be saved.
-
-    Raises:
-      ValueError: it cannot; names the operation whose state cannot be saved.
-    """
-    with tempfile.TemporaryDirectory() as directory:
-      self.save(directory)
+    with plain_errors(self.task):
+      rows = next(self._iterator)
+    return {name: value.numpy() for name, value in rows.items()}
 
   def save(self, directory: str | os.PathLike) -> None:
-    """Writes the position of this process to files in a directory.
+    """Writes the position to files in a directory.
 
     Raises:
       ValueError: the position cannot be saved: the pipeline has Python code (a
@@ -107,35 +88,118 @@ class BatchIterator:
       if not what:
         raise
       raise ValueError(
-        f"task {self._stream['task']} cannot be resumed: the state of "
+        f"task {self.task} cannot be resumed: the state of "
         f"{what[1]} cannot be saved; use only TensorFlow operations, and "
         "stateless random ones"
       ) from None
     with tf.io.gfile.GFile(f"{path}.json", "w") as file:
-      file.write(json_text.dumps(self._stream, indent=2))
+      file.write(json_text.dumps(self._settings, indent=2))
 
-  def restore(self, directory: str | os.PathLike) -> None:
-    """Restores the position that `save` wrote to a directory.
+  def restore(self, directories: Sequence[str | os.PathLike]) -> None:
+    """Restores the position that `save` wrote to one of several directories.
 
     Raises:
-      ValueError: the directory lacks it, or has that of another stream.
+      ValueError: none has it, or it is that of another stream.
     """
-    path = os.path.join(directory, self._name)
-    if not tf.io.gfile.exists(f"{path}.json"):
+    paths = [os.path.join(folder, self._name) for folder in directories]
+    path = next((p for p in paths if tf.io.gfile.exists(f"{p}.json")), None)
+    if path is None:
       raise ValueError(
-        f"{directory} has no data position {self._name}: the run was saved by "
-        "another number of processes, or without its data"
+        f"{directories[0]} has no data position {self._name}: the run was "
+        "saved with another Data.num_streams, or without its data"
       )
     saved = json_text.read(epath.Path(f"{path}.json"))
+    if "process" in saved:  # Earlier versions had one stream per process.
+      saved["stream"] = saved.pop("process")
     differences = [
-      f"{name} was {saved.get(name)!r}, is {self._stream.get(name)!r}"
-      for name in sorted(saved.keys() | self._stream.keys())
-      if saved.get(name) != self._stream.get(name)
+      f"{name} was {saved.get(name)!r}, is {self._settings.get(name)!r}"
+      for name in sorted(saved.keys() | self._settings.keys())
+      if saved.get(name) != self._settings.get(name)
     ]
     if differences:
       raise ValueError(
-        f"{directory} has the position of another data stream: "
+        f"{os.path.dirname(path)} has the position of another data stream: "
         f"{'; '.join(differences)}"
       )
     self._checkpoint.read(path).assert_consumed()
+
+
+class BatchIterator:
+  """Iterates over a process's batches, from a position that can be saved.
+
+  Attributes:
+    shapes: {name: shape} of the arrays of every batch, which are int32.
+  """
+
+  def __init__(
+    self,
+    streams: Sequence[Stream],
+    *,
+    rows: slice = slice(None),
+    saves: bool = True,
+    if_empty: str = "the stream has no batches",
+  ):
+    """Joins the rows of streams.
+
+    Args:
+      streams: the streams that this process reads.
+      rows: the rows of a batch to return, of those that the streams give.
+      saves: whether this process saves positions: of several processes that
+        read a stream, one does.
+      if_empty: the error message for streams without batches.
+    """
+    self._streams, self._rows, self._saves = streams, rows, saves
+    self._if_empty = if_empty
+    self._has_given = False
+    self.shapes = {
+      name: (len(range(len(streams) * size)[rows]), *shape)
+      for name, (size, *shape) in streams[0].shapes.items()
+    }
+
+  def __iter__(self) -> "BatchIterator":
+    return self
+
+  def __next__(self) -> dict[str, np.ndarray]:
+    try:
+      blocks = [next(stream) for stream in self._streams]
+    except StopIteration:
+      if not self._has_given:
+        raise ValueError(self._if_empty) from None
+      raise
+    self._has_given = True
+    return {
+      name: np.concatenate([block[name] for block in blocks])[self._rows]
+      for name in self.shapes
+    }
+
+  def check_resumable(self) -> None:
+    """Checks that the positions of the streams can be saved.
+
+    Raises:
+      ValueError: one cannot; names the operation whose state cannot be saved.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+      for stream in self._streams:
+        stream.save(directory)
+
+  def save(self, directory: str | os.PathLike) -> None:
+    """Writes the positions of this process's streams to a directory.
+
+    Raises:
+      ValueError: a position cannot be saved.
+    """
+    for stream in self._streams if self._saves else ():
+      stream.save(directory)
+
+  def restore(self, directories: Sequence[str | os.PathLike]) -> None:
+    """Restores the positions of this process's streams.
+
+    Args:
+      directories: those of all processes that saved, however many.
+
+    Raises:
+      ValueError: a position is missing, or is that of another stream.
+    """
+    for stream in self._streams:
+      stream.restore(directories)
     self._has_given = True

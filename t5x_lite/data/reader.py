@@ -2,8 +2,8 @@
 
   examples of each task -> mixture -> rows -> batches of NumPy arrays
 
-The stream is determined by its `data.Data` and the process's share of each
-batch. Time, threads and other streams do not change a token of it.
+The batches are determined by their `data.Data`. Time, threads, other streams
+and the number of processes that read them do not change a token.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import seqio
 import tensorflow as tf
 
 from t5x_lite.data import feature_converters, sentinels, task_examples
-from t5x_lite.data.batch_iterator import BatchIterator
+from t5x_lite.data.batch_iterator import BatchIterator, Stream
 from t5x_lite.data.resolved_task import resolve
 from t5x_lite.data.row_converter import plain
 from t5x_lite.data.spec import Data
@@ -67,6 +67,12 @@ class Reader:
           f"{self.task.vocabulary} and task {stage.spec.task} "
           f"{stage.task.vocabulary}"
         )
+      if following.num_streams != spec.num_streams:
+        raise ValueError(
+          f"the stages of a run need one Data.num_streams, but task {spec.task}"
+          f" has {spec.num_streams} and task {following.task} "
+          f"{following.num_streams}"
+        )
 
   def _check_special_ids(self) -> None:
     """Checks that the vocabulary has the special ids that the task appends.
@@ -85,6 +91,12 @@ class Reader:
             feature.vocabulary, f"{name} of task {part.name}"
           )
 
+  @property
+  def num_streams(self) -> int:
+    """Returns the number of streams that make up each batch."""
+    is_endless = any(stage.spec.num_epochs is None for stage in self.stages)
+    return self.spec.num_streams if is_endless else 1
+
   def check_process_count(self, count: int) -> None:
     """Checks that a number of processes can share each batch equally.
 
@@ -99,6 +111,38 @@ class Reader:
           f"processes that share it ({count})"
         )
 
+  def check_streams(self, count: int) -> None:
+    """Checks that a number of processes can share the streams equally.
+
+    Raises:
+      ValueError: neither divides the other, or the streams do not divide the
+        batch.
+    """
+    streams = self.num_streams
+    if streams % count and count % streams:
+      raise ValueError(
+        f"Data.num_streams ({streams}) must divide the number of processes "
+        f"that share a batch ({count}), or be a multiple of it"
+      )
+    for stage in self.stages:
+      if stage.spec.batch_size % streams:
+        raise ValueError(
+          f"batch_size ({stage.spec.batch_size}) must be divisible by "
+          f"Data.num_streams ({streams})"
+        )
+
+  def describe_sharing(self, count: int) -> str | None:
+    """Returns a line if several processes read the same stream, else None."""
+    streams = self.num_streams
+    if count <= streams or self.spec.num_epochs is not None:
+      return None
+    return (
+      f"{count} processes read data in {streams} stream(s): each prepares "
+      f"{count // streams} times the rows that it takes; Data.num_streams="
+      f"{count}, in a new run, shares out the work (in another order of "
+      "examples)"
+    )
+
   def replace(self, **changes: Any) -> "Reader":
     """Returns a reader of the same data with some fields of `Data` changed."""
     return Reader(dataclasses.replace(self.spec, **changes), self.row_format)
@@ -106,14 +150,16 @@ class Reader:
   def batches(
     self, *, process_index: int = 0, process_count: int = 1
   ) -> BatchIterator:
-    """Returns the stream of batches of a process.
+    """Returns the batches of a process.
 
-    In an endless stream (`num_epochs=None`), each process reads its own
-    examples: no two processes share one. A finite stream is read by all
-    processes, and each takes its rows of every global batch, so all have the
-    same number of batches, and the result does not depend on the number of
-    processes. Its last batch is filled up with rows of padding (segment ids and
-    weights 0): no example is lost, and all batches have one shape.
+    A global batch has an equal block of rows from each of `num_streams` streams
+    that share no example. A process reads the streams that its rows are of, and
+    takes its rows of them. So the global batches do not depend on the number of
+    processes, and a position that one number of processes has saved is restored
+    by any other.
+
+    The last batch of a finite stream is filled up with rows of padding (segment
+    ids and weights 0): no example is lost, and all batches have one shape.
 
     Features longer than their lengths are truncated as in `trimming.py`. But if
     the task plans its lengths itself (one of its preprocessors takes
@@ -133,7 +179,23 @@ class Reader:
         stages have different shapes.
     """
     self.check_process_count(process_count)
-    shard = (process_index, process_count)
+    self.check_streams(process_count)
+    count = self.num_streams
+    # Several streams for a process, or several processes for a stream.
+    streams_each = max(1, count // process_count)
+    processes_each = max(1, process_count // count)
+    first = process_index * count // process_count
+    share = process_index % processes_each
+    size = self.spec.batch_size // max(count, process_count)
+    return BatchIterator(
+      [self._stream((first + i, count)) for i in range(streams_each)],
+      rows=slice(share * size, (share + streams_each) * size),
+      saves=share == 0,
+      if_empty=task_examples.no_examples(self.spec),
+    )
+
+  def _stream(self, shard: tuple[int, int]) -> Stream:
+    """Returns one stream, (index, count), over all stages."""
     ds = self._stage(shard)
     for stage in self.stages[1:]:
       following = stage._stage(shard)
@@ -142,14 +204,16 @@ class Reader:
     ds = ds.prefetch(_PREFETCHED_BATCHES).with_options(
       options(warm_start=self.spec.next_stage is None)
     )
-    stream = dataclasses.asdict(self.spec)
-    stream |= {"architecture": self.row_format.name}
-    return BatchIterator(
-      ds, stream, process=shard, if_empty=task_examples.no_examples(self.spec)
-    )
+    settings = dataclasses.asdict(self.spec)
+    stage = settings
+    while stage is not None:
+      del stage["num_streams"]  # It is in `shard`.
+      stage = stage["next_stage"]
+    settings["architecture"] = self.row_format.name
+    return Stream(ds, settings, shard=shard)
 
   def _stage(self, shard: tuple[int, int]) -> tf.data.Dataset:
-    """Returns a process's batches of this stage alone."""
+    """Returns a stream's rows of this stage alone."""
     spec = self.spec
     # Unseeded operations in preprocessors of others become deterministic too.
     # (One seed for all shards: it also enters seeded operations, and a source
@@ -227,7 +291,7 @@ def _check_shapes(spec: Data, ds, stage: Data, following) -> None:
 
 
 def _take_share(batch, batch_size: int, index: int, count: int):
-  """Pads a batch to its full size and returns the rows of a process."""
+  """Pads a batch to its full size and returns the rows of a stream."""
   share = batch_size // count
   rows = {}
   for name, value in batch.items():

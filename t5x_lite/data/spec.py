@@ -12,6 +12,11 @@ class Data:
     task: the name of a seqio task or mixture.
     lengths: {feature: tokens}, e.g. {"inputs": 512, "targets": 114}.
     batch_size: the rows of a global batch.
+    num_streams: the number of streams that training reads a batch from, in
+      equal blocks of rows, each with its own part of the examples. It
+      determines the batches; the number of processes does not, but more
+      streams let more processes share the reading. One must divide the other.
+      What is read in finite passes (`num_epochs`) is one stream.
     split: the split of the task.
     shuffle: whether examples are read in random order.
     pack: whether several examples share a row.
@@ -33,6 +38,7 @@ class Data:
   task: str
   lengths: Mapping[str, int]
   batch_size: int
+  num_streams: int = 1
   split: str = "train"
   shuffle: bool = True
   pack: bool = False
@@ -50,7 +56,7 @@ class Data:
         f"Data of {self.task} has a next_stage, {self.next_stage.task}, but no "
         "num_batches after which it begins: set num_batches"
       )
-    for name in ("batch_size", "num_epochs", "num_batches"):
+    for name in ("batch_size", "num_streams", "num_epochs", "num_batches"):
       value = getattr(self, name)
       if value is not None and value < 1:
         raise ValueError(f"Data.{name} ({value}) must be at least 1")

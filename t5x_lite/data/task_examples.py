@@ -194,6 +194,6 @@ def no_examples(
   where = f" (shard {shard[0]} of {shard[1]})" if shard[1] > 1 else ""
   return (
     f"task {task or spec.task}, split {spec.split!r}{where} has no examples: "
-    "its files are empty, it has fewer examples than there are processes, or "
+    "its files are empty, it has fewer examples than Data.num_streams, or "
     "its preprocessors drop all"
   )

@@ -1,12 +1,11 @@
 """Counts a batch's tokens, padding and scored tokens."""
 
 from collections.abc import Mapping
+from typing import Any
 
-import numpy as np
 
-
-def count(batch: Mapping[str, np.ndarray]) -> dict[str, int]:
-  """Counts a batch's tokens and examples.
+def count(batch: Mapping[str, Any]) -> dict[str, Any]:
+  """Counts the tokens and examples of a batch of NumPy or JAX arrays.
 
   Returns:
     "positions": tokens with padding, of encoder and decoder; "tokens": tokens
@@ -17,16 +16,16 @@ def count(batch: Mapping[str, np.ndarray]) -> dict[str, int]:
     side for side in ("encoder", "decoder") if f"{side}_segment_ids" in batch
   ]
   segment_ids = {side: batch[f"{side}_segment_ids"] for side in sides}
-  real = {side: int(np.sum(ids > 0)) for side, ids in segment_ids.items()}
+  real = {side: (ids > 0).sum() for side, ids in segment_ids.items()}
   weights = batch[f"{sides[-1]}_loss_weights"]
   return {
     "positions": sum(ids.size for ids in segment_ids.values()),
     "tokens": sum(real.values()),
     "encoder_tokens": real.get("encoder", 0),
     "decoder_tokens": real.get("decoder", 0),
-    "loss_tokens": int(np.sum(weights > 0)),
+    "loss_tokens": (weights > 0).sum(),
     # A row's segments are numbered from 1, identically on both sides.
-    "examples": int(np.sum(np.max(segment_ids[sides[-1]], axis=-1))),
+    "examples": segment_ids[sides[-1]].max(axis=-1).sum(),
   }
 
 

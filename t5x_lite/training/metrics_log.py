@@ -46,11 +46,9 @@ class Interval:
     self._counts: dict[str, int] = counts
     self._begun = self._clock.training_seconds - seconds
 
-  def add(self, metrics: Metrics, counts: Mapping[str, int]) -> None:
-    """Adds one step: its metrics and its batch's token counts."""
+  def add(self, metrics: Metrics) -> None:
+    """Adds one step."""
     self._pending.append(metrics)
-    for name, count in counts.items():
-      self._counts[name] = self._counts.get(name, 0) + count
 
   def take(self) -> dict[str, float | str]:
     """Returns the means and rates, and resets; waits for the last step.
@@ -71,7 +69,7 @@ class Interval:
       **token_counts.fractions(counts),
       # In hexadecimal, as it is no quantity; TensorBoard has no use for it.
       "batch_digest": f"{batch_digest:08x}",
-      "tokens_per_second": counts["positions"] * jax.process_count() / seconds,
+      "tokens_per_second": counts["positions"] / seconds,
       "step_seconds": seconds / len(steps),
     }
 
@@ -87,8 +85,12 @@ class Interval:
     with tf.io.gfile.GFile(os.path.join(directory, "interval.json"), "w") as f:
       f.write(json_text.dumps(saved))
 
-  def restore(self, directory: str | os.PathLike) -> None:
-    """Restores the interval that `save` wrote to a directory."""
+  def restore(self, directories: Sequence[str | os.PathLike]) -> None:
+    """Restores the interval that `save` wrote to each of the directories.
+
+    Each process saves the metrics of the whole batch: the first one's are read.
+    """
+    directory = directories[0]
     saved = json_text.read(epath.Path(directory) / "interval.json")
     if "batch_digest" not in saved:
       raise ValueError(
@@ -107,6 +109,9 @@ class Interval:
     # Sums modulo 2**32 add up: the digests of two intervals give that of both.
     digests = sum(int(one.batch_digest) for one in pending)
     self._batch_digest = (self._batch_digest + digests) % 2**32
+    for one in pending:
+      for name, count in one.counts.items():
+        self._counts[name] = self._counts.get(name, 0) + int(count)
     return self._steps
 
 

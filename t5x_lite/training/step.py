@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from t5x_lite import losses
+from t5x_lite.data import token_counts
 from t5x_lite.losses import Term, Terms
 from t5x_lite.model import Batch, Model, Params
 from t5x_lite.training import checksums
@@ -37,11 +38,13 @@ class Metrics(NamedTuple):
       "skipped_steps", 1 where the batch has changed nothing.
     norms: "grad_norm" and "param_norm".
     batch_digest: the checksum of the whole batch (checksums.py), uint32.
+    counts: of the whole batch's tokens (data/token_counts.py).
   """
 
   terms: Terms
   norms: dict[str, jax.Array]
   batch_digest: jax.Array
+  counts: dict[str, jax.Array]
 
 
 def init_state(
@@ -135,6 +138,7 @@ def train_step(
       terms | {"skipped_steps": skipped},
       {"grad_norm": grad_norm, "param_norm": optax.tree.norm(params)},
       checksums.of_batch(batch),
+      token_counts.count(batch),
     )
 
   return step

@@ -12,7 +12,7 @@ import numpy as np
 from t5x_lite.accounting import costs
 from t5x_lite.checkpoints import warm_start
 from t5x_lite.checkpoints.manager import Checkpoints
-from t5x_lite.data import token_counts, vocabulary_record
+from t5x_lite.data import vocabulary_record
 from t5x_lite.data.reader import Reader
 from t5x_lite.data.resolved_task import ResolvedTask
 from t5x_lite.devices import matmul_peak, memory
@@ -112,6 +112,8 @@ def train(
       )
     )
     recorder.say(_describe(run, layout, description, model, steps_done))
+    if note := reader.describe_sharing(count):
+      recorder.say(note)
     stop = stack.enter_context(Stop())
     eval_batches = held_out.held_out(eval_readers, layout=layout)
     # From the training data if there is no evaluation data.
@@ -133,10 +135,10 @@ def train(
     for number in range(steps_done + 1, run.total_steps + 1):
       profiler.before(number)
       with clock("data_wait", hidden=guard.is_busy):
-        host_batch = next(batches)
+        batch = next(batches)
       with jax.profiler.StepTraceAnnotation("train", step_num=number):
-        state, metrics = train_step(state, layout.shard_batch(host_batch))
-      interval.add(metrics, token_counts.count(host_batch))
+        state, metrics = train_step(state, layout.shard_batch(batch))
+      interval.add(metrics)
       guard.watch(number, metrics)
 
       stopping = stop.requested(number)
@@ -195,6 +197,7 @@ def _readers(run: Run) -> list[Reader]:
     reader = Reader(spec, run.model.row_format)
     reader.check_process_count(num_shares)
     readers.append(reader)
+  readers[0].check_streams(num_shares)
   return readers
 
 
@@ -317,6 +320,6 @@ class _HostState:
     for part in self._parts:
       part.save(directory)
 
-  def restore(self, directory) -> None:
+  def restore(self, directories) -> None:
     for part in self._parts:
-      part.restore(directory)
+      part.restore(directories)

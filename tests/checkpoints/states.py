@@ -18,7 +18,10 @@ class State:
 
 
 class Counter:
-  """A data iterator that knows only how far it is."""
+  """A data iterator that knows only how far it is.
+
+  Once restored, `all_positions` has those of all processes that saved.
+  """
 
   def __init__(self, position=0):
     self.position = position
@@ -26,8 +29,11 @@ class Counter:
   def save(self, directory):
     (directory / "position").write_text(str(self.position))
 
-  def restore(self, directory):
-    self.position = int((directory / "position").read_text())
+  def restore(self, directories):
+    self.all_positions = [
+      int((directory / "position").read_text()) for directory in directories
+    ]
+    self.position = self.all_positions[0]
 
 
 def make_state(step=0):

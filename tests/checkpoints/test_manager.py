@@ -70,7 +70,8 @@ def test_tf_data_iterator_resumes_without_repeating_or_skipping(tmp_path):
     def save(self, directory):
       self.checkpoint.write(os.fspath(directory / "tf"))
 
-    def restore(self, directory):
+    def restore(self, directories):
+      (directory,) = directories
       self.checkpoint.read(os.fspath(directory / "tf")).assert_consumed()
 
   batches = Batches()
@@ -253,7 +254,7 @@ def test_iterator_errors(tmp_path):
     checkpoints.save(2, make_state(), Counter())
 
     class Other(Counter):
-      def restore(self, directory):
+      def restore(self, directories):
         raise RuntimeError("another pipeline\nand a trace")
 
     with pytest.raises(ValueError, match="not fit .* data: another pipeline$"):

@@ -26,6 +26,15 @@ def pairs(count, *, start=10):
   return dataset_fn
 
 
+def shuffled_pairs(count):
+  """Gives pairs in an order of the source's own, by the seed."""
+
+  def dataset_fn(split, shuffle_files, seed=None):
+    return pairs(count)(split, shuffle_files).shuffle(count, seed=seed)
+
+  return dataset_fn
+
+
 @seqio.map_over_dataset(num_seeds=1)
 @tf.autograph.experimental.do_not_convert
 def add_noise(example, seed):

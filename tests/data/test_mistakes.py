@@ -72,13 +72,34 @@ def test_a_task_that_gives_nothing_is_refused_not_waited_for(
     next(Reader(spec, row_formats.ENCODER_DECODER).batches())
 
 
-def test_a_process_without_examples_is_refused(register):
+def test_a_stream_without_examples_is_refused(register):
   register("pairs", pairs(3))
-  spec = Data(task="pairs", lengths=LENGTHS, batch_size=4)
+  spec = Data(task="pairs", lengths=LENGTHS, batch_size=4, num_streams=4)
   with pytest.raises(ValueError, match=r"\(shard 3 of 4\) has no examples"):
-    Reader(spec, row_formats.ENCODER_DECODER).batches(
-      process_index=3, process_count=4
-    )
+    Reader(spec, row_formats.ENCODER_DECODER).batches()
+
+
+@pytest.mark.parametrize(
+  ("streams", "processes", "message"),
+  [
+    (2, 3, r"Data.num_streams \(2\) must divide .* \(3\), or be a multiple"),
+    (4, 6, r"Data.num_streams \(4\)"),
+    (5, 1, r"batch_size \(12\) must be divisible by Data.num_streams \(5\)"),
+  ],
+)
+def test_streams_that_cannot_be_shared_are_refused(
+  register, streams, processes, message
+):
+  register("pairs", pairs(30))
+  spec = Data(task="pairs", lengths=LENGTHS, batch_size=12, num_streams=streams)
+  reader = Reader(spec, row_formats.ENCODER_DECODER)
+  with pytest.raises(ValueError, match=message):
+    reader.batches(process_count=processes)
+  # What is read in passes is one stream, whatever a configuration sets for all.
+  finite = dataclasses.replace(spec, num_epochs=1)
+  reader = Reader(finite, row_formats.ENCODER_DECODER)
+  assert reader.num_streams == 1
+  next(reader.batches(process_count=processes))
 
 
 def test_a_task_without_a_promised_feature_is_refused(register):

@@ -37,7 +37,7 @@ def test_a_restored_stream_goes_on_to_the_last_bit(register, pack, tmp_path):
   assert_equal_batches(take(stream, 20), expected[40:])
   resumed = Reader(spec, row_formats.ENCODER_DECODER).batches()
   for step in (7, 40, 0, 1):  # Any order: a restore forgets what was before.
-    resumed.restore(tmp_path / str(step))
+    resumed.restore([tmp_path / str(step)])
     assert_equal_batches(take(resumed, 20), expected[step : step + 20])
 
 
@@ -52,7 +52,7 @@ def test_a_restored_mixture_goes_on_to_the_last_bit(register, tmp_path):
     stream.save(tmp_path)
     expected = take(stream, 20)
     resumed = Reader(spec, row_formats.PREFIX).batches()
-    resumed.restore(tmp_path)
+    resumed.restore([tmp_path])
     assert_equal_batches(take(resumed, 20), expected)
   finally:
     seqio.MixtureRegistry.remove("a_and_b")
@@ -88,7 +88,7 @@ def test_stages_follow_one_another_and_resume_to_the_last_bit(stages, tmp_path):
   )
   resumed = Reader(stages, row_formats.ENCODER_DECODER).batches()
   for step in (9, 2, 3):
-    resumed.restore(tmp_path / str(step))
+    resumed.restore([tmp_path / str(step)])
     assert_equal_batches(take(resumed, 14 - step), expected[step:])
 
 
@@ -125,11 +125,10 @@ def test_a_position_is_only_restored_to_its_own_stream(register, tmp_path):
   with pytest.raises(
     ValueError, match=r"batch_size was 4, is 8; seed was 0, is 1$"
   ):
-    Reader(other, row_formats.ENCODER_DECODER).batches().restore(tmp_path)
-  with pytest.raises(ValueError, match="another number of processes"):
-    Reader(spec, row_formats.ENCODER_DECODER).batches(process_count=2).restore(
-      tmp_path
-    )
+    Reader(other, row_formats.ENCODER_DECODER).batches().restore([tmp_path])
+  other = dataclasses.replace(spec, num_streams=2)
+  with pytest.raises(ValueError, match="with another Data.num_streams"):
+    Reader(other, row_formats.ENCODER_DECODER).batches().restore([tmp_path])
 
 
 def test_what_keeps_no_position_is_refused(register, tmp_path):

@@ -21,6 +21,7 @@ from tests.data.streams import (
   assert_equal_batches,
   long_pair,
   pairs,
+  shuffled_pairs,
   take,
   which,
 )
@@ -100,20 +101,14 @@ def test_each_epoch_has_another_order_and_other_noise(register):
   assert order[:40] != order[40:]
 
 
-def shuffled_pairs(count):
-  """Gives pairs in an order of the source's own, by the seed."""
-
-  def dataset_fn(split, shuffle_files, seed=None):
-    return pairs(count)(split, shuffle_files).shuffle(count, seed=seed)
-
-  return dataset_fn
-
-
-def test_two_processes_share_the_examples_between_them(register):
+def test_two_streams_share_the_examples_between_them(register):
   # The trap: with seeds of their own, both would take every second example of
   # another order each. Some would come twice, and some never.
   register("shuffled", shuffled_pairs(40))
-  spec = Data(task="shuffled", lengths=LENGTHS, batch_size=8, shuffle=False)
+  spec = Data(
+    task="shuffled", lengths=LENGTHS, batch_size=8, shuffle=False,
+    num_streams=2,
+  )  # fmt: skip
   seen = []
   for index in range(2):
     stream = Reader(spec, row_formats.ENCODER_DECODER).batches(
@@ -125,13 +120,15 @@ def test_two_processes_share_the_examples_between_them(register):
   assert sorted(seen) == list(range(10, 50))
 
 
-def test_shards_draw_noise_of_their_own(register):
+def test_streams_draw_noise_of_their_own(register):
   def same(split, shuffle_files, seed=None):
     pair = {"inputs": tf.fill([8], 5), "targets": tf.fill([1], 5)}
     return tf.data.Dataset.from_tensors(pair).repeat(8)
 
   register("same", same, add_noise)
-  spec = Data(task="same", lengths=LENGTHS, batch_size=8, shuffle=False)
+  spec = Data(
+    task="same", lengths=LENGTHS, batch_size=8, shuffle=False, num_streams=2
+  )
   inputs = [
     next(
       Reader(spec, row_formats.ENCODER_DECODER).batches(

@@ -22,7 +22,7 @@ def step(loss):
   terms["skipped_steps"] = Term(jnp.zeros(()), one)
   terms["moe_loss"] = Term(jnp.array([1.0, 2.0]), jnp.array([2.0, 4.0]))
   digest = jnp.uint32(2**32 - 1)
-  return Metrics(terms, {"grad_norm": jnp.asarray(loss)}, digest)
+  return Metrics(terms, {"grad_norm": jnp.asarray(loss)}, digest, COUNTS)
 
 
 def clock():
@@ -34,7 +34,7 @@ def clock():
 def interval(*losses):
   made = metrics_log.Interval(clock())
   for loss in losses:
-    made.add(step(loss), COUNTS)
+    made.add(step(loss))
   return made
 
 
@@ -84,8 +84,8 @@ def test_an_interval_that_was_cut_is_recorded_as_the_whole_one(tmp_path, bad):
   text = (tmp_path / "interval.json").read_text()
   json.loads(text, parse_constant=pytest.fail)
   again = metrics_log.Interval(clock())
-  again.restore(tmp_path)
-  again.add(step(3.0), COUNTS)
+  again.restore([tmp_path])
+  again.add(step(3.0))
   one, other = whole.take(), again.take()
   assert not math.isfinite(one["loss"]) and not math.isfinite(other["loss"])
   del one["loss"], other["loss"]
@@ -134,4 +134,4 @@ def test_an_interval_of_an_earlier_version_is_refused(tmp_path):
   del saved["batch_digest"]
   path.write_text(json.dumps(saved))
   with pytest.raises(ValueError, match="an earlier version of t5x_lite"):
-    metrics_log.Interval(clock()).restore(tmp_path)
+    metrics_log.Interval(clock()).restore([tmp_path])

@@ -48,7 +48,14 @@ RANK_2 = {
         process_id=1,
       ),
     ),
-    (OURS | {"T5X_LITE_NUM_PROCESSES": "1", "T5X_LITE_PROCESS_ID": "0"}, None),
+    # One process: with the collectives of several.
+    (
+      OURS | {"T5X_LITE_NUM_PROCESSES": "1", "T5X_LITE_PROCESS_ID": "0"},
+      Cluster(
+        kind="explicit", coordinator_address="host0:1234", num_processes=1,
+        process_id=0,
+      ),
+    ),
     # What is said on purpose goes before what is found.
     (
       OURS | SRUN,

@@ -37,7 +37,7 @@ LOCK = ".train.lock"
 _MAY_CHANGE = (
   "total_steps", "microbatches", "layout", "eval", "keep", "sampler",
   "log_every", "eval_every", "sample_every", "checkpoint_every", "constraints",
-  "max_skipped_steps",
+  "max_skipped_steps", "loss_spike", "sdc_check_every",
 )  # fmt: skip
 _PACKAGES = (
   "flax", "gin-config", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint",
@@ -222,6 +222,15 @@ def provenance(argv) -> dict:
     "devices": f"{len(devices)} x {devices[0].device_kind}",
     "processes": jax.process_count(),
   }
+
+
+def facts(run) -> dict[str, str]:
+  """Returns what the processes of a run must have in common, by name."""
+  found = {"commit": commit()} | {
+    f"version of {k}": v for k, v in versions().items()
+  }
+  found |= {f"Run.{path}": value for path, value in flatten(run).items()}
+  return {name: str(value) for name, value in found.items()}
 
 
 def versions() -> dict[str, str]:

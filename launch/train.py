@@ -11,6 +11,11 @@ DETAILS = """
 Writes checkpoints, metrics.jsonl, TensorBoard events, samples, and the whole
 configuration (config.gin) to RUN. The same command resumes a run; so does
 --model_dir=RUN alone. On Ctrl-C or SIGTERM, a checkpoint is saved first.
+
+Training that diverges stops with status 2: updates that are not finite
+(run.Run.max_skipped_steps) or a loss far above those before
+(run.Run.loss_spike). --gin.run.Run.sdc_check_every=N computes every N-th step
+twice and compares the devices' copies, to find those that compute wrongly.
 """
 EXAMPLE = """
 t5x_lite train --gin_file=gin/runs/quickstart.gin --model_dir=runs/first \\
@@ -30,6 +35,13 @@ def define(values):
     "STEP:COUNT: profile COUNT steps from STEP on, into RUN/profile. SIGUSR1 "
     "profiles 3 steps, or COUNT, from the next one on.",
     flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_integer(
+    "replay", None,
+    "Repeat this step only, at which training has stopped (RUN/stopped-STEP): "
+    "print the norms of its parameters and gradients and whether the loss has "
+    "the same bits, and write nothing.",
+    lower_bound=1, flag_values=values,
   )  # fmt: skip
   options.process_flags(values)
 
@@ -57,9 +69,15 @@ def _train(values, **watching):
 
   import jax
 
+  from t5x_lite.devices import agreement
   from t5x_lite.training import Run, train
 
   run = config.build(Run)
+  if jax.process_count() > 1:
+    agreement.check(rundir.facts(run))
+  if values.replay:
+    train(run, model_dir=values.model_dir, replay=values.replay)
+    return
   changed = directory.check(run)
   if jax.process_index() != 0:
     train(run, model_dir=values.model_dir, **watching)

@@ -7,7 +7,7 @@ of one element, by a single bit or by many, always changes the checksum.
 
 import functools
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ def of_batch(batch: Mapping[str, jax.Array]) -> jax.Array:
   return jnp.sum(_mixed(rows_B), dtype=jnp.uint32)
 
 
-def of_copies(leaves: Sequence[jax.Array]) -> np.ndarray:
+def of_copies(leaves: Iterable[jax.Array]) -> np.ndarray:
   """Returns the checksum of what each device holds of each array.
 
   A device reads its own memory, so copies that should be equal are compared as
@@ -45,8 +45,9 @@ def of_copies(leaves: Sequence[jax.Array]) -> np.ndarray:
   Returns:
     uint32 [arrays, devices], in the order of the mesh's devices.
   """
+  leaves = tuple(leaves)
   specs = tuple(leaf.sharding.spec for leaf in leaves)
-  return np.asarray(_table(leaves[0].sharding.mesh, specs)(tuple(leaves)))
+  return np.asarray(_table(leaves[0].sharding.mesh, specs)(leaves))
 
 
 @functools.cache

@@ -12,6 +12,7 @@ from t5x_lite.decoding import GREEDY, UNCONSTRAINED, Constraints, Sampler
 from t5x_lite.devices.layout import Layout
 from t5x_lite.model import Model
 from t5x_lite.optim.optimizers import Optimizer
+from t5x_lite.training.loss_spike import LossSpike
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,10 @@ class Run:
       multiple of these steps and after the last step; None: never.
     max_skipped_steps: steps in a row whose loss or gradient is not finite,
       and which therefore change nothing, after which training stops.
+    loss_spike: after what rise of the loss training stops; None: never.
+    sdc_check_every: check the devices for silent data corruption at every
+      multiple of these steps, at the cost of one more step and of the memory of
+      one more training state (corruption.py); None: never.
     keep: which checkpoints to keep.
     warm_start: the checkpoint to initialise the parameters from; None
       initialises them at random.
@@ -51,6 +56,8 @@ class Run:
   sample_every: int | None = None
   checkpoint_every: int | None = 1000
   max_skipped_steps: int = 10
+  loss_spike: LossSpike | None = LossSpike()
+  sdc_check_every: int | None = None
   keep: Retention = Retention()
   warm_start: WarmStart | None = None
   sampler: Sampler = GREEDY
@@ -60,6 +67,7 @@ class Run:
     for name in (
       "total_steps", "microbatches", "log_every", "eval_every",
       "sample_every", "checkpoint_every", "max_skipped_steps",
+      "sdc_check_every",
     ):  # fmt: skip
       value = getattr(self, name)
       if value is not None and value < 1:

@@ -55,6 +55,11 @@ def init_state(
   return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
+def dropout_key(seed: int) -> jax.Array:
+  """Returns the key of a run's dropout, `train_step`'s `dropout_key`."""
+  return jax.random.key(seed + 1)
+
+
 def gradients(
   model: Model, microbatches: int = 1
 ) -> Callable[[Params, Batch, jax.Array], tuple[Params, Terms]]:

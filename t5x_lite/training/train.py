@@ -15,14 +15,17 @@ from t5x_lite.checkpoints.manager import Checkpoints
 from t5x_lite.data import vocabulary_record
 from t5x_lite.data.reader import Reader
 from t5x_lite.data.resolved_task import ResolvedTask
-from t5x_lite.devices import matmul_peak, memory
+from t5x_lite.devices import agreement, matmul_peak, memory
 from t5x_lite.evaluation import evaluate, held_out
 from t5x_lite.files.slow import announced
 from t5x_lite.optim import optimizers
-from t5x_lite.training import metrics_log, samples, step
-from t5x_lite.training.divergence import Guard
+from t5x_lite.training import metrics_log, samples, step, stopped
+from t5x_lite.training.corruption import CheckedStep
+from t5x_lite.training.divergence import Guard, Step
+from t5x_lite.training.examination import examiner
 from t5x_lite.training.goodput import Clock
 from t5x_lite.training.profiling import Profile, Profiler
+from t5x_lite.training.replaying import replay_step
 from t5x_lite.training.run import Run
 from t5x_lite.training.step import TrainState
 from t5x_lite.training.stop import Stop
@@ -34,6 +37,7 @@ def train(
   model_dir: str,
   clock: Clock | None = None,
   profile: Profile | None = None,
+  replay: int | None = None,
 ) -> TrainState:
   """Trains, or resumes training, until `run.total_steps`.
 
@@ -48,6 +52,8 @@ def train(
       TensorBoard events.
     clock: the run's clock, if it has been running before this call.
     profile: the steps to profile.
+    replay: repeat this step only, at which training has stopped (stopped.py),
+      print what is found, and write nothing.
 
   Returns:
     The final state.
@@ -58,6 +64,7 @@ def train(
       Raised before the run writes any file. Later: training diverges.
   """
   clock = clock or Clock()
+  recorded = None if replay is None else stopped.read(model_dir, replay)
   reader, *eval_readers = _readers(run)
   task = reader.task
   model, settings = _fit(run, task, model_dir)
@@ -76,10 +83,11 @@ def train(
   layout = run.layout.fit(axes.params, abstract_state.params)
   with layout.activate(), contextlib.ExitStack() as stack:
     abstract_state = _place(abstract_state, axes, layout)
-    checkpoints = stack.enter_context(Checkpoints(model_dir, run.keep))
+    keep = None if recorded else run.keep
+    checkpoints = stack.enter_context(Checkpoints(model_dir, keep))
     # Both programs compile in the background while this thread reads data.
     compiled_init = None
-    if checkpoints.latest_step is None:
+    if checkpoints.latest_step is None or recorded:
       with clock("compile"):
         compiled_init = _compile_init(run, model, optimizer, abstract_state)
     index, count = layout.data_shard()
@@ -87,6 +95,18 @@ def train(
     with clock("compile"):
       train_step = _compile_step(
         run, model, optimizer, layout, abstract_state, batches
+      )
+    examine = examiner(run, model, layout)
+    if recorded:
+      return replay_step(
+        *recorded,
+        checkpoints=checkpoints,
+        abstract_state=abstract_state,
+        first_state=lambda: _first_state(run, task, compiled_init.result()),
+        batches=batches,
+        train_step=train_step.result(),
+        examine=examine,
+        layout=layout,
       )
     batches.check_resumable()
     interval = metrics_log.Interval(clock)
@@ -123,7 +143,14 @@ def train(
       last = number == run.total_steps
       return every is not None and (number % every == 0 or last)
 
-    guard = Guard(run.max_skipped_steps, say=recorder.say)
+    checked_step = CheckedStep(train_step, every=run.sdc_check_every)
+    guard = Guard(run, say=recorder.say)
+    stack.enter_context(
+      stopped.recording(
+        checkpoints, model_dir=model_dir, task=task, layout=layout,
+        examine=examine,
+      )
+    )  # fmt: skip
     profiler = stack.enter_context(
       Profiler(
         profile or Profile(), model_dir, program=train_step, clock=clock,
@@ -135,11 +162,12 @@ def train(
     for number in range(steps_done + 1, run.total_steps + 1):
       profiler.before(number)
       with clock("data_wait", hidden=guard.is_busy):
-        batch = next(batches)
+        host_batch = next(batches)
       with jax.profiler.StepTraceAnnotation("train", step_num=number):
-        state, metrics = train_step(state, layout.shard_batch(batch))
+        batch = layout.shard_batch(host_batch)
+        state, metrics = checked_step(number, state, batch)
       interval.add(metrics)
-      guard.watch(number, metrics)
+      guard.watch(Step(number, metrics, host_batch), state.params)
 
       stopping = stop.requested(number)
       if stopping:
@@ -164,12 +192,12 @@ def train(
           samples.write(model, state.params, run, sample_reader, layout, path)
       if due(run.checkpoint_every, number) or stopping:
         guard.catch_up()
-        if guard.has_updated or stopping or number == run.total_steps:
+        if guard.is_sound or stopping or number == run.total_steps:
           checkpoints.confirm(guard.verified_step)
           with clock("checkpoint"):
             checkpoints.save(number, state, host_state, evaluation)
         else:
-          recorder.say(f"step {number}: no checkpoint, as nothing is updated")
+          recorder.say(f"step {number}: no checkpoint, as training diverges")
       recorder.advance(number)
       if stopping:
         break
@@ -260,12 +288,15 @@ def _compile_step(run, model, optimizer, layout, abstract_state, batches):
       model,
       optimizer,
       microbatches=run.microbatches,
-      dropout_key=jax.random.key(run.seed + 1),
+      dropout_key=step.dropout_key(run.seed),
     ),
     donate_argnums=0,
     out_shardings=(shardings, layout.replicated()),
   )
-  return _compile(function.lower(abstract_state, abstract_batch))
+  lowered = function.lower(abstract_state, abstract_batch)
+  if jax.process_count() > 1:
+    agreement.check({"the compiled step": lowered.as_text()})
+  return _compile(lowered)
 
 
 def _compile(lowered) -> concurrent.futures.Future:

@@ -93,6 +93,7 @@ def main(values, arguments):
 def _plan(folder, study, text, values) -> dict:
   """Returns the plan in a directory; makes one if there is none."""
   from launch import study_file, study_plan
+  from t5x_lite.files import lock
 
   plan = study_file.find(folder, text)
   if plan is not None and not values.resume:
@@ -105,20 +106,28 @@ def _plan(folder, study, text, values) -> dict:
       f"--output={folder} has no study yet: plan it first, with --jobs=0"
     )
   if plan is None:
-    plan = study_plan.make(study, text, values.gin_search_paths)
-    study_file.write(folder, plan)
+    try:
+      with lock.directory(folder):
+        plan = study_plan.make(study, text, values.gin_search_paths)
+        study_file.write(folder, plan)
+    except lock.Held as other:
+      raise ValueError(
+        f"--output={folder} is being planned by {other.holder}: wait for its "
+        "end, or give another --output"
+      ) from None
   study_file.check_arms(plan, study, folder)
   return plan
 
 
 def _report(folder, plan, failed, say) -> int:
   from t5x_lite.ablation import report, results, tensorboard_hparams
-  from t5x_lite.files import disk, json_text
+  from t5x_lite.files import disk, json_text, lock
 
-  tensorboard_hparams.label(folder, plan)
-  found = results.gather(folder, plan)
-  text = json_text.dumps(found, what="results.json")
-  disk.write_text(folder / "results.json", f"{text}\n")
-  report.write(found, folder)
+  with lock.exclusive(folder / lock.NAME, wait=True):
+    tensorboard_hparams.label(folder, plan)
+    found = results.gather(folder, plan)
+    text = json_text.dumps(found, what="results.json")
+    disk.write_text(folder / "results.json", f"{text}\n")
+    report.write(found, folder)
   say(f"{found['arms_done']} of {len(plan['arms'])} arms: {folder}/report.html")
   return 1 if failed else 0

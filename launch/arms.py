@@ -62,6 +62,8 @@ class Arm:
       raise ValueError(
         f"arm {self.name} is already being run by another process"
       ) from None
+    except OSError:  # No flock here: `train` holds its directory by a lease.
+      pass
     self._left = [
       words for run in self._runs if not run.done for words in run.commands
     ]

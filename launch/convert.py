@@ -110,12 +110,19 @@ def main(values, arguments):
   # Bits are only moved, for which the host is enough and has the most room.
   os.environ.setdefault("JAX_PLATFORMS", "cpu")
   from launch import rundir
+  from t5x_lite.files import lock
 
   source = _read(pathlib.Path(values.input).expanduser(), values)
   output = pathlib.Path(values.output).expanduser()
-  {"hf": _write_hf, "run": _write_run, "split": _write_split}[values.to](
-    source, output, values
-  )
+  write = {"hf": _write_hf, "run": _write_run, "split": _write_split}[values.to]
+  try:
+    with lock.directory(output):
+      write(source, output, values)
+  except lock.Held as other:
+    raise ValueError(
+      f"--output={output} is being written by {other.holder}: wait for its "
+      "end, or give another --output"
+    ) from None
   rundir.say(f"wrote {output}")
 
 
@@ -228,15 +235,13 @@ def _write_run(source, output, values):
 
   if (output / rundir.CONFIG).exists():
     raise ValueError(f"--output={output} holds a run: give another directory")
-  had = {entry.name for entry in output.iterdir()} if output.exists() else None
+  had = {entry.name for entry in output.iterdir()}
   _copy(source.companions, output)
   try:
     has_text = new_run.write(source.model, source.params, output, values)
   except ValueError:
-    for name in source.companions.keys() - (had or set()):
+    for name in source.companions.keys() - had:
       (output / name).unlink()
-    if had is None and not any(output.iterdir()):
-      output.rmdir()
     raise
   if not has_text:
     rundir.say(
@@ -248,7 +253,6 @@ def _write_run(source, output, values):
 def _copy(companions, output):
   from t5x_lite.files import disk
 
-  output.mkdir(parents=True, exist_ok=True)
   for name, file in companions.items():
     if isinstance(file, str):
       disk.write_text(output / name, file)

@@ -7,7 +7,7 @@ from absl import flags
 from etils import epath
 
 from launch import options, rundir
-from t5x_lite.files import json_text
+from t5x_lite.files import json_text, lock
 
 USAGE = "--model_dir=RUN [flags]"
 DETAILS = """
@@ -83,7 +83,7 @@ def main(values, arguments):
     "commit": rundir.commit(),
   }
   path = epath.Path(values.model_dir) / f"eval-{restored.step}.json"
-  earlier = _earlier(path)
+  _earlier(path)  # A damaged file is refused before minutes of evaluation.
   results, metrics = [], {}
   for data in held_out.held_out(readers, layout=restored.layout):
     found = evaluate.evaluate(
@@ -98,11 +98,20 @@ def main(values, arguments):
     metrics |= found
     of = dataclasses.asdict(data.reader.spec) | settings
     results.append({"of": of, "metrics": found})
-  measured = [json.loads(json_text.dumps(result["of"])) for result in results]
-  results = [r for r in earlier if r["of"] not in measured] + results
-  evaluate.write({"step": restored.step, "results": results}, path)
   if jax.process_index() == 0:
+    _add(path, restored.step, results)
     print(json_text.dumps(metrics) if values.json else _table(metrics, path))
+
+
+def _add(path, step, results):
+  """Adds results to a step's file, in place of earlier ones of the same."""
+  from t5x_lite.evaluation import evaluate
+
+  measured = [json.loads(json_text.dumps(result["of"])) for result in results]
+  # Another evaluation of the step may end at the same time.
+  with lock.exclusive(path.with_name(".eval.lock"), wait=True):
+    others = [r for r in _earlier(path) if r["of"] not in measured]
+    evaluate.write({"step": step, "results": others + results}, path)
 
 
 def _earlier(path):

@@ -3,20 +3,17 @@
 RUN/config.gin            the whole configuration in one file
 RUN/operative_config.gin  the values that were used, defaults included
 RUN/run.json              settings, versions, commit, devices, starts
-RUN/.train.lock           locked by the process that trains
+RUN/.lock                 held by the process that trains
 RUN/checkpoints, metrics.jsonl, ...: see t5x_lite/training/train.py
 """
 
 import contextlib
 import dataclasses
-import fcntl
 import importlib.metadata
 import json
 import math
-import os
 import pathlib
 import platform
-import socket
 import subprocess
 import sys
 import time
@@ -26,12 +23,11 @@ from etils import epath
 
 import t5x_lite
 from launch import config
-from t5x_lite.files import disk, json_text
+from t5x_lite.files import disk, json_text, lock
 
 CONFIG = "config.gin"
 OPERATIVE = "operative_config.gin"
 RECORD = "run.json"
-LOCK = ".train.lock"
 
 # Settings that may change on resume: they do not affect the updates.
 _MAY_CHANGE = (
@@ -141,7 +137,7 @@ class RunDirectory:
     record = self.path / RECORD
     before = _read(record) if record.exists() else {}
     if not before:
-      names = (CONFIG, OPERATIVE, RECORD, LOCK, "checkpoints")
+      names = (CONFIG, OPERATIVE, RECORD, lock.NAME, "checkpoints")
       self._made += [self.path / name for name in names]
     content = provenance(argv)
     content["configuration"] = flatten(run)
@@ -161,29 +157,19 @@ class RunDirectory:
     Raises:
       ValueError: another process is training in it.
     """
-    if "://" in str(self.path):  # Object stores have no locks.
-      yield
-      return
-    with open(self.path / LOCK, "a+") as lock:
-      try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except BlockingIOError:
-        lock.seek(0)
-        raise ValueError(
-          f"--model_dir={self.path} is being trained by "
-          f"{lock.read() or 'another process'}: wait for its end, or give "
-          "another --model_dir"
-        ) from None
-      except OSError as error:
-        say(f"{self.path} cannot be locked ({error.strerror}): see to it that "
-            "no other process trains in it")  # fmt: skip
-      lock.truncate(0)
-      lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-      lock.flush()
-      yield
+    try:
+      with lock.exclusive(self.path / lock.NAME):
+        yield
+    except lock.Held as other:
+      raise ValueError(
+        f"--model_dir={self.path} is being trained by {other.holder}: wait for "
+        "its end, or give another --model_dir"
+      ) from None
 
   def undo(self):
     """Removes the files of this start if the run then failed to begin."""
+    if not self.path.exists():
+      return
     ours = {path.name for path in self._made}
     for entry in self.path.iterdir():
       if entry.name not in ours or entry.is_dir() and any(entry.iterdir()):

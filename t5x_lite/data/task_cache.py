@@ -17,7 +17,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from t5x_lite.files import json_text
+from t5x_lite.files import json_text, lock
 
 
 def write(
@@ -50,9 +50,17 @@ def write(
     )
   if num_shards < 1:
     raise ValueError(f"num_shards ({num_shards}) must be at least 1")
+  os.makedirs(os.path.dirname(folder), exist_ok=True)
+  with lock.exclusive(f"{folder}.lock"):
+    _write(task, folder, num_shards, report)
+  return folder
+
+
+def _write(task, folder: str, num_shards: int, report) -> None:
   if os.path.exists(folder):
     raise ValueError(f"task {task.name} is cached in {folder} already")
-  partial = f"{folder}.partial-{os.getpid()}"
+  partial = f"{folder}.partial"
+  shutil.rmtree(partial, ignore_errors=True)  # Of a process that was killed.
   os.makedirs(partial)
   try:
     for split in task.splits:
@@ -63,7 +71,6 @@ def write(
     os.rename(partial, folder)
   finally:
     shutil.rmtree(partial, ignore_errors=True)
-  return folder
 
 
 def folder_of(task_name: str, cache_dir: str) -> str:

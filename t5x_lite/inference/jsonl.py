@@ -1,13 +1,13 @@
 """Writes results as JSON Lines, so that an interrupted job can continue."""
 
-import fcntl
+import contextlib
 import json
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from t5x_lite.files import disk, json_text
+from t5x_lite.files import disk, json_text, lock
 
 
 class Output:
@@ -33,18 +33,18 @@ class Output:
     """
     self.path = str(path)
     self._job_path = f"{self.path}.job.json"
-    self._fd = None
+    self._fd, self._lock = None, contextlib.ExitStack()
     self._warned = set()
     job = json.loads(json_text.dumps(job))
     try:
       self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-      fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      self._lock.enter_context(lock.exclusive(f"{self.path}.lock"))
       self._claim(job)
       self.num_lines = self._remove_partial_line()
-    except BlockingIOError:
+    except lock.Held as other:
       self.close()
       raise ValueError(
-        f"{self.path} is being written by another process: wait for it, or "
+        f"{self.path} is being written by {other.holder}: wait for its end, or "
         "choose another output"
       ) from None
     except OSError as e:
@@ -78,6 +78,7 @@ class Output:
     if self._fd is not None:
       os.close(self._fd)
       self._fd = None
+    self._lock.close()
 
   def __enter__(self) -> "Output":
     return self

@@ -11,6 +11,7 @@ from t5x_lite import row_formats
 from t5x_lite.data import Data, task_cache
 from t5x_lite.data.reader import Reader
 from t5x_lite.data.resolved_task import resolve
+from t5x_lite.files import lock
 from tasks import mixtures
 from tests.tasks import streams
 
@@ -108,6 +109,17 @@ def test_a_cache_is_written_once_and_whole(task, cache_dir, tmp_path):
 
   with pytest.raises(KeyboardInterrupt):
     task_cache.write(task, str(tmp_path), report=stop)
+  assert not os.listdir(tmp_path)
+
+
+def test_a_cache_has_one_writer_at_a_time(task, tmp_path):
+  def again(line):
+    with pytest.raises(lock.Held, match=f"is held by process {os.getpid()}"):
+      task_cache.write(task, str(tmp_path))
+    raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    task_cache.write(task, str(tmp_path), report=again)
   assert not os.listdir(tmp_path)
 
 

@@ -73,7 +73,7 @@ def test_another_jobs_file_is_refused_and_left_alone(tmp_path):
 def test_two_writers_are_refused(tmp_path):
   path = tmp_path / "out.jsonl"
   with jsonl.Output(path, JOB):
-    with pytest.raises(ValueError, match="written by another process"):
+    with pytest.raises(ValueError, match="written by process"):
       jsonl.Output(path, JOB)
 
 

@@ -13,6 +13,7 @@ import pytest
 from launch import arms, config, main, study_file, study_plan
 from t5x_lite.ablation import measures
 from t5x_lite.ablation import study as study_lib
+from t5x_lite.files import lock
 
 ROOT = pathlib.Path(__file__).parents[2]
 FOLDER = ROOT / "gin" / "ablations"
@@ -127,6 +128,16 @@ def test_a_cluster_runs_arms_by_their_number(planned, tmp_path, capsys):
   assert arm_folders == ["one-seed1"]
   log = (folder / "arms" / "one-seed1" / "arm.log").read_text()
   assert "a.gin" in log and log in capsys.readouterr().err
+
+
+def test_two_do_not_plan_one_study(planned, capsys):
+  folder, _, command = planned
+  (folder / study_file.PLAN).unlink()
+  with lock.directory(folder):
+    assert main.main([*command, "--jobs=0"]) == 2
+  said = capsys.readouterr().err
+  assert f"--output={folder} is being planned by process" in said
+  assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """What single commands print and read."""
 
+import concurrent.futures
 import dataclasses
 import json
 import types
 
 import numpy as np
 import pytest
+from etils import epath
 
 from launch import describe, infer, main, options, tasks
 from launch import eval as evaluate
@@ -49,6 +51,21 @@ def test_fill_ins_and_continuations_read_well():
   assert "a <extra_id_0> c\n  -> a b c\n" in infer._show(filled)
   continued = {**common, "prediction": "d"}
   assert "  -> a <extra_id_0> c d\n" in infer._show(continued)
+
+
+def test_evaluations_that_end_together_are_all_there(tmp_path):
+  path = epath.Path(tmp_path) / "eval-3.json"
+
+  def add(number):
+    for i in range(5):
+      result = {"of": {"task": f"{number}-{i}"}, "metrics": {"loss": 1.0}}
+      evaluate._add(path, 3, [result])
+
+  with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    list(pool.map(add, range(4)))
+  results = json.loads(path.read_text())["results"]
+  assert len({result["of"]["task"] for result in results}) == 20
+  assert [entry.name for entry in tmp_path.iterdir()] == ["eval-3.json"]
 
 
 def test_the_table_of_an_evaluation_compares_with_the_unigram_entropy():

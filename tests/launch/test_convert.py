@@ -11,6 +11,7 @@ import sentencepiece
 
 from launch import config, gin_writer, main
 from t5x_lite import interop
+from t5x_lite.files import lock
 from t5x_lite.model import Model
 from tasks import sentencepiece_training
 from tests import tiny
@@ -46,6 +47,16 @@ def byt5(tmp_path_factory):
 def run(byt5):
   assert convert(byt5, "run", byt5.parent / "run") == 0
   return byt5.parent / "run"
+
+
+def test_two_do_not_write_into_one_directory(byt5, tmp_path, capsys):
+  for to in ("hf", "run", "split"):
+    with lock.directory(tmp_path / to):
+      assert convert(byt5, to, tmp_path / to) == 2
+      assert [path.name for path in (tmp_path / to).iterdir()] == [lock.NAME]
+    said = capsys.readouterr().err
+    assert f"--output={tmp_path}/{to} is being written by process" in said
+    assert said.count("\n") == 1
 
 
 def test_a_language_model_goes_on_as_transformers_does(tmp_path, capsys):

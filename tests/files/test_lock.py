@@ -1,0 +1,164 @@
+"""Locks of a file: flock where there is one, else a lease."""
+
+import fcntl
+import multiprocessing
+import os
+import signal
+import threading
+import time
+
+import pytest
+from etils import epath
+
+from t5x_lite.files import lease, lock
+
+
+@pytest.fixture(params=["flock", "lease"])
+def kind(request, monkeypatch):
+  """Each kind of lock; leases of a tenth of a second stand for those of 10."""
+  if request.param == "lease":
+
+    def unsupported(*args):
+      raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+  monkeypatch.setattr(lease, "EXPIRES", 1.5)
+  monkeypatch.setattr(lease, "BEAT", 0.1)
+  monkeypatch.setattr(lease, "SETTLE", 0.05)
+  return request.param
+
+
+@pytest.fixture
+def path(tmp_path):
+  return epath.Path(tmp_path) / lock.NAME
+
+
+def in_a_process(function, *arguments):
+  process = multiprocessing.get_context("fork").Process(
+    target=function, args=arguments
+  )
+  process.start()
+  return process
+
+
+def hold(path, held, end):
+  with lock.exclusive(path):
+    held.set()
+    end.wait()
+
+
+@pytest.fixture
+def holder(path):
+  """Another process, which holds the lock."""
+  held, end = (multiprocessing.get_context("fork").Event() for _ in range(2))
+  process = in_a_process(hold, path, held, end)
+  assert held.wait(10)
+  yield process, end
+  process.kill()
+  process.join()
+
+
+def test_a_second_holder_is_refused_and_told_of_the_first(kind, path, holder):
+  process, end = holder
+  with pytest.raises(lock.Held, match=rf"process {process.pid} on \S+"):
+    with lock.exclusive(path):
+      pass
+  end.set()
+  process.join()
+  assert process.exitcode == 0 and not path.exists()
+  with lock.exclusive(path):
+    pass
+  assert not path.exists()
+
+
+def test_one_that_waits_has_it_next(kind, path, holder):
+  _, end = holder
+  begun = time.monotonic()
+  threading.Timer(0.3, end.set).start()
+  with lock.exclusive(path, wait=True):
+    assert time.monotonic() - begun > 0.25
+
+
+def test_a_killed_holder_is_followed(kind, path, holder):
+  process, _ = holder
+  os.kill(process.pid, signal.SIGKILL)
+  process.join()
+  begun = time.monotonic()
+  with lock.exclusive(path):
+    waited = time.monotonic() - begun
+  assert waited < 0.5 if kind == "flock" else 0.3 < waited < 5
+
+
+def test_four_processes_never_hold_it_together(
+  kind, path, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(lease, "SETTLE", 0.4)  # A machine may be busy.
+
+  def work():
+    for _ in range(10 if kind == "flock" else 1):
+      with lock.exclusive(path, wait=True):
+        (tmp_path / "inside").mkdir()  # Fails if it is there.
+        time.sleep(0.01)
+        (tmp_path / "inside").rmdir()
+
+  processes = [in_a_process(work) for _ in range(4)]
+  for process in processes:
+    process.join()
+  assert [process.exitcode for process in processes] == [0] * 4
+
+
+@pytest.mark.parametrize("by", ["taken over", "removed"])
+def test_a_lost_lease_ends_its_holder(path, by, monkeypatch, capfd):
+  monkeypatch.setattr(lease, "BEAT", 0.1)
+  monkeypatch.setattr(lease, "SETTLE", 0.0)
+  monkeypatch.setattr(os, "_exit", lambda status: ended.append(status))
+  ended = []
+  with lease.held(path, "process 1 on here", wait=False):
+    if by == "removed":
+      path.unlink()
+    else:
+      lease._renew(path, {"id": "another", "holder": "process 2 on there"})
+    time.sleep(0.5)
+  assert ended == [1]
+  assert "was taken over or removed: ends" in capfd.readouterr().err
+  assert path.exists() == (by == "taken over")
+
+
+def test_a_store_that_fails_for_a_while_loses_no_lease(path, monkeypatch):
+  monkeypatch.setattr(lease, "EXPIRES", 1.0)
+  monkeypatch.setattr(lease, "BEAT", 0.05)
+  monkeypatch.setattr(lease, "SETTLE", 0.0)
+  monkeypatch.setattr(os, "_exit", lambda status: ended.append(status))
+  ended, renew = [], lease._renew
+
+  def fail(*args):
+    raise RuntimeError("503")
+
+  with lease.held(path, "process 1 on here", wait=False):
+    monkeypatch.setattr(lease, "_renew", fail)
+    time.sleep(0.3)
+    monkeypatch.setattr(lease, "_renew", renew)
+    time.sleep(0.3)
+    assert not ended
+    monkeypatch.setattr(lease, "_renew", fail)
+    time.sleep(1.5)
+    assert ended == [1]
+
+
+def test_a_directory_is_made_for_its_writer_and_removed_if_nothing_came(
+  tmp_path,
+):
+  folder = tmp_path / "a" / "b"
+  with lock.directory(folder):
+    with pytest.raises(lock.Held), lock.directory(folder):
+      pass
+  assert not list(tmp_path.iterdir())
+  with lock.directory(folder):
+    (folder / "file").touch()
+  assert [path.name for path in folder.iterdir()] == ["file"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+  with pytest.raises(ValueError, match="cannot write .*nonesuch/.lock: No su"):
+    with lock.exclusive(tmp_path / "nonesuch" / lock.NAME):
+      pass

@@ -27,6 +27,8 @@ _TUNABLES = {
   "glibc.malloc.top_pad": 64 << 20,
 }
 _GUARD = "T5X_LITE_ENVIRONMENT"
+# JAX keeps no program that took less, by default 1 s.
+_MIN_COMPILE_TIME = "jax_persistent_cache_min_compile_time_secs"
 
 _QUIET = {
   # 3: XLA and TensorFlow print fatal errors only; other errors are raised as
@@ -158,8 +160,9 @@ def load_tasks():
   """Imports the tasks that are registered by name, and with them TensorFlow.
 
   Also sets JAX's compilation cache, in the tasks' cache folder, unless the user
-  has set $JAX_COMPILATION_CACHE_DIR. The next run of a model then starts some
-  seconds sooner.
+  has set $JAX_COMPILATION_CACHE_DIR, so that a restart compiles nothing. Small
+  programs are kept too, unless $JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS says
+  otherwise: together they take seconds.
   """
   with importing():
     importlib.import_module("tasks")
@@ -170,3 +173,5 @@ def load_tasks():
   if jax.config.jax_compilation_cache_dir is None:
     folder = cache.directory() / "programs"
     jax.config.update("jax_compilation_cache_dir", str(folder))
+  if _MIN_COMPILE_TIME.upper() not in os.environ:
+    jax.config.update(_MIN_COMPILE_TIME, 0.0)

@@ -134,8 +134,8 @@ def _explicit(environ) -> Cluster | None:
     raise ValueError(
       f"{COORDINATOR} ({environ[COORDINATOR]!r}) must be host:port"
     )
-  # One process joins too: its CPU devices then add up in the order that those of
-  # several processes do (gloo's), so that a run may go on with other numbers.
+  # One process joins too: its CPU devices then add up in the order that those
+  # of several processes do (gloo's), so that a run may go on with other numbers.
   return Cluster(
     kind="explicit",
     coordinator_address=environ[COORDINATOR],

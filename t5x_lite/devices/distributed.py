@@ -135,7 +135,7 @@ def _explicit(environ) -> Cluster | None:
       f"{COORDINATOR} ({environ[COORDINATOR]!r}) must be host:port"
     )
   # One process joins too: its CPU devices then add up in the order that those
-  # of several processes do (gloo's), so that a run may go on with other numbers.
+  # of several processes do (by gloo), so that a run may go on with any number.
   return Cluster(
     kind="explicit",
     coordinator_address=environ[COORDINATOR],

@@ -31,7 +31,8 @@ def metrics(loss, *, skipped=False, norm=1.0):
     "loss": Term(jnp.float32(4 * loss), jnp.float32(4)),
     "skipped_steps": Term(jnp.float32(skipped), jnp.float32(1)),
   }
-  return Metrics(terms, {"param_norm": jnp.float32(norm)}, jnp.uint32(0))
+  norms = {"param_norm": jnp.float32(norm)}
+  return Metrics(terms, norms, jnp.uint32(0), counts={})
 
 
 def watch(losses, run=RUN):

@@ -4,7 +4,7 @@ import pathlib
 
 from absl import flags
 
-from launch import options
+from launch import flag_checks, options
 
 USAGE = "--gin_file=NAME.gin [flags]"
 DETAILS = """
@@ -61,6 +61,7 @@ def main(values, arguments):
   options.no_arguments("ablate", arguments)
   if not values.gin_file:
     raise ValueError("give --gin_file, a study such as gin/ablations/smoke.gin")
+  flag_checks.output(values, "output", folder=True)
   from launch import arms, config, environment, rundir, session, study_plan
 
   session.load(values)

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from launch import options
+from launch import flag_checks, options
 
 USAGE = "[TASK] --cache_dir=DIR [flags]"
 DETAILS = """
@@ -26,8 +26,9 @@ def define(values):
     "cache_dir", None, "Folder of the caches.", flag_values=values
   )
   flags.DEFINE_integer(
-    "num_shards", 16, "Files per split.", lower_bound=1, flag_values=values
-  )
+    "num_shards", 16, "Files per split.", lower_bound=1, upper_bound=100_000,
+    flag_values=values,
+  )  # fmt: skip
 
 
 def main(values, arguments):
@@ -35,6 +36,7 @@ def main(values, arguments):
   from launch import config, environment, session
 
   options.require(values, "cache_dir")
+  flag_checks.output(values, "cache_dir", folder=True)
   environment.load_tasks()
   names = arguments
   if values.gin_file or values.gin_bindings:

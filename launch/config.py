@@ -82,6 +82,8 @@ def load(files=(), bindings=(), search_paths=(), *, recorded=None, allowed=()):
   gin.clear_config()
   user_modules.forget()
   for folder in search_paths:
+    if "://" not in folder and not os.path.isdir(folder):
+      raise ConfigError(f"--gin_search_paths={folder} is no folder")
     user_modules.add(folder)
   shipped = shipped_folder()
   folders = [*search_paths, str(shipped), str(shipped / "gin")]

@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import flags
 
-from launch import options
+from launch import flag_checks, options
 from t5x_lite.files import json_text
 
 USAGE = "--input=DIR --output=DIR --to=hf|run|split [flags]"
@@ -70,7 +70,7 @@ def define(values):
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_integer(
-    "step", None, "Checkpoint of a run; by default the newest.",
+    "step", None, "Checkpoint of a run; by default the newest.", lower_bound=0,
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_string(
@@ -107,6 +107,7 @@ def main(values, arguments):
       f"--ignore={','.join(values.ignore)} is for --to=run, not "
       f"--to={values.to}, which copies the files as they are: leave it out"
     )
+  flag_checks.output(values, "output", folder=True)
   # Bits are only moved, for which the host is enough and has the most room.
   os.environ.setdefault("JAX_PLATFORMS", "cpu")
   from launch import rundir

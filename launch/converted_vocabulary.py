@@ -145,9 +145,9 @@ def _bytes(files, *, is_encoder_decoder) -> _Table:
 
 
 def _sentencepiece(files, *, is_encoder_decoder) -> _Table:
-  import sentencepiece
+  from tasks import sentencepiece_models
 
-  model = sentencepiece.SentencePieceProcessor(model_file=str(files.path))
+  model = sentencepiece_models.load(files.path.read_bytes(), str(files.path))
   size = model.GetPieceSize()
   extra_ids = files.extra_ids
   if extra_ids is None:

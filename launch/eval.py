@@ -32,7 +32,7 @@ def define(values):
   """Defines the command's flags."""
   options.model_dir_flag(values, "Directory of the run to evaluate.")
   flags.DEFINE_integer(
-    "step", None, "Checkpoint to use; by default the newest.",
+    "step", None, "Checkpoint to use; by default the newest.", lower_bound=0,
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_multi_string(

@@ -7,7 +7,7 @@ import sys
 
 from absl import flags
 
-from launch import options
+from launch import flag_checks, options
 
 USAGE = "--model_dir=RUN --text=TEXT | --input=FILE --output=FILE"
 DETAILS = """
@@ -51,7 +51,7 @@ def define(values):
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_integer(
-    "num_samples", 1, "Samples per text.", lower_bound=1,
+    "num_samples", 1, "Samples per text.", lower_bound=1, upper_bound=10_000,
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_integer("seed", 0, "Seed of sampling.", flag_values=values)
@@ -63,7 +63,7 @@ def run_flags(values):
   """Defines the flags that `infer` and `score` share."""
   options.model_dir_flag(values, "Directory of the run to use.")
   flags.DEFINE_integer(
-    "step", None, "Checkpoint to use; by default the newest.",
+    "step", None, "Checkpoint to use; by default the newest.", lower_bound=0,
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_string("input", None, "File of texts.", flag_values=values)
@@ -94,11 +94,19 @@ def main(values, arguments):
       "per --seed"
     )
   from launch import session
-
-  restored = session.restore(values)
   from t5x_lite import decoding
   from t5x_lite.inference import infer
 
+  flag_checks.fit(values, decoding.Sample, "temperature", "top_k", "top_p")
+  flag_checks.fit(values, infer.Generate, "max_new_tokens", "seed")
+  flag_checks.output(values, "output")
+  restored = session.restore(values)
+  vocab_size = restored.task.vocab_size
+  if values.top_k is not None and values.top_k > vocab_size:
+    raise ValueError(
+      f"--top_k={values.top_k} is more than the {vocab_size} tokens of the "
+      "vocabulary: give fewer, or leave it out"
+    )
   sampler = _sampler(values, restored.run.sampler)
   if samples > 1 and sampler == decoding.GREEDY:
     raise ValueError(

@@ -4,7 +4,7 @@ import pathlib
 
 from absl import flags
 
-from launch import infer, options
+from launch import flag_checks, infer, options
 
 USAGE = "--model_dir=RUN --text=TEXT [--targets=TEXT]"
 DETAILS = """
@@ -28,7 +28,7 @@ def define(values):
   """Defines the command's flags."""
   options.model_dir_flag(values, "Directory of the run to inspect.")
   flags.DEFINE_integer(
-    "step", None, "Checkpoint to use; by default the newest.",
+    "step", None, "Checkpoint to use; by default the newest.", lower_bound=0,
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_string("text", None, "The input text.", flag_values=values)
@@ -37,10 +37,11 @@ def define(values):
     "top_k", 5, "Tokens of the logit lens.", lower_bound=1, flag_values=values
   )
   flags.DEFINE_integer(
-    "from", None, "Place of the query token.", flag_values=values
-  )
+    "from", None, "Place of the query token.", lower_bound=0,
+    flag_values=values,
+  )  # fmt: skip
   flags.DEFINE_integer(
-    "to", None, "Place of the key token.", flag_values=values
+    "to", None, "Place of the key token.", lower_bound=0, flag_values=values
   )
   flags.DEFINE_string(
     "output", None, "Directory for JSON and pictures.", flag_values=values
@@ -58,6 +59,7 @@ def main(values, arguments):
     raise ValueError(
       "--from and --to go together: give the places of two tokens"
     )
+  flag_checks.output(values, "output", folder=True)
   from launch import session
 
   restored = session.restore(values)

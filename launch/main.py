@@ -8,7 +8,7 @@ import os
 import sys
 
 import t5x_lite
-from launch import environment, errors, options
+from launch import environment, errors, flag_checks, options
 from t5x_lite.files.near_names import did_you_mean, near
 
 # {name: summary}. Each command is a module of this package.
@@ -46,8 +46,9 @@ def main(argv=None) -> int:
     The exit status: 0 done, 2 the user's mistake, 130 interrupted.
   """
   as_program = argv is None
+  argv = sys.argv[1:] if as_program else list(argv)
   try:
-    return _dispatch(sys.argv[1:] if as_program else list(argv), as_program)
+    return _dispatch(argv, as_program)
   except KeyboardInterrupt:
     print("\nt5x_lite: interrupted", file=sys.stderr)
     return 130
@@ -59,8 +60,20 @@ def main(argv=None) -> int:
     line = errors.user_line(error)
     if line is None:
       raise
-    print(f"t5x_lite: error: {line}", file=sys.stderr)
+    print(f"t5x_lite: error: {_with_flags(line, argv)}", file=sys.stderr)
     return 2
+
+
+def _with_flags(line, argv) -> str:
+  """Names the flags of the command in a message of the library."""
+  if not argv or argv[0] not in COMMANDS:
+    return line
+  names = options.names(options.flags_of(argv[0], _module(argv[0])))
+  return flag_checks.named(line, names, argv[1:])
+
+
+def _module(name):
+  return importlib.import_module(f"launch.{name.replace('-', '_')}")
 
 
 def _dispatch(argv, as_program) -> int:
@@ -78,7 +91,7 @@ def _dispatch(argv, as_program) -> int:
     raise ValueError(
       f"unknown command '{name}'{hint} (commands: {', '.join(COMMANDS)})"
     )
-  command = importlib.import_module(f"launch.{name.replace('-', '_')}")
+  command = _module(name)
   values = options.flags_of(name, command)
   if any(argument in _HELP[:-1] for argument in rest):
     print(options.help_page(name, COMMANDS[name], command, values))

@@ -28,8 +28,9 @@ def define(values):
   options.gin_flags(values)
   options.model_dir_flag(values, "Directory of the run.")
   flags.DEFINE_integer(
-    "step", None, "Checkpoint; by default the newest.", flag_values=values
-  )
+    "step", None, "Checkpoint; by default the newest.", lower_bound=0,
+    flag_values=values,
+  )  # fmt: skip
   options.process_flags(values)
 
 

@@ -89,7 +89,7 @@ def flags_of(name, command) -> flags.FlagValues:
   values = flags.FlagValues()
   values.set_gnu_getopt(True)  # `tasks NAME --num_examples=2` works.
   command.define(values)
-  for flag in _flags(values):
+  for flag in names(values):
     values[flag].module = name
   return values
 
@@ -109,9 +109,9 @@ def parse(name, values, argv) -> list[str]:
     ValueError: an unknown flag (with near matches) or a bad value.
   """
   try:
-    return values([name, *map(_gin_flag, argv)])[1:]
+    arguments = values([name, *map(_gin_flag, argv)])[1:]
   except flags.UnrecognizedFlagError as error:
-    found = near(error.flagname, _flags(values))
+    found = near(error.flagname, names(values))
     hint = did_you_mean([f"--{flag}" for flag in found])
     raise ValueError(
       f"'{name}' has no flag --{error.flagname}{hint} "
@@ -119,6 +119,13 @@ def parse(name, values, argv) -> list[str]:
     ) from None
   except flags.Error as error:
     raise ValueError(str(error).replace("\n", " ")) from None
+  for flag in names(values):
+    # A seed has 64 bits; the sizes of arrays have 32.
+    most = 2**63 if flag == "seed" else 2**31
+    number = values[flag].value
+    if isinstance(number, int | float) and not -most < number < most:
+      raise ValueError(f"--{flag}={number} must be below {most} in magnitude")
+  return arguments
 
 
 def _gin_flag(argument):
@@ -131,7 +138,7 @@ def _gin_flag(argument):
   return f"--gin_bindings={match[1]}"
 
 
-def _flags(values):
+def names(values):
   """Returns the names of a command's own flags, in order of definition."""
   own = {"help", "helpfull", "helpshort", "helpxml", "flagfile", "undefok"}
   own |= {"only_check_args", "pdb", "pdb_post_mortem", "run_with_pdb"}
@@ -145,7 +152,7 @@ def help_page(name, summary, command, values) -> str:
   if command.DETAILS:
     lines += ["", *command.DETAILS.strip().splitlines()]
   lines += ["", "flags:"]
-  for flag in _flags(values):
+  for flag in names(values):
     lines += _flag_lines(values[flag])
   lines += ["", "example:"]
   lines += [f"  {line}" for line in command.EXAMPLE.strip().splitlines()]
@@ -207,7 +214,7 @@ def parse_lengths(given) -> dict[str, int]:
   lengths = {}
   for entry in given:
     name, _, number = entry.partition("=")
-    if not number.isdigit():
+    if not re.fullmatch(r"[1-9]\d{0,8}", number):
       raise ValueError(
         f"--lengths has '{entry}'; write it as inputs=128,targets=64"
       )

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from launch import infer, options
+from launch import flag_checks, infer, options
 
 USAGE = "--model_dir=RUN --targets=TEXT | --input=FILE --output=OUT"
 DETAILS = """
@@ -53,6 +53,7 @@ def main(values, arguments):
   options.no_arguments("score", arguments)
   options.require(values, "model_dir")
   infer.check_source(values, values.targets is not None, "--targets")
+  flag_checks.output(values, "output")
   from launch import session
 
   restored = session.restore(values)

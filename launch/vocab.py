@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from launch import options
+from launch import flag_checks, options
 
 USAGE = "--input=FILES --output=NAME.model [flags]"
 DETAILS = """
@@ -25,8 +25,9 @@ def define(values):
     "output", None, "The .model file to write.", flag_values=values
   )
   flags.DEFINE_integer(
-    "vocab_size", 8000, "Number of pieces.", flag_values=values
-  )
+    "vocab_size", 8000, "Number of pieces.", lower_bound=1,
+    upper_bound=10_000_000, flag_values=values,
+  )  # fmt: skip
   flags.DEFINE_enum(
     "model_type", "bpe", ["bpe", "unigram"],
     "Algorithm: bpe trains faster; unigram is T5's, and encodes faster.",
@@ -41,6 +42,7 @@ def main(values, arguments):
   """Trains the vocabulary."""
   options.no_arguments("vocab", arguments)
   options.require(values, "input", "output")
+  flag_checks.output(values, "output")
   from launch import environment
 
   environment.load_tasks()

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t5x_lite import row_formats
+from t5x_lite import checks, row_formats
 from t5x_lite.losses import CrossEntropy, Loss, Term, Terms, objective
 from t5x_lite.nn import attention_rules
 from t5x_lite.nn.attention_rules import TokenInfo
@@ -71,6 +71,9 @@ class Model:
 
   transformer: Transformer
   loss: Loss = CrossEntropy()
+
+  def __post_init__(self):
+    checks.fields(self)
 
   @property
   def row_format(self) -> RowFormat:

@@ -182,7 +182,7 @@ class RowFormat:
     for feature in self.needed:
       if feature not in lengths:
         raise ValueError(
-          f"lengths {dict(lengths)} lack {feature!r}, which an architecture "
+          f"lengths={dict(lengths)} lack {feature!r}, which an architecture "
           f"{self.name!r} reads: add {feature}=..."
         )
     return self._row_lengths(lengths)

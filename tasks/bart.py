@@ -21,6 +21,7 @@ import dataclasses
 import seqio
 import tensorflow as tf
 
+from t5x_lite import checks
 from t5x_lite.data import sentinels as text_lib
 from tasks import mlm, sentences, spans, vocabularies, windows
 
@@ -40,18 +41,14 @@ class BART(windows.Objective):
   name = "bart"
   encode = staticmethod(sentences.encode)
 
-  infilling_density: float = 0.3
-  mean_span: float = 3.0
+  infilling_density: checks.Share = 0.3
+  mean_span: windows.MeanSpan = 3.0
   permute_sentences: bool = True
-  deletion_density: float = 0.0
+  deletion_density: checks.Share = 0.0
   rotate: bool = False
 
   def __post_init__(self):
-    for name in ("infilling_density", "deletion_density"):
-      density = getattr(self, name)
-      if not 0 <= density < 1:
-        raise ValueError(f"{name} ({density}) must be from 0 to 1, 1 excluded")
-    windows.check_mean_span(self.mean_span)
+    checks.fields(self)
     if not (
       self.infilling_density
       or self.deletion_density

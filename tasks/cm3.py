@@ -16,6 +16,7 @@ import dataclasses
 import seqio
 import tensorflow as tf
 
+from t5x_lite import checks
 from t5x_lite.data import sentinels as text_lib
 from tasks import spans, vocabularies, windows
 
@@ -40,14 +41,11 @@ class CM3(windows.Objective):
   numbers = {"weights": 2}
   end_documents = True
 
-  mean_spans: float = 1.0
-  max_spans: int = 16
+  mean_spans: checks.NotNegative = 1.0
+  max_spans: checks.Count = 16
 
   def __post_init__(self):
-    if self.mean_spans < 0:
-      raise ValueError(f"mean_spans ({self.mean_spans}) must not be negative")
-    if self.max_spans < 1:
-      raise ValueError(f"max_spans ({self.max_spans}) must be at least 1")
+    checks.fields(self)
 
   def window_tokens(self, lengths, vocabulary: seqio.Vocabulary) -> int:
     (length,) = lengths

@@ -18,6 +18,7 @@ import dataclasses
 import seqio
 import tensorflow as tf
 
+from t5x_lite import checks
 from t5x_lite.data import sentinels as text_lib
 from tasks import characters, vocabularies, windows
 
@@ -49,14 +50,11 @@ class FIM(windows.Objective):
   texts = {"targets": True}
   takes_targets_length = True
 
-  rate: float = 0.5
-  spm_rate: float = 0.5
+  rate: checks.Fraction = 0.5
+  spm_rate: checks.Fraction = 0.5
 
   def __post_init__(self):
-    for name in ("rate", "spm_rate"):
-      value = getattr(self, name)
-      if not 0 <= value <= 1:
-        raise ValueError(f"{name} ({value}) must be from 0 to 1")
+    checks.fields(self)
 
   def to_windows(
     self, dataset: tf.data.Dataset, lengths, vocabulary: seqio.Vocabulary

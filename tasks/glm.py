@@ -20,6 +20,7 @@ import dataclasses
 import seqio
 import tensorflow as tf
 
+from t5x_lite import checks
 from t5x_lite.data import sentinels as text_lib
 from tasks import sentences, spans, vocabularies, windows
 
@@ -47,16 +48,15 @@ class GLM(windows.Objective):
   takes_targets_length = True
 
   mode: str = "token"
-  noise_density: float = 0.15
-  mean_span: float = 3.0
+  noise_density: checks.Inside = 0.15
+  mean_span: windows.MeanSpan = 3.0
 
   def __post_init__(self):
+    checks.fields(self)
     if self.mode not in MODES:
       raise ValueError(
         f"mode ({self.mode!r}) must be one of {', '.join(map(repr, MODES))}"
       )
-    windows.check_density(self.noise_density)
-    windows.check_mean_span(self.mean_span)
 
   @property
   def encode(self):

@@ -19,6 +19,7 @@ import dataclasses
 import seqio
 import tensorflow as tf
 
+from t5x_lite import checks
 from t5x_lite.data import sentinels as text_lib
 from tasks import vocabularies, windows
 
@@ -36,15 +37,11 @@ class IIDDenoising(windows.Objective):
   name = "iid_denoising"
   min_window = 1
 
-  noise_density: float = 0.15
-  random_fraction: float = 0.0
+  noise_density: checks.Inside = 0.15
+  random_fraction: checks.Fraction = 0.0
 
   def __post_init__(self):
-    windows.check_density(self.noise_density)
-    if not 0 <= self.random_fraction <= 1:
-      raise ValueError(
-        f"random_fraction ({self.random_fraction}) must be from 0 to 1"
-      )
+    checks.fields(self)
 
   def window_tokens(self, lengths, vocabulary: seqio.Vocabulary) -> int:
     vocabularies.check_sentinels(vocabulary, 1, what=f"{self.name}'s mask")

@@ -16,6 +16,7 @@ import dataclasses
 import seqio
 import tensorflow as tf
 
+from t5x_lite import checks
 from tasks import metrics, spans, vocabularies, windows
 
 
@@ -33,12 +34,12 @@ class MASS(windows.Objective):
   name = "mass"
   metric_fns = (metrics.continuation,)
 
-  noise_density: float = 0.5
-  mask_fraction: float = 0.8
-  random_fraction: float = 0.1
+  noise_density: checks.Inside = 0.5
+  mask_fraction: checks.Fraction = 0.8
+  random_fraction: checks.Fraction = 0.1
 
   def __post_init__(self):
-    windows.check_density(self.noise_density)
+    checks.fields(self)
     windows.check_fractions(self.mask_fraction, self.random_fraction)
 
   def window_tokens(self, lengths, vocabulary: seqio.Vocabulary) -> int:

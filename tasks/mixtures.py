@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 import seqio
 import tensorflow as tf
 
+from t5x_lite import checks
 from tasks import cache, corpora, text
 from tasks.bart import BART
 from tasks.causal_lm import CausalLM
@@ -80,14 +81,11 @@ class ByExamples:
     temperature: 1 is proportional; a higher value makes the rates more equal.
   """
 
-  maximum: int | None = None
-  temperature: float = 1.0
+  maximum: checks.Count | None = None
+  temperature: checks.Positive = 1.0
 
   def __post_init__(self):
-    if self.maximum is not None and self.maximum < 1:
-      raise ValueError(f"maximum ({self.maximum}) must be at least 1")
-    if self.temperature <= 0:
-      raise ValueError(f"temperature ({self.temperature}) must be positive")
+    checks.fields(self)
 
   def __call__(self, task: seqio.Task) -> float:
     count = task.num_input_examples("train")

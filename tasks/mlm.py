@@ -19,6 +19,7 @@ import dataclasses
 import seqio
 import tensorflow as tf
 
+from t5x_lite import checks
 from tasks import vocabularies, windows
 
 
@@ -60,13 +61,13 @@ class MLM(Aligned):
 
   name = "mlm"
 
-  noise_density: float = 0.15
-  mask_fraction: float = 0.8
-  random_fraction: float = 0.1
+  noise_density: checks.Inside = 0.15
+  mask_fraction: checks.Fraction = 0.8
+  random_fraction: checks.Fraction = 0.1
   whole_words: bool = False
 
   def __post_init__(self):
-    windows.check_density(self.noise_density)
+    checks.fields(self)
     windows.check_fractions(self.mask_fraction, self.random_fraction)
 
   def corrupt(

@@ -29,6 +29,7 @@ from collections.abc import Callable, Mapping, Sequence
 import seqio
 import tensorflow as tf
 
+from t5x_lite import checks
 from tasks import windows
 
 # The characters that `str.rstrip` strips.
@@ -72,6 +73,9 @@ class Joined:
 
   delimiter: str = " "
   end: bool = True
+
+  def __post_init__(self):
+    checks.fields(self)
 
   def output_features(
     self, vocabulary: seqio.Vocabulary

@@ -15,6 +15,7 @@ import dataclasses
 import seqio
 import tensorflow as tf
 
+from t5x_lite import checks
 from t5x_lite.data import sentinels as text_lib
 from tasks import metrics, sentences, spans, vocabularies, windows
 
@@ -39,11 +40,11 @@ class PEGASUS(windows.Objective):
   takes_targets_length = True
   metric_fns = (metrics.continuation,)
 
-  sentence_density: float = 0.3
+  sentence_density: checks.Inside = 0.3
   choose: str = "principal"
 
   def __post_init__(self):
-    windows.check_density(self.sentence_density, "sentence_density")
+    checks.fields(self)
     if self.choose not in _CHOICES:
       raise ValueError(
         f"choose ({self.choose!r}) must be one of "

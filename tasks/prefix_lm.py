@@ -22,6 +22,7 @@ import dataclasses
 import seqio
 import tensorflow as tf
 
+from t5x_lite import checks
 from tasks import metrics, windows
 
 
@@ -48,6 +49,7 @@ class PrefixLM(windows.Objective):
     return 2 if self.prefix_fraction is None else 1
 
   def __post_init__(self):
+    checks.fields(self)
     fraction = self.prefix_fraction
     if fraction is not None and not 0 < fraction < 1:
       raise ValueError(

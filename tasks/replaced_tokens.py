@@ -19,8 +19,9 @@ import dataclasses
 import seqio
 import tensorflow as tf
 
+from t5x_lite import checks
 from t5x_lite.data import sentinels as text_lib
-from tasks import mlm, windows
+from tasks import mlm
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,10 +35,10 @@ class ReplacedTokens(mlm.Aligned):
   name = "replaced_tokens"
   sentinels = 2
 
-  noise_density: float = 0.15
+  noise_density: checks.Inside = 0.15
 
   def __post_init__(self):
-    windows.check_density(self.noise_density)
+    checks.fields(self)
 
   def corrupt(
     self, tokens: tf.Tensor, seed: tf.Tensor, vocabulary: seqio.Vocabulary

@@ -19,6 +19,7 @@ import dataclasses
 import seqio
 import tensorflow as tf
 
+from t5x_lite import checks
 from t5x_lite.data import sentinels as text_lib
 from tasks import mlm, sentences
 
@@ -46,11 +47,10 @@ class SentencePairs(mlm.Aligned):
   sentinels = 2
 
   masking: mlm.MLM = mlm.MLM()
-  random_rate: float = 0.5
+  random_rate: checks.Fraction = 0.5
 
   def __post_init__(self):
-    if not 0 <= self.random_rate <= 1:
-      raise ValueError(f"random_rate ({self.random_rate}) must be from 0 to 1")
+    checks.fields(self)
 
   def to_windows(
     self, dataset: tf.data.Dataset, lengths, vocabulary: seqio.Vocabulary

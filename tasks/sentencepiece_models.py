@@ -13,7 +13,9 @@ import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import sentencepiece
 import tensorflow as tf
+from google.protobuf import message
 from sentencepiece import sentencepiece_model_pb2
 
 from t5x_lite.data import sentinels as text_lib
@@ -61,6 +63,7 @@ def prepare(path: str, pieces: Sequence[str] = ()) -> Prepared:
   """
   with tf.io.gfile.GFile(path, "rb") as file:
     serialized = file.read()
+  load(serialized, path)
   model = sentencepiece_model_pb2.ModelProto.FromString(serialized)
   sentinels = _sentinels(model)
   if sentinels and sentinels[0] is None:
@@ -92,6 +95,29 @@ def facts(serialized: bytes) -> Facts:
     sentinel_ids=tuple(_sentinels(model)),
     adds_prefix=model.normalizer_spec.add_dummy_prefix,
   )
+
+
+def load(serialized: bytes, path: str) -> sentencepiece.SentencePieceProcessor:
+  """Loads a model.
+
+  Args:
+    serialized: the content of the file.
+    path: of the file, for messages.
+
+  Raises:
+    ValueError: the file is empty, cut short or something else.
+  """
+  model = sentencepiece.SentencePieceProcessor()
+  try:
+    sentencepiece_model_pb2.ModelProto.FromString(serialized)
+    model.LoadFromSerializedProto(serialized)
+    return model
+  except (message.DecodeError, RuntimeError) as error:
+    size = len(serialized)
+    reason = "cut short or damaged" if size else "empty"
+    raise ValueError(
+      f"{path} ({size} bytes) is no SentencePiece model: it is {reason}"
+    ) from error
 
 
 def _sentinels(model) -> list[int | None]:

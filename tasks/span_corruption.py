@@ -22,6 +22,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from t5x_lite import checks
 from t5x_lite.data import sentinels as text_lib
 from tasks import metrics, vocabularies, windows
 
@@ -47,8 +48,8 @@ class SpanCorruption(windows.Objective):
 
   name = "span_corruption"
 
-  noise_density: float = 0.15
-  mean_span: float = 3.0
+  noise_density: checks.Inside = 0.15
+  mean_span: windows.MeanSpan = 3.0
   end_documents: bool = False
   random_roll: bool = False
   whole_text: bool = False
@@ -62,8 +63,7 @@ class SpanCorruption(windows.Objective):
     return None if self.whole_text else metrics.spans
 
   def __post_init__(self):
-    windows.check_density(self.noise_density)
-    windows.check_mean_span(self.mean_span)
+    checks.fields(self)
 
   def corrupt(
     self, tokens: tf.Tensor, seed: tf.Tensor, vocabulary: seqio.Vocabulary

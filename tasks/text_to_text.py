@@ -28,6 +28,7 @@ from collections.abc import Callable, Mapping, Sequence
 import seqio
 import tensorflow as tf
 
+from t5x_lite import checks
 from t5x_lite.files import text_files
 from tasks import metrics, pairs, windows
 
@@ -57,13 +58,14 @@ class TextToText:
   inputs: str | Sequence[str]
   targets: str
   labels: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
-  shots: int = 0
+  shots: checks.Whole = 0
   between: str = "\n\n"
   delimiter: str = " "
 
   metric_fns = (metrics.sequence_accuracy,)
 
   def __post_init__(self):
+    checks.fields(self)
     names = (name for of in self.labels.values() for name in of)
     between = self.between, self.delimiter
     for text in (*self.input_parts, self.targets, *between, *names):
@@ -76,8 +78,6 @@ class TextToText:
         raise ValueError(
           f"{key} ({template!r}) has no field: write one as {{field}}"
         )
-    if self.shots < 0:
-      raise ValueError(f"shots ({self.shots}) must not be negative")
 
   @property
   def input_parts(self) -> tuple[str, ...]:

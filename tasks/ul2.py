@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 import seqio
 import tensorflow as tf
 
+from t5x_lite import checks
 from t5x_lite.data import sentinels as text_lib
 from tasks import metrics, vocabularies, windows
 from tasks.prefix_lm import PrefixLM
@@ -38,14 +39,15 @@ class Denoiser:
 
   mode: str
   objective: SpanCorruption | PrefixLM
-  rate: float = 1.0
+  rate: checks.Positive = 1.0
 
   def __post_init__(self):
-    if self.rate <= 0:
-      raise ValueError(f"rate ({self.rate}) of a denoiser must be positive")
+    checks.fields(self)
 
 
-def _spans(mode: str, mean_span: float, noise_density: float) -> Denoiser:
+def _spans(
+  mode: str, mean_span: float, noise_density: checks.Inside
+) -> Denoiser:
   objective = SpanCorruption(mean_span=mean_span, noise_density=noise_density)
   return Denoiser(mode=mode, objective=objective)
 
@@ -84,10 +86,11 @@ class UL2(windows.Objective):
   metric_fns = (metrics.continuation,)
 
   denoisers: Sequence[Denoiser] = SEVEN
-  window: int | None = None
+  window: checks.Count | None = None
   mode_tokens: Mapping[str, int] | None = None
 
   def __post_init__(self):
+    checks.fields(self)
     if not self.denoisers:
       raise ValueError("denoisers must have at least one entry, not none")
     if self.window is not None and self.window < 2:

@@ -101,7 +101,7 @@ class SentencePiece(seqio.SentencePieceVocabulary):
   def _model_context(self):
     if self._model is None:
       path = self._sentencepiece_model_file
-      if not tf.io.gfile.exists(path):
+      if not tf.io.gfile.exists(path) or tf.io.gfile.isdir(path):
         raise ValueError(
           f"no SentencePiece model at {path!r}; `t5x_lite vocab` trains one"
         )

@@ -14,16 +14,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import seqio
 import tensorflow as tf
 
+from t5x_lite import checks
 from t5x_lite.data import sentinels as text_lib
 
 AUTOTUNE = tf.data.AUTOTUNE
 Features = Mapping[str, seqio.Feature]
 Lengths = Mapping[str, int] | None
+MeanSpan = Annotated[float, checks.Range(1, 2**31 - 1)]
 
 
 def encode(
@@ -259,26 +261,14 @@ def check_text(dataset: tf.data.Dataset) -> None:
     )
 
 
-def check_density(density: float, name: str = "noise_density") -> None:
-  """Raises ValueError unless a fraction is between 0 and 1, both excluded."""
-  if not 0 < density < 1:
-    raise ValueError(f"{name} ({density}) must be between 0 and 1")
-
-
 def check_fractions(mask_fraction: float, random_fraction: float) -> None:
-  """Raises ValueError unless both are at least 0 and sum to at most 1."""
+  """Raises ValueError unless both sum to at most 1."""
   fractions = mask_fraction, random_fraction
-  if min(fractions) < 0 or sum(fractions) > 1:
+  if sum(fractions) > 1:
     raise ValueError(
       f"mask_fraction ({mask_fraction}) and random_fraction "
-      f"({random_fraction}) must be at least 0 and sum to at most 1"
+      f"({random_fraction}) must sum to at most 1"
     )
-
-
-def check_mean_span(mean_span: float) -> None:
-  """Raises ValueError if the mean length of spans is less than 1."""
-  if mean_span < 1:
-    raise ValueError(f"mean_span ({mean_span}) must be at least 1")
 
 
 def longest(most: int, fits: Callable[[int], bool], otherwise: str) -> int:

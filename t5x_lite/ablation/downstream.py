@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from t5x_lite import checks
 from t5x_lite.data import Data
 from t5x_lite.data.reader import Reader
 from t5x_lite.data.resolved_task import resolve
@@ -33,12 +34,13 @@ class Suite:
   """
 
   tasks: Sequence[str]
-  lengths: Mapping[str, int]
-  examples: int = 128
+  lengths: Mapping[str, checks.Count]
+  examples: checks.Count = 128
   split: str = "validation"
-  batch_size: int = 32
+  batch_size: checks.Count = 32
 
   def __post_init__(self):
+    checks.fields(self)
     if not self.tasks:
       raise ValueError("Suite.tasks is empty: name a task or a mixture")
     if self.examples < self.batch_size or self.examples % self.batch_size:

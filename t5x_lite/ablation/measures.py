@@ -34,6 +34,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from t5x_lite import checks
 from t5x_lite.ablation import downstream, linear_probe, scoring
 from t5x_lite.ablation.original_text import OriginalText
 from t5x_lite.data.resolved_task import ResolvedTask
@@ -68,26 +69,21 @@ class Measures:
       which cannot generate.)
   """
 
-  documents: int = 64
-  excerpts: int = 4
-  excerpt_bytes: int = 256
+  documents: checks.Whole = 64
+  excerpts: checks.Count = 4
+  excerpt_bytes: checks.Count = 256
   infill: float = 0.125
-  selection: int = 8
-  modes: Sequence[int] = ()
-  batch_size: int = 32
-  samples: int = 3
-  probe_documents: int = 0
+  selection: checks.Count = 8
+  modes: Sequence[checks.Whole] = ()
+  batch_size: checks.Count = 32
+  samples: checks.Whole = 3
+  probe_documents: checks.Whole = 0
   suites: Mapping[str, downstream.Suite] = dataclasses.field(
     default_factory=dict
   )
 
   def __post_init__(self):
-    for name in ("documents", "probe_documents"):
-      if getattr(self, name) < 0:
-        raise ValueError(f"Measures.{name} ({getattr(self, name)}) must be 0+")
-    for name in ("excerpts", "selection", "batch_size"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"Measures.{name} ({getattr(self, name)}) must be 1+")
+    checks.fields(self)
     if self.excerpt_bytes < 16:
       raise ValueError(
         f"Measures.excerpt_bytes ({self.excerpt_bytes}) must be at least 16"

@@ -21,6 +21,8 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
+from t5x_lite import checks
+
 BUDGETS = ("flops", "source_tokens", "loss_tokens", "steps", "seconds")
 # The stage name of a cell's first run.
 FIRST = ""
@@ -42,18 +44,17 @@ class Budget:
       first's by more than this fraction; None: no limit.
   """
 
-  amount: float
+  amount: checks.Positive
   unit: str = "flops"
   embeddings: bool = True
-  parameters_within: float | None = None
+  parameters_within: checks.NotNegative | None = None
 
   def __post_init__(self):
+    checks.fields(self)
     if self.unit not in BUDGETS:
       raise ValueError(
         f"Budget.unit ({self.unit!r}) must be one of {', '.join(BUDGETS)}"
       )
-    if self.amount <= 0:
-      raise ValueError(f"Budget.amount ({self.amount}) must be positive")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,6 +100,9 @@ class Stage:
   after: str | None = None
   only: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
+  def __post_init__(self):
+    checks.fields(self)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Study:
@@ -142,6 +146,7 @@ class Study:
   paper_title: str = "paper"
 
   def __post_init__(self):
+    checks.fields(self)
     if not self.grid or not all(self.grid.values()):
       raise ValueError(f"Study.grid ({dict(self.grid)}) has an empty axis")
     for axis, options in self.grid.items():

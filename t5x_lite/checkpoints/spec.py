@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
+from t5x_lite import checks
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Retention:
@@ -17,19 +19,14 @@ class Retention:
     mode: "min" or "max": whether a low or a high metric is best.
   """
 
-  last: int | None = 3
-  every: int | None = None
-  best: int | None = None
+  last: checks.Count | None = 3
+  every: checks.Count | None = None
+  best: checks.Count | None = None
   metric: str | None = None
   mode: str = "min"
 
   def __post_init__(self):
-    for name in ("last", "every", "best"):
-      value = getattr(self, name)
-      if value is not None and value < 1:
-        raise ValueError(
-          f"Retention.{name} ({value}) must be at least 1, or None"
-        )
+    checks.fields(self)
     if self.mode not in ("min", "max"):
       raise ValueError(f"Retention.mode ({self.mode!r}) must be 'min' or 'max'")
     if (self.best is None) != (self.metric is None):
@@ -60,6 +57,9 @@ class WarmStart:
 
   path: str
   renames: Sequence[tuple[str, str]] = ()
-  step: int | None = None
+  step: checks.Whole | None = None
   strict: bool = True
-  num_trailing_sentinels: int | None = None
+  num_trailing_sentinels: checks.Whole | None = None
+
+  def __post_init__(self):
+    checks.fields(self)

@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Mapping
 
+from t5x_lite import checks
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Data:
@@ -36,35 +38,27 @@ class Data:
   """
 
   task: str
-  lengths: Mapping[str, int]
-  batch_size: int
-  num_streams: int = 1
+  lengths: Mapping[str, checks.Count]
+  batch_size: checks.Count
+  num_streams: checks.Count = 1
   split: str = "train"
   shuffle: bool = True
   pack: bool = False
   seed: int = 0
   document_order: str | None = None
-  num_epochs: int | None = None
-  num_batches: int | None = None
+  num_epochs: checks.Count | None = None
+  num_batches: checks.Count | None = None
   loss_on_inputs: bool = False
   cache_dir: str | None = None
   next_stage: "Data | None" = None
 
   def __post_init__(self):
+    checks.fields(self)
     if self.next_stage is not None and self.num_batches is None:
       raise ValueError(
         f"Data of {self.task} has a next_stage, {self.next_stage.task}, but no "
         "num_batches after which it begins: set num_batches"
       )
-    for name in ("batch_size", "num_streams", "num_epochs", "num_batches"):
-      value = getattr(self, name)
-      if value is not None and value < 1:
-        raise ValueError(f"Data.{name} ({value}) must be at least 1")
-    for feature, length in self.lengths.items():
-      if length < 1:
-        raise ValueError(
-          f"Data.lengths[{feature!r}] ({length}) must be at least 1"
-        )
 
   @property
   def stages(self) -> "list[Data]":

@@ -2,10 +2,13 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from t5x_lite import checks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,33 +37,21 @@ class Constraints:
       both forced and suppressed.
   """
 
-  ends: Sequence[int] = ()
-  first: int | None = None
-  last: int | None = None
-  suppressed: Sequence[int] = ()
-  suppressed_first: Sequence[int] = ()
-  min_length: int = 0
-  min_new_tokens: int = 0
-  max_length: int | None = None
-  max_new_tokens: int | None = None
+  ends: Sequence[checks.Whole] = ()
+  first: checks.Whole | None = None
+  last: checks.Whole | None = None
+  suppressed: Sequence[checks.Whole] = ()
+  suppressed_first: Sequence[checks.Whole] = ()
+  min_length: checks.Whole = 0
+  min_new_tokens: checks.Whole = 0
+  max_length: Annotated[int, checks.Range(2, 2**31 - 1)] | None = None
+  max_new_tokens: checks.Count | None = None
 
   def __post_init__(self):
+    checks.fields(self)
     for name in ("ends", "suppressed", "suppressed_first"):
       # Hashable: a static argument of the compiled loop.
       object.__setattr__(self, name, tuple(getattr(self, name)))
-    for name, ids in self.ids().items():
-      for token in ids:
-        if type(token) is not int or token < 0:
-          raise ValueError(f"{name} ({token!r}) must be a token id, from 0")
-    for name, least in (
-      ("min_length", 0), ("min_new_tokens", 0), ("max_length", 2),
-      ("max_new_tokens", 1),
-    ):  # fmt: skip
-      value, default = getattr(self, name), type(self).__dict__[name]
-      if value != default and (type(value) is not int or value < least):
-        raise ValueError(
-          f"{name} ({value!r}) must be a whole number, at least {least}"
-        )
     for name, token in (("first", self.first), ("last", self.last)):
       if token in self.suppressed:
         raise ValueError(

@@ -6,10 +6,12 @@ write a class here.
 """
 
 import dataclasses
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import jax
 import jax.numpy as jnp
+
+from t5x_lite import checks
 
 
 class Sampler(Protocol):
@@ -40,26 +42,12 @@ class Sample:
     ValueError: a setting is out of range.
   """
 
-  temperature: float = 1.0
-  top_k: int | None = None
-  top_p: float | None = None
+  temperature: checks.Positive = 1.0
+  top_k: checks.Count | None = None
+  top_p: Annotated[float, checks.Range(0, 1, open_below=True)] | None = None
 
   def __post_init__(self):
-    if not 0 < self.temperature < float("inf"):
-      raise ValueError(
-        f"temperature ({self.temperature}) must be above 0 and finite; for "
-        "the most probable token use Greedy()"
-      )
-    if self.top_k is not None and (
-      self.top_k != int(self.top_k) or self.top_k < 1
-    ):
-      raise ValueError(
-        f"top_k ({self.top_k}) must be a whole number from 1; None keeps all"
-      )
-    if self.top_p is not None and not 0 < self.top_p <= 1:
-      raise ValueError(
-        f"top_p ({self.top_p}) must be above 0 and at most 1; None keeps all"
-      )
+    checks.fields(self)
 
   def __call__(self, logits_BV: jax.Array, key: jax.Array) -> jax.Array:
     logits_BV = logits_BV.astype(jnp.float32)

@@ -27,6 +27,7 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from t5x_lite import checks
 from t5x_lite.devices import meshes
 from t5x_lite.devices.distributed import (
   initialize_distributed as initialize_distributed,
@@ -80,17 +81,18 @@ class Layout:
   mesh: Mapping[str, int] = dataclasses.field(
     default_factory=lambda: {"data": -1}
   )
-  num_slices: int | None = None
+  num_slices: checks.Count | None = None
   rules: Sequence[Rule] = ()
 
   def __post_init__(self):
-    if not isinstance(self.mesh, Mapping) or not self.mesh:
+    checks.fields(self)
+    if not self.mesh:
       raise ValueError(
         f"Layout.mesh ({self.mesh!r}) must map mesh axes to numbers of devices,"
         ' such as {"data": -1, "tensor": 2}'
       )
     for axis, size in self.mesh.items():
-      if not isinstance(size, int) or (size < 1 and size != -1):
+      if size < 1 and size != -1:
         raise ValueError(
           f"Layout.mesh: {axis} ({size!r}) must be 1 or more, or -1 for the"
           " devices that are left"
@@ -99,10 +101,6 @@ class Layout:
       raise ValueError(
         f"Layout.mesh: only one axis of {_sizes(self.mesh)} can be -1, the"
         " devices that are left"
-      )
-    if self.num_slices is not None and self.num_slices < 1:
-      raise ValueError(
-        f"Layout.num_slices ({self.num_slices}) must be 1 or more, or None"
       )
     object.__setattr__(self, "mesh", dict(self.mesh))
     rules = tuple(_rule(rule, self.mesh) for rule in self.rules)

@@ -87,9 +87,11 @@ def read(path: epath.Path, *keys: str, remedy: str = "") -> dict[str, Any]:
   content = path.read_bytes()
   try:
     found = json.loads(content)
+    _check_depth(found)
     reason = "" if isinstance(found, dict) else "it is not a JSON object"
   except (ValueError, RecursionError) as error:
-    reason = f"it is not JSON ({error})" if content.strip() else "it is empty"
+    said = str(error) or f"nested more than {_MAX_DEPTH} levels deep"
+    reason = f"it is not JSON ({said})" if content.strip() else "it is empty"
   lacking = [] if reason else [key for key in keys if key not in found]
   if lacking:
     reason = f"it lacks {lacking[0]!r}"

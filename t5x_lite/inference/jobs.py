@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_lite import decoding
+from t5x_lite import checks, decoding
 from t5x_lite.data import sentinels
 from t5x_lite.files.text_files import Record
 from t5x_lite.model import Model
@@ -112,7 +112,8 @@ class Codec:
       if not self.truncate:
         raise ValueError(
           f"{place}: {name} has {len(ids) + len(end)} tokens, more than the "
-          f"maximum of {limit}: shorten it, raise the lengths, or set truncate"
+          f"maximum of {limit}: shorten it, raise Data.lengths, or set "
+          "truncate=True"
         )
       end = end[:limit]
       excess = len(ids) + len(end) - limit
@@ -152,12 +153,13 @@ class Generate:
 
   model: Model
   codec: Codec
-  max_new_tokens: int | None = None
+  max_new_tokens: checks.Count | None = None
   sampler: decoding.Sampler = decoding.Greedy()
   constraints: decoding.Constraints = decoding.UNCONSTRAINED
   seed: int = 0
 
   def __post_init__(self):
+    checks.fields(self)
     if self.max_new_tokens is None:
       object.__setattr__(self, "max_new_tokens", self._default_length())
     else:
@@ -278,6 +280,7 @@ class Score:
   per_token: bool = False
 
   def __post_init__(self):
+    checks.fields(self)
     lengths = self.codec.lengths
     together = lengths["targets"] + lengths.get("inputs", 0)
     _check_positions(self.model, self.codec, self.codec.shared or together)

@@ -66,6 +66,10 @@ REQUIRED = object()
 class Names(Protocol):
   """Knows which tensors there are, in a file or in one to be."""
 
+  @property
+  def num_tensors(self) -> float:
+    """How many there are; infinite in a file to be."""
+
   def tied(self, name: str, to: str) -> bool:
     """Tells whether a tensor is not there, or is the same as another."""
 
@@ -107,6 +111,11 @@ class Config:
     if value is not default and value < least:
       raise ValueError(
         f"{self.origin}: {name} is {value}, and must be at least {least}"
+      )
+    if name.endswith(("layer", "layers")) and value > self.names.num_tensors:
+      raise ValueError(
+        f"{self.origin}: {name} is {value}, but the weights beside it are only "
+        f"{self.names.num_tensors} tensors: correct one of them"
       )
     return value
 
@@ -296,7 +305,7 @@ def known(
     ValueError: it is none of these.
   """
   value = values.get(name)
-  if value not in choices:
+  if not isinstance(value, str) or value not in choices:
     raise ValueError(
       f"{NAME}: {name} is {value!r}, which is not supported: only"
       f" {', '.join(sorted(choices))}"

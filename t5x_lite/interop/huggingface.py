@@ -33,6 +33,9 @@ from t5x_lite.interop.safetensors_files import FLOATS, Planned, Weights
 from t5x_lite.model import Batch, Model, Params
 from t5x_lite.nn.transformer import Transformer
 
+# Of a model that differs less, the tensors that do not fit are named.
+_MANY_TIMES = 10
+
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
@@ -112,6 +115,7 @@ def load_hf(
     if (stack := getattr(transformer, side)) is not None
   }
   model = Model(transformer=transformer.clone(dtype=dtype, **stacks))
+  _check_size(model, weights, origin)
   table = families.tensors(family, transformer)
   links = tables.link(table, model.abstract())
   _check(directory, links, table, weights)
@@ -159,6 +163,26 @@ def _read(
     raise ValueError(f"{origin}: {error}") from None
   found.finish()
   return transformer
+
+
+def _check_size(model: Model, weights: Weights, origin: str):
+  """Refuses a model that is many times larger than its weights.
+
+  Counted with scanned layers, of which one is traced, however many there are.
+  """
+  scanned = {
+    side: stack.map_stacks(lambda one: one.clone(scan=True))
+    for side in ("encoder", "decoder")
+    if (stack := getattr(model.transformer, side)) is not None
+  }
+  scanned = Model(transformer=model.transformer.clone(**scanned))
+  leaves = jax.tree.leaves(scanned.abstract())
+  size = sum(math.prod(leaf.shape) for leaf in leaves)
+  if size > _MANY_TIMES * weights.num_elements:
+    raise ValueError(
+      f"{origin} describes {size:,} parameters, but the weights beside it are "
+      f"only {weights.num_elements:,} numbers: correct one of them"
+    )
 
 
 def _check(directory, links, table: tables.Table, weights: Weights):
@@ -281,7 +305,9 @@ def _described(
     refusals.append((len(found), model_type, trees.listed(found, 4)))
   _, nearest, why = min(refusals)
   if family:
-    raise ValueError(f"{family} cannot say what the model computes: {why}")
+    raise ValueError(
+      f"family={family} cannot say what the model computes: {why}"
+    )
   raise ValueError(
     f"no family can say what the model computes; the nearest, {nearest}: {why}"
   )
@@ -292,6 +318,7 @@ class _Written:
   """Answers for weights yet to be written."""
 
   transformer: Transformer
+  num_tensors = math.inf
 
   def tied(self, name: str, to: str) -> bool:
     del name, to

@@ -9,6 +9,8 @@ holds no more than one of those at once.
 """
 
 import json
+import math
+import os
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +21,7 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
-from t5x_lite.files import disk, trees
+from t5x_lite.files import disk, json_text, trees
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -65,6 +67,16 @@ class Weights:
         self.dtypes[name] = tensor.get_dtype()
         self._places[name] = path, name
 
+  @property
+  def num_tensors(self) -> int:
+    """How many tensors there are."""
+    return len(self.shapes)
+
+  @property
+  def num_elements(self) -> int:
+    """How many numbers all tensors hold."""
+    return sum(math.prod(shape) for shape in self.shapes.values())
+
   def read(self, name: str) -> np.ndarray:
     """Reads one tensor.
 
@@ -108,15 +120,19 @@ def _contents(directory: pathlib.Path) -> dict[pathlib.Path, set[str] | None]:
     other = sorted(p.name for p in directory.glob("*.bin"))
     hint = f"; {other[0]} is not read: save it as safetensors" if other else ""
     raise ValueError(f"{directory} holds neither {SINGLE} nor {INDEX}{hint}")
-  try:
-    weight_map = json.loads(index.read_text())["weight_map"]
-    files = {directory / name: set() for name in sorted(weight_map.values())}
-    for name, file in weight_map.items():
-      files[directory / file].add(name)
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
-    raise ValueError(
-      f"{index} is damaged: {type(error).__name__}: {error}"
-    ) from None
+  weight_map = json_text.read(index, "weight_map")["weight_map"]
+  if not isinstance(weight_map, dict):
+    raise ValueError(f"{index} is damaged: weight_map is not an object")
+  files: dict[pathlib.Path, set[str]] = {}
+  for name, file in weight_map.items():
+    # A name with a folder could lead anywhere.
+    is_name = isinstance(file, str) and file == os.path.basename(file)
+    if not is_name or not file.endswith(".safetensors"):
+      raise ValueError(
+        f"{index}: weight_map has {name} in {file!r}, which is not the name of "
+        f"a .safetensors file in {directory}"
+      )
+    files.setdefault(directory / file, set()).add(name)
   missing = [path.name for path in files if not path.exists()]
   if missing:
     raise ValueError(

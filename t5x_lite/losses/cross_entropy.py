@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from t5x_lite import checks
 from t5x_lite.losses.classification import class_targets, class_terms
 from t5x_lite.losses.terms import Term, Terms
-from t5x_lite.nn import checks
 from t5x_lite.nn.heads import Head
 
 NORMALIZERS = ("target_tokens", "all_tokens", "sequences")
@@ -39,21 +39,15 @@ class CrossEntropy:
   rows_per_unit = 1
   reads_classes = False
 
-  z_loss: float = 0.0
-  label_smoothing: float = 0.0
+  z_loss: checks.NotNegative = 0.0
+  label_smoothing: checks.Share = 0.0
   normalizer: str = "target_tokens"
-  chunk_tokens: int | None = None
+  chunk_tokens: checks.Count | None = None
   class_weight: float = 1.0
 
   def __post_init__(self):
+    checks.fields(self)
     checks.one_of(self, "normalizer", NORMALIZERS)
-    checks.at_least_one(self, "chunk_tokens")
-    if self.z_loss < 0:
-      raise ValueError(f"z_loss ({self.z_loss}) must not be negative")
-    if not 0 <= self.label_smoothing < 1:
-      raise ValueError(
-        f"label_smoothing ({self.label_smoothing}) must be in [0, 1)"
-      )
 
   @property
   def minimised(self) -> Mapping[str, float]:

@@ -7,7 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.nn import attend, checks, contexts
+from t5x_lite import checks
+from t5x_lite.nn import attend, contexts
 from t5x_lite.nn.caches import KVCache
 from t5x_lite.nn.dropout import dropout
 from t5x_lite.nn.linear import Dense, FanIn, Init
@@ -33,6 +34,9 @@ class Projections:
   kernel_init: Init = FanIn()
   value_init: Init | None = None
   out_init: Init | None = None
+
+  def __post_init__(self):
+    checks.fields(self)
 
   @property
   def has_out_bias(self) -> bool:
@@ -95,13 +99,13 @@ class CoreAttention:
 
   scale: float | None = None
   scale_at_init: bool = False
-  soft_cap: float | None = None
+  soft_cap: checks.Positive | None = None
   sink: bool = False
-  dropout_rate: float = 0.0
+  dropout_rate: checks.Share = 0.0
   kernel: str = "einsum"
 
   def __post_init__(self):
-    checks.dropout_rate(self)
+    checks.fields(self)
     checks.one_of(self, "kernel", attend.KERNELS)
     for name in ("dropout_rate", "soft_cap", "sink"):
       if self.kernel == "cudnn" and getattr(self, name):
@@ -182,16 +186,16 @@ class Attention(nn.Module):
       only for self-attention.
   """
 
-  num_heads: int
-  head_dim: int
-  num_kv_heads: int | None = None
+  num_heads: checks.Count
+  head_dim: checks.Count
+  num_kv_heads: checks.Count | None = None
   projections: Projections = Projections()
   core: CoreAttention = CoreAttention()
   qk_norm: nn.Module | None = None
   distances: TransformerXLBias | None = None
 
   def __post_init__(self):
-    checks.at_least_one(self, "num_heads", "num_kv_heads", "head_dim")
+    checks.fields(self)
     if self.num_kv_heads and self.num_heads % self.num_kv_heads:
       raise ValueError(
         f"num_heads ({self.num_heads}) must be divisible by num_kv_heads "

@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.nn import checks
+from t5x_lite import checks
 
 
 class TokenInfo(NamedTuple):
@@ -87,10 +87,10 @@ class Window:
   Sliding-window attention, causal (Beltagy et al. 2020, arXiv:2004.05150).
   """
 
-  size: int
+  size: checks.Count
 
   def __post_init__(self):
-    checks.at_least_one(self, "size")
+    checks.fields(self)
 
   def __call__(self, query: TokenInfo, key: TokenInfo) -> jax.Array:
     distance = query.index[:, :, None] - key.index[:, None, :]
@@ -104,13 +104,10 @@ class LocalWindow:
   Local attention for encoders (Beltagy et al. 2020, arXiv:2004.05150).
   """
 
-  radius: int
+  radius: checks.Whole
 
   def __post_init__(self):
-    if self.radius < 0:
-      raise ValueError(
-        f"LocalWindow.radius ({self.radius}) must not be negative"
-      )
+    checks.fields(self)
 
   def __call__(self, query: TokenInfo, key: TokenInfo) -> jax.Array:
     distance = query.index[:, :, None] - key.index[:, None, :]
@@ -125,7 +122,10 @@ class Sinks:
   Sinks(4)))))`: Xiao et al. 2023, arXiv:2309.17453.
   """
 
-  count: int
+  count: checks.Whole
+
+  def __post_init__(self):
+    checks.fields(self)
 
   def __call__(self, query: TokenInfo, key: TokenInfo) -> jax.Array:
     rows, keys = key.position.shape
@@ -140,6 +140,7 @@ class And:
   rules: tuple[AttentionRule, ...]
 
   def __post_init__(self):
+    checks.fields(self)
     object.__setattr__(self, "rules", tuple(self.rules))
 
   def __call__(self, query: TokenInfo, key: TokenInfo) -> jax.Array:
@@ -155,6 +156,7 @@ class Or:
   rules: tuple[AttentionRule, ...]
 
   def __post_init__(self):
+    checks.fields(self)
     object.__setattr__(self, "rules", tuple(self.rules))
 
   def __call__(self, query: TokenInfo, key: TokenInfo) -> jax.Array:

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.nn import checks
+from t5x_lite import checks
 from t5x_lite.nn.attention_rules import TokenInfo
 from t5x_lite.nn.parameters import parameter
 
@@ -37,13 +37,13 @@ class Embedding(nn.Module):
     stddev: of the initial values.
   """
 
-  width: int | None = None
+  width: checks.Count | None = None
   scale: bool = False
-  num_token_types: int = 0
-  stddev: float = 1.0
+  num_token_types: checks.Whole = 0
+  stddev: checks.NotNegative = 1.0
 
   def __post_init__(self):
-    checks.at_least_one(self, "width")
+    checks.fields(self)
     super().__post_init__()
 
   @nn.compact

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.nn import checks
+from t5x_lite import checks
 from t5x_lite.nn.attention_rules import AttentionRule, TokenInfo
 from t5x_lite.nn.dropout import dropout
 from t5x_lite.nn.linear import Dense, FanIn, Init
@@ -49,16 +49,15 @@ class MLP(FeedForward):
     out_init: instead, for the last one.
   """
 
-  hidden: int
+  hidden: checks.Count
   activation: str = "relu"
   use_bias: bool = False
-  dropout_rate: float = 0.0
+  dropout_rate: checks.Share = 0.0
   kernel_init: Init = FanIn()
   out_init: Init | None = None
 
   def __post_init__(self):
-    checks.at_least_one(self, "hidden")
-    checks.dropout_rate(self)
+    checks.fields(self)
     checks.one_of(self, "activation", ACTIVATIONS)
     super().__post_init__()
 

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.nn import checks
+from t5x_lite import checks
 from t5x_lite.nn.attention_rules import TokenInfo
 from t5x_lite.nn.dropout import dropout
 from t5x_lite.nn.feedforward import ACTIVATIONS
@@ -55,6 +55,7 @@ class HeadTransform(nn.Module):
 
   def __post_init__(self):
     # The caller may have given it to a stack too, which would share parameters.
+    checks.fields(self)
     self.norm = self.norm.clone()
     super().__post_init__()
 
@@ -88,7 +89,11 @@ class LMHead(nn.Module):
   transform: HeadTransform | None = None
   use_bias: bool = False
   normalize: bool = False
-  soft_cap: float | None = None
+  soft_cap: checks.Positive | None = None
+
+  def __post_init__(self):
+    checks.fields(self)
+    super().__post_init__()
 
   @nn.compact
   def read(
@@ -138,16 +143,15 @@ class Classifier(nn.Module):
     kernel_init: initialises both layers.
   """
 
-  num_classes: int
+  num_classes: checks.Count
   pool: str | None = "first"
   transform: str | None = None
   use_bias: bool = True
-  dropout_rate: float = 0.0
+  dropout_rate: checks.Share = 0.0
   kernel_init: Init = FanIn()
 
   def __post_init__(self):
-    checks.at_least_one(self, "num_classes")
-    checks.dropout_rate(self)
+    checks.fields(self)
     if self.pool is not None and self.pool not in POOLS:
       raise ValueError(
         f"unknown Classifier.pool {self.pool!r}: use None (each token) or one "

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
+from t5x_lite import checks
 from t5x_lite.nn.parameters import parameter
 
 
@@ -39,7 +40,10 @@ matmul.defvjp(_forward, _backward)
 class FanIn:
   """Draws kernels of variance `scale` / fan-in, T5's and T5X's way."""
 
-  scale: float = 1.0
+  scale: checks.NotNegative = 1.0
+
+  def __post_init__(self):
+    checks.fields(self)
 
   def stddev(self, fan_in: int, fan_out: int) -> float:
     del fan_out
@@ -57,8 +61,11 @@ class Normal:
       section 2.3).
   """
 
-  deviation: float = 0.02
-  num_layers: int | None = None
+  deviation: checks.NotNegative = 0.02
+  num_layers: checks.Layers | None = None
+
+  def __post_init__(self):
+    checks.fields(self)
 
   def stddev(self, fan_in: int, fan_out: int) -> float:
     del fan_in, fan_out
@@ -73,7 +80,10 @@ class Xavier:
   Glorot and Bengio 2010; DeepNorm lowers the gain (arXiv:2203.00555).
   """
 
-  gain: float = 1.0
+  gain: checks.NotNegative = 1.0
+
+  def __post_init__(self):
+    checks.fields(self)
 
   def stddev(self, fan_in: int, fan_out: int) -> float:
     return self.gain * math.sqrt(2 / (fan_in + fan_out))
@@ -98,6 +108,10 @@ class Dense(nn.Module):
   axes: Sequence[str]
   kernel_init: Init = FanIn()
   use_bias: bool = False
+
+  def __post_init__(self):
+    checks.fields(self)
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:

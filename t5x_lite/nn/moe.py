@@ -27,7 +27,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.nn import checks
+from t5x_lite import checks
 from t5x_lite.nn.attention_rules import AttentionRule, Full, TokenInfo
 from t5x_lite.nn.feedforward import MLP, FeedForward
 from t5x_lite.nn.linear import Dense, FanIn, Init
@@ -75,28 +75,24 @@ class MoE(FeedForward):
   """
 
   expert: MLP
-  num_experts: int
-  top_k: int = 1
-  capacity_factor: float | None = None
-  expert_capacity: int | None = None
+  num_experts: checks.Count
+  top_k: checks.Count = 1
+  capacity_factor: checks.Positive | None = None
+  expert_capacity: checks.Count | None = None
   routing: str = "token_choice"
   normalize_gates: bool = False
   shared_expert: MLP | None = None
-  balance_loss: float = 0.0
-  router_z_loss: float = 0.0
-  jitter: float = 0.0
+  balance_loss: checks.NotNegative = 0.0
+  router_z_loss: checks.NotNegative = 0.0
+  jitter: checks.Share = 0.0
   kernel_init: Init = FanIn()
 
   def __post_init__(self):
-    checks.at_least_one(self, "num_experts", "top_k", "expert_capacity")
+    checks.fields(self)
     if self.top_k > self.num_experts:
       raise ValueError(
         f"MoE.top_k ({self.top_k}) must be at most num_experts "
         f"({self.num_experts})"
-      )
-    if self.capacity_factor is not None and self.capacity_factor <= 0:
-      raise ValueError(
-        f"MoE.capacity_factor ({self.capacity_factor}) must be above 0, or None"
       )
     if self.capacity_factor is not None and self.expert_capacity is not None:
       raise ValueError(

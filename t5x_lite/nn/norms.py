@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from t5x_lite import checks
 from t5x_lite.nn.parameters import parameter
 
 
@@ -22,9 +23,13 @@ class RMSNorm(nn.Module):
     axis: logical axis of what is normalised.
   """
 
-  epsilon: float = 1e-6
+  epsilon: checks.NotNegative = 1e-6
   zero_centred: bool = False
   axis: str = "embed"
+
+  def __post_init__(self):
+    checks.fields(self)
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, x_BTD: jax.Array) -> jax.Array:
@@ -44,9 +49,13 @@ class LayerNorm(nn.Module):
   Ba et al. 2016, arXiv:1607.06450; `use_bias=False` is PaLM's.
   """
 
-  epsilon: float = 1e-5
+  epsilon: checks.NotNegative = 1e-5
   use_bias: bool = True
   axis: str = "embed"
+
+  def __post_init__(self):
+    checks.fields(self)
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, x_BTD: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.nn import checks
+from t5x_lite import checks
 from t5x_lite.nn.attention_rules import TokenInfo
 from t5x_lite.nn.parameters import parameter
 from t5x_lite.nn.rope_scaling import RopeScaling
@@ -72,12 +72,13 @@ class T5Bias(PositionEncoding):
       (encoders).
   """
 
-  num_heads: int
+  num_heads: checks.Count
   bidirectional: bool
-  num_buckets: int = 32
-  max_distance: int = 128
+  num_buckets: checks.Count = 32
+  max_distance: checks.Count = 128
 
   def __post_init__(self):
+    checks.fields(self)
     # Half of one direction's buckets are of one distance each.
     exact = self.num_buckets // (4 if self.bidirectional else 2)
     if exact < 1:
@@ -175,10 +176,10 @@ class Alibi(PositionEncoding):
     num_heads: N.
   """
 
-  num_heads: int
+  num_heads: checks.Count
 
   def __post_init__(self):
-    checks.at_least_one(self, "num_heads")
+    checks.fields(self)
     super().__post_init__()
 
   def check(self, num_heads: int, head_dim: int):
@@ -212,12 +213,13 @@ class Rope(PositionEncoding):
     scaling: changes the frequencies for longer texts, or None.
   """
 
-  base: float = 10_000.0
+  base: checks.Positive = 10_000.0
   fraction: float = 1.0
   interleaved: bool = False
   scaling: RopeScaling | None = None
 
   def __post_init__(self):
+    checks.fields(self)
     if not 0 < self.fraction <= 1:
       raise ValueError(f"Rope.fraction ({self.fraction}) must be in (0, 1]")
     super().__post_init__()
@@ -268,7 +270,11 @@ class Sinusoidal(PositionEncoding):
   Section 3.5, Vaswani et al. 2017, arXiv:1706.03762.
   """
 
-  base: float = 10_000.0
+  base: checks.Positive = 10_000.0
+
+  def __post_init__(self):
+    checks.fields(self)
+    super().__post_init__()
 
   def embed(self, x_BTD: jax.Array, tokens: TokenInfo) -> jax.Array:
     waves_BTD = waves(tokens.position, x_BTD.shape[-1], self.base)
@@ -293,12 +299,12 @@ class Learned(PositionEncoding):
       and OPT, whose positions start after their padding id).
   """
 
-  max_length: int
-  stddev: float = 0.02
-  offset: int = 0
+  max_length: checks.Count
+  stddev: checks.NotNegative = 0.02
+  offset: checks.Whole = 0
 
   def __post_init__(self):
-    checks.at_least_one(self, "max_length")
+    checks.fields(self)
     super().__post_init__()
 
   @nn.compact
@@ -324,12 +330,12 @@ class Learned2D(PositionEncoding):
 
   token_features = ("block_positions",)
 
-  max_length: int
-  max_blank: int
-  stddev: float = 0.02
+  max_length: checks.Count
+  max_blank: checks.Count
+  stddev: checks.NotNegative = 0.02
 
   def __post_init__(self):
-    checks.at_least_one(self, "max_length", "max_blank")
+    checks.fields(self)
     super().__post_init__()
 
   @nn.compact

@@ -7,6 +7,8 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
+from t5x_lite import checks
+
 
 class RopeScaling(Protocol):
   """Changes the frequencies of Rope.
@@ -26,8 +28,11 @@ class RopeScaling(Protocol):
 class Linear:
   """Divides all positions by a factor (Chen et al. 2023, arXiv:2306.15595)."""
 
-  factor: float
-  amplitude: float = 1.0
+  factor: checks.Positive
+  amplitude: checks.Positive = 1.0
+
+  def __post_init__(self):
+    checks.fields(self)
 
   def frequencies(self, frequency_h, base):
     del base
@@ -42,8 +47,11 @@ class NTK:
   section 3.1, Eq. 17.
   """
 
-  factor: float
-  amplitude: float = 1.0
+  factor: checks.Positive
+  amplitude: checks.Positive = 1.0
+
+  def __post_init__(self):
+    checks.fields(self)
 
   def frequencies(self, frequency_h, base):
     half = frequency_h.shape[0]
@@ -66,13 +74,14 @@ class Yarn:
     amplitude: None means 0.1 ln(factor) + 1, Eq. 22.
   """
 
-  factor: float
-  original_length: int
-  beta_fast: float = 32.0
-  beta_slow: float = 1.0
-  amplitude: float | None = None
+  factor: checks.Positive
+  original_length: checks.Count
+  beta_fast: checks.Positive = 32.0
+  beta_slow: checks.Positive = 1.0
+  amplitude: checks.Positive | None = None
 
   def __post_init__(self):
+    checks.fields(self)
     if self.amplitude is None:
       default = 0.1 * math.log(self.factor) + 1 if self.factor > 1 else 1.0
       object.__setattr__(self, "amplitude", default)
@@ -106,11 +115,14 @@ class Llama3:
       are divided, those below original_length / high stay.
   """
 
-  factor: float = 8.0
-  original_length: int = 8192
-  low_freq_factor: float = 1.0
-  high_freq_factor: float = 4.0
-  amplitude: float = 1.0
+  factor: checks.Positive = 8.0
+  original_length: checks.Count = 8192
+  low_freq_factor: checks.Positive = 1.0
+  high_freq_factor: checks.Positive = 4.0
+  amplitude: checks.Positive = 1.0
+
+  def __post_init__(self):
+    checks.fields(self)
 
   def frequencies(self, frequency_h, base):
     del base

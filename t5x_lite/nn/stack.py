@@ -11,7 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.nn import checks, pooling
+from t5x_lite import checks
+from t5x_lite.nn import pooling
 from t5x_lite.nn.attention import Attention
 from t5x_lite.nn.attention_rules import AttentionRule, Full, TokenInfo
 from t5x_lite.nn.caches import (
@@ -71,13 +72,13 @@ class Layer(nn.Module):
   parallel: bool = False
   parallel_norms: int = 1
   norm_placement: str = "pre"
-  residual_scale: float = 1.0
+  residual_scale: checks.Positive = 1.0
   rule: AttentionRule | None = None
   position: PositionEncoding | None = None
-  dropout_rate: float = 0.0
+  dropout_rate: checks.Share = 0.0
 
   def __post_init__(self):
-    checks.dropout_rate(self)
+    checks.fields(self)
     if self.position is not None and self.position.embeds:
       raise ValueError(
         f"Layer.position ({type(self.position).__name__}) is added to the "
@@ -198,6 +199,7 @@ class Period:
   layers: Sequence[Layer]
 
   def __post_init__(self):
+    checks.fields(self)
     if not self.layers:
       raise ValueError("a Period needs at least one layer")
     # gin gives a list, which has no hash, and jit looks models up by hash.
@@ -241,20 +243,19 @@ class Stack(nn.Module):
   """
 
   layer: Layer | Period
-  num_layers: int
+  num_layers: checks.Layers
   rule: AttentionRule
   position: PositionEncoding
   input_norm: nn.Module | None = None
   final_norm: nn.Module | None = None
-  pool: int = 1
+  pool: checks.Count = 1
   scan: bool = False
   remat: str | None = None
-  dropout_rate: float = 0.0
-  output_dropout_rate: float = 0.0
+  dropout_rate: checks.Share = 0.0
+  output_dropout_rate: checks.Share = 0.0
 
   def __post_init__(self):
-    checks.at_least_one(self, "num_layers", "pool")
-    checks.dropout_rate(self)
+    checks.fields(self)
     if self.num_layers % len(self.period):
       raise ValueError(
         f"num_layers ({self.num_layers}) must be divisible by the period of "

@@ -3,7 +3,8 @@
 import flax.linen as nn
 import jax
 
-from t5x_lite.nn import checks, pooling
+from t5x_lite import checks
+from t5x_lite.nn import pooling
 from t5x_lite.nn.attention_rules import Full, TokenInfo
 from t5x_lite.nn.caches import StackCache
 from t5x_lite.nn.embedding import Embedding
@@ -33,19 +34,19 @@ class Transformer(nn.Module):
     dtype: of the activations; parameters and logits are float32.
   """
 
-  width: int
-  vocab_size: int | None = None
+  width: checks.Count
+  vocab_size: checks.Count | None = None
   embedding: Embedding = Embedding()
   lm_head: LMHead = LMHead()
   encoder: Stack | None = None
   decoder: Stack | DecoderDecoder | None = None
   share_encoder: bool = False
-  encoder_width: int | None = None
+  encoder_width: checks.Count | None = None
   classifier: Classifier | None = None
   dtype: str = "float32"
 
   def __post_init__(self):
-    checks.at_least_one(self, "width", "vocab_size", "encoder_width")
+    checks.fields(self)
     checks.one_of(self, "dtype", DTYPES)
     self._check_stacks()
     if self.encoder is not None and self.decoder is not None:

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from t5x_lite import checks
 from t5x_lite.nn.attention_rules import TokenInfo
 from t5x_lite.nn.linear import Dense, FanIn, Init
 from t5x_lite.nn.parameters import parameter
@@ -24,8 +25,12 @@ class TransformerXLBias(nn.Module):
     kernel_init: initialises W; u and v start at zero.
   """
 
-  base: float = 10_000.0
+  base: checks.Positive = 10_000.0
   kernel_init: Init = FanIn()
+
+  def __post_init__(self):
+    checks.fields(self)
+    super().__post_init__()
 
   @nn.compact
   def __call__(

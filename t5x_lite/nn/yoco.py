@@ -9,6 +9,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 
+from t5x_lite import checks
 from t5x_lite.nn import attention_rules
 from t5x_lite.nn.attention_rules import TokenInfo
 from t5x_lite.nn.caches import (
@@ -49,6 +50,7 @@ class DecoderDecoder(nn.Module):
   norm: nn.Module
 
   def __post_init__(self):
+    checks.fields(self)
     shapes = {
       (layer.attention.kv_heads,
        layer.attention.head_dim)

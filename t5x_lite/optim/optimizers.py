@@ -12,12 +12,12 @@ same whether it is separate or one slice of a scanned stack.
 """
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from t5x_lite import checks
 from t5x_lite.optim import adafactor, schedules
 
 
@@ -35,18 +35,15 @@ class Optimizer:
   """
 
   learning_rate: schedules.Schedule | float
-  clip_norm: float | None = None
-  weight_decay: float = 0.0
-  weight_decay_lr_exponent: float = 1.0
+  clip_norm: checks.Positive | None = None
+  weight_decay: checks.NotNegative = 0.0
+  weight_decay_lr_exponent: checks.NotNegative = 1.0
 
   def __post_init__(self):
+    checks.fields(self)
     if isinstance(self.learning_rate, (int, float)):
       constant = schedules.Constant(value=self.learning_rate)
       object.__setattr__(self, "learning_rate", constant)
-    _check(self, "learning_rate", callable, "a number or a schedule")
-    _check(self, "clip_norm", _none_or(_positive), "above 0, or None")
-    _check(self, "weight_decay", _at_least_0, "0 or more")
-    _check(self, "weight_decay_lr_exponent", _at_least_0, "0 or more")
 
   def fit_steps(self, total_steps: int) -> "Optimizer":
     """Returns a copy whose schedule has `total_steps`, if it had none."""
@@ -84,15 +81,9 @@ class Optimizer:
 class AdamW(Optimizer):
   """Builds Adam with decoupled decay, arXiv:1412.6980, arXiv:1711.05101."""
 
-  beta1: float = 0.9
-  beta2: float = 0.999
-  epsilon: float = 1e-8
-
-  def __post_init__(self):
-    super().__post_init__()
-    _check(self, "beta1", _in_unit, "in [0, 1)")
-    _check(self, "beta2", _in_unit, "in [0, 1)")
-    _check(self, "epsilon", _positive, "above 0")
+  beta1: checks.Share = 0.9
+  beta2: checks.Share = 0.999
+  epsilon: checks.Positive = 1e-8
 
   def _descend(self, logical_axes):
     del logical_axes
@@ -124,22 +115,13 @@ class Adafactor(Optimizer):
   """
 
   factored: bool = True
-  min_dim_size_to_factor: int = 128
-  beta1: float | None = None
-  decay_rate: float = 0.8
-  clipping_threshold: float | None = 1.0
+  min_dim_size_to_factor: checks.Count = 128
+  beta1: checks.Share | None = None
+  decay_rate: checks.Positive = 0.8
+  clipping_threshold: checks.Positive | None = 1.0
   multiply_by_parameter_scale: bool = True
-  epsilon1: float = 1e-30
-  epsilon2: float = 1e-3
-
-  def __post_init__(self):
-    super().__post_init__()
-    _check(self, "min_dim_size_to_factor", _positive, "above 0")
-    _check(self, "beta1", _none_or(_in_unit), "in [0, 1), or None")
-    _check(self, "decay_rate", _positive, "above 0")
-    _check(self, "clipping_threshold", _none_or(_positive), "above 0, or None")
-    _check(self, "epsilon1", _positive, "above 0")
-    _check(self, "epsilon2", _at_least_0, "0 or more")
+  epsilon1: checks.Positive = 1e-30
+  epsilon2: checks.NotNegative = 1e-3
 
   def _descend(self, logical_axes):
     chain = [
@@ -218,27 +200,3 @@ def state_axes(state, logical_axes):
 def _is_axes(node) -> bool:
   # optax's states are NamedTuples: these are not axes.
   return type(node) is tuple
-
-
-def _check(optimizer: Optimizer, field: str, valid, allowed: str):
-  value = getattr(optimizer, field)
-  if not valid(value):
-    name = f"{type(optimizer).__name__}.{field}"
-    raise ValueError(f"{name} ({value!r}) must be {allowed}")
-
-
-def _at_least_0(value) -> bool:
-  number = isinstance(value, (int, float)) and not isinstance(value, bool)
-  return number and math.isfinite(value) and value >= 0
-
-
-def _positive(value) -> bool:
-  return _at_least_0(value) and value > 0
-
-
-def _in_unit(value) -> bool:
-  return _at_least_0(value) and value < 1
-
-
-def _none_or(valid):
-  return lambda value: value is None or valid(value)

@@ -11,12 +11,13 @@ jit. Warmup starts at 0, as in optax and T5X.
 """
 
 import dataclasses
-import math
 from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from t5x_lite import checks
 
 
 class Schedule(Protocol):
@@ -29,10 +30,10 @@ class Schedule(Protocol):
 class Constant:
   """Returns the same learning rate at every step."""
 
-  value: float
+  value: checks.NotNegative
 
   def __post_init__(self):
-    _check_rate(self, "value")
+    checks.fields(self)
 
   def __call__(self, step):
     return jnp.full_like(step, self.value, dtype=jnp.float32)
@@ -42,16 +43,11 @@ class Constant:
 class LinearWarmup:
   """Multiplies another schedule by min(1, step / steps)."""
 
-  steps: int
+  steps: checks.Count
   schedule: Schedule
 
   def __post_init__(self):
-    _check_steps(self, "steps", least=1)
-    if not callable(self.schedule):
-      raise ValueError(
-        f"LinearWarmup.schedule ({self.schedule!r}) must be a schedule, such as"
-        " Constant(value=1e-3)"
-      )
+    checks.fields(self)
 
   def __call__(self, step):
     ramp = optax.linear_schedule(0.0, 1.0, self.steps)
@@ -67,12 +63,11 @@ class Rsqrt:
   constant during "warmup"; for a linear ramp, wrap it in `LinearWarmup`.
   """
 
-  scale: float = 1.0
-  warmup_steps: int = 10_000
+  scale: checks.NotNegative = 1.0
+  warmup_steps: checks.Count = 10_000
 
   def __post_init__(self):
-    _check_rate(self, "scale")
-    _check_steps(self, "warmup_steps", least=1)
+    checks.fields(self)
 
   def __call__(self, step):
     step = jnp.asarray(step, jnp.float32)
@@ -87,15 +82,13 @@ class Cosine:
   peak * final_fraction, is reached at `total_steps` and kept from there on.
   """
 
-  peak: float
-  warmup_steps: int = 0
-  total_steps: int | None = None  # None: the length of the run
-  final_fraction: float = 0.0
+  peak: checks.NotNegative
+  warmup_steps: checks.Whole = 0
+  total_steps: checks.Count | None = None  # None: the length of the run
+  final_fraction: checks.Fraction = 0.0
 
   def __post_init__(self):
-    _check_rate(self, "peak")
-    _check_steps(self, "warmup_steps", least=0)
-    _check_fraction(self)
+    checks.fields(self)
     _check_phases(self, "warmup_steps")
 
   def __call__(self, step):
@@ -116,18 +109,15 @@ class WSD:
   arXiv:2405.18392.
   """
 
-  peak: float
-  warmup_steps: int = 0
-  decay_steps: int
-  total_steps: int | None = None  # None: the length of the run
-  final_fraction: float = 0.0
+  peak: checks.NotNegative
+  warmup_steps: checks.Whole = 0
+  decay_steps: checks.Count
+  total_steps: checks.Count | None = None  # None: the length of the run
+  final_fraction: checks.Fraction = 0.0
   shape: str = "linear"
 
   def __post_init__(self):
-    _check_rate(self, "peak")
-    _check_steps(self, "warmup_steps", least=0)
-    _check_steps(self, "decay_steps", least=1)
-    _check_fraction(self)
+    checks.fields(self)
     if self.shape not in ("linear", "sqrt"):
       raise ValueError(f"WSD.shape ({self.shape!r}) must be 'linear' or 'sqrt'")
     _check_phases(self, "warmup_steps", "decay_steps")
@@ -177,40 +167,10 @@ def _needed_total_steps(schedule) -> int:
   return schedule.total_steps
 
 
-def _check_rate(schedule, field: str):
-  value = getattr(schedule, field)
-  number = isinstance(value, (int, float)) and not isinstance(value, bool)
-  if not number or not math.isfinite(value) or value < 0:
-    raise ValueError(
-      f"{type(schedule).__name__}.{field} ({value!r}) must be a finite number,"
-      " 0 or more"
-    )
-
-
-def _check_steps(schedule, field: str, *, least: int):
-  value = getattr(schedule, field)
-  whole = isinstance(value, int) and not isinstance(value, bool)
-  if not whole or value < least:
-    raise ValueError(
-      f"{type(schedule).__name__}.{field} ({value!r}) must be a whole number of"
-      f" steps, {least} or more"
-    )
-
-
-def _check_fraction(schedule):
-  fraction = schedule.final_fraction
-  if not 0 <= fraction <= 1:
-    raise ValueError(
-      f"{type(schedule).__name__}.final_fraction ({fraction!r}) must be in"
-      " [0, 1]"
-    )
-
-
 def _check_phases(schedule, *fields: str):
   """Checks that the phases named by `fields` fit into `total_steps`."""
   if schedule.total_steps is None:
     return
-  _check_steps(schedule, "total_steps", least=1)
   phases = sum(getattr(schedule, field) for field in fields)
   # A cosine needs a step after warmup; WSD's decay is one of the phases.
   at_most = "decay_steps" in fields

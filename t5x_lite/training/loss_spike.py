@@ -4,6 +4,9 @@ import collections
 import dataclasses
 import statistics
 from collections.abc import Iterable
+from typing import Annotated
+
+from t5x_lite import checks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,22 +25,13 @@ class LossSpike:
     steps: how many spikes in a row stop training.
   """
 
-  window: int = 100
-  deviations: float = 8.0
-  least: float = 1.0
-  steps: int = 3
+  window: Annotated[int, checks.Range(2, 2**31 - 1)] = 100
+  deviations: checks.NotNegative = 8.0
+  least: checks.NotNegative = 1.0
+  steps: checks.Count = 3
 
   def __post_init__(self):
-    for name, least in (("window", 2), ("steps", 1)):
-      if getattr(self, name) < least:
-        raise ValueError(
-          f"LossSpike.{name} ({getattr(self, name)}) must be at least {least}"
-        )
-    for name in ("deviations", "least"):
-      if not getattr(self, name) >= 0:
-        raise ValueError(
-          f"LossSpike.{name} ({getattr(self, name)}) must be 0 or more"
-        )
+    checks.fields(self)
 
 
 class Window:

@@ -6,6 +6,7 @@ It does not import TensorFlow, so that a run can be described without it.
 import dataclasses
 from collections.abc import Sequence
 
+from t5x_lite import checks
 from t5x_lite.checkpoints import Retention, WarmStart
 from t5x_lite.data import Data
 from t5x_lite.decoding import GREEDY, UNCONSTRAINED, Constraints, Sampler
@@ -46,34 +47,25 @@ class Run:
   model: Model
   train: Data
   optimizer: Optimizer
-  total_steps: int
+  total_steps: checks.Count
   eval: Sequence[Data] = ()
   layout: Layout = Layout()
   seed: int = 0
-  microbatches: int = 1
-  log_every: int = 100
-  eval_every: int | None = 1000
-  sample_every: int | None = None
-  checkpoint_every: int | None = 1000
-  max_skipped_steps: int = 10
+  microbatches: checks.Count = 1
+  log_every: checks.Count = 100
+  eval_every: checks.Count | None = 1000
+  sample_every: checks.Count | None = None
+  checkpoint_every: checks.Count | None = 1000
+  max_skipped_steps: checks.Count = 10
   loss_spike: LossSpike | None = LossSpike()
-  sdc_check_every: int | None = None
+  sdc_check_every: checks.Count | None = None
   keep: Retention = Retention()
   warm_start: WarmStart | None = None
   sampler: Sampler = GREEDY
   constraints: Constraints = UNCONSTRAINED
 
   def __post_init__(self):
-    for name in (
-      "total_steps", "microbatches", "log_every", "eval_every",
-      "sample_every", "checkpoint_every", "max_skipped_steps",
-      "sdc_check_every",
-    ):  # fmt: skip
-      value = getattr(self, name)
-      if value is not None and value < 1:
-        raise ValueError(f"Run.{name} ({value}) must be at least 1")
-    if not -(2**63) <= self.seed < 2**63 - 1:
-      raise ValueError(f"Run.seed ({self.seed}) must fit into 64 bits")
+    checks.fields(self)
     if self.train.batch_size % self.microbatches:
       raise ValueError(
         f"batch_size ({self.train.batch_size}) must be divisible by "

@@ -143,7 +143,7 @@ def test_a_budget_of_no_step_is_refused():
     plan.steps(ACCOUNT, Budget(amount=1))
   with pytest.raises(ValueError, match="must be one of flops, source_tokens"):
     Budget(amount=1, unit="time")
-  with pytest.raises(ValueError, match="must be positive"):
+  with pytest.raises(ValueError, match="must be above 0"):
     Budget(amount=0)
 
 

@@ -114,13 +114,13 @@ def test_log_probs_are_the_models_own():
 @pytest.mark.parametrize(
   ("settings", "message"),
   [
-    ({"ends": [-1]}, "ends .-1. must be a token id"),
-    ({"first": "a"}, "first .'a'. must be a token id"),
-    ({"ends": [True]}, "ends .True. must be a token id"),
-    ({"max_length": 1}, "max_length .1. must be a whole number, at least 2"),
-    ({"max_length": 8.5}, "max_length .8.5. must be a whole number"),
-    ({"min_length": "4"}, "min_length .'4'. must be a whole number"),
-    ({"min_new_tokens": -1}, "min_new_tokens .-1. must be a whole number"),
+    ({"ends": [-1]}, r"ends\[0\] .-1. must be at least 0"),
+    ({"first": "a"}, "first .'a'. must be of type int"),
+    ({"ends": [True]}, r"ends\[0\] .True. must be of type int"),
+    ({"max_length": 1}, "max_length .1. must be at least 2"),
+    ({"max_length": 8.5}, "max_length .8.5. must be of type int"),
+    ({"min_length": "4"}, "min_length .'4'. must be of type int"),
+    ({"min_new_tokens": -1}, "min_new_tokens .-1. must be at least 0"),
     ({"first": 3, "suppressed": [3]}, "first .3. is also in suppressed"),
   ],
 )

@@ -177,7 +177,10 @@ def test_labels_and_masks_that_repeat_are_counted(vocabulary):
     (["describe", "--gin_file=models/palm/tiny.gin"], "give --vocab_size"),
     (["describe"], "no gin file binds model.Model"),
     (["vocab", "--input=x"], "give --output"),
-    (["vocab", "--input=/nonesuch", "--output=/tmp/x"], "no such text file"),
+    (
+      ["vocab", "--input=/nonesuch", "--output=none.model"],
+      "no such text file",
+    ),
   ],
 )
 def test_mistakes_are_one_line(arguments, message, capsys):

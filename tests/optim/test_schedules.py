@@ -88,8 +88,8 @@ def test_run_length_reaches_only_schedules_without_one():
     (lambda: Constant(value=-1.0), r"Constant\.value \(-1\.0\)"),
     (lambda: Constant(value=math.nan), r"Constant\.value \(nan\)"),
     (lambda: Constant(value="1e-3"), r"Constant\.value \('1e-3'\)"),
-    (lambda: Rsqrt(warmup_steps=0), r"warmup_steps \(0\).* 1 or more"),
-    (lambda: Rsqrt(warmup_steps=1e4), r"warmup_steps \(10000\.0\).*whole"),
+    (lambda: Rsqrt(warmup_steps=0), r"warmup_steps \(0\) must be at least 1"),
+    (lambda: Rsqrt(warmup_steps=1e4), r"warmup_steps \(10000\.0\).* type int"),
     (lambda: LinearWarmup(steps=3, schedule=1e-3), r"schedule \(0\.001\)"),
     (
       lambda: Cosine(peak=1.0, warmup_steps=9, total_steps=9),

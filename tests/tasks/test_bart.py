@@ -101,8 +101,8 @@ def test_rotation_begins_anywhere():
 @pytest.mark.parametrize(
   ("settings", "message"),
   [
-    ({"infilling_density": 1.0}, r"infilling_density \(1.0\) must be from 0"),
-    ({"deletion_density": -0.1}, r"deletion_density \(-0.1\) must be from 0"),
+    ({"infilling_density": 1.0}, r"infilling_density \(1.0\) must be in"),
+    ({"deletion_density": -0.1}, r"deletion_density \(-0.1\) must be in"),
     ({"mean_span": 0.9}, r"mean_span \(0.9\) must be at least 1"),
     (OFF, "does not change the text: set one"),
   ],

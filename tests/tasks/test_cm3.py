@@ -97,7 +97,7 @@ def test_what_does_not_fit_is_refused(objective, length, message):
 
 
 def test_settings_without_sense_are_refused():
-  with pytest.raises(ValueError, match=r"mean_spans \(-1\) must not be negat"):
+  with pytest.raises(ValueError, match=r"mean_spans \(-1\) must be at least 0"):
     CM3(mean_spans=-1)
   with pytest.raises(ValueError, match=r"max_spans \(0\) must be at least 1"):
     CM3(max_spans=0)

@@ -194,7 +194,7 @@ def test_what_does_not_fit_is_refused():
     examples(
       FIM(), {"targets": 9}, TEXT, vocabulary=vocabularies.Bytes(extra_ids=2)
     )
-  with pytest.raises(ValueError, match=r"spm_rate \(1.1\) must be from 0 to 1"):
+  with pytest.raises(ValueError, match=r"spm_rate \(1.1\) must be in .0, 1."):
     FIM(spm_rate=1.1)
 
 

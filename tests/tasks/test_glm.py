@@ -113,7 +113,7 @@ def test_the_end_of_a_document_is_from_a_half_to_all_of_it():
   ("settings", "message"),
   [
     ({"mode": "word"}, "mode .'word'. must be one of 'token', 'sentence'"),
-    ({"noise_density": 1}, r"noise_density \(1\) must be between 0 and 1"),
+    ({"noise_density": 1}, r"noise_density \(1\) must be in .0, 1."),
     ({"mean_span": 0}, r"mean_span \(0\) must be at least 1"),
   ],
 )

@@ -46,5 +46,5 @@ def test_what_leaves_nothing_is_refused():
     examples(IIDDenoising(), {"inputs": 2, "targets": 9}, "text")
   with pytest.raises(ValueError, match=r"noise_density \(1.5\) must be betw"):
     IIDDenoising(noise_density=1.5)
-  with pytest.raises(ValueError, match=r"random_fraction \(-1\) must be from"):
+  with pytest.raises(ValueError, match=r"random_fraction \(-1\) must be in"):
     IIDDenoising(random_fraction=-1)

@@ -87,5 +87,5 @@ def test_what_does_not_fit_is_refused():
     examples(PEGASUS(), LENGTHS | {"inputs": 2}, TEXT)
   with pytest.raises(ValueError, match="choose .'best'. must be one of 'rando"):
     PEGASUS(choose="best")
-  with pytest.raises(ValueError, match=r"sentence_density \(0\) must be betw"):
+  with pytest.raises(ValueError, match=r"sentence_density \(0\) must be in"):
     PEGASUS(sentence_density=0)

@@ -192,7 +192,7 @@ def test_lengths_that_do_not_fit_are_refused(objective, lengths, message):
 
 @pytest.mark.parametrize("density", [0.0, 1.0, -0.1, 15])
 def test_density_outside_0_and_1_is_refused(density):
-  with pytest.raises(ValueError, match=r"noise_density .* between 0 and 1"):
+  with pytest.raises(ValueError, match=r"noise_density .* must be in .0, 1."):
     SpanCorruption(noise_density=density)
 
 

@@ -15,7 +15,7 @@ from t5x_lite.checkpoints.manager import Checkpoints
 from t5x_lite.data import token_counts, vocabulary_record
 from t5x_lite.data.reader import Reader
 from t5x_lite.data.resolved_task import ResolvedTask
-from t5x_lite.devices import matmul_peak, memory
+from t5x_lite.devices import lost_process, matmul_peak, memory
 from t5x_lite.evaluation import evaluate, held_out
 from t5x_lite.optim import optimizers
 from t5x_lite.training import metrics_log, samples, step
@@ -29,7 +29,7 @@ def train(run: Run, *, model_dir: str) -> TrainState:
   """Trains, or resumes training, until `run.total_steps`.
 
   On the first Ctrl-C or SIGTERM, training finishes the current step, saves a
-  checkpoint and exits with the signal's usual status; the same signal again
+  checkpoint and exits, with status 130 or 75 (`stop.py`); the same signal again
   ends the process at once. The same call resumes: on CPU, with the same bits
   as an uninterrupted run.
 
@@ -95,6 +95,7 @@ def train(run: Run, *, model_dir: str) -> TrainState:
     )
     recorder.say(_describe(run, layout, description, model, steps_done))
     stop = stack.enter_context(Stop())
+    stack.push(lambda kind, error, trace: lost_process.end_if_lost(error))
     eval_batches = held_out.held_out(eval_readers, layout=layout)
     # From the training data if there is no evaluation data.
     sample_reader = (*eval_readers, reader)[0]

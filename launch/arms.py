@@ -160,6 +160,10 @@ def run_all(arms, jobs, say) -> list[str]:
           failed.append(arm.name)
           say(str(error))
       statuses = {arm: arm.poll() for arm in running}
+      if os.EX_TEMPFAIL in statuses.values():
+        say("an arm was told to stop, as this machine is taken away: the same "
+            "command goes on")  # fmt: skip
+        raise SystemExit(os.EX_TEMPFAIL)
       for arm in [arm for arm in running if statuses[arm] is not None]:
         seconds = time.monotonic() - running.pop(arm)
         count += 1
@@ -179,4 +183,6 @@ def run_all(arms, jobs, say) -> list[str]:
 
 
 def _interrupt(number, frame):
-  raise SystemExit(128 + number)
+  del number, frame
+  # As training itself: the same command goes on.
+  raise SystemExit(os.EX_TEMPFAIL)

@@ -75,12 +75,13 @@ fi
 mkdir -p "$logs"
 echo "local.sh: $processes processes x $devices devices, logs in $logs" >&2
 
-pids=()
+pids=() status=0 stopped=0
 stop_all() {
   kill -TERM "${pids[@]}" 2>/dev/null || true
 }
 trap 'status=130; stop_all' INT
-trap 'status=143; stop_all' TERM HUP
+# Training then saves a checkpoint and ends with status 75, as this does.
+trap 'stopped=143; stop_all' TERM HUP
 
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 # Process groups of their own: a signal to this script's group must not reach
@@ -98,7 +99,6 @@ done
 
 # Waits for all. The first failure ends the rest, which would otherwise wait
 # for it until they time out.
-status=0
 left=("${!pids[@]}")
 while ((${#left[@]})); do
   sleep 0.2 || true # A signal to the whole group ends it too.
@@ -112,7 +112,7 @@ while ((${#left[@]})); do
     wait "${pids[i]}" || code=$?
     if ((code != 0 && status == 0)); then
       status=$code
-      if ((i > 0)); then
+      if ((i > 0 && code != 75)); then
         echo "local.sh: process $i failed (status $code); its log ends:" >&2
         tail -n 20 "$logs/$i.err" >&2
       fi
@@ -121,4 +121,4 @@ while ((${#left[@]})); do
   done
   left=(${running[@]+"${running[@]}"})
 done
-exit "$status"
+exit "$((status ? status : stopped))"

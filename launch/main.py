@@ -43,7 +43,8 @@ def main(argv=None) -> int:
     argv: the arguments after the program's name; `sys.argv` by default.
 
   Returns:
-    The exit status: 0 done, 2 the user's mistake, 130 interrupted.
+    The exit status: 0 done, 2 the user's mistake, 130 interrupted. Training
+    has two more: 75 stopped by SIGTERM, 69 another process was lost.
   """
   as_program = argv is None
   argv = sys.argv[1:] if as_program else list(argv)
@@ -59,6 +60,10 @@ def main(argv=None) -> int:
   except Exception as error:
     line = errors.user_line(error)
     if line is None:
+      if "jax" in sys.modules:
+        from t5x_lite.devices import lost_process
+
+        lost_process.end_if_lost(error)
       raise
     print(f"t5x_lite: error: {_with_flags(line, argv)}", file=sys.stderr)
     return 2

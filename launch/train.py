@@ -10,12 +10,20 @@ USAGE = "--gin_file=FILE --model_dir=RUN [flags]"
 DETAILS = """
 Writes checkpoints, metrics.jsonl, TensorBoard events, samples, and the whole
 configuration (config.gin) to RUN. The same command resumes a run; so does
---model_dir=RUN alone. On Ctrl-C or SIGTERM, a checkpoint is saved first.
+--model_dir=RUN alone. On Ctrl-C or SIGTERM, and when Google Cloud announces
+that it takes the machine away, a checkpoint is saved first, by all processes at
+one step.
 
 Training that diverges stops with status 2: updates that are not finite
 (run.Run.max_skipped_steps) or a loss far above those before
 (run.Run.loss_spike). --gin.run.Run.sdc_check_every=N computes every N-th step
 twice and compares the devices' copies, to find those that compute wrongly.
+
+Exit status: 0 done; 2 a mistake in the command or its data, or divergence; 130
+Ctrl-C; 75 SIGTERM or a notice of Google Cloud's: the same command goes on; 69
+another process of the run was lost, which JAX may also notice only after
+$T5X_LITE_HEARTBEAT_SECONDS (100): then 134. Any other is a crash. `python -m
+launch.autoresume -- t5x_lite train ...` starts again what can go on.
 """
 EXAMPLE = """
 t5x_lite train --gin_file=gin/runs/quickstart.gin --model_dir=runs/first \\

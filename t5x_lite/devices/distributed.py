@@ -9,17 +9,20 @@ import dataclasses
 import glob
 import importlib.util
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 
 import jax
 from absl import logging
 from jax.experimental import multihost_utils
 
+from t5x_lite.devices import google_cloud
+
 COORDINATOR = "T5X_LITE_COORDINATOR"
 NUM_PROCESSES = "T5X_LITE_NUM_PROCESSES"
 PROCESS_ID = "T5X_LITE_PROCESS_ID"
+# Seconds without a sign of life after which a process counts as lost, and the
+# others end (lost_process.py).
+HEARTBEAT = "T5X_LITE_HEARTBEAT_SECONDS"
 
 # For ranks that all run on this machine; any free port would do.
 _LOCAL_PORT = 29475
@@ -79,6 +82,7 @@ def initialize_distributed(
   environ = _with_tpu_workers(os.environ)
   environ |= {name: str(v) for name, v in given.items() if v is not None}
   cluster = detect_cluster(environ)
+  heartbeat = _number({HEARTBEAT: "100"} | environ, HEARTBEAT, least=1)
   if cluster is None:
     if enabled:
       raise ValueError(
@@ -87,7 +91,7 @@ def initialize_distributed(
         f" {NUM_PROCESSES} and {PROCESS_ID}"
       )
     return None
-  _join(cluster)
+  _join(cluster, heartbeat)
   logging.info(
     "process %d of %d, joined by %s",
     jax.process_index(), jax.process_count(), cluster.kind,
@@ -206,8 +210,7 @@ def _with_tpu_workers(environ: Mapping[str, str]) -> dict[str, str]:
   environ = dict(environ)
   if "TPU_WORKER_HOSTNAMES" in environ or not _has_tpu():
     return environ
-  host = environ.get("GCE_METADATA_IP", "metadata.google.internal")
-  if workers := tpu_workers(f"http://{host}"):
+  if workers := tpu_workers():
     environ["TPU_WORKER_HOSTNAMES"] = ",".join(workers)
   return environ
 
@@ -217,21 +220,13 @@ def _has_tpu() -> bool:
   return bool(chips) and importlib.util.find_spec("libtpu") is not None
 
 
-def tpu_workers(metadata_url: str) -> list[str]:
-  """Asks a Google Cloud metadata server for the workers of this TPU slice."""
-  request = urllib.request.Request(
-    f"{metadata_url}/computeMetadata/v1/instance/attributes/"
-    "worker-network-endpoints",
-    headers={"Metadata-Flavor": "Google"},
-  )
-  try:
-    with urllib.request.urlopen(request, timeout=5) as reply:
-      return reply.read().decode().split(",")
-  except (urllib.error.URLError, TimeoutError):
-    return []
+def tpu_workers() -> list[str]:
+  """Asks Google Cloud's metadata server for the workers of this TPU slice."""
+  workers = google_cloud.metadata("attributes/worker-network-endpoints")
+  return workers.split(",") if workers else []
 
 
-def _join(cluster: Cluster):
+def _join(cluster: Cluster, heartbeat_seconds: int):
   explicit = cluster.coordinator_address is not None
   jax.distributed.initialize(
     coordinator_address=cluster.coordinator_address,
@@ -239,6 +234,7 @@ def _join(cluster: Cluster):
     process_id=cluster.process_id,
     local_device_ids=cluster.local_device_id,
     cluster_detection_method="deactivate" if explicit else None,
+    heartbeat_timeout_seconds=heartbeat_seconds,
   )
   if cluster.all_local_devices:
     jax.config.update("jax_cuda_visible_devices", "all")

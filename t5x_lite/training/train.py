@@ -15,7 +15,7 @@ from t5x_lite.checkpoints.manager import Checkpoints
 from t5x_lite.data import vocabulary_record
 from t5x_lite.data.reader import Reader
 from t5x_lite.data.resolved_task import ResolvedTask
-from t5x_lite.devices import agreement, matmul_peak, memory
+from t5x_lite.devices import agreement, lost_process, matmul_peak, memory
 from t5x_lite.evaluation import evaluate, held_out
 from t5x_lite.files.slow import announced
 from t5x_lite.optim import optimizers
@@ -42,7 +42,7 @@ def train(
   """Trains, or resumes training, until `run.total_steps`.
 
   On the first Ctrl-C or SIGTERM, training finishes the current step, saves a
-  checkpoint and exits with the signal's usual status; the same signal again
+  checkpoint and exits, with status 130 or 75 (`stop.py`); the same signal again
   ends the process at once. The same call resumes: on CPU, with the same bits
   as an uninterrupted run.
 
@@ -135,6 +135,7 @@ def train(
     if note := reader.describe_sharing(count):
       recorder.say(note)
     stop = stack.enter_context(Stop())
+    stack.push(lambda kind, error, trace: lost_process.end_if_lost(error))
     eval_batches = held_out.held_out(eval_readers, layout=layout)
     # From the training data if there is no evaluation data.
     sample_reader = (*eval_readers, reader)[0]

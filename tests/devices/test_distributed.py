@@ -1,14 +1,11 @@
 """Checks when processes are joined, from environments alone."""
 
-import contextlib
-import http.server
-import threading
-
 import jax
 import pytest
 
 from t5x_lite.devices import distributed
 from t5x_lite.devices.distributed import Cluster, detect_cluster
+from tests import metadata_server
 
 OURS = {
   "T5X_LITE_COORDINATOR": "host0:1234",
@@ -148,6 +145,7 @@ def test_request_joins_and_refusal_does_not(joined, monkeypatch):
     "process_id": 0,
     "local_device_ids": None,
     "cluster_detection_method": "deactivate",
+    "heartbeat_timeout_seconds": 100,
   }
   for name, value in OURS.items():
     monkeypatch.setenv(name, value)
@@ -157,39 +155,36 @@ def test_request_joins_and_refusal_does_not(joined, monkeypatch):
   assert joined.pop()["process_id"] == 1
 
 
-@contextlib.contextmanager
-def metadata_server(text):
-  """Serves one attribute as Google Cloud's metadata server does."""
-
-  class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-      known = self.path.endswith("/attributes/worker-network-endpoints")
-      allowed = self.headers["Metadata-Flavor"] == "Google"
-      self.send_response(200 if known and allowed else 404)
-      self.end_headers()
-      self.wfile.write(text.encode())
-
-    def log_message(self, *args):
-      pass
-
-  with http.server.HTTPServer(("localhost", 0), Handler) as server:
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"localhost:{server.server_port}"
-    server.shutdown()
-    thread.join()
+def serving_workers(endpoints):
+  return metadata_server.serving(
+    {"attributes/worker-network-endpoints": endpoints}
+  )
 
 
 def test_tpu_workers_come_from_the_metadata_server(joined, monkeypatch):
   monkeypatch.setattr(distributed, "_has_tpu", lambda: True)
-  with metadata_server("a:b:10.0.0.1,a:b:10.0.0.2") as address:
+  with serving_workers("a:b:10.0.0.1,a:b:10.0.0.2") as address:
     monkeypatch.setenv("GCE_METADATA_IP", address)
     assert distributed.initialize_distributed().kind == "tpu"
   assert joined.pop()["coordinator_address"] is None
-  with metadata_server("a:b:10.0.0.1") as address:
+  with serving_workers("a:b:10.0.0.1") as address:
     monkeypatch.setenv("GCE_METADATA_IP", address)
     assert distributed.initialize_distributed() is None
 
 
-def test_missing_metadata_server_means_no_pod():
-  assert distributed.tpu_workers("http://localhost:9") == []
+def test_missing_metadata_server_means_no_pod(monkeypatch):
+  monkeypatch.setenv("GCE_METADATA_IP", "localhost:9")
+  assert distributed.tpu_workers() == []
+
+
+def test_the_time_for_a_heartbeat_is_a_setting(joined, monkeypatch):
+  for name, value in OURS.items():
+    monkeypatch.setenv(name, value)
+  monkeypatch.setenv("T5X_LITE_HEARTBEAT_SECONDS", "20")
+  distributed.initialize_distributed()
+  assert joined.pop()["heartbeat_timeout_seconds"] == 20
+  for wrong in ("0", "1.5", ""):
+    monkeypatch.setenv("T5X_LITE_HEARTBEAT_SECONDS", wrong)
+    with pytest.raises(ValueError, match=rf"HEARTBEAT_SECONDS \('{wrong}'\)"):
+      distributed.initialize_distributed()
+  assert not joined

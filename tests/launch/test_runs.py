@@ -15,6 +15,7 @@ import seqio
 
 from launch import main, session
 from t5x_lite.devices.layout import Layout
+from tests import metadata_server
 
 ROOT = pathlib.Path(__file__).parents[2]
 REGISTRIES = (seqio.MixtureRegistry, seqio.TaskRegistry)
@@ -253,16 +254,43 @@ def test_parameters_of_many_devices_are_read_on_others(capsys):
   assert session._on_these_devices(same) == same
 
 
-def two_processes(folder, model_dir, *flags):
+def two_processes(folder, model_dir, *flags, before=(), **environment):
   """Starts a training run of two processes on two devices each."""
   return subprocess.Popen(
     [
-      "bash", str(ROOT / "launch" / "local.sh"), "--processes=2", "--devices=2",
-      f"--logs={model_dir}-logs", "--", "train",
+      *before, "bash", str(ROOT / "launch" / "local.sh"), "--processes=2",
+      "--devices=2", f"--logs={model_dir}-logs", "--", "train",
       f"--gin_file={folder}/tiny.gin", f"--model_dir={model_dir}", *flags,
     ],
-    env=os.environ | {"T5X_LITE_VENV": sys.prefix},
+    env=os.environ | {"T5X_LITE_VENV": sys.prefix} | environment,
+    cwd=ROOT,
   )  # fmt: skip
+
+
+ENDLESS = (
+  "--gin.run.Run.total_steps=1000000", "--gin.run.Run.eval_every=None",
+  "--gin.run.Run.checkpoint_every=None",
+)  # fmt: skip
+
+
+def wait_until(run, condition):
+  """Waits until something is so, while a command runs."""
+  deadline = time.monotonic() + 600
+  while not condition():
+    assert run.poll() is None and time.monotonic() < deadline
+    time.sleep(0.5)
+
+
+def second_process(model_dir):
+  """Returns the id of a run's second process."""
+  (second,) = (
+    int(entry.name)
+    for entry in pathlib.Path("/proc").iterdir()
+    if entry.name.isdecimal()
+    and f"--model_dir={model_dir}" in _read(entry / "cmdline")
+    and "T5X_LITE_PROCESS_ID=1" in _read(entry / "environ")
+  )
+  return second
 
 
 @pytest.mark.slow
@@ -278,25 +306,50 @@ def test_two_processes_train_one_model(folder):
 @pytest.mark.slow
 def test_ctrl_c_in_one_process_stops_all_at_one_step(folder):
   model_dir = folder / "stopped"
-  run = two_processes(
-    folder, model_dir, "--gin.run.Run.total_steps=1000000",
-    "--gin.run.Run.eval_every=None", "--gin.run.Run.checkpoint_every=None",
-  )  # fmt: skip
-  deadline = time.monotonic() + 600
-  while not (model_dir / "metrics.jsonl").exists() or not steps(model_dir):
-    assert run.poll() is None and time.monotonic() < deadline
-    time.sleep(0.5)
-  (second,) = (
-    int(entry.name)
-    for entry in pathlib.Path("/proc").iterdir()
-    if entry.name.isdecimal()
-    and f"--model_dir={model_dir}" in _read(entry / "cmdline")
-    and "T5X_LITE_PROCESS_ID=1" in _read(entry / "environ")
-  )
-  os.kill(second, signal.SIGINT)
-  assert run.wait(timeout=300) == 128 + signal.SIGTERM
+  run = two_processes(folder, model_dir, *ENDLESS)
+  metrics = model_dir / "metrics.jsonl"
+  wait_until(run, lambda: metrics.exists() and steps(model_dir))
+  os.kill(second_process(model_dir), signal.SIGINT)
+  assert run.wait(timeout=300) == 128 + signal.SIGINT
   (saved,) = (model_dir / "checkpoints").iterdir()
   assert int(saved.name) == steps(model_dir)[-1]
+
+
+@pytest.mark.slow
+def test_a_preempted_run_and_one_that_lost_a_process_are_started_again(folder):
+  model_dir = folder / "again"
+  logs = pathlib.Path(f"{model_dir}-logs")
+  entries = {"preempted": "FALSE"}
+  with metadata_server.serving(entries) as address:
+    run = two_processes(
+      folder, model_dir, *ENDLESS,
+      before=(sys.executable, "-m", "launch.autoresume",
+              "--backoff_seconds=0", "--"),
+      GCE_METADATA_IP=address, T5X_LITE_HEARTBEAT_SECONDS="20",
+    )  # fmt: skip
+    metrics = model_dir / "metrics.jsonl"
+    wait_until(run, lambda: metrics.exists() and steps(model_dir))
+    entries["preempted"] = "TRUE"  # Both processes read it, not at one time.
+    wait_until(run, lambda: "resuming after" in _read(logs / "0.err"))
+  (saved,) = map(int, names(model_dir / "checkpoints"))
+  wait_until(run, lambda: steps(model_dir)[-1] > saved)
+  begun = time.monotonic()
+  os.kill(second_process(model_dir), signal.SIGKILL)
+  lost = "another process of this run has ended"
+  wait_until(run, lambda: lost in _read(logs / "0.err"))
+  assert time.monotonic() - begun < 20
+  start = f"resuming after step {saved} "
+  wait_until(run, lambda: start in _read(logs / "0.err"))
+  wait_until(run, lambda: steps(model_dir)[-1] > saved)
+  run.send_signal(signal.SIGTERM)
+  assert run.wait(timeout=300) == os.EX_TEMPFAIL
+  # Preempted by a notice, and by SIGTERM: what was lost between is no step.
+  assert len(names(model_dir / "checkpoints")) == 2
+  assert steps(model_dir) == list(range(1, steps(model_dir)[-1] + 1))
+
+
+def names(path):
+  return sorted(entry.name for entry in path.iterdir())
 
 
 def _read(path):

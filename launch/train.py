@@ -78,13 +78,13 @@ def _train(values, **watching):
   import jax
 
   from t5x_lite.devices import agreement
-  from t5x_lite.training import Run, train
+  from t5x_lite.training import Run, replaying, train
 
   run = config.build(Run)
   if jax.process_count() > 1:
     agreement.check(rundir.facts(run))
   if values.replay:
-    train(run, model_dir=values.model_dir, replay=values.replay)
+    replaying.replay(run, model_dir=values.model_dir, step=values.replay)
     return
   changed = directory.check(run)
   if jax.process_index() != 0:

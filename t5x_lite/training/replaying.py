@@ -1,67 +1,55 @@
 """Repeats a step at which training stopped, to find out why it did."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
 import jax
-import numpy as np
 
 from t5x_lite.checkpoints.manager import Checkpoints
-from t5x_lite.data.batch_iterator import BatchIterator
-from t5x_lite.devices.layout import Layout
-from t5x_lite.model import Batch
-from t5x_lite.training import examination
-from t5x_lite.training.examination import Findings
-from t5x_lite.training.step import Metrics, TrainState
+from t5x_lite.training import examination, stopped
+from t5x_lite.training.examination import examiner
+from t5x_lite.training.run import Run
+from t5x_lite.training.setup import Setup
+from t5x_lite.training.step import TrainState
 
 
-def replay_step(
-  record: Mapping[str, Any],
-  rows: Mapping[str, np.ndarray],
-  *,
-  checkpoints: Checkpoints,
-  abstract_state: TrainState,
-  first_state: Callable[[], TrainState],
-  batches: BatchIterator,
-  train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
-  examine: Callable[..., Findings],
-  layout: Layout,
-) -> TrainState:
+def replay(run: Run, *, model_dir: str, step: int) -> TrainState:
   """Repeats a step that was recorded when training stopped; prints a report.
 
   The state before it comes from the checkpoint that was the newest then, and
   from the updates between the two, on the same batches: nothing is written.
 
   Args:
-    record, rows: the step's, as `stopped.read` returns them.
-    checkpoints: the run's.
-    abstract_state: of the state to restore.
-    first_state: returns that of step 0.
-    batches: the run's training data, from its start.
-    train_step: the compiled step; it may donate the state.
-    examine: as from `examination.examiner`.
-    layout: of the run.
+    run: the configuration of the run that stopped.
+    model_dir: the run's directory.
+    step: the step's number.
 
   Returns:
     The state after the step.
 
   Raises:
-    ValueError: the checkpoint is not there any more, or damaged.
+    ValueError: the step is not recorded, or the checkpoint is not there any
+      more, or damaged.
   """
-  number, start = record["step"], record["restart_from_step"]
-  if start:
-    state, _ = checkpoints.restore(abstract_state, batches, start)
-  else:
-    state = first_state()
-  for _ in range(start + 1, number):
-    state, _ = train_step(state, layout.shard_batch(next(batches)))
-  sharding = layout.batch_sharding()
-  batch = {
-    name: jax.make_array_from_callback(x.shape, sharding, x.__getitem__)
-    for name, x in rows.items()
-  }
-  findings = examine(state.params, number - 1, batch)
-  state, metrics = train_step(state, batch)
+  record, rows = stopped.read(model_dir, step)
+  start = record["restart_from_step"]
+  setup = Setup(run, model_dir=model_dir)
+  layout = setup.layout
+  index, count = layout.data_shard()
+  with layout.activate(), Checkpoints(model_dir) as checkpoints:
+    batches = setup.reader.batches(process_index=index, process_count=count)
+    train_step = setup.compile_step(batches)
+    if start:
+      state, _ = checkpoints.restore(setup.abstract_state, batches, start)
+    else:
+      state = setup.first_state(setup.compile_init().result())
+    train_step = train_step.result()
+    for _ in range(start + 1, step):
+      state, _ = train_step(state, layout.shard_batch(next(batches)))
+    sharding = layout.batch_sharding()
+    batch = {
+      name: jax.make_array_from_callback(x.shape, sharding, x.__getitem__)
+      for name, x in rows.items()
+    }
+    findings = examiner(run, setup.model, layout)(state.params, step - 1, batch)
+    state, metrics = train_step(state, batch)
   if jax.process_index() == 0:
     print(_report(record, start, findings, metrics), flush=True)
   return state

@@ -10,6 +10,7 @@ import pytest
 from t5x_lite.optim.optimizers import AdamW
 from t5x_lite.training import stopped
 from t5x_lite.training.loss_spike import LossSpike
+from t5x_lite.training.replaying import replay
 from t5x_lite.training.train import train
 from tests.training import test_train
 
@@ -76,7 +77,7 @@ def test_a_step_is_repeated_with_the_same_bits_and_nothing_is_written(
 ):
   model_dir, run, _ = not_finite
   before = files(model_dir)
-  train(run, model_dir=str(model_dir), replay=7)
+  replay(run, model_dir=str(model_dir), step=7)
   printed = capsys.readouterr().out
   record, _ = stopped.read(str(model_dir), 7)
   assert "loss nan, the same bits as in training" in printed
@@ -93,7 +94,7 @@ def test_a_spike_is_recorded_and_repeated(tmp_path, capsys):
   assert record["restart_from_step"] == 6
   # The parameters before are gone: only a replay tells.
   assert record["gradient_norms"] is None and record["loss"] > 4
-  train(run, model_dir=str(tmp_path), replay=7)
+  replay(run, model_dir=str(tmp_path), step=7)
   printed = capsys.readouterr().out
   assert f"loss {record['loss']:.6g}, the same bits as in training" in printed
   assert "not finite: None" in printed
@@ -103,7 +104,7 @@ def test_a_spike_is_recorded_and_repeated(tmp_path, capsys):
   path = tmp_path / "stopped-7" / "stop.json"
   changed = record | {"restart_from_step": 0, "loss_bits": "00000000"}
   path.write_text(json.dumps(changed))
-  train(run, model_dir=str(tmp_path), replay=7)
+  replay(run, model_dir=str(tmp_path), step=7)
   printed = capsys.readouterr().out
   assert "after 6 steps from that of step 0" in printed
   assert f"bits {record['loss_bits']}, but 00000000 in training" in printed
@@ -112,7 +113,7 @@ def test_a_spike_is_recorded_and_repeated(tmp_path, capsys):
 def test_a_step_that_is_not_recorded_is_refused(not_finite):
   model_dir, run, _ = not_finite
   with pytest.raises(ValueError, match="no stopped-5; training has recorded 7"):
-    train(run, model_dir=str(model_dir), replay=5)
+    replay(run, model_dir=str(model_dir), step=5)
 
 
 def test_ids_are_those_of_rows_wherever_they_stand():

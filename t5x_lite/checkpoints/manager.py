@@ -29,6 +29,9 @@ from t5x_lite.files import disk, trees
 Tree = Any
 Result = TypeVar("Result")
 
+# What TensorStore and Orbax say when somebody removes files of theirs.
+_VANISHED = ("NOT_FOUND", "missing .zarray")
+
 
 class Checkpoints:
   """Manages the checkpoints of one run, in `model_dir`/checkpoints.
@@ -62,6 +65,7 @@ class Checkpoints:
     self._saving: int | None = None
     if keep is not None:
       disk.check_writable(self.directory)
+      self._folder = disk.HeldFolder(self.directory)
 
   def __enter__(self) -> "Checkpoints":
     return self
@@ -104,6 +108,7 @@ class Checkpoints:
         f"checkpoint {self.directory / str(step)} already exists, and this run"
         " did not start from it: use another --model_dir"
       )
+    self._check_there()
     metrics = {name: float(value) for name, value in (metrics or {}).items()}
     with self._one_line_errors(step):
       if self._manager is None:
@@ -140,6 +145,8 @@ class Checkpoints:
       if self._manager is not None:
         self._manager.close()
         self._manager = None
+      if self._keep is not None:
+        self._folder.close()
 
   def restore(
     self,
@@ -206,6 +213,20 @@ class Checkpoints:
     state, self.restored_step = newest_sound(self.directory, read, step)
     return state["params"]
 
+  def _check_there(self) -> None:
+    """Raises ValueError if somebody removed the folder.
+
+    Orbax and TensorStore would make it again, with half a checkpoint in it.
+    """
+    if not self._folder.is_there():
+      for folder in (self.directory, self.directory.parent):
+        with contextlib.suppress(OSError, ValueError):  # Only if empty.
+          folder.rmdir()
+      raise ValueError(
+        f"{self.directory} was removed while the run was writing to it: stops, "
+        "and writes nothing more"
+      ) from None
+
   @contextlib.contextmanager
   def _one_line_errors(self, step: int | None):
     """Turns a disk error into a one-line ValueError, and cleans up."""
@@ -218,7 +239,12 @@ class Checkpoints:
         manager.close()
       if jax.process_index() == 0:
         _remove_unfinished(self.directory, step)
+      self._check_there()
       reason = disk.reason(error)
+      if isinstance(error, FileNotFoundError) or any(
+        words in str(error) for words in _VANISHED
+      ):
+        reason = "its files were removed while it was written"
       if reason is None:
         raise
       raise ValueError(

@@ -82,6 +82,33 @@ def check_writable(folder: epath.Path) -> None:
     ) from None
 
 
+class HeldFolder:
+  """A folder that is held open, so that its removal is noticed."""
+
+  def __init__(self, path: epath.Path):
+    self._path = path
+    self._descriptor = None
+    if "://" not in str(path):
+      self._descriptor = os.open(path, os.O_RDONLY)
+
+  def is_there(self) -> bool:
+    """Returns whether the path still leads to this very folder."""
+    if self._descriptor is None:
+      return self._path.exists()
+    try:
+      found = os.stat(self._path)
+    except FileNotFoundError:
+      return False
+    # While it is open, no other folder gets its number.
+    return os.path.samestat(os.fstat(self._descriptor), found)
+
+  def close(self) -> None:
+    """Ends the holding."""
+    if self._descriptor is not None:
+      os.close(self._descriptor)
+      self._descriptor = None
+
+
 def check_room(folder: epath.Path, state: Any) -> None:
   """Raises OSError if there is too little free space to save a state."""
   try:

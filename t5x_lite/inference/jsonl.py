@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from t5x_lite.files import disk, json_text, lock
+from t5x_lite.files import append, disk, json_text, lock
 
 
 class Output:
@@ -61,13 +61,9 @@ class Output:
       self._warn(record, number)
       lines.append(json_text.dumps(record, ensure_ascii=False) + "\n")
     data = "".join(lines).encode()
-    size = os.fstat(self._fd).st_size
     try:
-      written = 0
-      while written < len(data):
-        written += os.write(self._fd, data[written:])
+      append.append(self._fd, data)
     except OSError as e:
-      os.ftruncate(self._fd, size)
       raise ValueError(
         f"cannot write {self.path}: {e.strerror or e}; its {self.num_lines} "
         "lines are complete, and the same command continues after them"

@@ -1,5 +1,6 @@
 """Logs a run's metrics: metrics.jsonl, TensorBoard events and progress."""
 
+import contextlib
 import json
 import math
 import os
@@ -16,7 +17,7 @@ from absl import logging
 from etils import epath
 
 from t5x_lite.data import token_counts
-from t5x_lite.files import disk, json_text
+from t5x_lite.files import append, disk, json_text
 from t5x_lite.training.goodput import Clock
 from t5x_lite.training.step import Metrics
 
@@ -156,9 +157,10 @@ class Recorder:
     self._paused, self._said = 0.0, time.monotonic()
     if not self._main:
       return
+    self._folder = model_dir
     path = epath.Path(model_dir) / FILE
     clock.lose(_drop_after(path, first_step))
-    self._file = path.open("a")
+    self._file = append.Appended(path)
     self._events = tf.summary.create_file_writer(model_dir)
     # disable=None hides the bar if standard error is not a terminal.
     self._bar = tqdm.tqdm(
@@ -173,7 +175,8 @@ class Recorder:
     if self._main:
       self._bar.close()
       self._file.close()
-      self._events.close()
+      with _one_line_errors(self._folder):
+        self._events.close()
 
   def say(self, line: str) -> None:
     """Prints a line for the user, above the bar if there is one."""
@@ -238,17 +241,31 @@ class Recorder:
     record: dict[str, Any] = {"step": number, "kind": kind, **values}
     what = f"{FILE}, step {number}, {kind}"
     self._file.write(json_text.dumps(record, what=what) + "\n")
-    self._file.flush()
-    with self._events.as_default(step=number):
+    with (
+      _one_line_errors(self._folder),
+      self._events.as_default(step=number),
+    ):
       for name, value in values.items():
         if not isinstance(value, str):
           tf.summary.scalar(f"{kind}/{name}", value)
-    self._events.flush()
+      self._events.flush()
 
   def _time_left(self, number: int) -> str:
     done = number - self._first_step
     rate = done / (self._clock.training_seconds - self._begun)
     return tqdm.tqdm.format_interval((self._total_steps - number) / rate)
+
+
+@contextlib.contextmanager
+def _one_line_errors(folder):
+  """Turns an error of TensorFlow's writer of events into a ValueError."""
+  try:
+    yield
+  except tf.errors.OpError as error:
+    why = disk.reason(error) or error.message.partition("\n")[0]
+    raise ValueError(
+      f"cannot write TensorBoard events to {folder}: {why}"
+    ) from None
 
 
 def _mean(terms: Sequence[Sequence]) -> float:

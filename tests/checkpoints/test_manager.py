@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -280,3 +281,27 @@ def test_unwritable_directory_is_refused_at_once(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(ValueError, match="file/run/.*: Not a directory"):
     Checkpoints(tmp_path / "file/run", Retention())
+
+
+def remove(run):
+  shutil.rmtree(run, ignore_errors=True)
+
+
+def move_away(run):
+  run.rename(run.with_name("elsewhere"))
+
+
+@pytest.mark.parametrize("when", ["between saves", "during a save"])
+@pytest.mark.parametrize("how", [remove, move_away])
+def test_a_folder_that_is_removed_is_not_made_again(tmp_path, when, how):
+  run = tmp_path / "run"
+  with pytest.raises(ValueError, match="w(as|ere) removed while") as caught:
+    with Checkpoints(run, Retention()) as checkpoints:
+      checkpoints.save(1, make_state(1))
+      if when == "between saves":
+        checkpoints.wait()
+      how(run)
+      checkpoints.save(2, make_state(2))
+  assert "\n" not in str(caught.value)
+  # Removing it while others write in it leaves the folder there.
+  assert not run.exists() or (how, when) == (remove, "during a save")

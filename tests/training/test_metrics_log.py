@@ -11,6 +11,7 @@ from t5x_lite.losses import Term
 from t5x_lite.training import metrics_log
 from t5x_lite.training.goodput import Clock
 from t5x_lite.training.step import Metrics
+from tests.files.test_append import largest_file
 
 COUNTS = {"tokens": 6, "positions": 8, "loss_tokens": 3}
 
@@ -74,6 +75,16 @@ def test_values_that_are_not_finite_are_null_and_named(tmp_path, caplog):
   assert events["train/loss", 1] == 1.0
   assert math.isnan(events["train/loss", 2])
   assert events["eval/task/loss", 2] == -math.inf
+
+
+def test_a_full_disk_at_tensorboards_events_is_one_line(tmp_path):
+  with pytest.raises(ValueError, match="cannot write TensorBoard events to "):
+    with recorder(tmp_path) as record:
+      record.evaluation(1, {f"task/{i}": 1.0 for i in range(30)})
+      (path,) = tmp_path.glob("events*")
+      with largest_file(path.stat().st_size + 100):
+        record.evaluation(2, {f"task/{i}": 1.0 for i in range(30)})
+  assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

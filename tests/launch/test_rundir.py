@@ -176,25 +176,33 @@ def test_a_full_disk_is_refused(tmp_path, monkeypatch):
     rundir.RunDirectory(tmp_path).check(Run())
 
 
-def test_two_processes_start_one_run_forty_times(tmp_path):
+def test_four_processes_start_one_run_fifty_times(tmp_path):
+  # All that they do to files before they join, with no device and no data.
   script = """
 import multiprocessing, sys
 from launch import rundir
+from t5x_lite.files import disk
 from tests.launch.test_rundir import Run
 
 rundir.provenance = lambda argv: dict.fromkeys(("time", "argv", "commit"), "")
 
 def start(number, barrier):
-  for i in range(40):
+  for i in range(50):
     directory = rundir.RunDirectory(f"{sys.argv[1]}/runs/{i}")
     barrier.wait()
-    directory.check(Run())
+    assert directory.check(Run()) == []
+    disk.check_writable(directory.path / "checkpoints")
     if number == 0:
-      directory.start(Run(), [])
+      with directory.locked():
+        directory.start(Run(), [])
+        directory.start(Run(), [])
+    else:
+      for _ in range(3):  # They read what the first is writing.
+        assert directory.check(Run()) == []
 
 context = multiprocessing.get_context("fork")
-barrier = context.Barrier(2, timeout=20)
-starts = [context.Process(target=start, args=(i, barrier)) for i in range(2)]
+barrier = context.Barrier(4, timeout=20)
+starts = [context.Process(target=start, args=(i, barrier)) for i in range(4)]
 for process in starts:
   process.start()
 for process in starts:
@@ -206,9 +214,11 @@ sys.exit(max(process.exitcode for process in starts))
   )
   assert not done.returncode, done.stderr[-2000:]
   runs = list((tmp_path / "runs").iterdir())
-  assert len(runs) == 40
-  files = {"config.gin", "operative_config.gin", "run.json"}
+  assert len(runs) == 50
+  files = {"config.gin", "operative_config.gin", "run.json", "checkpoints"}
   assert all({file.name for file in run.iterdir()} == files for run in runs)
+  for run in runs:
+    assert len(json.loads((run / "run.json").read_text())["starts"]) == 2
 
 
 def test_what_another_process_made_first_is_undone_too(tmp_path):

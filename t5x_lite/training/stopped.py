@@ -2,7 +2,8 @@
 
     RUN/stopped-STEP/
       batch.npz   the global batch of the step, by the names of its arrays
-      stop.json   the reason, the step's loss, and each row's id and text
+      stop.json   the reason, the step's loss, and each row's id and text; null
+                  stands for numbers that are not finite, or not known
 
 The id of a row is a digest of its tokens: two rows with one id are the same
 example. STEP is the first step whose update was skipped, or whose loss was a
@@ -132,10 +133,11 @@ def _write(folder, record, batch, task, findings) -> None:
   rows = [{"id": row_id} for row_id in row_ids(batch)]
   for number, row in enumerate(rows):
     row["loss"] = findings and findings.row_losses[number]
+    # What a decoder reads is what it predicts, one place later.
     row["text"] = {
       name: _head(values[number], task)
       for name, values in batch.items()
-      if name.endswith("_tokens")
+      if name.endswith("_tokens") and name != "decoder_input_tokens"
     }
   folder.mkdir(parents=True, exist_ok=True)
   with disk.partial(folder / _BATCH) as temporary:

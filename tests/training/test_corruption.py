@@ -2,6 +2,10 @@
 
 import functools
 import itertools
+import socket
+import subprocess
+import sys
+import textwrap
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +18,7 @@ from t5x_lite.files import trees
 from t5x_lite.optim import optimizers
 from t5x_lite.training import checksums, corruption, step
 from t5x_lite.training.corruption import CheckedStep
-from tests import tiny
+from tests import processes, tiny
 
 MODEL = tiny.palm(num_layers=1)
 OPTIMIZER = optax.adam(0.1)
@@ -157,3 +161,82 @@ def test_without_checks_each_step_is_computed_once(training):
   run = CheckedStep(lambda *a: calls.append(a) or compiled(*a), every=None)
   run(1, state(), batch)
   assert len(calls) == 1
+
+
+PROCESSES = """
+    import sys
+    import jax
+    import numpy as np
+    process, port = map(int, sys.argv[1:])
+    jax.config.update("jax_num_cpu_devices", 2)
+    jax.distributed.initialize(f"localhost:{port}", 2, process)
+    import jax.numpy as jnp
+    from t5x_lite.devices import agreement
+    from t5x_lite.devices.layout import Layout
+    from t5x_lite.training.corruption import CheckedStep
+    from t5x_lite.training.step import Metrics, TrainState
+    from tests.training.test_corruption import flip
+
+    agreement.check({"seed": "0", "program": "x" * 1000})
+    try:
+      agreement.check({"seed": "0", "program": "x" * 1000 + "y" * process})
+    except ValueError as error:
+      print(error)
+
+    def step(state, batch):
+      params = {"w": state.params["w"] + jnp.sum(batch["x"])}
+      return TrainState(state.step + 1, params, ()), Metrics({}, {}, state.step)
+
+    layout = Layout()
+    with layout.activate():
+      batch = layout.shard_batch({"x": np.ones((4, 3), np.int32)})
+      make = jax.jit(
+        lambda: TrainState(jnp.int32(0), {"w": jnp.ones((5, 3))}, ()),
+        out_shardings=layout.replicated(),
+      )
+      run = CheckedStep(
+        jax.jit(step, out_shardings=layout.replicated()), every=2
+      )
+      state = make()
+      for number in (1, 2, 3):
+        state, _ = run(number, state, batch)
+      if process == 1:
+        state = state.replace(params={"w": flip(state.params["w"], 1)})
+      try:
+        run(4, state, batch)
+      except ValueError as error:
+        print(error)
+"""
+
+
+def test_two_processes_name_what_is_wrong_in_one_of_them():
+  with socket.socket() as listener:
+    listener.bind(("localhost", 0))
+    port = listener.getsockname()[1]
+  environment = processes.environment(JAX_PLATFORMS="cpu")
+  code = textwrap.dedent(PROCESSES)
+  both = [
+    subprocess.Popen(
+      [sys.executable, "-c", code, str(i), str(port)],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+      env=environment,
+    )  # fmt: skip
+    for i in (0, 1)
+  ]
+  outputs = [process.communicate(timeout=180) for process in both]
+  assert not any(process.returncode for process in both), outputs
+  said = [
+    [line for line in output.splitlines() if "Gloo" not in line]
+    for output, _ in outputs
+  ]
+  assert said[0] == said[1]
+  differ, corrupt = said[0]
+  assert "the processes of this run differ: program is #" in differ
+  assert "on process 1, #" in differ
+  assert "at step 4 state/params/w has other bits" in corrupt
+  # The second device of the second process.
+  device = corrupt.partition("on device ")[2]
+  assert "(process 1) (Run.sdc_check_every; of earlier" in device
+  assert "that of step 2 was the last to pass" in device

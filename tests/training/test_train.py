@@ -97,6 +97,7 @@ def test_loss_falls_and_every_interval_is_recorded(unbroken):
   found = records(model_dir)
   assert [r["step"] for r in found] == [2, 4, 6]
   assert found[-1]["loss"] < found[0]["loss"]
+  assert len({r["batch_digest"] for r in found}) == 3
   for r in found:
     # Five tokens in rows of six, on both sides; the decoder's bear loss.
     assert r["padding_fraction"] == pytest.approx(1 / 6)

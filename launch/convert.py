@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import flags
 
-from launch import flag_checks, options
+from launch import errors, flag_checks, options
 from t5x_lite.files import json_text
 
 USAGE = "--input=DIR --output=DIR --to=hf|run|split [flags]"
@@ -240,15 +240,24 @@ def _write_run(source, output, values):
   _copy(source.companions, output)
   try:
     has_text = new_run.write(source.model, source.params, output, values)
-  except ValueError:
+  except ValueError as error:
     for name in source.companions.keys() - had:
       (output / name).unlink()
+    if line := errors.user_line(error):
+      raise ValueError(_in_source(line, source, output)) from error
     raise
   if not has_text:
     rundir.say(
       "the run holds model and weights alone: no tokenizer that it could use"
       " lies beside the weights (see t5x_lite convert --help)"
     )
+
+
+def _in_source(message, source, output) -> str:
+  """Names files as they lie in the input: their copies are gone."""
+  for name, file in source.companions.items():
+    message = message.replace(str(output / name), str(file))
+  return message
 
 
 def _copy(companions, output):

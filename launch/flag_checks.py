@@ -56,6 +56,10 @@ def output(values, name, *, folder=False):
     ) from None
 
 
+# Flags whose values are paths, by which the library names files.
+_PATHS = ("cache_dir", "gin_file", "input", "model_dir", "output")
+
+
 def named(line, names, arguments) -> str:
   """Returns a message of the library as a command says it.
 
@@ -69,7 +73,7 @@ def named(line, names, arguments) -> str:
   """
   for argument in arguments:
     name, _, value = argument.lstrip("-").partition("=")
-    if argument[:1] == "-" and value and name in names:
+    if argument[:1] == "-" and value and name in _PATHS and name in names:
       if re.match(rf"{re.escape(value)}(?![\w.])", line):
         line = f"--{name}={line}"
   pattern = rf"(?<![\w.-])({'|'.join(map(re.escape, names))})=(?=[^\s=])"

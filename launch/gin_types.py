@@ -22,9 +22,8 @@ def check():
     for name, value in bindings.items():
       wrong = name in kinds and checks.refusal(_resolved(value), kinds[name])
       if wrong:
-        module = function.__module__.rpartition(".")[2]
-        key = f"{scope}/" if scope else ""
-        key += f"{module}.{function.__qualname__}.{name}"
+        short = ".".join(selector.split(".")[-2:])
+        key = f"{scope}/{short}.{name}" if scope else f"{short}.{name}"
         raise ConfigError(
           f"{key}{wrong.place} is {wrong.value}, but {wrong.text}: "
           f"--gin.{key}=VALUE"

@@ -4,6 +4,7 @@ Each command has its own `absl.flags.FlagValues`, so its help page lists only
 its own flags, and other commands' flags are unknown.
 """
 
+import math
 import re
 import textwrap
 
@@ -123,7 +124,9 @@ def parse(name, values, argv) -> list[str]:
     # A seed has 64 bits; the sizes of arrays have 32.
     most = 2**63 if flag == "seed" else 2**31
     number = values[flag].value
-    if isinstance(number, int | float) and not -most < number < most:
+    if isinstance(number, float) and not math.isfinite(number):
+      raise ValueError(f"--{flag}={number} must be a finite number")
+    if isinstance(number, int) and not -most < number < most:
       raise ValueError(f"--{flag}={number} must be below {most} in magnitude")
   return arguments
 

@@ -68,7 +68,7 @@ _PLAIN_RANGES = {
 
 # Sizes and counts; indices of an array are int32.
 Count = Annotated[int, Range(1, _BITS_32)]
-# Each is traced; the deepest published models have a thousand.
+# Ten times the deepest published model.
 Layers = Annotated[int, Range(1, 10_000)]
 Whole = Annotated[int, Range(0, _BITS_32)]
 Fraction = Annotated[float, Range(0, 1)]

@@ -32,7 +32,7 @@ RESULTS = {
   "Benchmark", "Cell", "Cluster", "Codec", "Cutter", "Entry", "Format",
   "Generation", "Inspection", "Loaded", "Matrix", "NewestVerified", "Options",
   "Pattern", "Question", "ResolvedTask", "Rotary", "Scan", "Scores", "SpanPlan",
-  "Table", "TokenizerFiles", "TrainState",
+  "Summary", "Table", "TokenizerFiles", "TrainState",
 }  # fmt: skip
 
 # Values of the fields that have no default, by field or by "Class.field".

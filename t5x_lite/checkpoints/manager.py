@@ -282,7 +282,7 @@ def newest_sound(
     raise ValueError(f"no checkpoint in {folder}: run train first")
   if step is not None and step not in steps:
     have = ", ".join(map(str, steps))
-    raise ValueError(f"no checkpoint of step {step} in {folder}; have {have}")
+    raise ValueError(f"step={step}: no checkpoint in {folder}; have {have}")
   damaged: dict[int, str] = {}
   for number in reversed(steps) if step is None else [step]:
     try:

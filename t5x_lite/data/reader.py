@@ -46,7 +46,7 @@ class Reader:
     splits = self.task.provider.splits
     if spec.split not in splits:
       raise ValueError(
-        f"task {spec.task} has no split {spec.split!r}; it has "
+        f"task {spec.task} has no split={spec.split!r}; it has "
         f"{', '.join(sorted(splits))}"
       )
     names = tuple(self.task.features)

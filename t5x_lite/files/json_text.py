@@ -89,8 +89,10 @@ def read(path: epath.Path, *keys: str, remedy: str = "") -> dict[str, Any]:
     found = json.loads(content)
     _check_depth(found)
     reason = "" if isinstance(found, dict) else "it is not a JSON object"
-  except (ValueError, RecursionError) as error:
-    said = str(error) or f"nested more than {_MAX_DEPTH} levels deep"
+  except RecursionError:
+    reason = f"it is nested more than {_MAX_DEPTH} levels deep"
+  except ValueError as error:
+    said = _plain(error)
     reason = f"it is not JSON ({said})" if content.strip() else "it is empty"
   lacking = [] if reason else [key for key in keys if key not in found]
   if lacking:
@@ -149,8 +151,7 @@ def parse_object(line: str, place: str) -> dict[str, Any]:
       f"{place}: nested more than {_MAX_DEPTH} levels deep"
     ) from None
   except ValueError as error:  # Of Python's limit on digits, the first half.
-    reason = str(error).partition("; use sys.set_int_max_str_digits")[0]
-    raise ValueError(f"{place}: {reason}") from None
+    raise ValueError(f"{place}: {_plain(error)}") from None
   if not isinstance(fields, dict):
     is_list = isinstance(fields, list)
     tip = "; `jq -c '.[]'` turns an array into lines" if is_list else ""
@@ -159,6 +160,11 @@ def parse_object(line: str, place: str) -> dict[str, Any]:
       f"{line.strip()[:40]}{tip}"
     )
   return fields
+
+
+def _plain(error: ValueError) -> str:
+  """Returns what JSON's reader says, without advice on Python's settings."""
+  return str(error).partition("; use sys.set_int_max_str_digits")[0]
 
 
 def texts(value: Any) -> Iterator[str]:

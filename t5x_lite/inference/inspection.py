@@ -108,12 +108,17 @@ def inspect(
     top_k: the number of tokens in the logit lens.
 
   Raises:
-    ValueError: the text has no tokens.
+    ValueError: the text has no tokens, or top_k is too large.
   """
   given = text_lib.encode(vocabulary, text)
   written = text_lib.encode(vocabulary, targets)
   if not given:
     raise ValueError(f"text {text!r} has no tokens")
+  vocab_size = model.transformer.vocab_size
+  if top_k > vocab_size:
+    raise ValueError(
+      f"top_k={top_k} is more than the {vocab_size} tokens of the vocabulary"
+    )
   batch = model.row_format.of_text(given, written)
   traces = probe(model, params, batch)
   pieces = {

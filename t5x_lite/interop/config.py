@@ -5,6 +5,7 @@ to have no effect on the logits; anything else is refused by its name.
 """
 
 import json
+import math
 import pathlib
 import re
 from collections.abc import Collection, Mapping
@@ -79,10 +80,12 @@ class Config:
 
   Attributes:
     origin: what messages call it.
-    names: of the tensors beside it.
+    names: of the tensors beside it; None where they are not known.
   """
 
-  def __init__(self, values: Mapping[str, Any], origin: str, names: Names):
+  def __init__(
+    self, values: Mapping[str, Any], origin: str, names: Names | None
+  ):
     self.origin = origin
     self.names = names
     self._values = dict(values)
@@ -112,10 +115,11 @@ class Config:
       raise ValueError(
         f"{self.origin}: {name} is {value}, and must be at least {least}"
       )
-    if name.endswith(("layer", "layers")) and value > self.names.num_tensors:
+    tensors = math.inf if self.names is None else self.names.num_tensors
+    if name.endswith(("layer", "layers")) and value > tensors:
       raise ValueError(
         f"{self.origin}: {name} is {value}, but the weights beside it are only "
-        f"{self.names.num_tensors} tensors: correct one of them"
+        f"{tensors} tensors: correct one of them"
       )
     return value
 

@@ -284,7 +284,10 @@ def _described(
   """Returns the model_type and the options that say all of a Transformer."""
   types = families.by_model_type()
   if family is not None:
-    config.known({"family": family}, "family", types)
+    if family not in types:
+      raise ValueError(
+        f"family={family} is not supported: only {', '.join(types)}"
+      )
   refusals: list[tuple[float, str, str]] = []
   for model_type in [family] if family else types:
     module = types[model_type]
@@ -295,8 +298,12 @@ def _described(
         **module.write(transformer),
       }
       there = _read(module, options, config.NAME, _Written(transformer))
-    except (AttributeError, KeyError, ValueError) as error:
+    except (AttributeError, KeyError):
       # It looked for parts that this architecture does not have.
+      why = "its models are made of other parts"
+      refusals.append((math.inf, model_type, why))
+      continue
+    except ValueError as error:
       refusals.append((math.inf, model_type, str(error)))
       continue
     found = settings.differences(transformer, there)

@@ -94,8 +94,7 @@ class Layer(nn.Module):
       raise ValueError(
         f"parallel=True needs norm_placement='pre', not {self.norm_placement!r}"
       )
-    if self.parallel_norms not in (1, 2):
-      raise ValueError(f"parallel_norms ({self.parallel_norms}) must be 1 or 2")
+    checks.one_of(self, "parallel_norms", (1, 2))
     if self.parallel and self.cross_attention:
       raise ValueError(
         "parallel=True has no place for cross_attention: use parallel=False "

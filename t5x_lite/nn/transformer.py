@@ -13,6 +13,8 @@ from t5x_lite.nn.linear import Dense
 from t5x_lite.nn.stack import Stack
 from t5x_lite.nn.yoco import DecoderDecoder
 
+# More than any published model has.
+MOST_UNROLLED = 1000
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -58,6 +60,14 @@ class Transformer(nn.Module):
     encoder, decoder = self.encoder, self.decoder
     if encoder is None and decoder is None:
       raise ValueError("a Transformer needs an encoder, a decoder or both")
+    for stack in (
+      s for side in (encoder, decoder) if side for s in side.stacks
+    ):
+      if stack.num_layers > MOST_UNROLLED and not stack.scan:
+        raise ValueError(
+          f"Stack.num_layers ({stack.num_layers}) above {MOST_UNROLLED} takes "
+          "minutes to trace layer by layer: set Stack.scan=True"
+        )
     if encoder and any(layer.cross_attention for layer in encoder.period):
       raise ValueError(
         "the encoder has cross_attention but nothing to attend to: set it in "

@@ -34,7 +34,7 @@ class Optimizer:
       Hutter 2019, arXiv:1711.05101). Norm scales and biases are not decayed.
   """
 
-  learning_rate: schedules.Schedule | float
+  learning_rate: schedules.Schedule | checks.NotNegative
   clip_norm: checks.Positive | None = None
   weight_decay: checks.NotNegative = 0.0
   weight_decay_lr_exponent: checks.NotNegative = 1.0

@@ -134,7 +134,7 @@ def test_damaged_step_is_an_error_when_asked_for(tmp_path):
     ValueError, match="step 1: .*kernel does not match its digest"
   ):
     Checkpoints(tmp_path, Retention()).restore(make_state(), step=1)
-  with pytest.raises(ValueError, match="no checkpoint of step 7 .*have 1, 2"):
+  with pytest.raises(ValueError, match="step=7: no checkpoint in .*have 1, 2"):
     Checkpoints(tmp_path, Retention()).restore(make_state(), step=7)
 
 

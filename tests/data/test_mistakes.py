@@ -37,7 +37,7 @@ def test_a_plan_that_does_not_fit_is_refused_with_the_numbers(register):
   [
     ({"task": "peirs"}, "unknown task 'peirs'; did you mean pairs?"),
     ({"task": "xyzzy"}, "unknown task 'xyzzy'; there are .*pairs"),
-    ({"split": "test"}, "task pairs has no split 'test'; it has train"),
+    ({"split": "test"}, "task pairs has no split='test'; it has train"),
     ({"lengths": {"targets": 4}}, "must name inputs, targets, not targets"),
     ({"lengths": {"inputs": 4, "targets": 1}}, r"targets \(1\) .* at least 2"),
     ({"lengths": LENGTHS | {"decoder": 9}}, "not decoder, inputs, targets"),

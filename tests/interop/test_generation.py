@@ -139,7 +139,7 @@ def test_other_options_are_refused_unless_ignored(tmp_path, options):
     ({"bad_words_ids": [5]}, r"bad_words_ids .\[5\]. must be a list of lists"),
     ({"bad_words_ids": [[]]}, "none of them empty"),
     ({"suppress_tokens": 5}, "suppress_tokens .5. must be a list of token ids"),
-    ({"min_length": "4"}, "min_length .'4'. must be a whole number"),
+    ({"min_length": "4"}, "min_length .'4'. must be of type int"),
     ({"do_sample": "no"}, "do_sample .'no'. must be true or false"),
     (
       {"do_sample": True, "top_p": "x"},

@@ -4,6 +4,8 @@ The options are those that say something of the model, and the leftovers that a
 reader must know. docs/presets.md has the counts.
 """
 
+import math
+
 import pytest
 
 from launch import config
@@ -222,6 +224,8 @@ PUBLISHED = {
 
 class Names:
   """Stands for the tensors beside a configuration."""
+
+  num_tensors = math.inf
 
   def __init__(self, tied):
     self._tied = tied

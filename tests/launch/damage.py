@@ -63,7 +63,7 @@ FILES = [
   ("config.json", b"{", "config.json is damaged: it is not JSON"),
   ("config.json", b"[]", "config.json is damaged: it is not a JSON object"),
   ("config.json", b"5", "config.json is damaged: it is not a JSON object"),
-  ("config.json", _DEEP, "config.json is damaged: it is not JSON"),
+  ("config.json", _DEEP, "it is nested more than 100 levels deep"),
   ("config.json", _NESTED, "nested more than 100 levels deep"),
   ("config.json", _NOISE, "config.json is damaged: it is not JSON"),
   ("config.json", b'{"model_type": "t5"}', "config.json has no"),

@@ -169,7 +169,7 @@ def test_labels_and_masks_that_repeat_are_counted(vocabulary):
   ["arguments", "message"],
   [
     (["tasks", "python_doc_mlm"], "did you mean python_docs_mlm"),
-    (["tasks", "python_docs_mlm", "--split=test"], "has no split 'test'"),
+    (["tasks", "python_docs_mlm", "--split=test"], "has no --split='test'"),
     (["tasks", "a", "b"], "give one task, not 2"),
     (["infer", "--model_dir=x"], "give either --text or --input"),
     (["infer", "--model_dir=x", "--input=y"], "--input and --output"),

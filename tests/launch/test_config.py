@@ -213,7 +213,10 @@ def test_a_missing_value_is_named(gin_file):
     ("REMAT=2", r"Stack.remat is 2, but must be of type str . None"),
     ("decoder/stack.Stack.num_layers=2.5", "decoder/stack.* 2.5, .*type int"),
     ("attention.CoreAttention.dropout_rate=True", "rate is True, .*type float"),
-    ("layout.Layout.mesh={'data': 'all'}", "mesh is {'data': 'all'}, but"),
+    (
+      "layout.Layout.mesh={'data': 'all'}",
+      "mesh.'data'. is 'all', but must be of type int",
+    ),
     ("layout.Layout.mesh=[8]", r"mesh is \[8\], but must be of type .*Mapping"),
     ("layout.Layout.rules=embed", "rules is 'embed', but"),
   ],

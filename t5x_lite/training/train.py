@@ -64,6 +64,8 @@ def train(
       Raised before the run writes any file. Later: training diverges.
   """
   clock = clock or Clock()
+  for tracker in run.trackers:
+    tracker.check()
   recorded = None if replay is None else stopped.read(model_dir, replay)
   reader, *eval_readers = _readers(run)
   task = reader.task
@@ -129,6 +131,7 @@ def train(
         flops_per_step=description["flops_per_step"],
         peak_flops=matmul_peak.matmul_flops(model.transformer.dtype),
         clock=clock,
+        trackers=run.trackers,
       )
     )
     recorder.say(_describe(run, layout, description, model, steps_done))

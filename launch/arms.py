@@ -17,6 +17,7 @@ import time
 import launch
 from launch import measure
 from t5x_lite.files import json_text
+from t5x_lite.files.slow import announced
 
 _POLL_SECONDS = 0.2
 
@@ -148,33 +149,39 @@ def run_all(arms, jobs, say) -> list[str]:
   if len(waiting) < len(arms):
     say(f"{len(arms) - len(waiting)} arms are already done")
   running, failed, count = {}, [], len(arms) - len(waiting)
+
+  def progress() -> str:
+    names = ", ".join(arm.name for arm in list(running))
+    return f"{count} of {len(arms)} done, now {names}"
+
   previous = signal.signal(signal.SIGTERM, _interrupt)
   try:
-    while waiting or running:
-      while waiting and len(running) < jobs:
-        arm = waiting.pop(0)
-        try:
-          arm.start()
-          running[arm] = time.monotonic()
-        except ValueError as error:
-          failed.append(arm.name)
-          say(str(error))
-      statuses = {arm: arm.poll() for arm in running}
-      if os.EX_TEMPFAIL in statuses.values():
-        say("an arm was told to stop, as this machine is taken away: the same "
-            "command goes on")  # fmt: skip
-        raise SystemExit(os.EX_TEMPFAIL)
-      for arm in [arm for arm in running if statuses[arm] is not None]:
-        seconds = time.monotonic() - running.pop(arm)
-        count += 1
-        if statuses[arm] == 0 and arm.done:
-          say(f"{count}/{len(arms)} {arm.name}: {seconds:.0f} s")
-        else:
-          failed.append(arm.name)
-          last = arm.log.read_text(errors="replace").strip().splitlines()[-1:]
-          say(f"{count}/{len(arms)} {arm.name} FAILED, see {arm.log}: "
-              f"{''.join(last)}")  # fmt: skip
-      time.sleep(_POLL_SECONDS)
+    with announced("running the arms", detail=progress):
+      while waiting or running:
+        while waiting and len(running) < jobs:
+          arm = waiting.pop(0)
+          try:
+            arm.start()
+            running[arm] = time.monotonic()
+          except ValueError as error:
+            failed.append(arm.name)
+            say(str(error))
+        statuses = {arm: arm.poll() for arm in running}
+        if os.EX_TEMPFAIL in statuses.values():
+          say("an arm was told to stop, as this machine is taken away: the "
+              "same command goes on")  # fmt: skip
+          raise SystemExit(os.EX_TEMPFAIL)
+        for arm in [arm for arm in running if statuses[arm] is not None]:
+          seconds = time.monotonic() - running.pop(arm)
+          count += 1
+          if statuses[arm] == 0 and arm.done:
+            say(f"{count}/{len(arms)} {arm.name}: {seconds:.0f} s")
+          else:
+            failed.append(arm.name)
+            last = arm.log.read_text(errors="replace").strip().splitlines()[-1:]
+            say(f"{count}/{len(arms)} {arm.name} FAILED, see {arm.log}: "
+                f"{''.join(last)}")  # fmt: skip
+        time.sleep(_POLL_SECONDS)
   finally:
     for arm in running:
       arm.stop()

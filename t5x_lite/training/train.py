@@ -50,6 +50,8 @@ def train(
       Raised before the run writes any file. Later: training diverges.
   """
   clock = clock or Clock()
+  for tracker in run.trackers:
+    tracker.check()
   setup = Setup(run, model_dir=model_dir)
   model, layout, task = setup.model, setup.layout, setup.task
   with layout.activate(), contextlib.ExitStack() as stack:
@@ -84,6 +86,7 @@ def train(
         flops_per_step=setup.description["flops_per_step"],
         peak_flops=matmul_peak.matmul_flops(model.transformer.dtype),
         clock=clock,
+        trackers=run.trackers,
       )
     )
     recorder.say(setup.describe(steps_done))
@@ -113,6 +116,7 @@ def train(
         settle=guard.catch_up, say=recorder.say,
       )
     )  # fmt: skip
+    stack.enter_context(announced(None))  # The recorder shows the steps.
     clock.switch("steps")
     number = steps_done
     for number in range(steps_done + 1, run.total_steps + 1):

@@ -62,9 +62,7 @@ class Writer:
     for item in items:
       registry.add(item, ocp.args.PyTreeSave, _array_handler())
     registry.add(_HOSTS, _HostsSave, _HostsHandler())
-    self._manager = ocp.CheckpointManager(
-      folder, options=options, handler_registry=registry
-    )
+    self._manager = _Manager(folder, options=options, handler_registry=registry)
 
   def save(
     self,
@@ -144,6 +142,18 @@ def remove_unfinished(folder: epath.Path, step: int) -> None:
   for path in folder.glob(f"{step}.orbax-checkpoint-tmp*"):
     with contextlib.suppress(OSError):  # The next run tries again.
       path.rmtree()
+
+
+class _Manager(ocp.CheckpointManager):
+  """Asks nothing about preemption, which training does itself.
+
+  With old steps whose time it has not read (`lightweight_initialize`), Orbax
+  fails with a TypeError once it has saved for a preemption.
+  """
+
+  def reached_preemption(self, step: int) -> bool:
+    del step
+    return False
 
 
 class _Retained:

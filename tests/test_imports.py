@@ -99,6 +99,12 @@ def test_one_file_knows_how_jax_writes_programs():
       assert not any(under(i, *inside) for i in imports(tree)), name
 
 
+def test_one_file_knows_orbax():
+  for name, tree in everything():
+    if name != "t5x_lite.checkpoints.orbax_store":
+      assert not any(under(i, "orbax") for i in imports(tree)), name
+
+
 def test_gin_folder_does_not_shadow_gin_config():
   assert not list((ROOT / "gin").rglob("*.py"))
 

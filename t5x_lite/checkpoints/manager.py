@@ -11,17 +11,15 @@ background; an error there is raised by the next `save`, `wait` or `close`.
 """
 
 import contextlib
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
-import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
-from t5x_lite.checkpoints import retention, saved_step
+from t5x_lite.checkpoints import orbax_store, retention, saved_step
 from t5x_lite.checkpoints.digests import Damaged
 from t5x_lite.checkpoints.spec import Retention
 from t5x_lite.files import disk, trees
@@ -59,9 +57,8 @@ class Checkpoints:
     self.directory = folder_of(model_dir)
     self.restored_step: int | None = None
     self._keep = keep
-    self._manager: ocp.CheckpointManager | None = None
-    self._best = retention.Best(keep or Retention())
-    self._verified = retention.NewestVerified()
+    self._writer: orbax_store.Writer | None = None
+    self._retained = retention.Retained(keep or Retention())
     self._own_steps: set[int] = set()  # saved or restored by this run
     self._saving: int | None = None
     if keep is not None:
@@ -77,7 +74,7 @@ class Checkpoints:
   @property
   def latest_step(self) -> int | None:
     """Returns the newest complete step, unverified, or None."""
-    return max(_steps(self.directory), default=None)
+    return max(orbax_store.steps(self.directory), default=None)
 
   def save(
     self,
@@ -104,7 +101,7 @@ class Checkpoints:
     self.wait()
     if step in self._own_steps:
       return
-    if step in _steps(self.directory):
+    if step in orbax_store.steps(self.directory):
       raise ValueError(
         f"checkpoint {self.directory / str(step)} already exists, and this run"
         " did not start from it: use another --model_dir"
@@ -112,14 +109,15 @@ class Checkpoints:
     self._check_there()
     metrics = {name: float(value) for name, value in (metrics or {}).items()}
     with self._one_line_errors(step):
-      if self._manager is None:
-        self._best.add_saved(self.directory, _steps(self.directory))
-        policy = retention.policy(self._keep, self._best, self._verified)
-        self._manager = _manager(self.directory, policy)
-      self._best.add(step, metrics)
+      if self._writer is None:
+        saved = orbax_store.steps(self.directory)
+        self._retained.add_saved(self.directory, saved)
+        self._writer = orbax_store.Writer(
+          self.directory, saved_step.ITEMS, self._retained.among
+        )
+      self._retained.add(step, metrics)
       disk.check_room(self.directory, state)
-      args = saved_step.save_args(step, state, iterator, metrics)
-      self._manager.save(step, args=args, force=True)
+      saved_step.save(self._writer, step, state, iterator, metrics)
     self._saving = step
     self._own_steps.add(step)
 
@@ -129,13 +127,13 @@ class Checkpoints:
     The newest checkpoint at or before this step is kept, whatever `Retention`
     says.
     """
-    self._verified.step = step
+    self._retained.verified_step = step
 
   def wait(self) -> None:
     """Waits for the save in progress and raises its error, if any."""
-    if self._manager is not None:
+    if self._writer is not None:
       with self._one_line_errors(self._saving):
-        self._manager.wait_until_finished()
+        self._writer.wait()
       self._saving = None
 
   def close(self) -> None:
@@ -143,9 +141,9 @@ class Checkpoints:
     try:
       self.wait()
     finally:
-      if self._manager is not None:
-        self._manager.close()
-        self._manager = None
+      if self._writer is not None:
+        self._writer.close()
+        self._writer = None
       if self._keep is not None:
         self._folder.close()
 
@@ -236,12 +234,12 @@ class Checkpoints:
     try:
       yield
     except Exception as error:
-      manager, self._manager, self._saving = self._manager, None, None
+      writer, self._writer, self._saving = self._writer, None, None
       self._own_steps.discard(step)
       with contextlib.suppress(Exception):  # close raises the same error again.
-        manager.close()
+        writer.close()
       if jax.process_index() == 0:
-        _remove_unfinished(self.directory, step)
+        orbax_store.remove_unfinished(self.directory, step)
       self._check_there()
       reason = disk.reason(error)
       if isinstance(error, FileNotFoundError) or any(
@@ -280,7 +278,7 @@ def newest_sound(
   Raises:
     ValueError: there is no undamaged step.
   """
-  steps = _steps(folder)
+  steps = orbax_store.steps(folder)
   if not steps:
     raise ValueError(f"no checkpoint in {folder}: run train first")
   if step is not None and step not in steps:
@@ -304,7 +302,7 @@ def newest_sound(
         path, reason, end, number,
       )  # fmt: skip
     return result, number
-  if step is None and _steps(folder)[-1:] > steps[-1:]:
+  if step is None and orbax_store.steps(folder)[-1:] > steps[-1:]:
     # A run in progress has since deleted these steps and saved a newer one.
     return newest_sound(folder, read, set_aside=set_aside)
   reasons = [f"step {n}: {reason}" for n, reason in damaged.items()]
@@ -314,27 +312,6 @@ def newest_sound(
     f"no undamaged checkpoint in {folder} ({'; '.join(reasons)}): restore a"
     " backup, or move them away to start from scratch"
   )
-
-
-def _manager(folder: epath.Path, policy: Any) -> ocp.CheckpointManager:
-  """Returns Orbax's manager, which we use to save and delete, not to read."""
-  options = ocp.CheckpointManagerOptions(
-    # The iterator is saved into this directory before `save` returns.
-    async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
-    cleanup_tmp_directories=True,
-    lightweight_initialize=True,  # A damaged old step must not stop a run.
-    preservation_policy=policy,
-    save_root_metadata=False,
-  )
-  return ocp.CheckpointManager(
-    folder, options=options, handler_registry=saved_step.handlers()
-  )
-
-
-def _steps(folder: epath.Path) -> list[int]:
-  """Lists the complete steps, damaged ones included."""
-  names = ocp.path.step.standard_name_format()
-  return sorted(found.step for found in names.find_all(folder))
 
 
 def _set_aside(path: epath.Path) -> epath.Path:
@@ -349,14 +326,3 @@ def _set_aside(path: epath.Path) -> epath.Path:
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(f"set aside {path}: renamed")
   return target
-
-
-def _remove_unfinished(folder: epath.Path, step: int) -> None:
-  """Deletes the files of a failed save, to free the disk space."""
-  # Orbax raises when the first writer fails, while others are still writing.
-  for thread in threading.enumerate():
-    if type(thread).__module__.startswith("orbax."):
-      threading.Thread.join(thread)
-  for path in folder.glob(f"{step}.orbax-checkpoint-tmp*"):
-    with contextlib.suppress(OSError):  # The next run tries again.
-      path.rmtree()

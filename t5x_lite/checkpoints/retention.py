@@ -1,27 +1,26 @@
-"""Decides which checkpoints are kept, as policies for Orbax's manager."""
+"""Decides which checkpoints are kept."""
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from absl import logging
 from etils import epath
-from orbax.checkpoint import checkpoint_managers as preservation
 
 from t5x_lite.checkpoints import saved_step
 from t5x_lite.checkpoints.spec import Retention
 
 
-class Best:
-  """Preserves the best steps by a metric, as `Retention` says.
+class Retained:
+  """Selects the checkpoints to keep: those that any of the rules selects.
 
-  Orbax's BestN may keep a step whose metric is NaN, and knows no metrics of
-  steps that an earlier run has saved, unless the manager reads all of them when
-  it starts, where a damaged one would stop the run.
+  Attributes:
+    verified_step: the last step whose parameters are known to give a finite
+      loss. The newest checkpoint at or before it is kept, whatever `Retention`
+      says.
   """
 
   def __init__(self, keep: Retention) -> None:
+    self.verified_step = -1
     self._keep = keep
     self._metrics: dict[int, float] = {}
 
@@ -47,44 +46,16 @@ class Best:
     if value is not None and math.isfinite(value):
       self._metrics[step] = value
 
-  def should_preserve(
-    self, checkpoints: Sequence[Any], *, context: Any
-  ) -> list[bool]:
-    del context
-    steps = [checkpoint.step for checkpoint in checkpoints]
-    sign = 1 if self._keep.mode == "min" else -1
+  def among(self, steps: Sequence[int]) -> set[int]:
+    """Returns the steps to keep among those that are there."""
+    keep, newest_first = self._keep, sorted(steps, reverse=True)
+    verified = [step for step in newest_first if step <= self.verified_step]
+    kept = {*newest_first[: keep.last], *verified[:1]}
+    if keep.every is not None:
+      kept |= {step for step in steps if step % keep.every == 0}
+    sign = 1 if keep.mode == "min" else -1
     best_first = sorted(  # The newer one of a tie comes first.
       self._metrics.keys() & set(steps),
       key=lambda step: (sign * self._metrics[step], -step),
     )
-    best = best_first[: self._keep.best or 0]
-    return [step in best for step in steps]
-
-
-@dataclasses.dataclass
-class NewestVerified:
-  """Preserves the newest checkpoint at or before `step`.
-
-  Attributes:
-    step: the last step whose parameters are known to give a finite loss.
-  """
-
-  step: int = -1
-
-  def should_preserve(
-    self, checkpoints: Sequence[Any], *, context: Any
-  ) -> list[bool]:
-    del context
-    steps = [checkpoint.step for checkpoint in checkpoints]
-    newest = max((s for s in steps if s <= self.step), default=None)
-    return [step == newest for step in steps]
-
-
-def policy(
-  keep: Retention, *policies: Any
-) -> preservation.AnyPreservationPolicy:
-  """Returns the policy that keeps what `keep` or any of the policies keeps."""
-  found = [preservation.LatestN(keep.last), *policies]
-  if keep.every is not None:
-    found.append(preservation.EveryNSteps(keep.every))
-  return preservation.AnyPreservationPolicy(found)
+    return kept | set(best_first[: keep.best or 0])

@@ -13,27 +13,26 @@ Everything read is checked against its digest; a mismatch raises `Damaged`.
 
 import concurrent.futures
 import dataclasses
+import functools
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 from etils import epath
-from flax import traverse_util
 from jax.experimental import multihost_utils
 
-from t5x_lite.checkpoints import digests, orbax_noise
+from t5x_lite.checkpoints import digests, orbax_store
 from t5x_lite.checkpoints.digests import Damaged
 from t5x_lite.files import json_text, trees
 
-orbax_noise.silence()
-
 Tree = Any
+
+ITEMS = ("params", "state")  # `_by_item`
 
 # Transient TensorStore errors: the storage fails, the checkpoint may be fine.
 _TRANSIENT = ("DEADLINE_EXCEEDED", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED",
@@ -47,33 +46,21 @@ class SavesItself(Protocol):
   def restore(self, directories: Sequence[epath.Path]) -> None: ...
 
 
-def save_args(
+def save(
+  writer: orbax_store.Writer,
   step: int,
   state: Tree,
   iterator: SavesItself | None,
   metrics: Mapping[str, float],
-) -> ocp.args.Composite:
-  """Copies `state` to the host and returns Orbax's arguments for saving it."""
+) -> None:
+  """Copies `state` to the host and starts to write the step."""
   leaves = {
     n: jnp.asarray(leaf) for n, leaf in trees.named_leaves(state).items()
   }
   for leaf in leaves.values():
     leaf.copy_to_host_async()
-  hosts = _HostsSave(step, leaves, iterator, metrics)
-  items = {
-    item: ocp.args.PyTreeSave(traverse_util.unflatten_dict(part, sep="/"))
-    for item, part in _by_item(leaves).items()
-  }
-  return ocp.args.Composite(hosts=hosts, **items)
-
-
-def handlers() -> ocp.handlers.DefaultCheckpointHandlerRegistry:
-  """Returns the Orbax handler for each item of `save_args`."""
-  registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
-  for item in ("params", "state"):
-    registry.add(item, ocp.args.PyTreeSave, _array_handler())
-  registry.add("hosts", _HostsSave, _HostsHandler())
-  return registry
+  files = _HostFiles(step, leaves, iterator, metrics)
+  writer.save(step, _by_item(leaves), files)
 
 
 def read_manifest(path: epath.Path) -> dict[str, Any]:
@@ -241,79 +228,39 @@ def sharding_of(leaf: Any) -> jax.sharding.Sharding:
 
 
 @dataclasses.dataclass
-class _HostsSave(ocp.args.CheckpointArgs):
-  """Holds what each process writes itself, in addition to Orbax's arrays."""
+class _HostFiles:
+  """Writes the iterator right away, and the digests in the background."""
 
   step: int
   leaves: Mapping[str, jax.Array]
   iterator: SavesItself | None
   metrics: Mapping[str, float]
 
-
-class _HostsHandler(ocp.AsyncCheckpointHandler):
-  """Writes `hosts`: the iterator right away, the digests in the background."""
-
-  async def async_save(
-    self, directory: epath.Path, args: _HostsSave
-  ) -> list[ocp.future.Future]:
-    own = directory / f"process_{jax.process_index()}"
-    own.mkdir(parents=True, exist_ok=True)
-    if args.iterator is not None:
-      (own / "iterator").mkdir(exist_ok=True)
-      args.iterator.save(own / "iterator")
+  def start(self, directory: epath.Path) -> Callable[[], None]:
+    if self.iterator is not None:
+      (directory / "iterator").mkdir(exist_ok=True)
+      self.iterator.save(directory / "iterator")
     # Copied now: the next step may reuse the arrays' memory after we return.
-    leaves = {
-      name: (leaf.shape, str(leaf.dtype), digests.host_shards(leaf))
-      for name, leaf in args.leaves.items()
+    shards = {n: digests.host_shards(leaf) for n, leaf in self.leaves.items()}
+    shapes = {n: (leaf.shape, leaf.dtype) for n, leaf in self.leaves.items()}
+    return functools.partial(self._finish, directory, shapes, shards)
+
+  def _finish(self, directory, shapes, shards) -> None:
+    (directory / "metrics.json").write_text(json_text.dumps(dict(self.metrics)))
+    manifest = {
+      "step": self.step,
+      "processes": jax.process_count(),
+      "files": digests.file_digests(directory),
+      "leaves": {
+        name: {
+          "shape": list(shape),
+          "dtype": str(dtype),
+          "digests": digests.shard_digests(shards[name]),
+        }
+        for name, (shape, dtype) in shapes.items()
+      },
     }
-
-    async def finish() -> None:
-      (own / "metrics.json").write_text(json_text.dumps(dict(args.metrics)))
-      manifest = {
-        "step": args.step,
-        "processes": jax.process_count(),
-        "files": digests.file_digests(own),
-        "leaves": {
-          name: {
-            "shape": list(shape),
-            "dtype": dtype,
-            "digests": digests.shard_digests(shards),
-          }
-          for name, (shape, dtype, shards) in leaves.items()
-        },
-      }
-      digests.write_manifest(own / "manifest.json", manifest)
-
-    return [ocp.future.CommitFutureAwaitingContractedSignals(finish())]
-
-  def save(self, directory: epath.Path, *args, **kwargs) -> None:
-    raise NotImplementedError("only async_save is implemented")
-
-  def restore(self, directory: epath.Path, *args, **kwargs) -> None:
-    raise NotImplementedError("use read_manifest and restore_iterator")
-
-
-ocp.args.register_with_handler(_HostsHandler, for_save=True)(_HostsSave)
-
-
-def _array_handler() -> ocp.PyTreeCheckpointHandler:
-  """Returns Orbax's array handler.
-
-  No compression: it makes float32 weights only 8% smaller, in twice the time.
-  No pinned memory: so digests and files share one copy on the host (JAX caches
-  it with the array). A single process does not write in replica-parallel, which
-  would first slice every replicated array on the devices.
-  """
-  arrays = ocp.type_handlers.ArrayHandler(
-    use_replica_parallel=jax.process_count() > 1
-  )
-  return ocp.PyTreeCheckpointHandler(
-    use_compression=False,
-    enable_pinned_host_transfer=False,
-    type_handler_registry=ocp.type_handlers.create_type_handler_registry(
-      (jax.Array, arrays)
-    ),
-  )
+    digests.write_manifest(directory / "manifest.json", manifest)
 
 
 def _by_item(leaves: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -331,28 +278,19 @@ def _read_item(
 ) -> dict[str, jax.Array]:
   prefix = "params/" if path.name == "params" else ""
   saved = {name: manifest["leaves"][prefix + name] for name in part}
-  restore_args = {
-    name: ocp.ArrayRestoreArgs(
-      restore_type=jax.Array,
+  stored = {
+    name: jax.ShapeDtypeStruct(
+      tuple(saved[name]["shape"]),
+      jnp.dtype(saved[name]["dtype"]),
       sharding=sharding_of(leaf),
-      global_shape=tuple(saved[name]["shape"]),
-      dtype=jnp.dtype(saved[name]["dtype"]),
     )
     for name, leaf in part.items()
   }
-  tree = _array_handler().restore(
-    path,
-    args=ocp.args.PyTreeRestore(
-      traverse_util.unflatten_dict(dict.fromkeys(part, 0), sep="/"),
-      restore_args=traverse_util.unflatten_dict(restore_args, sep="/"),
-      partial_restore=True,
-    ),
-  )
-  flat = traverse_util.flatten_dict(tree, sep="/")
+  found = orbax_store.read(path, stored)
   for name in part:
-    if not isinstance(flat.get(name), jax.Array):  # By damaged metadata.
+    if not isinstance(found.get(name), jax.Array):  # By damaged metadata.
       raise ValueError(f"{prefix}{name} is not stored as an array")
-  return {prefix + name: leaf for name, leaf in flat.items()}
+  return {prefix + name: leaf for name, leaf in found.items()}
 
 
 def _merged_manifest(hosts: epath.Path) -> dict[str, Any]:

@@ -1,0 +1,148 @@
+"""Makes the small runs that later versions must be able to go on with.
+
+  python -m tests.releases.make
+
+Run it once for a release, from the checkout, and never again: it writes
+tests/releases/VERSION/, of which tests/test_releases.py asks that it restores in
+each later version.
+
+  corpus.txt      what both runs were trained on
+  KIND/run/       an encoder-decoder's and a decoder's run: configuration, record,
+                  vocabulary, metrics, one checkpoint, one evaluation
+  KIND/hf/, KIND/split/    its model, converted
+  KIND/expected.json       losses of the steps that follow, and texts
+"""
+
+import contextlib
+import io
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+
+import t5x_lite
+from launch import main
+
+ROOT = pathlib.Path(__file__).parents[2]
+STEPS, MORE_STEPS = 4, 2
+TEXT = {"t5": "Line 7 says <extra_id_0> make 14.", "palm": "Line 7 says"}
+
+# One kind keeps the moments of Adam, the other the factored ones of Adafactor.
+KINDS = {
+  "t5": ("t5_1_1", "adafactor_t5", "span_corruption.SpanCorruption",
+         '{"inputs": 48, "targets": 24}'),
+  "palm": ("palm", "adamw", "causal_lm.CausalLM", '{"targets": 48}'),
+}  # fmt: skip
+GIN = """
+include "models/{model}/tiny.gin"
+include "optim/{optimizer}.gin"
+from __gin__ import dynamic_registration
+from t5x_lite import data
+from t5x_lite import model
+from t5x_lite.optim import schedules
+from t5x_lite.training import run
+from tasks import {module}
+from tasks import text
+
+WIDTH = 8
+NUM_LAYERS = 1
+NUM_HEADS = 2
+HEAD_DIM = 4
+HIDDEN = 8
+
+text.text_task.files = "{corpus}"
+text.text_task.vocabulary = "bytes"
+text.text_task.documents = "line"
+text.text_task.validation = 0.2
+text.text_task.objective = @{objective}()
+
+data.Data.task = @text.text_task()
+data.Data.lengths = {lengths}
+data.Data.batch_size = 8
+validation/data.Data.split = "validation"
+validation/data.Data.num_batches = 2
+
+schedules.Cosine.warmup_steps = 1
+
+run.Run.model = @model.Model()
+run.Run.train = @data.Data()
+run.Run.eval = [@validation/data.Data()]
+run.Run.total_steps = {steps}
+run.Run.log_every = 1
+run.Run.eval_every = {steps}
+run.Run.checkpoint_every = {steps}
+"""
+
+
+def command(*words) -> str:
+  """Runs one command; returns what it prints."""
+  printed = io.StringIO()
+  with contextlib.redirect_stdout(printed):
+    assert main.main(list(map(str, words))) == 0, words
+  return printed.getvalue()
+
+
+def resume(run) -> list[float]:
+  """Trains a run on; returns the losses of the steps that follow."""
+  total = STEPS + MORE_STEPS
+  command("train", f"--model_dir={run}", f"--gin.run.Run.total_steps={total}")
+  lines = (run / "metrics.jsonl").read_text().splitlines()
+  found = [line for line in map(json.loads, lines) if line["kind"] == "train"]
+  assert [line["step"] for line in found] == list(range(1, total + 1))
+  return [line["loss"] for line in found[STEPS:]]
+
+
+def infer(run, kind) -> str:
+  """Returns the text that a run's model writes."""
+  words = [f"--model_dir={run}", f"--text={TEXT[kind]}", "--max_new_tokens=8"]
+  return command("infer", "--json", *words)
+
+
+def make(kind, folder, corpus):
+  """Makes one run and what belongs to it."""
+  model, optimizer, objective, lengths = KINDS[kind]
+  gin_file = folder / "tiny.gin"
+  gin_file.write_text(
+    GIN.format(
+      model=model, optimizer=optimizer, objective=objective,
+      module=objective.partition(".")[0], lengths=lengths, steps=STEPS,
+      corpus=corpus,
+    )
+  )  # fmt: skip
+  run = folder / "run"
+  command("train", f"--gin_file={gin_file}", f"--model_dir={run}")
+  gin_file.unlink()
+  for extra in (*run.glob("events.*"), run / ".train.lock"):
+    extra.unlink()
+  command("eval", f"--model_dir={run}")
+  expected = {"text": infer(run, kind)}
+  for to in ("hf", "split"):
+    command(
+      "convert", f"--input={run}", f"--to={to}", f"--output={folder}/{to}"
+    )
+  with tempfile.TemporaryDirectory() as copy:
+    shutil.copytree(run, f"{copy}/run")
+    expected["losses"] = resume(pathlib.Path(copy) / "run")
+  (folder / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
+
+
+def make_all():
+  """Makes the runs of this version."""
+  os.chdir(ROOT)
+  folder = pathlib.Path("tests/releases") / t5x_lite.__version__
+  shutil.rmtree(folder, ignore_errors=True)
+  folder.mkdir()
+  corpus = folder / "corpus.txt"
+  corpus.write_text(
+    "".join(
+      f"Line {i} says that {i} and {i} make {2 * i}.\n" for i in range(40)
+    )
+  )
+  for kind in KINDS:
+    (folder / kind).mkdir()
+    make(kind, folder / kind, corpus)
+
+
+if __name__ == "__main__":
+  make_all()

@@ -175,18 +175,21 @@ def run_all(arms, jobs, say) -> list[str]:
           seconds = time.monotonic() - running.pop(arm)
           count += 1
           if statuses[arm] == 0 and arm.done:
-            say(f"{count}/{len(arms)} {arm.name}: {seconds:.0f} s")
+            result = f": {seconds:.0f} s"
           else:
             failed.append(arm.name)
-            last = arm.log.read_text(errors="replace").strip().splitlines()[-1:]
-            say(f"{count}/{len(arms)} {arm.name} FAILED, see {arm.log}: "
-                f"{''.join(last)}")  # fmt: skip
+            result = f" FAILED, see {arm.log}: {_last_line(arm.log)}"
+          say(f"{count}/{len(arms)} {arm.name}{result}")
         time.sleep(_POLL_SECONDS)
   finally:
     for arm in running:
       arm.stop()
     signal.signal(signal.SIGTERM, previous)
   return failed
+
+
+def _last_line(log) -> str:
+  return "".join(log.read_text(errors="replace").strip().splitlines()[-1:])
 
 
 def _interrupt(number, frame):

@@ -8,6 +8,7 @@ from t5x_lite.checkpoints.manager import Checkpoints
 from t5x_lite.data import vocabulary_record
 from t5x_lite.devices import lost_process, matmul_peak
 from t5x_lite.evaluation import evaluate, held_out
+from t5x_lite.files.slow import announced
 from t5x_lite.training import metrics_log, samples, stopped
 from t5x_lite.training.corruption import CheckedStep
 from t5x_lite.training.divergence import Guard, Step

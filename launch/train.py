@@ -51,6 +51,12 @@ def define(values):
     "the same bits, and write nothing.",
     lower_bound=1, flag_values=values,
   )  # fmt: skip
+  flags.DEFINE_boolean(
+    "allow_changed_data", False,
+    "Resume although files that the run reads have changed since its last "
+    "start: it goes on with other examples.",
+    flag_values=values,
+  )  # fmt: skip
   options.process_flags(values)
 
 
@@ -64,7 +70,10 @@ def main(values, arguments):
   from t5x_lite.training.profiling import Profile
 
   with Profile.parse(values.profile).listening() as profile:
-    _train(values, clock=clock, profile=profile)
+    _train(
+      values, clock=clock, profile=profile,
+      allow_changed_data=values.allow_changed_data,
+    )  # fmt: skip
 
 
 def _train(values, **watching):

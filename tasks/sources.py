@@ -52,6 +52,14 @@ class MemorySource(seqio.DataSource):
   def num_input_examples(self, split: str) -> int:
     return max(map(len, self.columns[split].values()), default=0)
 
+  def text_record(self, split: str) -> dict[str, dict]:
+    """Returns what identifies the text, for t5x_lite/data/text_record.py."""
+    parts = []
+    for key, values in self.columns[split].items():
+      parts += [key, *map(repr, values)]
+    record = {"bytes": sum(map(len, parts)), "digest": cache.digest(parts)}
+    return {f"{self.name}/{split}": record}
+
   def __repr__(self) -> str:
     return f"MemorySource({self.name!r})"
 
@@ -112,6 +120,11 @@ class RecordSource(seqio.DataSource):
       for number, size in enumerate(self._index["sizes"][split])
       if size
     ]
+
+  def text_record(self, split: str) -> dict[str, str]:
+    """Returns the record files by name, for t5x_lite/data/text_record.py."""
+    paths = map(pathlib.Path, self.list_shards(split))
+    return {f"{self._folder.name}/{path.name}": str(path) for path in paths}
 
   def training_text(self, limit_bytes: int) -> Iterator[str]:
     """Yields up to `limit_bytes` of training text, a random sample."""
@@ -180,6 +193,10 @@ class LazySource(seqio.DataSource):
 
   def num_input_examples(self, split: str) -> int:
     return self.made.num_input_examples(split)
+
+  def text_record(self, split: str) -> Mapping[str, object]:
+    """Returns the text files by name, or what identifies their text."""
+    return self.made.text_record(split)
 
   def training_text(self, limit_bytes: int) -> Iterator[str]:
     return self.made.training_text(limit_bytes)

@@ -162,6 +162,13 @@ class TextFiles(sources.LazySource):
   def recipe(self) -> tuple:
     return (self.files, self.field, self.documents, self.validation)
 
+  def text_record(self, split: str) -> dict[str, str]:
+    # Any file may be in any split: documents are divided by a hash.
+    del split
+    held_out = self.validation if isinstance(self.validation, tuple) else ()
+    paths = text_files.expand([*self.files, *held_out])
+    return {path: path for path in paths}
+
   def make(self) -> sources.MemorySource | sources.RecordSource:
     train = text_files.expand(self.files)
     held_out = []

@@ -44,7 +44,7 @@ def read(
   Raises:
     ValueError: there are no examples, or they cannot be shuffled.
   """
-  source = _source(task, spec)
+  own_source = source(task, spec)
   ds = documents(task, spec, shard=shard)
   noise_seed = seed(spec, "noise", task.name, shard)
   once = ds
@@ -80,7 +80,7 @@ def read(
     if together > 1:
       # `map` turns the ragged tensors of rank 0 from `unbatch` into vectors.
       ds = ds.unbatch().map(plain(lambda example: example))
-  elif spec.shuffle and not source.performs_internal_shuffling:
+  elif spec.shuffle and not own_source.performs_internal_shuffling:
     raise ValueError(
       f"task {task.name} has shuffle_buffer_size None and cannot be shuffled: "
       "set shuffle=False, or the task's shuffle_buffer_size"
@@ -88,7 +88,7 @@ def read(
   return ds
 
 
-def _source(task: seqio.Task, spec: Data) -> seqio.DataSource:
+def source(task: seqio.Task, spec: Data) -> seqio.DataSource:
   """Returns the task's source or, with `cache_dir`, its offline cache."""
   if spec.cache_dir is None:
     return task.source
@@ -104,7 +104,7 @@ def documents(
   `spec.document_order`, or the task's name if that is None.
   """
   index, count = shard
-  source = _source(task, spec)
+  own_source = source(task, spec)
   # One seed for all shards: each takes every count-th document of one order.
   options = {
     "split": spec.split,
@@ -112,14 +112,14 @@ def documents(
     "seed": seed(spec, "source", spec.document_order or task.name),
   }
   if count == 1:
-    return source.get_dataset(**options)
+    return own_source.get_dataset(**options)
   if (
-    source.supports_arbitrary_sharding
-    or len(source.list_shards(spec.split)) >= count
+    own_source.supports_arbitrary_sharding
+    or len(own_source.list_shards(spec.split)) >= count
   ):
     shard_info = seqio.ShardInfo(index=index, num_shards=count)
-    return source.get_dataset(**options, shard_info=shard_info)
-  return source.get_dataset(**options).shard(count, index)
+    return own_source.get_dataset(**options, shard_info=shard_info)
+  return own_source.get_dataset(**options).shard(count, index)
 
 
 def fit(

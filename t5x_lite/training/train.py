@@ -5,7 +5,7 @@ import contextlib
 import jax
 
 from t5x_lite.checkpoints.manager import Checkpoints
-from t5x_lite.data import vocabulary_record
+from t5x_lite.data import text_record, vocabulary_record
 from t5x_lite.devices import lost_process, matmul_peak
 from t5x_lite.evaluation import evaluate, held_out
 from t5x_lite.files.slow import announced
@@ -27,6 +27,7 @@ def train(
   model_dir: str,
   clock: Clock | None = None,
   profile: Profile | None = None,
+  allow_changed_data: bool = False,
 ) -> TrainState:
   """Trains, or resumes training, until `run.total_steps`.
 
@@ -41,13 +42,15 @@ def train(
       TensorBoard events.
     clock: the run's clock, if it has been running before this call.
     profile: the steps to profile.
+    allow_changed_data: go on although text has changed since the last start.
 
   Returns:
     The final state.
 
   Raises:
     ValueError: the configuration is invalid: the task is unknown; lengths,
-      batch or vocabulary do not suit model or layout; or memory is too small.
+      batch or vocabulary do not suit model or layout; memory is too small; or
+      text has changed since the last start.
       Raised before the run writes any file. Later: training diverges.
   """
   clock = clock or Clock()
@@ -55,6 +58,8 @@ def train(
     tracker.check()
   setup = Setup(run, model_dir=model_dir)
   model, layout, task = setup.model, setup.layout, setup.task
+  text = text_record.take([setup.reader, *setup.eval_readers])
+  text_record.check(text, model_dir, allow=allow_changed_data)
   with layout.activate(), contextlib.ExitStack() as stack:
     checkpoints = stack.enter_context(Checkpoints(model_dir, run.keep))
     # Both programs compile in the background while this thread reads data.
@@ -76,6 +81,7 @@ def train(
         init = compiled_init.result()
       state, steps_done = setup.first_state(init), 0
     vocabulary_record.write(task, model_dir)
+    text_record.write(text, model_dir)
     # Wait before measuring peak FLOP/s: compiling uses the same cores.
     with clock("compile"):
       train_step = train_step.result()

@@ -243,6 +243,23 @@ def test_a_longer_run_goes_on_and_says_so(folder, trained, capsys):
   assert steps(longer) == [1, 2, 3]
 
 
+def test_a_run_whose_text_has_changed_goes_on_only_if_allowed(
+  folder, trained, capsys
+):
+  run, corpus = folder / "changed", folder / "corpus.txt"
+  shutil.copytree(trained, run)
+  text = corpus.read_text()
+  corpus.write_text(text.replace("Line 7 ", "Lane 7 "))
+  try:
+    assert train(folder, run) == 2
+    said = capsys.readouterr().err
+    assert f"{corpus} has other contents. Restore it, or go on" in said
+    assert train(folder, run, "--allow_changed_data") == 0
+    assert train(folder, run) == 0
+  finally:
+    corpus.write_text(text)
+
+
 def test_parameters_of_many_devices_are_read_on_others(capsys):
   layout = Layout(mesh={"data": 3, "tensor": 5})
   assert session._on_these_devices(layout).mesh_sizes(8) == {

@@ -17,6 +17,7 @@ import time
 import launch
 from launch import measure
 from t5x_lite.files import json_text
+from t5x_lite.files.slow import announced
 
 _POLL_SECONDS = 0.2
 
@@ -148,6 +149,13 @@ def run_all(arms, jobs, say) -> list[str]:
   if len(waiting) < len(arms):
     say(f"{len(arms) - len(waiting)} arms are already done")
   running, failed, count = {}, [], len(arms) - len(waiting)
+
+  def progress() -> str:
+    names = ", ".join(arm.name for arm in list(running))
+    return f"{count} of {len(arms)} done, now {names}"
+
+  watching = contextlib.ExitStack()
+  watching.enter_context(announced("running the arms", detail=progress))
   previous = signal.signal(signal.SIGTERM, _interrupt)
   try:
     while waiting or running:
@@ -176,6 +184,7 @@ def run_all(arms, jobs, say) -> list[str]:
               f"{''.join(last)}")  # fmt: skip
       time.sleep(_POLL_SECONDS)
   finally:
+    watching.close()
     for arm in running:
       arm.stop()
     signal.signal(signal.SIGTERM, previous)

@@ -11,6 +11,7 @@ from absl import flags
 
 from launch import flag_checks, options
 from t5x_lite.files import json_text
+from t5x_lite.files.slow import announced
 
 USAGE = "--input=DIR --output=DIR --to=hf|run|split [flags]"
 DETAILS = """
@@ -144,6 +145,7 @@ class _Source:
   ids: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
+@announced("reading the weights")
 def _read(path: pathlib.Path, values) -> _Source:
   """Reads a directory of any of the three kinds."""
   from launch import rundir
@@ -203,6 +205,7 @@ def _configured(path, values):
   return model, run
 
 
+@announced("writing the weights")
 def _write_hf(source, output, values):
   from t5x_lite import interop
   from t5x_lite.interop import config as hf_config
@@ -218,6 +221,7 @@ def _write_hf(source, output, values):
   _copy(companions, output)
 
 
+@announced("writing the weights")
 def _write_split(source, output, values):
   from launch import gin_writer, recorded_gin, rundir, user_modules
   from t5x_lite.files import disk
@@ -231,6 +235,7 @@ def _write_split(source, output, values):
   _copy(source.companions, output)
 
 
+@announced("writing the run")
 def _write_run(source, output, values):
   from launch import new_run, rundir
 

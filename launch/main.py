@@ -10,6 +10,7 @@ import sys
 import t5x_lite
 from launch import environment, errors, flag_checks, options
 from t5x_lite.files.near_names import did_you_mean, near
+from t5x_lite.files.slow import announced
 
 # {name: summary}. Each command is a module of this package.
 COMMANDS = {
@@ -103,7 +104,8 @@ def _dispatch(argv, as_program) -> int:
     return 0
   arguments = options.parse(name, values, rest)
   environment.prepare(compute=name in _COMPUTE, restart=as_program)
-  return command.main(values, arguments) or 0
+  with announced(name):  # Whatever is slow, and has no line of its own.
+    return command.main(values, arguments) or 0
 
 
 def _overview() -> str:

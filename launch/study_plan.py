@@ -6,6 +6,7 @@ The plan holds the cells, their costs, the arms and their runs (study_file.py).
 from typing import NamedTuple
 
 from launch import config, describe, recorded_gin, study_file
+from t5x_lite.files.slow import counted
 
 
 def make(study, text, search_paths=()) -> dict:
@@ -24,7 +25,7 @@ def make(study, text, search_paths=()) -> dict:
   from t5x_lite.ablation import study as study_lib
 
   skipped, cells, known = {}, {}, _Known({}, {})
-  for cell in study.cells():
+  for cell in counted(list(study.cells()), "planning the cells"):
     if cell.skipped is not None:
       skipped[cell.name] = cell.skipped
       continue
@@ -84,8 +85,10 @@ def make(study, text, search_paths=()) -> dict:
         ],
       }
       # Seed by seed, so that an interrupted study has complete repeats.
-      for seed in study.seeds
-      for name, runs in cells.items()
+      for seed, name, runs in counted(
+        [(seed, *cell) for seed in study.seeds for cell in cells.items()],
+        "reading the arms' documents",
+      )
     ],
   }
 

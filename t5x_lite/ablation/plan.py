@@ -19,6 +19,7 @@ from t5x_lite.accounting import costs
 from t5x_lite.data import task_examples, token_counts
 from t5x_lite.data.reader import Reader
 from t5x_lite.data.resolved_task import resolve
+from t5x_lite.files.slow import counted
 from t5x_lite.training import bench
 from t5x_lite.training.run import Run
 
@@ -156,15 +157,12 @@ def step_ratios(
     range over 3 rounds. Steps of all cells, on synthetic tokens, are timed in
     turn on this device.
   """
-  rounds = [
-    {
-      name: _bench(run, _STEPS_OF_A_ROUND)["step_ms_median"]
-      for name, run in runs.items()
-    }
-    for _ in range(_ROUNDS)
-  ]
+  times = {name: [] for name in runs}
+  for name in counted([*runs] * _ROUNDS, "comparing the cells' steps"):
+    timed = _bench(runs[name], _STEPS_OF_A_ROUND)
+    times[name].append(timed["step_ms_median"])
   ratios = {
-    name: [times[name] / times[baseline] for times in rounds]
+    name: list(np.divide(times[name], times[baseline]))
     for name in runs
     if name != baseline
   }

@@ -25,6 +25,7 @@ from t5x_lite.checkpoints import retention, saved_step
 from t5x_lite.checkpoints.digests import Damaged
 from t5x_lite.checkpoints.spec import Retention
 from t5x_lite.files import disk, trees
+from t5x_lite.files.slow import announced
 
 Tree = Any
 Result = TypeVar("Result")
@@ -148,6 +149,7 @@ class Checkpoints:
       if self._keep is not None:
         self._folder.close()
 
+  @announced("reading the checkpoint")
   def restore(
     self,
     abstract_state: Tree,
@@ -189,6 +191,7 @@ class Checkpoints:
     self._own_steps.add(step)
     return state, step
 
+  @announced("reading the parameters")
   def restore_params(self, abstract_params: Tree, step: int | None = None):
     """Restores only the parameters, for evaluation and inference.
 

@@ -18,6 +18,7 @@ import seqio
 import tensorflow as tf
 
 from t5x_lite.files import json_text, lock
+from t5x_lite.files.slow import announced
 
 
 def write(
@@ -101,6 +102,12 @@ def _write_split(task, split: str, folder: str, num_shards: int) -> int:
   examples = task.preprocess_precache(dataset, seed=None).as_numpy_iterator()
   count, info = 0, {}
   with contextlib.ExitStack() as stack:
+    stack.enter_context(
+      announced(
+        f"caching {task.name}, split {split}",
+        detail=lambda: f"{count:,} examples",
+      )
+    )
     writers = [
       stack.enter_context(
         tf.io.TFRecordWriter(f"{prefix}-{i:05d}-of-{num_shards:05d}")

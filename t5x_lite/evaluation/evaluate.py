@@ -23,6 +23,7 @@ from t5x_lite.data.reader import Reader
 from t5x_lite.devices.layout import Layout
 from t5x_lite.evaluation.held_out import HeldOut
 from t5x_lite.files import disk, json_text
+from t5x_lite.files.slow import announced
 from t5x_lite.inference import batched
 from t5x_lite.losses import Term
 from t5x_lite.model import Model, Params
@@ -61,24 +62,26 @@ def evaluate(
   """
   results = {}
   for batches in data:
-    metrics = teacher_forced(model, params, batches, layout=layout)
+    task = batches.reader.task.name
+    with announced(f"computing the loss on {task}"):
+      metrics = teacher_forced(model, params, batches, layout=layout)
     metrics["unigram_entropy"] = batches.unigram_entropy
     if (num_epochs := batches.reader.spec.num_epochs) > 1:
       metrics["num_epochs"] = num_epochs
     if metric_fns:
-      own = task_metrics(
-        model,
-        params,
-        batches.reader,
-        layout=layout,
-        sampler=sampler,
-        constraints=constraints,
-        max_new_tokens=max_new_tokens,
-      )
+      with announced(f"generating and scoring for the metrics of {task}"):
+        own = task_metrics(
+          model,
+          params,
+          batches.reader,
+          layout=layout,
+          sampler=sampler,
+          constraints=constraints,
+          max_new_tokens=max_new_tokens,
+        )
       if own:
         metrics["metric_examples"] = own.pop("num_examples")
       metrics |= own
-    task = batches.reader.task.name
     results |= {f"{task}/{name}": value for name, value in metrics.items()}
   return results
 

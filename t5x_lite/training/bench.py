@@ -13,6 +13,7 @@ import numpy as np
 from t5x_lite.accounting import costs
 from t5x_lite.devices import matmul_peak, memory
 from t5x_lite.devices.layout import Layout
+from t5x_lite.files.slow import announced
 from t5x_lite.model import Model
 from t5x_lite.optim.optimizers import Optimizer
 from t5x_lite.training import step
@@ -69,15 +70,19 @@ def bench(
     )
     state = init(jax.random.key(0))
     begun = time.perf_counter()
-    compiled = train_step.lower(state, batch).compile()
+    with announced("compiling the training step"):
+      compiled = train_step.lower(state, batch).compile()
     compile_seconds = time.perf_counter() - begun
     peaks = [matmul_peak.matmul_flops(model.transformer.dtype)]
     seconds = []
-    for _ in range(1 + steps):
-      begun = time.perf_counter()
-      state, metrics = compiled(state, batch)
-      jax.block_until_ready(state)
-      seconds.append(time.perf_counter() - begun)
+    with announced(
+      "timing steps", detail=lambda: f"{len(seconds)} of {1 + steps}"
+    ):
+      for _ in range(1 + steps):
+        begun = time.perf_counter()
+        state, metrics = compiled(state, batch)
+        jax.block_until_ready(state)
+        seconds.append(time.perf_counter() - begun)
     peaks.append(matmul_peak.matmul_flops(model.transformer.dtype))
   median = statistics.median(seconds[1:])
   stack = model.transformer.decoder or model.transformer.encoder

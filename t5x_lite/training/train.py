@@ -158,6 +158,7 @@ def train(
         settle=guard.catch_up, say=recorder.say,
       )
     )  # fmt: skip
+    stack.enter_context(announced(None))  # The recorder shows the steps.
     clock.switch("steps")
     number = steps_done
     for number in range(steps_done + 1, run.total_steps + 1):

@@ -33,7 +33,7 @@ RECORD = "run.json"
 _MAY_CHANGE = (
   "total_steps", "microbatches", "layout", "eval", "keep", "sampler",
   "log_every", "eval_every", "sample_every", "checkpoint_every", "constraints",
-  "max_skipped_steps", "loss_spike", "sdc_check_every",
+  "max_skipped_steps", "loss_spike", "sdc_check_every", "trackers",
 )  # fmt: skip
 _PACKAGES = (
   "flax", "gin-config", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint",

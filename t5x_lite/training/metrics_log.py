@@ -1,6 +1,5 @@
-"""Logs a run's metrics: metrics.jsonl, TensorBoard events and progress."""
+"""Logs a run's metrics: to its sinks (sinks.py), and as progress."""
 
-import contextlib
 import json
 import math
 import os
@@ -17,9 +16,11 @@ from absl import logging
 from etils import epath
 
 from t5x_lite.data import token_counts
-from t5x_lite.files import append, disk, json_text
+from t5x_lite.files import disk, json_text
 from t5x_lite.training.goodput import Clock
+from t5x_lite.training.sinks import JsonLines, Sink, TensorBoard
 from t5x_lite.training.step import Metrics
+from t5x_lite.training.trackers import Tracker
 
 FILE = "metrics.jsonl"
 # Seconds without a line, after which the step is said where there is no bar.
@@ -136,6 +137,7 @@ class Recorder:
     flops_per_step: float,
     peak_flops: float,
     clock: Clock,
+    trackers: Sequence[Tracker] = (),
   ):
     """Opens the files.
 
@@ -148,6 +150,7 @@ class Recorder:
       peak_flops: peak FLOP/s of all devices (devices/matmul_peak.py).
       clock: the run's clock; work that records show and that the checkpoint
         lacks is counted there as lost.
+      trackers: where else to send the records.
     """
     self._main = jax.process_index() == 0
     self._total_steps = total_steps
@@ -157,11 +160,13 @@ class Recorder:
     self._paused, self._said = 0.0, time.monotonic()
     if not self._main:
       return
-    self._folder = model_dir
     path = epath.Path(model_dir) / FILE
     clock.lose(_drop_after(path, first_step))
-    self._file = append.Appended(path)
-    self._events = tf.summary.create_file_writer(model_dir)
+    self._sinks: list[Sink] = [
+      JsonLines(path),
+      TensorBoard(model_dir),
+      *(tracker.open(model_dir) for tracker in trackers),
+    ]
     # disable=None hides the bar if standard error is not a terminal.
     self._bar = tqdm.tqdm(
       total=total_steps, initial=first_step, unit="step", disable=None,
@@ -174,9 +179,8 @@ class Recorder:
   def __exit__(self, *error) -> None:
     if self._main:
       self._bar.close()
-      self._file.close()
-      with _one_line_errors(self._folder):
-        self._events.close()
+      for sink in self._sinks:
+        sink.close()
 
   def say(self, line: str) -> None:
     """Prints a line for the user, above the bar if there is one."""
@@ -238,34 +242,13 @@ class Recorder:
   def _write(self, number: int, kind: str, values: Mapping[str, float | str]):
     if not self._main:
       return
-    record: dict[str, Any] = {"step": number, "kind": kind, **values}
-    what = f"{FILE}, step {number}, {kind}"
-    self._file.write(json_text.dumps(record, what=what) + "\n")
-    with (
-      _one_line_errors(self._folder),
-      self._events.as_default(step=number),
-    ):
-      for name, value in values.items():
-        if not isinstance(value, str):
-          tf.summary.scalar(f"{kind}/{name}", value)
-      self._events.flush()
+    for sink in self._sinks:
+      sink.write(number, kind, values)
 
   def _time_left(self, number: int) -> str:
     done = number - self._first_step
     rate = done / (self._clock.training_seconds - self._begun)
     return tqdm.tqdm.format_interval((self._total_steps - number) / rate)
-
-
-@contextlib.contextmanager
-def _one_line_errors(folder):
-  """Turns an error of TensorFlow's writer of events into a ValueError."""
-  try:
-    yield
-  except tf.errors.OpError as error:
-    why = disk.reason(error) or error.message.partition("\n")[0]
-    raise ValueError(
-      f"cannot write TensorBoard events to {folder}: {why}"
-    ) from None
 
 
 def _mean(terms: Sequence[Sequence]) -> float:

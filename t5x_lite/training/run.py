@@ -14,6 +14,7 @@ from t5x_lite.devices.layout import Layout
 from t5x_lite.model import Model
 from t5x_lite.optim.optimizers import Optimizer
 from t5x_lite.training.loss_spike import LossSpike
+from t5x_lite.training.trackers import Tracker
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,7 @@ class Run:
       initialises them at random.
     sampler: the sampler of sample predictions, and the default of `infer`.
     constraints: the constraints on all generated text.
+    trackers: where to send the records, besides metrics.jsonl and TensorBoard.
   """
 
   model: Model
@@ -63,6 +65,7 @@ class Run:
   warm_start: WarmStart | None = None
   sampler: Sampler = GREEDY
   constraints: Constraints = UNCONSTRAINED
+  trackers: Sequence[Tracker] = ()
 
   def __post_init__(self):
     checks.fields(self)

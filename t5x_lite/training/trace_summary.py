@@ -1,10 +1,9 @@
 """Summarises a profiler's trace: operations, matmuls and idle time."""
 
 import collections
-import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -27,8 +26,7 @@ _MATMUL_TARGETS = re.compile(
 _Event = tuple[float, float, str]
 
 
-@dataclasses.dataclass(frozen=True)
-class Summary:
+class Summary(NamedTuple):
   """Holds where the devices' time went.
 
   Attributes:

@@ -64,6 +64,8 @@ def train(
       Raised before the run writes any file. Later: training diverges.
   """
   clock = clock or Clock()
+  for tracker in run.trackers:
+    tracker.check()
   recorded = None if replay is None else stopped.read(model_dir, replay)
   reader, *eval_readers = _readers(run)
   task = reader.task
@@ -129,6 +131,7 @@ def train(
         flops_per_step=description["flops_per_step"],
         peak_flops=matmul_peak.matmul_flops(model.transformer.dtype),
         clock=clock,
+        trackers=run.trackers,
       )
     )
     recorder.say(_describe(run, layout, description, model, steps_done))
@@ -160,7 +163,6 @@ def train(
     )  # fmt: skip
     stack.enter_context(announced(None))  # The recorder shows the steps.
     clock.switch("steps")
-    number = steps_done
     for number in range(steps_done + 1, run.total_steps + 1):
       profiler.before(number)
       with clock("data_wait", hidden=guard.is_busy):
@@ -172,6 +174,7 @@ def train(
       guard.watch(Step(number, metrics, host_batch), state.params)
 
       stopping = stop.requested(number)
+      profiler.after(number, last=stopping or number == run.total_steps)
       if stopping:
         folder = checkpoints.directory
         recorder.say(f"stopping: saves step {number} to {folder}")
@@ -204,7 +207,6 @@ def train(
       if stopping:
         break
     guard.catch_up()
-    profiler.finish(number)
     with clock("checkpoint"):
       checkpoints.wait()
     recorder.finish()

@@ -19,6 +19,11 @@ Training that diverges stops with status 2: updates that are not finite
 (run.Run.loss_spike). --gin.run.Run.sdc_check_every=N computes every N-th step
 twice and compares the devices' copies, to find those that compute wrongly.
 
+Records in metrics.jsonl have the share of the run's time that went into steps
+("goodput"), compilation, waiting for data, checkpoints, evaluation, samples and
+restarts, lost work included, over all starts. Tokens per second and the time
+left are of training alone.
+
 Exit status: 0 done; 2 a mistake in the command or its data, or divergence; 130
 Ctrl-C; 75 SIGTERM or a notice of Google Cloud's: the same command goes on; 69
 another process of the run was lost, which JAX may also notice only after

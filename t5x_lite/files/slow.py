@@ -64,7 +64,7 @@ class _Watch:
     if quiet < (SAME if shown[-1] is self._said else NEW):
       return None
     self._said, self._said_at = shown[-1], now
-    seconds = now - shown[-1].begun
+    seconds = now - shown[0].begun
     return f"t5x_lite: {': '.join(map(str, shown))} ({seconds:.0f} s so far)"
 
 

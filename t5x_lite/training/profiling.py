@@ -105,17 +105,20 @@ class Profiler:
       jax.profiler.stop_trace()
 
   def before(self, step: int) -> None:
-    """Starts or ends a trace, if that is due before a step."""
-    if step == self._steps.stop:
-      self.finish(step - 1)
+    """Starts a trace, if that is due before a step."""
     if self._folder is None and self._profile.due(step):
       self._settle()
       with self._clock("profile"):
         self._start(step)
 
-  def finish(self, last: int) -> None:
-    """Ends the trace after a step, if there is one, and says what is in it."""
-    if self._folder is None:
+  def after(self, step: int, *, last: bool = False) -> None:
+    """Ends a trace, if that is due after a step, and says what is in it.
+
+    Args:
+      step: the step.
+      last: whether there is no further step.
+    """
+    if self._folder is None or not (last or step == self._steps[-1]):
       return
     self._settle()
     folder, self._folder = self._folder, None
@@ -123,7 +126,7 @@ class Profiler:
       jax.profiler.stop_trace()
       if jax.process_index() == 0:
         self._say(
-          f"profile of steps {self._steps.start} to {last}: {folder}, for "
+          f"profile of steps {self._steps.start} to {step}: {folder}, for "
           "xprof, TensorBoard or ui.perfetto.dev"
         )
         (path,) = folder.glob("plugins/profile/*/*.xplane.pb")

@@ -125,7 +125,6 @@ def train(
     )  # fmt: skip
     stack.enter_context(announced(None))  # The recorder shows the steps.
     clock.switch("steps")
-    number = steps_done
     for number in range(steps_done + 1, run.total_steps + 1):
       profiler.before(number)
       with clock("data_wait", hidden=guard.is_busy):
@@ -137,6 +136,7 @@ def train(
       guard.watch(Step(number, metrics, host_batch), state.params)
 
       stopping = stop.requested(number)
+      profiler.after(number, last=stopping or number == run.total_steps)
       if stopping:
         folder = checkpoints.directory
         recorder.say(f"stopping: saves step {number} to {folder}")
@@ -169,7 +169,6 @@ def train(
       if stopping:
         break
     guard.catch_up()
-    profiler.finish(number)
     with clock("checkpoint"):
       checkpoints.wait()
     recorder.finish()

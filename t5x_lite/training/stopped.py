@@ -138,8 +138,9 @@ def _write(folder, record, batch, task, findings) -> None:
       if name.endswith("_tokens")
     }
   folder.mkdir(parents=True, exist_ok=True)
-  with disk.partial(folder / _BATCH) as path, path.open("wb") as file:
-    np.savez(file, **batch)
+  with disk.partial(folder / _BATCH) as temporary:
+    with temporary.open("wb") as file:
+      np.savez(file, **batch)
   text = json_text.dumps(record | {"rows": rows}, indent=2, ensure_ascii=False)
   disk.write_text(folder / _RECORD, text + "\n")
 

@@ -15,7 +15,7 @@ import jax
 from absl import logging
 from jax.experimental import multihost_utils
 
-from t5x_lite.devices import google_cloud
+from t5x_lite.devices import google_cloud, starting
 
 COORDINATOR = "T5X_LITE_COORDINATOR"
 NUM_PROCESSES = "T5X_LITE_NUM_PROCESSES"
@@ -236,6 +236,7 @@ def _join(cluster: Cluster, heartbeat_seconds: int):
     cluster_detection_method="deactivate" if explicit else None,
     heartbeat_timeout_seconds=heartbeat_seconds,
   )
+  starting.watch()
   if cluster.all_local_devices:
     jax.config.update("jax_cuda_visible_devices", "all")
     jax.config.update("jax_rocm_visible_devices", "all")

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from t5x_lite.devices import starting
 from t5x_lite.training import preemption
 
 
@@ -25,6 +26,7 @@ class Stop:
     self.signal: int | None = None
 
   def __enter__(self) -> "Stop":
+    starting.finish()
     # With several processes, JAX handles SIGTERM, so that all stop at one step.
     self._many_processes = jax.process_count() > 1
     signals = (

@@ -1,0 +1,104 @@
+"""Ends all processes of a run when one is told to end while they start.
+
+The processes of a run wait for each other. Until training begins, none would
+learn that another is to end: JAX turns SIGTERM into a note, which is read
+between steps, and a process that Ctrl-C ends waits for the others. So a thread
+of each process watches for these signals, and tells the other processes by
+JAX's coordination service.
+"""
+
+import ctypes
+import os
+import select
+import signal
+import sys
+import threading
+import time
+
+import jax
+from jax.experimental import multihost_utils
+
+_KEY = "t5x_lite/told_to_end"
+_POLL_SECONDS = 0.5
+_TRAINING_POLL_SECONDS = 5.0  # for a process that is still starting then
+
+_libc = ctypes.CDLL(None)
+_libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+_libc.signal.restype = ctypes.c_void_p
+
+
+class _Watch:
+  """Watches for signals to this process and to the others."""
+
+  def __init__(self):
+    self._joined = multihost_utils.distributed.global_state
+    self._reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    # A shell starts background jobs with SIGINT ignored: leave it so.
+    signals = (signal.SIGINT, signal.SIGTERM)
+    self._signals = [
+      one for one in signals if signal.getsignal(one) is not signal.SIG_IGN
+    ]
+    # Python knows nothing of JAX's handler of SIGTERM, which is C++.
+    self._jax_handler = _libc.signal(signal.SIGTERM, None)
+    # By the pipe, the thread learns of a signal while the main thread waits.
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    self._previous = {
+      one: signal.signal(one, lambda *ignored: None) for one in self._signals
+    }
+    self._poll_seconds = _POLL_SECONDS
+    threading.Thread(target=self._run, daemon=True).start()
+
+  def finish(self) -> None:
+    """Leaves signals to others from now on; goes on to ask for theirs."""
+    signal.set_wakeup_fd(-1)
+    for one, handler in self._previous.items():
+      signal.signal(one, handler)
+    _libc.signal(signal.SIGTERM, self._jax_handler)
+    self._signals = []
+    self._poll_seconds = _TRAINING_POLL_SECONDS
+
+  def _run(self) -> None:
+    while True:
+      ready, _, _ = select.select([self._reader], [], [], self._poll_seconds)
+      got = os.read(self._reader, 64) if ready else b""
+      for number in got:
+        if number in self._signals:
+          self._joined.client.key_value_set(_KEY, str(number), True)
+          _end(number, "told to end", wait=self._joined.process_id == 0)
+      try:
+        number = int(self._joined.client.key_value_try_get(_KEY))
+      except (AttributeError, jax.errors.JaxRuntimeError):
+        continue  # Nobody was told to, or this process has left the others.
+      _end(number, "another process was told to end", wait=False)
+
+
+def _end(number, why, *, wait):
+  name = signal.Signals(number).name
+  print(
+    f"t5x_lite: {why} ({name}) while the run was starting: all its processes "
+    "end, and nothing was saved",
+    file=sys.stderr,
+    flush=True,
+  )
+  if wait:  # The others ask this process.
+    time.sleep(3 * _POLL_SECONDS)
+  # The usual end would wait for the others.
+  os._exit(os.EX_TEMPFAIL if number == signal.SIGTERM else 128 + number)
+
+
+_watch: _Watch | None = None
+
+
+def watch() -> None:
+  """Begins to watch; call it in the main thread once JAX has joined."""
+  global _watch
+  _watch = _Watch()
+
+
+def finish() -> None:
+  """Ends the start: from now on, training handles signals."""
+  global _watch
+  if _watch is not None:
+    _watch.finish()
+    _watch = None

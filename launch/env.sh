@@ -7,12 +7,8 @@
 #   PYTHON             the interpreter to make it with (default: a fitting one)
 # shellcheck shell=bash
 
-ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-
-die() {
-  printf '%s\n' "$@" >&2
-  exit 1
-}
+# shellcheck source=launch/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 VERSIONS="${T5X_LITE_VERSIONS:-pinned}"
 case "$VERSIONS" in

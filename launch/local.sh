@@ -4,48 +4,28 @@
 #   bash launch/local.sh --processes=2 --devices=4 -- \
 #     train --gin_file=gin/runs/quickstart.gin --model_dir=runs/two
 #
-#   --processes P   processes, joined by jax.distributed (default 2)
-#   --devices D     emulated CPU devices in each (default 1)
+# Options:
+#   --processes P   processes, joined by jax.distributed (default: 2)
+#   --devices D     emulated CPU devices in each (default: 1)
 #   --logs FOLDER   where each process writes its log (default: a new folder)
-#   --dry_run       prints the commands and does nothing
+#   --dry_run       print the commands and run none
 #
 # Shows the first process's output. If one fails, the others are ended and the
 # failing log is shown. Signals go to all, but for one that was ignored when
 # this script started, as SIGHUP is under nohup, and SIGINT in a script's `... &`.
 set -euo pipefail
+# shellcheck source=launch/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-usage() {
-  sed -n '2,/^set -euo/{/^set/d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"
-}
-
-fail() {
-  echo "local.sh: $*" >&2
-  exit 2
-}
-
-processes=2 devices=1 logs='' dry_run=''
-while (($#)); do
-  case "$1" in
-    --processes=* | --devices=* | --logs=*)
-      name="${1%%=*}" && value="${1#*=}" && shift
-      set -- "$name" "$value" "$@"
-      ;;
-    --processes) processes="${2:?--processes needs a number}" && shift 2 ;;
-    --devices) devices="${2:?--devices needs a number}" && shift 2 ;;
-    --logs) logs="${2:?--logs needs a folder}" && shift 2 ;;
-    --dry_run) dry_run=1 && shift ;;
-    --help | -h) usage && exit 0 ;;
-    --) shift && break ;;
-    *) fail "unknown option $1 (commands of t5x_lite stand after --)" ;;
-  esac
-done
-[[ "$processes" =~ ^[1-9][0-9]*$ ]] || fail "--processes: '$processes'"
-[[ "$devices" =~ ^[1-9][0-9]*$ ]] || fail "--devices: '$devices'"
+processes=2 devices=1 logs=''
+parse_options "processes devices logs" "dry_run" "$@"
+set -- ${rest[@]+"${rest[@]}"}
+require_count processes
+require_count devices
 (($#)) || fail "no command: give one after --, as in -- train --gin_file=..."
 
-root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 # The checkout's environment where there is one, else what is on the PATH.
-python="${T5X_LITE_VENV:-$root/.venv}/bin/python"
+python="${T5X_LITE_VENV:-$ROOT/.venv}/bin/python"
 [[ -x "$python" ]] || python="$(command -v python3)"
 
 port="$("$python" -c 'import socket
@@ -59,14 +39,15 @@ xla_flags="${xla_flags//--xla_force_host_platform_device_count=+([0-9])/}"
 environment=(JAX_PLATFORMS=cpu "JAX_NUM_CPU_DEVICES=$devices"
   # Several devices share the cores: see tests/conftest.py.
   JAX_CPU_ENABLE_ASYNC_DISPATCH=false
+  "PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}"
   "XLA_FLAGS=$xla_flags" "T5X_LITE_COORDINATOR=localhost:$port"
   "T5X_LITE_NUM_PROCESSES=$processes")
-run=("$python" -m launch.main "$@")
+command=("$python" -m launch.main "$@")
 
 if [[ -n "$dry_run" ]]; then
   for ((i = 0; i < processes; i++)); do
-    printf '%q ' env "${environment[@]}" "T5X_LITE_PROCESS_ID=$i" "${run[@]}"
-    printf '&\n'
+    echo "$(quoted env "${environment[@]}" "T5X_LITE_PROCESS_ID=$i" \
+      "${command[@]}") &"
   done
   exit 0
 fi
@@ -83,16 +64,15 @@ trap 'status=130; stop_all' INT
 # Training then saves a checkpoint and ends with status 75, as this does.
 trap 'stopped=143; stop_all' TERM HUP
 
-export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 # Process groups of their own: a signal to this script's group must not reach
 # them twice, since training takes the second one as an order to leave at once.
 set -m
 for ((i = 0; i < processes; i++)); do
-  command=(env "${environment[@]}" "T5X_LITE_PROCESS_ID=$i" "${run[@]}")
+  process=(env "${environment[@]}" "T5X_LITE_PROCESS_ID=$i" "${command[@]}")
   if ((i == 0)); then
-    "${command[@]}" > >(tee "$logs/0.out") 2> >(tee "$logs/0.err" >&2) &
+    "${process[@]}" > >(tee "$logs/0.out") 2> >(tee "$logs/0.err" >&2) &
   else
-    "${command[@]}" >"$logs/$i.out" 2>"$logs/$i.err" &
+    "${process[@]}" >"$logs/$i.out" 2>"$logs/$i.err" &
   fi
   pids+=($!)
 done

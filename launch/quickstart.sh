@@ -5,9 +5,16 @@
 #   bash launch/quickstart.sh        from any directory; run it again to resume
 #   bash launch/quickstart.sh --gin.run.Run.total_steps=200
 #                                    any flags of `t5x_lite train`
+#   bash launch/quickstart.sh --dry_run
+#                                    print the commands and run none
 set -euo pipefail
 # shellcheck source=launch/env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+
+case "${1:-}" in
+  --help | -h) usage && exit 0 ;;
+  --dry_run) dry_run=1 && shift ;;
+esac
 
 RUN="$ROOT/runs/quickstart"
 # None of these is in the text that it is trained on.
@@ -22,27 +29,28 @@ step() {
 }
 
 step "1/4  Environment"
-make_environment base
+run make_environment base
+[[ -n "$dry_run" ]] || echo "ready: $VENV"
 t5x_lite="$VENV/bin/t5x_lite"
-echo "ready: $VENV"
-cd "$ROOT"
+run cd "$ROOT"
 
 step "2/4  Pretraining a small T5 by span corruption"
 if [[ -f "$RUN/run.json" ]]; then
   echo "resuming $RUN (delete it to start over)"
 fi
-"$t5x_lite" train --gin_file=gin/runs/quickstart.gin --model_dir="$RUN" "$@"
+run "$t5x_lite" train --gin_file=gin/runs/quickstart.gin --model_dir="$RUN" "$@"
 
 step "3/4  Evaluating on held-out text"
-"$t5x_lite" eval --model_dir="$RUN" --nometric_fns
+run "$t5x_lite" eval --model_dir="$RUN" --nometric_fns
 
 step "4/4  Filling in blanks in three sentences that it never saw"
 texts=()
 for sentence in "${SENTENCES[@]}"; do
   texts+=("--text=$sentence")
 done
-"$t5x_lite" infer --model_dir="$RUN" "${texts[@]}"
+run "$t5x_lite" infer --model_dir="$RUN" "${texts[@]}"
 
+[[ -z "$dry_run" ]] || exit 0
 bin="${VENV#"$ROOT/"}/bin"
 cat <<EOF
 

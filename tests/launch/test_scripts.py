@@ -1,4 +1,4 @@
-"""The shell scripts: sound, helpful, and dry runs that do nothing."""
+"""The shell scripts: sound and helpful; those of one machine."""
 
 import os
 import pathlib
@@ -10,11 +10,12 @@ import sysconfig
 import time
 
 import pytest
-import yaml
 
 LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
-SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch"),
-                  LAUNCH.parent / ".ci" / "run"])  # fmt: skip
+SCRIPTS = sorted([
+  *LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch"), LAUNCH.parent / ".ci" / "run",
+  pathlib.Path(__file__).parent / "stand_ins" / "tmux",
+])  # fmt: skip
 # Where the extra test puts its tools; on the PATH only of who activated it.
 TOOLS = pathlib.Path(sysconfig.get_path("scripts"))
 
@@ -56,7 +57,7 @@ def test_local_prints_one_command_a_process(tmp_path):
     assert "JAX_NUM_CPU_DEVICES=2" in line
     assert "T5X_LITE_NUM_PROCESSES=3" in line
     assert f"T5X_LITE_PROCESS_ID={i}" in line
-    assert r"train --gin.TASK=a\ b" in line
+    assert "train '--gin.TASK=a b'" in line
     assert "host_platform_device_count" not in line and "--other" in line
   ports = {line.partition("localhost:")[2].split()[0] for line in lines}
   assert len(ports) == 1
@@ -65,7 +66,7 @@ def test_local_prints_one_command_a_process(tmp_path):
 @pytest.mark.parametrize(
   ["arguments", "message"],
   [
-    (["--processes=two", "--", "train"], "--processes: 'two'"),
+    (["--processes=two", "--", "train"], "--processes (two) must be"),
     (["--procs=2"], "unknown option --procs=2"),
     ([], "no command"),
   ],
@@ -156,75 +157,38 @@ def wait_for(path, text, seconds=30):
     time.sleep(0.05)
 
 
-def test_tpu_vm_prints_what_it_would_run(tmp_path):
-  done = bash(
-    "tpu_vm.sh", "--name=t", "--zone=z", "--type=v4-16", "--dry_run", "up",
-    "train", "--gin.TASK='a'", cwd=tmp_path,
-  )  # fmt: skip
+@pytest.mark.parametrize(
+  "script",
+  ["local.sh", "tmux.sh", "tpu_vm.sh", "gke.sh", "slurm.sbatch",
+   "quickstart.sh"],
+)  # fmt: skip
+def test_every_launcher_has_a_page_of_help(script, tmp_path):
+  done = bash(script, "--help", cwd=tmp_path)
+  assert not done.returncode and not done.stderr
+  assert script in done.stdout and "--dry_run" in done.stdout
+  assert "shellcheck" not in done.stdout and "SBATCH" not in done.stdout
+  assert len((LAUNCH / script).read_text().splitlines()) <= 150
+
+
+def test_tmux_prints_what_it_would_run(tmp_path):
+  done = bash("tmux.sh", "--dry_run", "start", "train", "--gin.A=a b;")
   assert not done.returncode, done.stderr
-  create, copy, setup, start = done.stdout.splitlines()
-  assert "create t --zone=z --accelerator-type=v4-16" in create
-  assert "scp" in copy and "--worker=all" in copy
-  assert "make_environment" in setup and "tpu" in setup
-  assert "t5x_lite" in start and "nohup" in start
+  assert "/t5x_lite train '--gin.A=a b;'" in done.stdout
+  assert "tmux -L t5x_lite start-server" in done.stdout
+  for action in ("logs", "status", "stop"):
+    assert bash("tmux.sh", "--dry_run", action).stdout
+  done = bash("tmux.sh", "begin")
+  assert done.returncode == 2 and "unknown action begin" in done.stderr
 
 
-@pytest.mark.parametrize("action", ["logs", "status", "stop", "delete"])
-def test_tpu_vm_actions_name_the_tpu(action):
-  done = bash("tpu_vm.sh", "--name=t", "--zone=z", "--dry_run", action)
+def test_quickstart_prints_what_it_would_run(tmp_path):
+  done = bash("quickstart.sh", "--dry_run", "--gin.A=a b", cwd=tmp_path)
   assert not done.returncode, done.stderr
-  (line,) = done.stdout.splitlines()
-  assert line.startswith("gcloud compute tpus tpu-vm ")
-  assert " t --zone=z" in line
-
-
-def test_tpu_vm_explains_mistakes():
-  assert "give --name and --zone" in bash("tpu_vm.sh", "create").stderr
-  done = bash("tpu_vm.sh", "--name=t", "--zone=z", "crate")
-  assert done.returncode == 2 and "unknown action crate" in done.stderr
-
-
-def test_slurm_prints_what_it_would_run():
-  done = bash("slurm.sbatch", "--dry_run", "train", "--gin.TASK=a b")
-  assert not done.returncode, done.stderr
-  assert "srun --kill-on-bad-exit=1" in done.stdout
-  assert r"t5x_lite train --gin.TASK=a\ b" in done.stdout
-
-
-def test_a_job_of_an_array_of_slurm_knows_its_number():
-  words = ["ablate", "--gin_file=a b", "--arm=%a"]
-  ids = {"SLURM_ARRAY_TASK_ID": "7"}
-  done = bash("slurm.sbatch", "--dry_run", *words, **ids)
-  assert r"t5x_lite ablate --gin_file=a\ b --arm=7" in done.stdout
-  done = bash("slurm.sbatch", "--dry_run", "train", "--gin.A='100%'", **ids)
-  assert r"--gin.A=\'100%\'" in done.stdout
-  words = ["--a=%a/%a,x", "--b=100%accuracy", "--c=%apple", "%a"]
-  done = bash("slurm.sbatch", "--dry_run", *words, **ids)
-  assert "--a=7/7\\,x --b=100%accuracy --c=%apple 7 \n" in done.stdout
-
-
-def test_a_job_of_kubernetes_runs_an_arm_in_each_pod(tmp_path):
-  job = yaml.safe_load((LAUNCH / "arms_gke.yaml").read_text())
-  assert job["kind"] == "Job" and job["spec"]["completionMode"] == "Indexed"
-  pod = job["spec"]["template"]["spec"]
-  (container,) = pod["containers"]
-  stub = tmp_path / "t5x_lite"
-  stub.write_text("#!/usr/bin/env bash\nprintf '%s\\n' \"$@\"; exit 3\n")
-  stub.chmod(0o755)
-  done = subprocess.run(
-    [*container["command"], *container["args"]], capture_output=True, text=True,
-    env=os.environ | {
-      "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
-      "JOB_COMPLETION_INDEX": "6",
-    },
-  )  # fmt: skip
-  assert done.returncode == 3
-  assert done.stdout.split() == ["ablate", *container["args"], "--arm=7"]
-  # What it asks for is there: the volume, and the study.
-  (mount,), (volume,) = container["volumeMounts"], pod["volumes"]
-  assert mount["name"] == volume["name"]
-  assert container["args"][1].startswith(f"--output={mount['mountPath']}/")
-  assert (LAUNCH.parent / container["args"][0].partition("=")[2]).is_file()
+  lines = done.stdout.splitlines()
+  commands = [line for line in lines if "bin/t5x_lite" in line]
+  assert [line.split()[1] for line in commands] == ["train", "eval", "infer"]
+  assert commands[0].endswith(" '--gin.A=a b'")
+  assert "make_environment base" in lines
 
 
 def test_environment_says_which_python_it_needs(tmp_path):

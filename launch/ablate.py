@@ -51,7 +51,7 @@ def define(values):
     "arm", None,
     "Run only this arm, counted from 1, for one cluster job per arm. Run with "
     "--jobs=0 before, to plan the study, and afterwards, to collect results. "
-    "See launch/slurm.sbatch and launch/arms_gke.yaml.", lower_bound=1,
+    "See launch/slurm.sbatch and launch/gke.sh.", lower_bound=1,
     flag_values=values,
   )  # fmt: skip
 

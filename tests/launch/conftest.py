@@ -34,8 +34,9 @@ class Cloud:
     self._tools = path / "bin"
     self._tools.mkdir()
     programs = {
-      "gcloud": "gcloud.py", "kubectl": "kubectl.py", "sbatch": "slurm.py sbatch",
-      "srun": "slurm.py srun", "scontrol": "slurm.py scontrol",
+      "gcloud": "gcloud.py", "kubectl": "kubectl.py",
+      "sbatch": "slurm.py sbatch", "srun": "slurm.py srun",
+      "scontrol": "slurm.py scontrol",
     }  # fmt: skip
     for name, program in programs.items():
       self.tool(name, f'exec {sys.executable} {STAND_INS}/{program} "$@"')

@@ -1,4 +1,4 @@
-"""launch/gke.sh: manifests that fit their schemas, and a stand-in of kubectl."""
+"""launch/gke.sh: its manifests, their schemas, and a stand-in of kubectl."""
 
 import json
 import pathlib

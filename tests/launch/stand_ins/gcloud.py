@@ -1,8 +1,9 @@
 """Stands in for gcloud: a TPU whose workers are folders of this machine.
 
-In $CLOUD are calls.jsonl, with the arguments of every call; state.json, with the
-queued resources, each with the states still to come, and the TPUs; and the homes
-of the workers, worker-0 and worker-1. A command over ssh runs in bash there.
+In $CLOUD are calls.jsonl, with the arguments of every call; state.json, with
+the queued resources, each with the states still to come, and the TPUs; and the
+homes of the workers, worker-0 and worker-1. A command over ssh runs in bash
+there.
 """
 
 import json

@@ -9,7 +9,7 @@
 # Actions:
 #   run COMMAND...     start one run on all hosts of TPU slices (gke_run.yaml)
 #   study COMMAND...   start the arms of a study, a pod each (gke_study.yaml)
-#   logs [INDEX]       follow a host of the first slice, or an arm, from 0
+#   logs [INDEX]       follow a host of each slice, or an arm (default: 0)
 #   status             the pods and their states
 #   stop run|study     end it and remove it (training saves a checkpoint first)
 # Options:

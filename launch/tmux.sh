@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs one t5x_lite command in tmux on this machine, where it outlives the login.
+# Runs one t5x_lite command in tmux on this machine, where it outlives the login,
+# and starts it again when it crashes (launch/autoresume.py).
 #
 #   bash launch/tmux.sh start train --gin_file=gin/runs/quickstart.gin \
 #     --model_dir=runs/first
@@ -32,17 +33,18 @@ ask() {
 
 start() {
   (($#)) || fail "start needs a command: start train --gin_file=..."
-  local script dead=''
+  local bin script dead=''
   if [[ -z "$dry_run" ]]; then
     dead="$(ask '#{pane_dead}' 2>/dev/null || true)"
   fi
   [[ "$dead" != 0 ]] || fail "a command is still running: stop it first"
   run mkdir -p "$(dirname "$LOG")"
-  # A file, since tmux would take an argument with ; at its end apart. `exec`
-  # makes the pane's process the command itself, which `stop` signals. tee outlives
-  # it, or the last lines were lost.
+  # A file, since tmux would take an argument with ; at its end apart. `exec`: the
+  # pane's process is the one that `stop` signals, and that passes signals on.
+  # tee outlives it, or the last lines were lost.
+  bin="${T5X_LITE_VENV:-.venv}/bin"
   script="exec > >(trap '' HUP; exec tee -a $LOG) 2>&1
-exec $(quoted "${T5X_LITE_VENV:-.venv}/bin/t5x_lite" "$@")"
+exec $(quoted "$bin/python" -m launch.autoresume -- "$bin/t5x_lite" "$@")"
   feed "$script" cp /dev/stdin "$COMMAND"
   if [[ "$dead" == 1 ]]; then
     run "${tmux[@]}" respawn-pane -t t5x_lite "bash $COMMAND"

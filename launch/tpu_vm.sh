@@ -20,7 +20,7 @@
 #   --version IMAGE   its software (default: the image for the type)
 #   --spot            cheaper, may be preempted at any time
 #   --poll SECONDS    between two looks at the queue (default: 30)
-#   --dry_run         print the commands and run none
+#   --dry_run         print the commands for a TPU yet to be made, and run none
 #
 # The request waits in Google's queue; Ctrl-C leaves it there, and `up` or
 # `create` goes on waiting. After a preemption the same `up` requests a new TPU
@@ -110,14 +110,13 @@ create() {
 
 setup() {
   local archive=t5x_lite.tgz
-  if [[ -z "$dry_run" ]]; then
-    archive="$(mktemp -t t5x_lite.XXXXXX)"
-    # What git tracks, and new files that it does not ignore.
-    git -C "$ROOT" ls-files -z --cached --others --exclude-standard |
-      tar -C "$ROOT" --null -T - -czf "$archive"
-  fi
+  [[ -n "$dry_run" ]] || archive="$(mktemp -t t5x_lite.XXXXXX)"
+  # What git tracks, and new files that it does not ignore.
+  # shellcheck disable=SC2016 # The $ are the inner shell's.
+  run bash -o pipefail -c 'git -C "$0" ls-files -z --cached --others \
+--exclude-standard | tar -C "$0" --null -T - -czf "$1"' "$ROOT" "$archive"
   tpu scp "$archive" "$name:$FOLDER.tgz" "${where[@]:1}" --worker=all
-  [[ -n "$dry_run" ]] || rm -f "$archive"
+  run rm -f "$archive"
   # The images' own Python may be older than 3.11.
   on all "set -e; mkdir -p $FOLDER; tar -xzf $FOLDER.tgz -C $FOLDER; \
 cd $FOLDER; source launch/env.sh; \

@@ -47,6 +47,11 @@ class Cloud:
     file.write_text(f"#!/usr/bin/env bash\n{script}\n")
     file.chmod(0o755)
 
+  def remove(self, *names):
+    """Removes stand-ins, so that the machine's own programs run."""
+    for name in names:
+      (self._tools / name).unlink()
+
   def run(self, *command, cwd=ROOT, status=0, **environment):
     """Runs a command, such as "launch/gke.sh"; returns what it printed.
 

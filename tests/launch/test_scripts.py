@@ -173,6 +173,7 @@ def test_every_launcher_has_a_page_of_help(script, tmp_path):
 def test_tmux_prints_what_it_would_run(tmp_path):
   done = bash("tmux.sh", "--dry_run", "start", "train", "--gin.A=a b;")
   assert not done.returncode, done.stderr
+  assert "-m launch.autoresume -- " in done.stdout
   assert "/t5x_lite train '--gin.A=a b;'" in done.stdout
   assert "tmux -L t5x_lite start-server" in done.stdout
   for action in ("logs", "status", "stop"):

@@ -1,7 +1,14 @@
-"""launch/slurm.sbatch, through stand-ins of sbatch, srun and scontrol."""
+"""launch/slurm.sbatch, through stand-ins of sbatch, srun and scontrol.
+
+Where SLURM is installed (Debian's slurmctld, slurmd and slurm-client), and the
+tests run as root, a cluster of one node runs it too.
+"""
+
+import time
 
 import pytest
 
+from tests.launch import slurm_cluster
 from tests.launch.conftest import NASTY, ROOT
 
 SCRIPT = "launch/slurm.sbatch"
@@ -115,3 +122,30 @@ def test_a_job_from_elsewhere_says_where_to_submit_it(cloud):
   script = str(ROOT / SCRIPT)
   error = cloud.run(*SBATCH, script, "train", cwd=cloud.path, status=2)
   assert f"{cloud.path} is not the checkout" in error
+
+
+if slurm_cluster.is_here():
+
+  def test_slurm_itself_runs_the_words_and_queues_the_job_again(cloud, venv):
+    cloud.remove("sbatch", "srun", "scontrol")
+    own = venv("""printf '%s\\0' "$@" >$CLOUD/arguments.$SLURM_PROCID
+      echo "$SLURM_NTASKS $SLURM_STEP_NODELIST" >$CLOUD/seen; exit 75""")
+    folder = cloud.path / "cluster"
+    folder.mkdir()
+    with slurm_cluster.started(folder) as found:
+      job = cloud.run(
+        "sbatch", "--parsable", "--ntasks-per-node=2", "--gpus-per-node=0",
+        "--cpus-per-task=1", f"--output={folder}/log", SCRIPT, "train", *NASTY,
+        **own, **found,
+      ).strip()  # fmt: skip
+      end = time.monotonic() + 60
+      while "Restarts=1" not in cloud.run(
+        "scontrol", "show", "job", job, **found
+      ):
+        assert time.monotonic() < end, (folder / "log").read_text()
+        time.sleep(0.2)
+      cloud.run("scancel", job, **found)
+    for task in "01":
+      words = (cloud.path / f"arguments.{task}").read_text().split("\0")[:-1]
+      assert words == ["train", *NASTY]
+    assert (cloud.path / "seen").read_text().startswith("2 ")

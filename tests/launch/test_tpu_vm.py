@@ -1,6 +1,7 @@
 """launch/tpu_vm.sh, through a stand-in of gcloud with two workers."""
 
 import json
+import sys
 import time
 
 import pytest
@@ -30,6 +31,9 @@ def workers(cloud, tmux):
       echo "worker of $HOME"
       while true; do sleep 0.05; done""")
     command.chmod(0o755)
+    python = venv / "bin" / "python"
+    python.write_text(f'#!/usr/bin/env bash\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
   return homes
 
 
@@ -161,11 +165,12 @@ def test_a_dry_run_prints_the_very_commands_and_runs_none(words, cloud):
   assert written.read_text() == as_printed
 
 
-def test_a_dry_run_of_all_at_once_prints_four_commands(cloud):
+def test_a_dry_run_of_all_at_once_prints_them_in_order(cloud):
   printed = cloud.run(
     *TPU, "--type=v4-16", "--spot", "--dry_run", "up", "train"
   )
-  request, copy, setup, start = printed.splitlines()
+  lines = [line for line in printed.splitlines() if line[:6] == "gcloud"]
+  request, copy, setup, start = lines
   assert not cloud.calls()
   assert "create t --zone=z --node-id=t --accelerator-type=v4-16" in request
   assert request.endswith("--runtime-version=tpu-ubuntu2204-base --spot")

@@ -48,12 +48,12 @@ def test_every_task_runs_the_command_as_it_was_typed(cloud, venv):
 def test_jobs_of_an_array_know_their_numbers(cloud, venv):
   own = venv('printf "%s\\0" "$@" >>$CLOUD/arguments')
   array = (*SBATCH, "--ntasks-per-node=1", "--array=1-3", SCRIPT)
-  cloud.run(*array, "ablate", "--arm=%a", "--x=100%accuracy", **own)
+  cloud.run(*array, "ablate", "--arm=%a", "--x=100%accuracy:100%a", **own)
   words = (cloud.path / "arguments").read_text().split("\0")[:-1]
   assert words == [
     word
     for number in (1, 2, 3)
-    for word in ("ablate", f"--arm={number}", "--x=100%accuracy")
+    for word in ("ablate", f"--arm={number}", "--x=100%accuracy:100%a")
   ]
 
 

@@ -68,6 +68,10 @@ case "$action" in
       echo "kill -TERM PID"
       exit
     fi
+    if [[ "$(ask '#{pane_dead}' 2>/dev/null || true)" != 0 ]]; then
+      echo "no command is running"
+      exit
+    fi
     pid="$(ask '#{pane_pid}')"
     kill -TERM "$pid"
     while [[ "$(ask '#{pane_dead}')" == 0 ]]; do

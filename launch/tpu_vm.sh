@@ -13,7 +13,7 @@
 #   logs [WORKER]     follow a worker's log (default: 0)
 #   status            the state of the TPU and of every worker's command
 #   stop              end the command (training saves a checkpoint first)
-#   delete            delete the TPU and what is on it
+#   delete            delete the request, its TPU and what is on it
 # Options:
 #   --name NAME --zone ZONE [--project PROJECT]
 #   --type TYPE       accelerator type, for create: v4-32, v5p-32, v6e-16, ...
@@ -57,7 +57,7 @@ on() {
 state() {
   local answer
   if answer="$(gcloud compute tpus "$1" describe "${where[@]}" \
-    "--format=value($2)" 2>&1)"; then
+    "--format=value($2)" --verbosity=error 2>&1)"; then
     echo "$answer"
   else
     [[ "$answer" == *NOT_FOUND* ]] || die "$SCRIPT: no state of $name:" "$answer"

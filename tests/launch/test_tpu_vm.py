@@ -73,6 +73,7 @@ def test_a_command_runs_on_all_workers_until_it_is_stopped(cloud, workers):
   error = cloud.run(*TPU, "start", "train", "--second", status=2)
   assert "a command is still running: stop it first" in error
   cloud.run(*TPU, "stop")
+  assert cloud.run(*TPU, "stop") == "no command is running\n" * 2
   assert cloud.run(*TPU, "status").count("ended with status 75") == 2
   for home in workers:
     log = home / "t5x_lite/runs/tmux/log"

@@ -24,9 +24,9 @@ FLAGS = {
     {"node-id", "accelerator-type", "runtime-version"},
     {"spot"},
   ),
-  (QUEUED, "describe"): (set(), {"format"}),
+  (QUEUED, "describe"): (set(), {"format", "verbosity"}),
   (QUEUED, "delete"): (set(), {"force", "quiet"}),
-  (VM, "describe"): (set(), {"format"}),
+  (VM, "describe"): (set(), {"format", "verbosity"}),
   (VM, "ssh"): ({"command"}, {"worker"}),
   (VM, "scp"): (set(), {"worker"}),
 }
@@ -51,6 +51,8 @@ def main():
     leave(2, f"argument --{min(missing)}: Must be specified.")
   if unknown := set(flags) - needed - allowed - {"project"}:
     leave(2, f"unrecognized arguments: --{min(unknown)}")
+  if "verbosity" not in flags:
+    print("WARNING: An update is available.", file=sys.stderr)
   state = json.loads(STATE.read_text()) if STATE.exists() else {}
   for table in ("queued", "tpus"):
     state.setdefault(table, {})

@@ -25,8 +25,9 @@ restarts, lost work included, over all starts. Tokens per second and the time
 left are of training alone.
 
 Exit status: 0 done; 2 a mistake in the command or its data, or divergence; 130
-Ctrl-C; 75 SIGTERM or a notice of Google Cloud's: the same command goes on; 69
-another process of the run was lost, which JAX may also notice only after
+Ctrl-C; 75 SIGTERM or a notice of Google Cloud's: the same command goes on; 74
+no batch came for Run.batch_timeout_seconds (1800), and all stacks are printed;
+69 another process of the run was lost, which JAX may also notice only after
 $T5X_LITE_HEARTBEAT_SECONDS (100): then 134. Any other is a crash. `python -m
 launch.autoresume -- t5x_lite train ...` starts again what can go on.
 """

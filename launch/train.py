@@ -14,6 +14,12 @@ configuration (config.gin) to RUN. The same command resumes a run; so does
 that it takes the machine away, a checkpoint is saved first, by all processes at
 one step.
 
+Any number of processes resumes a run, with the same batches. On CPUs it goes on
+with the same bits too, if the devices are as many in all, in the same mesh, and
+--num_processes is given, also for one (launch/local.sh does so); with other
+devices sums are rounded otherwise. --gin.data.Data.num_streams=N lets up to N
+processes share the reading.
+
 Training that diverges stops with status 2: updates that are not finite
 (run.Run.max_skipped_steps) or a loss far above those before
 (run.Run.loss_spike). --gin.run.Run.sdc_check_every=N computes every N-th step

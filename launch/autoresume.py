@@ -13,7 +13,8 @@ What follows the end of the command:
   130        Ctrl-C: ends
   75         stopped by SIGTERM or a notice of preemption, with a checkpoint:
              starts again at once
-  any other  a crash, such as 69 and 134, another process of the run was lost:
+  any other  a crash, such as 69 and 134, another process of the run was lost,
+             and 74, its data did not come:
              starts again after 5 s, then 10 s, 20 s ... 5 min
 
 It gives up after --max_failures crashes in a row without a newer checkpoint in

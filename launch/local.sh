@@ -7,6 +7,8 @@
 # Options:
 #   --processes P   processes, joined by jax.distributed (default: 2)
 #   --devices D     emulated CPU devices in each (default: 1)
+#                   on CPUs, a run goes on with the same bits while P x D is
+#                   the same, also with 1 x D
 #   --logs FOLDER   where each process writes its log (default: a new folder)
 #   --dry_run       print the commands and run none
 #

@@ -34,6 +34,7 @@ _MAY_CHANGE = (
   "total_steps", "microbatches", "layout", "eval", "keep", "sampler",
   "log_every", "eval_every", "sample_every", "checkpoint_every", "constraints",
   "max_skipped_steps", "loss_spike", "sdc_check_every", "trackers",
+  "batch_timeout_seconds",
 )  # fmt: skip
 _PACKAGES = (
   "flax", "gin-config", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint",

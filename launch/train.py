@@ -14,6 +14,12 @@ configuration (config.gin) to RUN. The same command resumes a run; so does
 that it takes the machine away, a checkpoint is saved first, by all processes at
 one step.
 
+Any number of processes resumes a run, with the same batches. On CPUs it goes on
+with the same bits too, if the devices are as many in all, in the same mesh, and
+--num_processes is given, also for one (launch/local.sh does so); with other
+devices sums are rounded otherwise. --gin.data.Data.num_streams=N lets up to N
+processes share the reading.
+
 Training that diverges stops with status 2: updates that are not finite
 (run.Run.max_skipped_steps) or a loss far above those before
 (run.Run.loss_spike). --gin.run.Run.sdc_check_every=N computes every N-th step
@@ -25,8 +31,9 @@ restarts, lost work included, over all starts. Tokens per second and the time
 left are of training alone.
 
 Exit status: 0 done; 2 a mistake in the command or its data, or divergence; 130
-Ctrl-C; 75 SIGTERM or a notice of Google Cloud's: the same command goes on; 69
-another process of the run was lost, which JAX may also notice only after
+Ctrl-C; 75 SIGTERM or a notice of Google Cloud's: the same command goes on; 74
+no batch came for Run.batch_timeout_seconds (1800), and all stacks are printed;
+69 another process of the run was lost, which JAX may also notice only after
 $T5X_LITE_HEARTBEAT_SECONDS (100): then 134. Any other is a crash. `python -m
 launch.autoresume -- t5x_lite train ...` starts again what can go on.
 """

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 
 import seqio
 import tensorflow as tf
+from absl import logging
 
 from t5x_lite.files import text_files
 from t5x_lite.files.near_names import did_you_mean, near
@@ -44,6 +45,7 @@ def text_task(
   field: str = "text",
   documents: str = "blank_line",
   validation: float | str | Sequence[str] = 0.05,
+  skip_bad_lines: bool = False,
   name: str | None = None,
 ) -> str:
   """Registers a task over text files and returns its name.
@@ -62,6 +64,8 @@ def text_task(
       ("blank_line"), at every line ("line"), or not at all ("file").
     validation: the fraction of documents to hold out, chosen by a hash of the
       document; or the validation files.
+    skip_bad_lines: whether a line that is not UTF-8, or not a JSON object with
+      a text, is left out and counted in a warning; it is refused otherwise.
     name: the task's name. None uses an equal task's name, or derives one from
       the arguments.
 
@@ -69,7 +73,11 @@ def text_task(
     The name, for `data.Data.task`.
   """
   source = TextFiles(
-    files, field=field, documents=documents, validation=validation
+    files,
+    field=field,
+    documents=documents,
+    validation=validation,
+    skip_bad_lines=skip_bad_lines,
   )
   if vocabulary is None:
     vocabulary = vocabularies.TrainedSentencePiece([source])
@@ -136,6 +144,7 @@ class TextFiles(sources.LazySource):
     field: str = "text",
     documents: str = "blank_line",
     validation: float | str | Sequence[str] = 0.05,
+    skip_bad_lines: bool = False,
   ):
     if documents not in text_files.DOCUMENTS:
       raise ValueError(
@@ -154,13 +163,16 @@ class TextFiles(sources.LazySource):
       if isinstance(validation, int | float)
       else _as_tuple(validation)
     )
+    self.skip_bad_lines = skip_bad_lines
     has_validation = self.validation != 0.0
     super().__init__(
       ", ".join(self.files), sources.SPLITS if has_validation else ("train",)
     )
 
   def recipe(self) -> tuple:
-    return (self.files, self.field, self.documents, self.validation)
+    recipe = (self.files, self.field, self.documents, self.validation)
+    # Left out by default, so that names derived earlier stay.
+    return (*recipe, "skip_bad_lines") if self.skip_bad_lines else recipe
 
   def text_record(self, split: str) -> dict[str, str]:
     # Any file may be in any split: documents are divided by a hash.
@@ -197,8 +209,12 @@ class TextFiles(sources.LazySource):
 
   def _divided(self, train: Sequence[str], held_out: Sequence[str]):
     """Yields (split, document)."""
+    bad: list[ValueError] = []
     read = functools.partial(
-      text_files.read_documents, field=self.field, documents=self.documents
+      text_files.read_documents,
+      field=self.field,
+      documents=self.documents,
+      on_bad_line=bad.append if self.skip_bad_lines else text_files.refuse,
     )
     for text in read(held_out):
       yield "validation", text
@@ -206,6 +222,8 @@ class TextFiles(sources.LazySource):
     for text in read(train):
       is_held_out = cache.unit_interval(text) < share
       yield ("validation" if is_held_out else "train"), text
+    if bad:
+      logging.warning("skipped %d bad lines; the first: %s", len(bad), bad[0])
 
   def _in_memory(
     self, train: Sequence[str], held_out: Sequence[str]

@@ -5,21 +5,32 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from etils import epath
 
+from t5x_lite.data import damaged_records
 from t5x_lite.files import json_text
 
 
 @contextlib.contextmanager
-def plain_errors(task: str) -> Iterator[None]:
-  """Raises a failed TensorFlow assertion as a one-line ValueError."""
+def plain_errors(
+  task: str, files: Callable[[], Iterable[str]] = tuple
+) -> Iterator[None]:
+  """Raises a failed assertion or a damaged record as a one-line ValueError.
+
+  Args:
+    task: the name of the task.
+    files: returns the files that the task reads.
+  """
   try:
     yield
+  except tf.errors.DataLossError as error:
+    damage = damaged_records.describe(error, files())
+    raise ValueError(f"task {task}: {damage}") from None
   except tf.errors.InvalidArgumentError as error:
     failed = re.search(r"assertion failed: (.*)", str(error))
     if not failed:
@@ -46,6 +57,7 @@ class Stream:
     settings: Mapping[str, Any],
     *,
     shard: tuple[int, int] = (0, 1),
+    files: Callable[[], Iterable[str]] = tuple,
   ):
     """Starts at the beginning of a dataset.
 
@@ -55,7 +67,9 @@ class Stream:
         only be restored to a stream with the same settings.
       shard: (number of this stream, number of all streams); added to the
         settings and to file names.
+      files: returns the files that are read, to name a damaged one.
     """
+    self._files = files
     self.task = settings["task"]
     self.shapes = {
       name: tuple(spec.shape) for name, spec in dataset.element_spec.items()
@@ -69,7 +83,7 @@ class Stream:
     self._checkpoint = tf.train.Checkpoint(iterator=self._iterator)
 
   def __next__(self) -> dict[str, np.ndarray]:
-    with plain_errors(self.task):
+    with plain_errors(self.task, self._files):
       rows = next(self._iterator)
     return {name: value.numpy() for name, value in rows.items()}
 

@@ -8,6 +8,7 @@ and the number of processes that read them do not change a token.
 
 import dataclasses
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import seqio
@@ -210,7 +211,14 @@ class Reader:
       del stage["num_streams"]  # It is in `shard`.
       stage = stage["next_stage"]
     settings["architecture"] = self.row_format.name
-    return Stream(ds, settings, shard=shard)
+    return Stream(ds, settings, shard=shard, files=self._files)
+
+  def _files(self) -> Iterator[str]:
+    """Yields the files of all stages."""
+    for stage in self.stages:
+      for task in stage.task.parts:
+        if stage.spec.split in task.splits:
+          yield from task_examples.paths(task, stage.spec)
 
   def _stage(self, shard: tuple[int, int]) -> tf.data.Dataset:
     """Returns a stream's rows of this stage alone."""

@@ -10,6 +10,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import seqio
 import tensorflow as tf
@@ -58,7 +59,7 @@ def read(
     return fit(ds, task, lengths, row_format)
 
   if spec.num_epochs is None:
-    with batch_iterator.plain_errors(task.name):
+    with batch_iterator.plain_errors(task.name, lambda: paths(task, spec)):
       is_empty = not any(True for _ in finish(once).take(1))
     if is_empty:
       # Repeated forever, an empty dataset would hang without an error.
@@ -93,6 +94,29 @@ def source(task: seqio.Task, spec: Data) -> seqio.DataSource:
   if spec.cache_dir is None:
     return task.source
   return task_cache.source(task, spec.cache_dir, spec.split)
+
+
+def text_of(task: seqio.Task, spec: Data) -> dict[str, str | Mapping[str, Any]]:
+  """Returns what a task reads: {name: path}.
+
+  A source of `tasks/` says it by `text_record(split)`, and has in place of a
+  path what identifies text that is in no file. Of other sources it is their
+  shards, which need not be files.
+  """
+  own_source = source(task, spec)
+  describe = getattr(own_source, "text_record", None)
+  if describe is not None:
+    return dict(describe(spec.split))
+  return {str(path): str(path) for path in own_source.list_shards(spec.split)}
+
+
+def paths(task: seqio.Task, spec: Data) -> list[str]:
+  """Returns the files that a task reads."""
+  return [
+    path
+    for path in text_of(task, spec).values()
+    if isinstance(path, str) and tf.io.gfile.exists(path)
+  ]
 
 
 def documents(

@@ -4,14 +4,9 @@ RUN/text.json has a fingerprint of each file: its size, and a digest of its
 first and last block and of some between; of a remote object, which is not
 opened, its size and time. A position in a stream means the same examples only
 while the text is the same.
-
-A source says what it reads by `text_record(split)`, {name: path}, or
-{name: fingerprint} of text that is in no file. Of other sources it is
-`list_shards(split)`, as far as these are files.
 """
 
 import concurrent.futures
-import os
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -43,9 +38,8 @@ def take(readers: Sequence[Reader]) -> Record:
       spec = stage.spec
       for task in stage.task.parts:
         if spec.split in task.splits:
-          source = task_examples.source(task, spec)
-          files = _of_source(source, spec.split)
-          record[f"{task.name}, {spec.split}"] = files
+          text = task_examples.text_of(task, spec)
+          record[f"{task.name}, {spec.split}"] = _fingerprints(text)
   return record
 
 
@@ -113,17 +107,13 @@ def fingerprint(path: str) -> Fingerprint | None:
   return {"bytes": stat.length, "digest": f"{crc:08x}"}
 
 
-def _of_source(source, split: str) -> dict[str, Fingerprint]:
-  describe = getattr(source, "text_record", None)
-  if describe is None:
-    found = {path: os.fspath(path) for path in source.list_shards(split)}
-  else:
-    found = dict(describe(split))
-  paths = {name: path for name, path in found.items() if isinstance(path, str)}
+def _fingerprints(text: Mapping[str, Any]) -> dict[str, Fingerprint]:
+  """Returns the fingerprint of each file, and those that are given."""
+  paths = {name: path for name, path in text.items() if isinstance(path, str)}
   # Many files on a network: their round trips overlap.
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
     taken = zip(paths, pool.map(fingerprint, paths.values()), strict=True)
-    found |= dict(taken)
+    found = {**text, **dict(taken)}
   return {name: value for name, value in found.items() if value is not None}
 
 

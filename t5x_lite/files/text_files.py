@@ -25,7 +25,7 @@ import itertools
 import lzma
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -89,8 +89,17 @@ def expand(files: str | Sequence[str]) -> list[str]:
   return sorted(found)
 
 
+def refuse(error: ValueError) -> None:
+  """Raises the error of a bad line."""
+  raise error
+
+
 def read_documents(
-  files: Iterable[str], *, field: str = "text", documents: str = "blank_line"
+  files: Iterable[str],
+  *,
+  field: str = "text",
+  documents: str = "blank_line",
+  on_bad_line: Callable[[ValueError], None] = refuse,
 ) -> Iterator[str]:
   """Yields the documents of text files one at a time, file by file.
 
@@ -99,6 +108,9 @@ def read_documents(
     field: the field of a JSON line that holds its document.
     documents: how plain text is split: at blank lines ("blank_line"), at every
       line ("line") or not at all ("file").
+    on_bad_line: is called with the error, which names file and line, of a line
+      that is not UTF-8 or not a JSON object with a text; if it returns, the
+      line is left out.
 
   Raises:
     ValueError: a file is unreadable, is not text, or has no text.
@@ -109,9 +121,9 @@ def read_documents(
       f"{', '.join(map(repr, DOCUMENTS))}"
     )
   for path in files:
-    is_json, lines = _recognised(path)
+    is_json, lines = _recognised(path, on_bad_line)
     texts = (
-      (_text(record, field) for record in _objects(path, lines))
+      _objects(path, lines, lambda record: _text(record, field), on_bad_line)
       if is_json
       else _divided((line for _, line in lines), documents)
     )
@@ -240,7 +252,7 @@ def _compression(head: bytes) -> str | None:
   )
 
 
-def _lines(path: str) -> Iterator[tuple[int, str]]:
+def _lines(path: str, on_bad_line=refuse) -> Iterator[tuple[int, str]]:
   """Yields a file's lines as (number from 1, line without its end)."""
   number = 0
   try:
@@ -260,7 +272,11 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
         line = line.removesuffix("\n")
         if number == 1:
           line = line.removeprefix("\ufeff")
-        _check_line(line, path, number)
+        try:
+          _check_line(line, path, number)
+        except ValueError as error:
+          on_bad_line(error)
+          continue
         yield number, line
   except Exception as error:  # Each file system and format raises its own.
     raise _unreadable(path, error, number) from None
@@ -287,9 +303,11 @@ def _place(path: str, number: int) -> str:
   return f"{path}, line {number}"
 
 
-def _recognised(path: str) -> tuple[bool, Iterator[tuple[int, str]]]:
+def _recognised(
+  path: str, on_bad_line=refuse
+) -> tuple[bool, Iterator[tuple[int, str]]]:
   """Returns whether a file is JSON Lines, and its lines."""
-  lines = _lines(path)
+  lines = _lines(path, on_bad_line)
   before = []
   for number, line in lines:
     before.append((number, line))
@@ -346,11 +364,21 @@ def _divided(lines: Iterable[str], documents: str) -> Iterator[str]:
     yield "\n".join(paragraph)
 
 
-def _objects(path: str, lines: Iterable[tuple[int, str]]) -> Iterator[Record]:
+def _objects(
+  path: str,
+  lines: Iterable[tuple[int, str]],
+  convert: Callable[[Record], Any] = lambda record: record,
+  on_bad_line: Callable[[ValueError], None] = refuse,
+) -> Iterator[Any]:
   for number, line in lines:
     if line.strip():
       place = _place(path, number)
-      yield Record(place, json_text.parse_object(line, place))
+      try:
+        found = convert(Record(place, json_text.parse_object(line, place)))
+      except ValueError as error:
+        on_bad_line(error)
+      else:
+        yield found
 
 
 def _text(record: Record, field: str) -> str:

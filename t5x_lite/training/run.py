@@ -38,6 +38,8 @@ class Run:
     sdc_check_every: check the devices for silent data corruption at every
       multiple of these steps, at the cost of one more step and of the memory of
       one more training state (corruption.py); None: never.
+    batch_timeout_seconds: how long a step may wait for its data before the
+      process prints all stacks and ends (watchdog.py).
     keep: which checkpoints to keep.
     warm_start: the checkpoint to initialise the parameters from; None
       initialises them at random.
@@ -61,6 +63,7 @@ class Run:
   max_skipped_steps: checks.Count = 10
   loss_spike: LossSpike | None = LossSpike()
   sdc_check_every: checks.Count | None = None
+  batch_timeout_seconds: checks.Positive = 1800.0
   keep: Retention = Retention()
   warm_start: WarmStart | None = None
   sampler: Sampler = GREEDY

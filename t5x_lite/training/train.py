@@ -19,6 +19,7 @@ from t5x_lite.training.run import Run
 from t5x_lite.training.setup import Setup
 from t5x_lite.training.step import TrainState
 from t5x_lite.training.stop import Stop
+from t5x_lite.training.watchdog import Watchdog
 
 
 def train(
@@ -124,10 +125,11 @@ def train(
       )
     )  # fmt: skip
     stack.enter_context(announced(None))  # The recorder shows the steps.
+    watchdog = Watchdog("no batch", seconds=run.batch_timeout_seconds)
     clock.switch("steps")
     for number in range(steps_done + 1, run.total_steps + 1):
       profiler.before(number)
-      with clock("data_wait", hidden=guard.is_busy):
+      with clock("data_wait", hidden=guard.is_busy), watchdog:
         host_batch = next(batches)
       with jax.profiler.StepTraceAnnotation("train", step_num=number):
         batch = layout.shard_batch(host_batch)

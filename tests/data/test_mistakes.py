@@ -2,13 +2,17 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
+import seqio
+import tensorflow as tf
 
 from t5x_lite import row_formats
 from t5x_lite.data import Data
 from t5x_lite.data.reader import Reader
 from tests.data.streams import (
   LENGTHS,
+  VOCABULARY,
   long_pair,
   pairs,
 )
@@ -107,3 +111,50 @@ def test_a_task_without_a_promised_feature_is_refused(register):
   spec = Data(task="half", lengths=LENGTHS, batch_size=2)
   with pytest.raises(ValueError, match="has output feature targets, .* inputs"):
     Reader(spec, row_formats.ENCODER_DECODER).batches()
+
+
+@pytest.mark.parametrize(
+  ("damage", "message"),
+  [
+    (lambda data: data[:-3], "3.tfrecord, record 5 is damaged .truncated"),
+    (
+      lambda data: data[:-9] + b"\xff" + data[-8:],
+      "3.tfrecord, record 5 is damaged .corrupted",
+    ),
+  ],
+)
+def test_a_damaged_record_is_named_with_its_file(tmp_path, damage, message):
+  for number in range(6):
+    path = tmp_path / f"{number}.tfrecord"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+      for i in range(5):
+        example = {"inputs": [i + 1, 2], "targets": [i + 1]}
+        record = seqio.utils.dict_to_tfexample(
+          {name: np.array(values) for name, values in example.items()}
+        )
+        writer.write(record.SerializeToString())
+  path = tmp_path / "3.tfrecord"
+  path.write_bytes(damage(path.read_bytes()))
+  integers = tf.io.VarLenFeature(tf.int64)
+  seqio.TaskRegistry.add(
+    "of_records",
+    source=seqio.TFExampleDataSource(
+      {"train": f"{tmp_path}/*.tfrecord"},
+      {"inputs": integers, "targets": integers},
+    ),
+    output_features={
+      name: seqio.Feature(VOCABULARY) for name in ("inputs", "targets")
+    },
+    preprocessors=[
+      lambda ds: ds.map(
+        lambda row: {name: tf.sparse.to_dense(row[name]) for name in row}
+      )
+    ],
+  )
+  spec = Data(task="of_records", lengths=LENGTHS, batch_size=4)
+  try:
+    with pytest.raises(ValueError, match=message) as error:
+      next(Reader(spec, row_formats.ENCODER_DECODER).batches())
+  finally:
+    seqio.TaskRegistry.remove("of_records")
+  assert "\n" not in str(error.value)

@@ -126,6 +126,23 @@ def test_an_interrupted_division_leaves_nothing(folder, monkeypatch):
   assert not leftovers
 
 
+def test_bad_lines_are_named_or_skipped_and_counted(tmp_path, warnings):
+  path = tmp_path / "a.jsonl"
+  good = [json.dumps({"text": f"Text {i}."}).encode() for i in range(4)]
+  bad = [b'{"text": "cut', b'{"text": "\xff"}', b'{"body": "none"}', b"[1]"]
+  path.write_bytes(b"\n".join(sum(zip(good, bad, strict=True), ())) + b"\n")
+  with pytest.raises(ValueError, match=r"a.jsonl, line 2"):
+    TextFiles(str(path), validation=0).made  # noqa: B018 - reads.
+  source = TextFiles(str(path), validation=0, skip_bad_lines=True)
+  assert source.made.columns == {
+    "train": {"text": [f"Text {i}." for i in range(4)]}
+  }
+  (said,) = warnings()
+  assert "skipped 4 bad lines; the first: " in said and "line 2" in said
+  # Another source than the one that refuses them, which is the default's.
+  assert source != TextFiles(str(path), validation=0)
+
+
 def test_a_file_whose_name_is_no_utf_8_is_refused(tmp_path):
   path = os.fsdecode(bytes(tmp_path) + b"/caf\xe9.txt")
   pathlib.Path(path).write_text("a\n\nb\n")

@@ -22,6 +22,8 @@ _KEY = "t5x_lite/told_to_end"
 _POLL_SECONDS = 0.5
 _TRAINING_POLL_SECONDS = 5.0  # for a process that is still starting then
 
+_HANDLER_SECONDS = 2.0
+
 _libc = ctypes.CDLL(None)
 _libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
 _libc.signal.restype = ctypes.c_void_p
@@ -39,8 +41,7 @@ class _Watch:
     self._signals = [
       one for one in signals if signal.getsignal(one) is not signal.SIG_IGN
     ]
-    # Python knows nothing of JAX's handler of SIGTERM, which is C++.
-    self._jax_handler = _libc.signal(signal.SIGTERM, None)
+    self._jax_handler = _take_jax_handler()
     # By the pipe, the thread learns of a signal while the main thread waits.
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     self._previous = {
@@ -71,6 +72,20 @@ class _Watch:
       except (AttributeError, jax.errors.JaxRuntimeError):
         continue  # Nobody was told to, or this process has left the others.
       _end(number, "another process was told to end", wait=False)
+
+
+def _take_jax_handler() -> int | None:
+  """Removes JAX's handler of SIGTERM, and returns it.
+
+  It is C++, of which Python knows nothing, and a thread of JAX's sets it some
+  time after this process has joined the others.
+  """
+  end = time.monotonic() + _HANDLER_SECONDS
+  while True:
+    handler = _libc.signal(signal.SIGTERM, None)
+    if handler or time.monotonic() > end:
+      return handler
+    time.sleep(0.01)
 
 
 def _end(number, why, *, wait):

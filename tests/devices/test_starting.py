@@ -30,7 +30,7 @@ print("joined", flush=True)
 if moment == "starting":
   if number == "0":
     multihost_utils.sync_global_devices("compiled")
-  time.sleep(100)
+  time.sleep(30)
 step = 0
 while not multihost_utils.reached_preemption_sync_point(step):
   time.sleep(0.05)
@@ -65,7 +65,7 @@ def test_both_end_when_one_is_told_to_while_they_start(told, number, status):
   started = start("starting")
   begun = time.monotonic()
   started[told].send_signal(number)
-  said = [process.communicate(timeout=60)[1] for process in started]
+  said = [process.communicate(timeout=40)[1] for process in started]
   assert time.monotonic() - begun < 20
   assert started[told].returncode == status
   assert started[1 - told].returncode == status
@@ -78,6 +78,6 @@ def test_both_end_when_one_is_told_to_while_they_start(told, number, status):
 def test_jax_has_its_handler_of_sigterm_back_once_training_begins():
   started = start("training")
   started[1].send_signal(signal.SIGTERM)
-  printed = {process.communicate(timeout=60)[0] for process in started}
+  printed = {process.communicate(timeout=40)[0] for process in started}
   assert len(printed) == 1 and "stopped at" in printed.pop()
   assert [process.returncode for process in started] == [0, 0]

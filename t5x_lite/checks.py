@@ -71,6 +71,8 @@ Count = Annotated[int, Range(1, _BITS_32)]
 # Ten times the deepest published model.
 Layers = Annotated[int, Range(1, 10_000)]
 Whole = Annotated[int, Range(0, _BITS_32)]
+# The next number is a seed too, of dropout.
+Seed = Annotated[int, Range(-(2**63), 2**63 - 2)]
 Fraction = Annotated[float, Range(0, 1)]
 # A rate of dropout or decay, at which something is left.
 Share = Annotated[float, Range(0, 1, open_above=True)]

@@ -24,6 +24,7 @@ from t5x_lite.inference.jobs import Codec
 from t5x_lite.losses import CrossEntropy
 from t5x_lite.nn import attention_rules, feedforward, linear, norms, positions
 from t5x_lite.optim import AdamW, Constant
+from t5x_lite.training.run import Run
 from tasks.ul2 import PrefixLM
 from tests import tiny
 
@@ -153,6 +154,10 @@ def test_whatever_is_given_no_other_exception_comes(field, value):
   refused(*field, value)
 
 
+def run_of(**settings):
+  return Run(**{**arguments(Run), **settings})
+
+
 @pytest.mark.parametrize(
   ("make", "said"),
   [
@@ -172,6 +177,7 @@ def test_whatever_is_given_no_other_exception_comes(field, value):
     (lambda: Layout(mesh=[8]), r"\(\[8\]\) must be of type Mapping\[str"),
     (lambda: dataclasses.replace(MODEL, loss=losses.Reward), "of type Loss"),
     (lambda: CrossEntropy(label_smoothing=1), r"\(1\) must be in \[0, 1\)"),
+    (lambda: run_of(seed=2**63 - 1), "must be at most 9223372036854775806"),
     (lambda: CrossEntropy(z_loss=10**5000), "a number of .* digits"),
   ],
 )  # fmt: skip

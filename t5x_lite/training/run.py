@@ -54,7 +54,7 @@ class Run:
   total_steps: checks.Count
   eval: Sequence[Data] = ()
   layout: Layout = Layout()
-  seed: int = 0
+  seed: checks.Seed = 0
   microbatches: checks.Count = 1
   log_every: checks.Count = 100
   eval_every: checks.Count | None = 1000

@@ -222,7 +222,7 @@ def test_mistakes_are_one_line(byt5, run, tmp_path, capsys):
     ((bad, "run", new), "model.safetensors (8 bytes) is cut short"),
     ((byt5, "run", run), "holds a run"),
     ((byt5, "hf", byt5), "already"),
-    ((byt5, "split", new, "--tp=3"), "cannot be shared by tp=3"),
+    ((byt5, "split", new, "--tp=3"), "cannot be shared by --tp=3"),
     (
       (byt5, "megatron", new),
       "--to=megatron: value should be one of <hf|run|split>",

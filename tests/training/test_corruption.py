@@ -185,7 +185,8 @@ PROCESSES = """
 
     def step(state, batch):
       params = {"w": state.params["w"] + jnp.sum(batch["x"])}
-      return TrainState(state.step + 1, params, ()), Metrics({}, {}, state.step)
+      metrics = Metrics({}, {}, state.step, {})
+      return TrainState(state.step + 1, params, ()), metrics
 
     layout = Layout()
     with layout.activate():

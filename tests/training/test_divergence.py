@@ -137,8 +137,8 @@ def test_parameters_that_are_not_finite_stop_at_once():
   [
     ({"window": 1}, r"LossSpike.window \(1\) must be at least 2"),
     ({"steps": 0}, r"LossSpike.steps \(0\) must be at least 1"),
-    ({"deviations": -1.0}, r"LossSpike.deviations \(-1.0\) must be 0"),
-    ({"least": math.nan}, r"LossSpike.least \(nan\) must be 0"),
+    ({"deviations": -1.0}, r"LossSpike.deviations \(-1.0\) must be"),
+    ({"least": math.nan}, r"LossSpike.least \(nan\) must be"),
   ],
 )
 def test_rules_without_sense_are_refused(settings, message):

@@ -116,7 +116,12 @@ class Setup:
     )
     lowered = function.lower(self.abstract_state, abstract_batch)
     if jax.process_count() > 1:
-      agreement.check({"the compiled step": lowered.as_text()})
+      agreement.check(
+        {
+          "the compiled step": lowered.as_text(),
+          "the vocabulary": self.task.vocabulary_digest,
+        }
+      )
     return _compile(lowered)
 
   def describe(self, first_step: int) -> str:

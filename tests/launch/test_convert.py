@@ -228,7 +228,7 @@ def test_mistakes_are_one_line(byt5, run, tmp_path, capsys):
       "--to=megatron: value should be one of <hf|run|split>",
     ),
     ((byt5, "hf", new, "--family=llama"), "llama cannot say"),
-    ((byt5, "hf", new, "--family=x"), "family is 'x'"),
+    ((byt5, "hf", new, "--family=x"), "--family=x is not supported"),
     (
       (byt5, "run", new, "--gin.stack.Stack.remat=full"),
       "change the converted model: transformer.encoder.remat",

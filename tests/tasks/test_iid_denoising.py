@@ -44,7 +44,7 @@ def test_targets_are_the_text_and_inputs_agree_but_for_masks():
 def test_what_leaves_nothing_is_refused():
   with pytest.raises(ValueError, match="2 inputs and targets leaves nothing"):
     examples(IIDDenoising(), {"inputs": 2, "targets": 9}, "text")
-  with pytest.raises(ValueError, match=r"noise_density \(1.5\) must be betw"):
+  with pytest.raises(ValueError, match=r"noise_density \(1.5\) must be in"):
     IIDDenoising(noise_density=1.5)
   with pytest.raises(ValueError, match=r"random_fraction \(-1\) must be in"):
     IIDDenoising(random_fraction=-1)

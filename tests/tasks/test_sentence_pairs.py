@@ -87,5 +87,5 @@ def test_lengths_that_do_not_fit_are_refused(lengths, message):
 
 
 def test_a_rate_is_a_share():
-  with pytest.raises(ValueError, match=r"random_rate \(2\) must be from 0 to"):
+  with pytest.raises(ValueError, match=r"random_rate \(2\) must be in .0, 1."):
     SentencePairs(random_rate=2)

@@ -82,7 +82,7 @@ def test_every_example_is_solved_once_and_never_shown_its_answer(shots):
 @pytest.mark.parametrize(
   ("settings", "message"),
   [
-    (SUM | {"shots": -1}, r"shots \(-1\) must not be negative"),
+    (SUM | {"shots": -1}, r"shots \(-1\) must be at least 0"),
     (SUM | {"inputs": ("a", "b")}, "inputs .'ab'. has no field"),
     (SUM | {"inputs": "\ud83d{a}"}, r"'\\ud83d{a}' has a lone surrogate"),
     (SUM | {"targets": "{b}\udc00"}, r"\\udc00, as character 4"),

@@ -59,12 +59,12 @@ def main(argv=None) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
   except Exception as error:
+    if "jax" in sys.modules:
+      from t5x_lite.devices import lost_process
+
+      lost_process.end_if_lost(error)
     line = errors.user_line(error)
     if line is None:
-      if "jax" in sys.modules:
-        from t5x_lite.devices import lost_process
-
-        lost_process.end_if_lost(error)
       raise
     print(f"t5x_lite: error: {_with_flags(line, argv)}", file=sys.stderr)
     return 2

@@ -15,10 +15,10 @@ import jax
 
 STATUS = os.EX_UNAVAILABLE
 
-# In the words of Gloo, NCCL and JAX's coordination service.
+# In the words of Gloo, NCCL and JAX's coordination service, after XLA's code.
 _LOST = re.compile(
-  "closed by peer|reset by peer|remote process exited|broken pipe|"
-  "socket closed|heartbeat",
+  "(?-i:[A-Z_]+: ).*(closed by peer|reset by peer|remote process exited|"
+  "broken pipe|socket closed|heartbeat)",
   re.IGNORECASE,
 )
 
@@ -28,10 +28,11 @@ def end_if_lost(error: BaseException | None) -> None:
 
   It ends without the usual cleaning up, which would wait for the others.
   """
-  if not isinstance(error, jax.errors.JaxRuntimeError):
+  # A program that is run at once, without a queue, raises ValueError.
+  if not isinstance(error, jax.errors.JaxRuntimeError | ValueError):
     return
   reason = str(error).partition("\n")[0]
-  if jax.process_count() == 1 or not _LOST.search(reason):
+  if not _LOST.match(reason) or jax.process_count() == 1:
     return
   print(
     f"t5x_lite: another process of this run has ended ({reason}), so this one "

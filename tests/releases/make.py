@@ -2,15 +2,15 @@
 
   python -m tests.releases.make
 
-Run it once for a release, from the checkout, and never again: it writes
-tests/releases/VERSION/, of which tests/test_releases.py asks that it restores in
-each later version.
+Run it for a release, from the checkout, and never again for that version. It
+writes tests/releases/VERSION/, which tests/test_releases.py restores from in
+each later version:
 
-  corpus.txt      what both runs were trained on
-  KIND/run/       an encoder-decoder's and a decoder's run: configuration, record,
-                  vocabulary, metrics, one checkpoint, one evaluation
+  corpus.txt      what the runs were trained on
+  KIND/run/       the run of an encoder-decoder or a decoder: configuration,
+                  record, vocabulary, metrics, a checkpoint, an evaluation
   KIND/hf/, KIND/split/    its model, converted
-  KIND/expected.json       losses of the steps that follow, and texts
+  KIND/expected.json       the losses of the steps that follow, and a text
 """
 
 import contextlib
@@ -19,6 +19,7 @@ import json
 import os
 import pathlib
 import shutil
+import sys
 import tempfile
 
 import t5x_lite
@@ -26,13 +27,13 @@ from launch import main
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS, MORE_STEPS = 4, 2
-TEXT = {"t5": "Line 7 says <extra_id_0> make 14.", "palm": "Line 7 says"}
+TEXT = {"t5": "Line 7 says <extra_id_0> make 14.", "llama": "Line 7 says"}
 
 # One kind keeps the moments of Adam, the other the factored ones of Adafactor.
 KINDS = {
   "t5": ("t5_1_1", "adafactor_t5", "span_corruption.SpanCorruption",
          '{"inputs": 48, "targets": 24}'),
-  "palm": ("palm", "adamw", "causal_lm.CausalLM", '{"targets": 48}'),
+  "llama": ("llama", "adamw", "causal_lm.CausalLM", '{"targets": 48}'),
 }  # fmt: skip
 GIN = """
 include "models/{model}/tiny.gin"
@@ -93,10 +94,10 @@ def resume(run) -> list[float]:
   return [line["loss"] for line in found[STEPS:]]
 
 
-def infer(run, kind) -> str:
-  """Returns the text that a run's model writes."""
+def infer(run, kind) -> dict:
+  """Returns the text that a run's model writes, and its likelihood."""
   words = [f"--model_dir={run}", f"--text={TEXT[kind]}", "--max_new_tokens=8"]
-  return command("infer", "--json", *words)
+  return json.loads(command("infer", "--json", *words))
 
 
 def make(kind, folder, corpus):
@@ -113,10 +114,12 @@ def make(kind, folder, corpus):
   run = folder / "run"
   command("train", f"--gin_file={gin_file}", f"--model_dir={run}")
   gin_file.unlink()
-  for extra in (*run.glob("events.*"), run / ".train.lock"):
-    extra.unlink()
+  for extra in (*run.glob("events.*"), *run.glob("operative_config.gin")):
+    extra.unlink()  # Large, and read by people alone.
+  for note in run.rglob("commit_success.txt"):
+    note.write_text(note.read_text().replace(f"{ROOT}/", ""))
   command("eval", f"--model_dir={run}")
-  expected = {"text": infer(run, kind)}
+  expected = {"infer": infer(run, kind)}
   for to in ("hf", "split"):
     command(
       "convert", f"--input={run}", f"--to={to}", f"--output={folder}/{to}"
@@ -130,15 +133,13 @@ def make(kind, folder, corpus):
 def make_all():
   """Makes the runs of this version."""
   os.chdir(ROOT)
+  sys.argv = ["tests/releases/make.py"]  # What the runs' records say.
   folder = pathlib.Path("tests/releases") / t5x_lite.__version__
   shutil.rmtree(folder, ignore_errors=True)
   folder.mkdir()
   corpus = folder / "corpus.txt"
-  corpus.write_text(
-    "".join(
-      f"Line {i} says that {i} and {i} make {2 * i}.\n" for i in range(40)
-    )
-  )
+  lines = (f"Line {i} says that {i} and {i} make {2 * i}." for i in range(40))
+  corpus.write_text("\n".join(lines) + "\n")
   for kind in KINDS:
     (folder / kind).mkdir()
     make(kind, folder / kind, corpus)

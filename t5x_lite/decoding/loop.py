@@ -1,7 +1,7 @@
 """Runs the generation loop: one prefill, then one token per row and step."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,24 @@ import numpy as np
 
 from t5x_lite.decoding.constraints import Constraints
 from t5x_lite.decoding.samplers import Greedy, Sampler
-from t5x_lite.model import Model, Params
+from t5x_lite.model import Batch, Params
 
 GREEDY = Greedy()
 UNCONSTRAINED = Constraints()
+
+
+class Predictor(Protocol):
+  """A model that predicts the next token, such as `Model`; hashable."""
+
+  def prefill(
+    self, params: Params, batch: Batch, *, max_new_tokens: int
+  ) -> tuple[jax.Array, Any]:
+    """Reads the prompts; returns logits [B, V] and the decoding state."""
+
+  def decode_step(
+    self, params: Params, state: Any, tokens_B: jax.Array
+  ) -> tuple[jax.Array, Any]:
+    """Appends one token per row; returns logits [B, V] of the next."""
 
 
 class Generated(NamedTuple):
@@ -31,7 +45,7 @@ class Generated(NamedTuple):
 
 
 def generate(
-  model: Model,
+  model: Predictor,
   params: Params,
   batch: dict[str, jax.Array],
   *,
@@ -50,7 +64,7 @@ def generate(
   the other rows or padding rows.
 
   Args:
-    model: has `prefill` and `decode_step` (see Model); hashable.
+    model: the model.
     params: the model's parameters.
     batch: prompts, in the format of training batches.
     max_new_tokens: the maximum number of tokens to generate, EOS included.

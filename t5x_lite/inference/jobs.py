@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ import numpy as np
 from t5x_lite import checks, decoding
 from t5x_lite.data import sentinels
 from t5x_lite.files.text_files import Record
-from t5x_lite.model import Model
+from t5x_lite.model import Batch, Params
 from t5x_lite.row_formats import RowFormat
 
 
@@ -141,7 +141,7 @@ class Generate:
   the file.
 
   Attributes:
-    model: as in decoding.generate.
+    model: predicts the tokens.
     codec: encodes and decodes texts.
     max_new_tokens: None takes the constraints' length, or else the length of
       the task's targets, but at most half of a length shared with the inputs.
@@ -151,7 +151,7 @@ class Generate:
     seed: the seed of the sampler.
   """
 
-  model: Model
+  model: decoding.Predictor
   codec: Codec
   max_new_tokens: checks.Count | None = None
   sampler: decoding.Sampler = decoding.Greedy()
@@ -255,6 +255,16 @@ class Generate:
     return result
 
 
+class Scorer(Protocol):
+  """A model that scores tokens, such as `Model`; hashable."""
+
+  def logits(self, params: Params, batch: Batch) -> jax.Array:
+    """Returns float32 logits [B, T, V]."""
+
+  def score(self, params: Params, batch: Batch) -> jax.Array:
+    """Returns each row's log-likelihood of its weighted targets [B]."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Score:
   """Scores given targets by their log-likelihood, log p(targets | inputs).
@@ -269,13 +279,13 @@ class Score:
   "num_tokens" and "log_likelihood_per_token".
 
   Attributes:
-    model: as in decoding.generate.
+    model: scores the tokens.
     codec: encodes texts.
     per_token: also add "token_log_likelihoods", a list; needs memory for all
       logits of a batch.
   """
 
-  model: Model
+  model: Scorer
   codec: Codec
   per_token: bool = False
 

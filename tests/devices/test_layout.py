@@ -60,10 +60,10 @@ def test_mesh_takes_all_devices_in_the_order_of_its_axes(mesh, shape):
       r"only one axis of data \(-1\) x tensor \(-1\) can be -1",
     ),
     ({"data": 0}, r"Layout\.mesh: data \(0\) must be 1 or more, or -1"),
-    ({"tensor": 2.0}, r"Layout\.mesh: tensor \(2\.0\)"),
+    ({"tensor": 2.0}, r"Layout\.mesh.*tensor.* \(2\.0\) must be"),
     ({"tenosr": 4}, r"Layout\.mesh: no rule uses tenosr \(4\)"),
     ({}, r"Layout\.mesh \({}\) must map mesh axes to numbers of devices"),
-    (8, r"Layout\.mesh \(8\) must map mesh axes"),
+    (8, r"Layout\.mesh \(8\) must be of type Mapping"),
   ],
 )
 def test_mesh_that_does_not_fit_is_refused(mesh, message):
@@ -83,7 +83,7 @@ def test_mesh_that_does_not_fit_is_refused(mesh, message):
     ),
     ({"rules": (("mlp", ("data", "model")),)}, r"\(data, tensor\), or None"),
     ({"rules": (("mlp", ("data", "data")),)}, "each once"),
-    ({"rules": (("mlp",),)}, r"\('mlp',\) must be a pair"),
+    ({"rules": (("mlp",),)}, r"\('mlp',\).* must be of type tuple"),
   ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, message):

@@ -151,6 +151,7 @@ def main(folder: pathlib.Path, kills: int, seed: int) -> None:
     if before + steps > STEPS - 20:
       steps = 0
     while steps and steps_done(killed) < before + steps:
+      assert os.waitpid(-1, os.WNOHANG) == (0, 0), "a process has ended"
       time.sleep(0.01)
     time.sleep(chance.uniform(0, 0.1 if steps else 3))
     _kill(children)

@@ -13,8 +13,8 @@ of JSON, and a mix of text and JSON.
 
 In both formats a line ends at "\\n", "\\r\\n" or "\\r" (old Macs) and at no
 other character: U+2028, form feeds and the like are text. A byte order mark at
-the start is dropped. Paths are local or remote (gs://, s3://); TensorFlow repeats
-a failed read of gs:// ten times, after 0.1 to 32 s. Every error is a one-line
+the start is dropped. Paths are local or remote (gs://, s3://); TensorFlow tries
+reads of gs:// ten times again, after 0.1 to 32 s. Every error is a one-line
 ValueError that names the file and the line.
 """
 

@@ -119,6 +119,8 @@ def _work(model_dir, index, count, port):
     process_id=index,
   )
   train(make_run(), model_dir=str(model_dir))
+  # All leave together: os._exit does not wait for the others, as exit does.
+  jax.distributed.shutdown()
   os._exit(0)
 
 

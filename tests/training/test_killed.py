@@ -18,7 +18,7 @@ from tests import processes
 from tests.training import killed
 
 # Each takes 22 s of CPU time: T5X_LITE_KILLS=30 bash launch/test.sh THIS_FILE
-KILLS = int(os.environ.get("T5X_LITE_KILLS", "6"))
+KILLS = int(os.environ.get("T5X_LITE_KILLS", "4"))
 
 
 def records(model_dir):

@@ -17,9 +17,12 @@ set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-# Of the command that runs: its output, and the script that runs it.
+# Of the command that runs: its output, the script that runs it, the process to
+# signal, and how it ended (tmux itself does not always know).
 LOG=runs/tmux/log
 COMMAND=runs/tmux/command.sh
+PID=runs/tmux/pid
+END=runs/tmux/end
 
 parse_action "" "dry_run" "$@"
 set -- ${rest[@]+"${rest[@]}"}
@@ -39,12 +42,14 @@ start() {
   fi
   [[ "$dead" != 0 ]] || fail "a command is still running: stop it first"
   run mkdir -p "$(dirname "$LOG")"
-  # A file, since tmux would take an argument with ; at its end apart. `exec`: the
-  # pane's process is the one that `stop` signals, and that passes signals on.
-  # tee outlives it, or the last lines were lost.
+  # A file, since tmux would take an argument with ; at its end apart. tee
+  # outlives the command, or the last lines were lost.
   bin="${T5X_LITE_VENV:-.venv}/bin"
   script="exec > >(trap '' HUP; exec tee -a $LOG) 2>&1
-exec $(quoted "$bin/python" -m launch.autoresume -- "$bin/t5x_lite" "$@")"
+rm -f $END
+(echo \$BASHPID >$PID
+exec $(quoted "$bin/python" -m launch.autoresume -- "$bin/t5x_lite" "$@"))
+echo \"ended with status \$?\" >$END"
   feed "$script" cp /dev/stdin "$COMMAND"
   if [[ "$dead" == 1 ]]; then
     run "${tmux[@]}" respawn-pane -t t5x_lite "bash $COMMAND"
@@ -59,21 +64,24 @@ case "$action" in
   start) start "$@" ;;
   logs) run tail -n 100 -F "$LOG" ;;
   status)
-    ask '#{?pane_dead,ended with status #{pane_dead_status},running}'
+    dead="$(ask '#{pane_dead}')"
+    case "$dead" in
+      0) echo running ;;
+      1) cat "$END" || echo "killed" ;;
+      *) echo "$dead" ;; # Of a dry run.
+    esac
     run tail -n 2 "$LOG"
     ;;
   stop)
     if [[ -n "$dry_run" ]]; then
-      ask '#{pane_pid}'
-      echo "kill -TERM PID"
+      echo "kill -TERM \"\$(cat $PID)\""
       exit
     fi
     if [[ "$(ask '#{pane_dead}' 2>/dev/null || true)" != 0 ]]; then
       echo "no command is running"
       exit
     fi
-    pid="$(ask '#{pane_pid}')"
-    kill -TERM "$pid"
+    kill -TERM "$(cat "$PID")"
     while [[ "$(ask '#{pane_dead}')" == 0 ]]; do
       sleep 0.2
     done

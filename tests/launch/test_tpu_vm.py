@@ -85,6 +85,7 @@ def test_a_command_runs_on_all_workers_until_it_is_stopped(cloud, workers):
   for home in workers:
     assert arguments(home) == ["train", "--second"]
   assert cloud.run(*TPU, "status").splitlines().count("running") == 2
+  cloud.run(*TPU, "stop")
 
 
 def test_what_is_there_already_is_reused(cloud):

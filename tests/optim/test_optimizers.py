@@ -144,7 +144,7 @@ def test_learning_rate_is_known_for_each_step():
   "make, message",
   [
     (lambda: AdamW(learning_rate="1e-3"), r"AdamW\.learning_rate \('1e-3'\)"),
-    (lambda: AdamW(learning_rate=-1e-3), r"Constant\.value \(-0\.001\)"),
+    (lambda: AdamW(learning_rate=-1e-3), r"AdamW\.learning_rate \(-0\.001\)"),
     (lambda: AdamW(learning_rate=1, beta1=1.0), r"AdamW\.beta1 \(1\.0\)"),
     (lambda: AdamW(learning_rate=1, epsilon=0), r"AdamW\.epsilon \(0\)"),
     (lambda: AdamW(learning_rate=1, clip_norm=0.0), r"clip_norm \(0\.0\)"),

@@ -163,7 +163,7 @@ def test_a_task_with_it_is_read_and_its_position_restored(path, tmp_path):
     stream.save(tmp_path)
     expected = next(stream)
     resumed = Reader(spec, row_formats.ENCODER_DECODER).batches()
-    resumed.restore(tmp_path)
+    resumed.restore([tmp_path])
     for key, value in next(resumed).items():
       assert (value == expected[key]).all()
     assert len(resolve(name).vocabulary_digest) == 64

@@ -325,4 +325,6 @@ def test_tensorflow_is_loaded_for_text_alone_and_is_not_heard(tmp_path):
   assert all(line.startswith("t5x_lite: ") for line in said.splitlines())
   loaded, said = _alone(_words(with_text, "run", tmp_path / "run"))
   assert loaded == "True"
-  assert said == f"t5x_lite: wrote {tmp_path}/run\n"
+  # A slow machine says meanwhile what takes long.
+  lines = [line for line in said.splitlines() if "s so far)" not in line]
+  assert lines == [f"t5x_lite: wrote {tmp_path}/run"]

@@ -11,18 +11,20 @@ from t5x_lite.files.slow import announced
 def describe(error: tf.errors.DataLossError, paths: Iterable[str]) -> str:
   """Returns a line that names the file and the record that cannot be read.
 
-  TensorFlow says only the record's place, not its file: all files are read once
-  more, up to the one that is damaged at this place.
+  TensorFlow says only the record's place, not its file: the files that are as
+  long are read once more, up to the one that is damaged at this place.
 
   Args:
     error: the error of reading TFRecord files.
     paths: the files.
   """
-  damage = re.search(r"(truncated|corrupted) record at \d+", str(error))
+  damage = re.search(r"(truncated|corrupted) record at (\d+)", str(error))
   if damage is None:
     return str(error).splitlines()[0]
   with announced("looking for the damaged file"):
     for path in paths:
+      if tf.io.gfile.stat(path).length <= int(damage[2]):
+        continue
       number = _damaged_record(path, damage[0])
       if number is not None:
         return (

@@ -102,6 +102,13 @@ class Guard:
     norms = (step.metrics.norms["param_norm"] for step in self._in_flight)
     return any(not norm.is_ready() for norm in norms)
 
+  def settle(self) -> None:
+    """Waits for the steps in flight, without checking them.
+
+    One process alone may call it: it raises nothing.
+    """
+    jax.block_until_ready([step.metrics.norms for step in self._in_flight])
+
   def catch_up(self) -> None:
     """Checks all steps watched so far; raises as `watch` does."""
     self._check_all_but(0)

@@ -56,28 +56,41 @@ def recording(
   try:
     yield
   except Diverged as error:
-    step, folder = error.step, _folder(model_dir, error.step.number)
-    checkpoints.wait()
-    batch = layout.shard_batch(step.batch)
-    findings = None
-    if error.params is not None:
-      findings = examine(error.params, step.number - 1, batch)
-    record = {
-      "step": step.number,
-      "reason": str(error),
-      "restart_from_step": checkpoints.latest_step or 0,
-      "loss": float(step.metrics.terms["loss"].mean()),
-      "loss_bits": loss_bits(step.metrics),
-      **{name: float(norm) for name, norm in step.metrics.norms.items()},
-      "batch_digest": f"{int(step.metrics.batch_digest):08x}",
-      "gradient_norms": findings and findings.gradient_norms,
-      "first_not_finite": findings and findings.first_not_finite,
-    }
-    _write(folder, record, _whole(batch), task, findings)
+    number = error.step.number
+    folder = _folder(model_dir, number)
+    try:
+      checkpoints.wait()
+      _record(
+        folder, error, checkpoints.latest_step or 0, task, layout, examine
+      )
+    except (
+      Exception
+    ) as failure:  # The reason to stop must be said all the same.
+      reason = str(failure).partition("\n")[0]
+      raise ValueError(f"{error}; {folder} not written: {reason}") from failure
     raise ValueError(
-      f"{error}; {folder} has step {step.number}, its batch and the ids of its "
-      f"rows: train --model_dir={model_dir} --replay={step.number} repeats it"
+      f"{error}; {folder} has step {number}, its batch and the ids of its "
+      f"rows: train --model_dir={model_dir} --replay={number} repeats it"
     ) from None
+
+
+def _record(folder, error, start, task, layout, examine) -> None:
+  step, batch = error.step, layout.shard_batch(error.step.batch)
+  findings = None
+  if error.params is not None:
+    findings = examine(error.params, step.number - 1, batch)
+  record = {
+    "step": step.number,
+    "reason": str(error),
+    "restart_from_step": start,
+    "loss": float(step.metrics.terms["loss"].mean()),
+    "loss_bits": loss_bits(step.metrics),
+    **{name: float(norm) for name, norm in step.metrics.norms.items()},
+    "batch_digest": f"{int(step.metrics.batch_digest):08x}",
+    "gradient_norms": findings and findings.gradient_norms,
+    "first_not_finite": findings and findings.first_not_finite,
+  }
+  _write(folder, record, _whole(batch), task, findings)
 
 
 def read(model_dir: str, step: int) -> tuple[dict[str, Any], dict]:

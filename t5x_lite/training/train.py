@@ -121,7 +121,7 @@ def train(
     profiler = stack.enter_context(
       Profiler(
         profile or Profile(), model_dir, program=train_step, clock=clock,
-        settle=guard.catch_up, say=recorder.say,
+        settle=guard.settle, say=recorder.say,
       )
     )  # fmt: skip
     stack.enter_context(announced(None))  # The recorder shows the steps.

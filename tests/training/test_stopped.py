@@ -9,6 +9,7 @@ import pytest
 
 from t5x_lite.optim.optimizers import AdamW
 from t5x_lite.training import stopped
+from t5x_lite.training.divergence import Diverged, Step
 from t5x_lite.training.loss_spike import LossSpike
 from t5x_lite.training.replaying import replay
 from t5x_lite.training.train import train
@@ -125,3 +126,18 @@ def test_ids_are_those_of_rows_wherever_they_stand():
   assert stopped.row_ids(turned) == ids[::-1]
   batch["b"] = tokens + (tokens == 4)
   assert stopped.row_ids(batch)[0] != ids[0]
+
+
+def test_the_reason_is_said_even_if_nothing_can_be_recorded(tmp_path):
+  class Full:
+    def wait(self):
+      raise OSError(28, "No space left on device")
+
+  step = Step(7, None, {})
+  with (
+    pytest.raises(ValueError, match=r"has diverged: NaN; .* No space left"),
+    stopped.recording(
+      Full(), model_dir=str(tmp_path), task=None, layout=None, examine=None
+    ),
+  ):
+    raise Diverged("NaN", step)

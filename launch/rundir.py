@@ -93,8 +93,7 @@ class RunDirectory:
 
   def __init__(self, path):
     self.path = epath.Path(path)
-    folders = (self.path, *self.path.parents)
-    self._made = [folder for folder in folders if not folder.exists()]
+    self._made = disk.missing_folders(self.path)
 
   def check(self, run) -> list[str]:
     """Checks that a run may start or resume in this directory.
@@ -129,7 +128,8 @@ class RunDirectory:
       disk.try_writing(self.path)
     except OSError as error:
       raise ValueError(
-        f"--model_dir={self.path} cannot be written to: {error.strerror}"
+        f"--model_dir={self.path} cannot be written to: "
+        f"{error.strerror or error}"
       ) from None
     return changed
 

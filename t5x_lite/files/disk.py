@@ -49,6 +49,31 @@ def _sync(path: epath.Path) -> None:
       os.close(descriptor)
 
 
+@contextlib.contextmanager
+def one_kind_of_error(path: epath.Path) -> Iterator[None]:
+  """Turns the errors of an object store's client into OSError, in one line."""
+  try:
+    yield
+  except OSError:
+    raise
+  except Exception as error:  # Each store's client raises its own.
+    if "://" not in str(path):
+      raise
+    why = str(error).partition("\n")[0] or type(error).__name__
+    raise OSError(errno.EIO, why) from None
+
+
+def missing_folders(path: epath.Path) -> list[epath.Path]:
+  """Returns a folder and those above it that do not exist, the deepest first.
+
+  An object store has no folders, and refuses a question about what is above its
+  buckets: none is missing there.
+  """
+  if "://" in str(path):
+    return []
+  return [folder for folder in (path, *path.parents) if not folder.exists()]
+
+
 def write_text(path: epath.Path, text: str) -> None:
   """Writes a text file atomically, in UTF-8."""
   with partial(path) as temporary:
@@ -61,13 +86,14 @@ def try_writing(folder: epath.Path) -> None:
   Raises:
     OSError: the write failed.
   """
-  folder.mkdir(parents=True, exist_ok=True)
   # A unique name: the other processes of a run try at the same time.
   probe = folder / f".probe-{uuid.uuid4().hex}"
-  try:
-    probe.write_bytes(bytes(1 << 20))
-  finally:
-    probe.unlink(missing_ok=True)
+  with one_kind_of_error(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+      probe.write_bytes(bytes(1 << 20))
+    finally:
+      probe.unlink(missing_ok=True)
 
 
 def check_writable(folder: epath.Path) -> None:

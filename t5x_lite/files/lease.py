@@ -2,8 +2,9 @@
 
 The holder writes who it is, and the time, every `BEAT` seconds. A lease that is
 `EXPIRES` seconds old is over, as after a kill or a power failure. Who finds a
-younger one waits for a sign of life: a renewal, or that age. Clocks of machines
-that share a run must agree to within some seconds, as they do by NTP.
+younger one waits for a sign of life: a renewal, or that age. A holder that
+cannot renew its lease ends two beats before that. Clocks of machines that share
+a run must agree to within some seconds, as they do by NTP.
 
 Object stores cannot create a file only if there is none. Of two that start at
 the same time, the last to write has the lease: each reads it again before it
@@ -30,6 +31,9 @@ EXPIRES = 60.0  # seconds without a renewal
 BEAT = 10.0  # seconds between renewals
 SETTLE = 2.0  # seconds after which two that started together see one another
 _POLL = 0.1  # of BEAT
+# Of each lease: a store's client may know the size of an older one for seconds,
+# and would read a part of a longer one.
+_BYTES = 512
 
 
 class Taken(Exception):
@@ -51,6 +55,7 @@ def held(path: epath.Path, holder: str, *, wait: bool) -> Iterator[None]:
   own = {"id": uuid.uuid4().hex, "holder": holder}
   while True:
     _await_end(path, wait)
+    begun = time.monotonic()
     _renew(path, own)
     time.sleep(SETTLE)
     found = _read(path)
@@ -58,14 +63,19 @@ def held(path: epath.Path, holder: str, *, wait: bool) -> Iterator[None]:
       break
     if not wait:
       raise Taken(found["holder"] if found else "another process")
-  ended = threading.Event()
-  thread = threading.Thread(target=_keep, args=(path, own, ended), daemon=True)
-  thread.start()
+  keeper = _Keeper(path, own, begun)
+  threads = [
+    threading.Thread(target=work, daemon=True)
+    for work in (keeper.renew, keeper.watch)
+  ]
+  for thread in threads:
+    thread.start()
   try:
     yield
   finally:
-    ended.set()
-    thread.join()
+    keeper.ended.set()
+    for thread in threads:
+      thread.join()
     found = _read(path)
     if found is not None and found["id"] == own["id"]:
       path.unlink(missing_ok=True)
@@ -86,22 +96,42 @@ def _await_end(path, wait):
     found = _read(path)
 
 
-def _keep(path, own, ended):
-  """Renews a lease until it is to end, and ends the process if it is lost."""
-  renewed = time.monotonic()
-  while not ended.wait(BEAT):
-    try:
-      found = _read(path)
-      if found is None or found["id"] != own["id"]:
-        _end(f"{path} was taken over or removed")
+class _Keeper:
+  """Renews a lease until it is to end, and ends the process if it is lost.
+
+  Attributes:
+    ended: set when the lease is to end.
+  """
+
+  def __init__(self, path, own, renewed):
+    self._path, self._own = path, own
+    self._renewed = renewed  # the time of the last renewal, at its beginning
+    self.ended = threading.Event()
+
+  def renew(self):
+    """Renews the lease every `BEAT` seconds."""
+    while not self.ended.wait(BEAT):
+      begun = time.monotonic()
+      try:
+        found = _read(self._path)
+        if found is None or found["id"] != self._own["id"]:
+          _end(f"{self._path} was taken over or removed")
+          return
+        _renew(self._path, self._own)
+        self._renewed = begun
+      except Exception as error:  # Of any store's client; it may be back soon.
+        logging.warning("cannot renew %s: %s", self._path, error)
+
+  def watch(self):
+    """Ends the process before others take the lease for over.
+
+    It has its own thread, which touches no file: a renewal may block for long.
+    """
+    most = EXPIRES - 2 * BEAT
+    while not self.ended.wait(_POLL * BEAT):
+      if time.monotonic() - self._renewed > most:
+        _end(f"{self._path} could not be renewed for {most:.0f} s")
         return
-      _renew(path, own)
-      renewed = time.monotonic()
-    except Exception as error:  # Of any store's client; it may be back soon.
-      logging.warning("cannot renew %s: %s", path, error)
-    if time.monotonic() - renewed > EXPIRES:
-      _end(f"{path} could not be renewed for {EXPIRES:.0f} s")
-      return
 
 
 def _end(reason):
@@ -126,4 +156,5 @@ def _read(path) -> dict[str, Any] | None:
 
 
 def _renew(path, own):
-  disk.write_text(path, json_text.dumps(own | {"time": time.time()}))
+  text = json_text.dumps(own | {"time": time.time()})
+  disk.write_text(path, text.ljust(_BYTES))

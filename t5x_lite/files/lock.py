@@ -18,7 +18,7 @@ from typing import IO
 
 from etils import epath
 
-from t5x_lite.files import lease
+from t5x_lite.files import disk, lease
 
 # Of the lock of a whole directory: a run, a study, converted weights.
 NAME = ".lock"
@@ -65,7 +65,8 @@ def exclusive(path: epath.PathLike, *, wait: bool = False) -> Iterator[None]:
     try:
       yield
     finally:
-      path.unlink(missing_ok=True)
+      if _is_at(file, path):  # Another's, if the folder was made anew.
+        path.unlink(missing_ok=True)
 
 
 def _flocked(path: epath.Path, wait: bool) -> IO[str] | None:
@@ -107,11 +108,12 @@ def directory(path: epath.PathLike) -> Iterator[None]:
     ValueError: it cannot be written to.
   """
   path = epath.Path(path)
-  made = [one for one in (path, *path.parents) if not one.exists()]
+  made = disk.missing_folders(path)
   try:
-    path.mkdir(parents=True, exist_ok=True)
+    with disk.one_kind_of_error(path):
+      path.mkdir(parents=True, exist_ok=True)
   except OSError as error:
-    raise ValueError(f"cannot make {path}: {error.strerror}") from None
+    raise ValueError(f"cannot make {path}: {error.strerror or error}") from None
   try:
     with exclusive(path / NAME):
       yield

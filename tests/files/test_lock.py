@@ -3,6 +3,7 @@
 import concurrent.futures
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -150,6 +151,41 @@ def test_a_store_that_fails_for_a_while_loses_no_lease(path, monkeypatch):
     monkeypatch.setattr(lease, "_renew", fail)
     time.sleep(1.5)
     assert ended == [1]
+
+
+def test_a_renewal_that_blocks_ends_its_holder_before_others_follow(
+  path, monkeypatch
+):
+  monkeypatch.setattr(lease, "EXPIRES", 2.0)
+  monkeypatch.setattr(lease, "BEAT", 0.2)
+  monkeypatch.setattr(lease, "SETTLE", 0.0)
+  monkeypatch.setattr(os, "_exit", lambda status: ended.append(time.time()))
+  ended, back = [], threading.Event()
+  with lease.held(path, "process 1 on here", wait=False):
+    monkeypatch.setattr(lease, "_renew", lambda *args: back.wait(30))
+    time.sleep(2.5)
+    written = lease._read(path)["time"]
+    back.set()
+  assert ended and 1.0 < ended[0] - written < 2.0
+
+
+def test_leases_are_of_one_size_whoever_holds_them(path):
+  lease._renew(path, {"id": "1", "holder": "process 1 on here"})
+  size = len(path.read_bytes())
+  lease._renew(path, {"id": "20", "holder": "process 200000 on another"})
+  assert len(path.read_bytes()) == size
+
+
+def test_the_end_of_a_removed_lock_leaves_that_of_another_alone(tmp_path):
+  folder = tmp_path / "run"
+  first, second = lock.directory(folder), lock.directory(folder)
+  with first:
+    shutil.rmtree(folder)
+    second.__enter__()
+  with pytest.raises(lock.Held), lock.directory(folder):
+    pass
+  second.__exit__(None, None, None)
+  assert not folder.exists()
 
 
 def test_a_directory_is_made_for_its_writer_and_removed_if_nothing_came(

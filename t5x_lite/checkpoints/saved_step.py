@@ -238,7 +238,7 @@ class _HostFiles:
 
   def start(self, directory: epath.Path) -> Callable[[], None]:
     if self.iterator is not None:
-      (directory / "iterator").mkdir(exist_ok=True)
+      (directory / "iterator").mkdir(parents=True, exist_ok=True)
       self.iterator.save(directory / "iterator")
     # Copied now: the next step may reuse the arrays' memory after we return.
     shards = {n: digests.host_shards(leaf) for n, leaf in self.leaves.items()}

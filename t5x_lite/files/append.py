@@ -4,6 +4,8 @@ import os
 
 from etils import epath
 
+from t5x_lite.files import disk
+
 
 def append(descriptor: int, data: bytes) -> None:
   """Appends bytes to an open file: all of them or, if that fails, none.
@@ -21,16 +23,19 @@ def append(descriptor: int, data: bytes) -> None:
 
 
 class Appended:
-  """A file of records that grows, local or remote."""
+  """A file of records that grows, local or remote.
+
+  An object of a store is written anew, as a whole, for each record.
+  """
 
   def __init__(self, path: epath.Path):
     """Opens the file, or creates it."""
     self._path = path
-    self._is_local = "://" not in str(path)
-    if self._is_local:
+    self._file = None
+    if "://" not in str(path):
       self._file = open(path, "ab", buffering=0)
-    else:
-      self._file = path.open("ab")
+    elif not path.exists():
+      disk.write_text(path, "")
 
   def write(self, text: str) -> None:
     """Appends a text.
@@ -38,25 +43,27 @@ class Appended:
     Raises:
       ValueError: the file was removed, or cannot be written.
     """
-    if not self._is_there():
-      raise ValueError(
-        f"{self._path} was removed or replaced while it was written: stops, and"
-        " writes nothing more"
-      )
     try:
-      if self._is_local:
-        append(self._file.fileno(), text.encode())
-      else:
-        self._file.write(text.encode())
-        self._file.flush()
+      with disk.one_kind_of_error(self._path):
+        is_there = self._is_there()
+        if is_there and self._file:
+          append(self._file.fileno(), text.encode())
+        elif is_there:
+          with self._path.open("ab") as file:
+            file.write(text.encode())
     except OSError as error:
       raise ValueError(
         f"cannot write {self._path}: {error.strerror or error}; what is in it"
         " is complete"
       ) from None
+    if not is_there:
+      raise ValueError(
+        f"{self._path} was removed or replaced while it was written: stops, and"
+        " writes nothing more"
+      )
 
   def _is_there(self) -> bool:
-    if not self._is_local:
+    if self._file is None:
       return self._path.exists()
     try:
       opened, found = os.fstat(self._file.fileno()), os.stat(self._path)
@@ -66,4 +73,5 @@ class Appended:
 
   def close(self) -> None:
     """Closes the file."""
-    self._file.close()
+    if self._file:
+      self._file.close()

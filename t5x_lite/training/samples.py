@@ -52,7 +52,7 @@ def write(
     lines = (
       json_text.dumps(r, what=what, ensure_ascii=False) + "\n" for r in results
     )
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     disk.write_text(path, "".join(lines))
 
 

@@ -12,6 +12,7 @@ spike, of those for which training stopped.
 
 import contextlib
 import hashlib
+import io
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -112,9 +113,8 @@ def read(model_dir: str, step: int) -> tuple[dict[str, Any], dict]:
   record = json_text.read(
     folder / _RECORD, "restart_from_step", "loss_bits", "rows"
   )
-  with (folder / _BATCH).open("rb") as file:
-    arrays = np.load(file)
-    return record, {name: arrays[name] for name in arrays.files}
+  arrays = np.load(io.BytesIO((folder / _BATCH).read_bytes()))
+  return record, {name: arrays[name] for name in arrays.files}
 
 
 def row_ids(batch: Mapping[str, np.ndarray]) -> list[str]:
@@ -153,9 +153,10 @@ def _write(folder, record, batch, task, findings) -> None:
       if name.endswith("_tokens") and name != "decoder_input_tokens"
     }
   folder.mkdir(parents=True, exist_ok=True)
+  buffer = io.BytesIO()  # A file of an object store cannot be sought in.
+  np.savez(buffer, **batch)
   with disk.partial(folder / _BATCH) as temporary:
-    with temporary.open("wb") as file:
-      np.savez(file, **batch)
+    temporary.write_bytes(buffer.getvalue())
   text = json_text.dumps(record | {"rows": rows}, indent=2, ensure_ascii=False)
   disk.write_text(folder / _RECORD, text + "\n")
 

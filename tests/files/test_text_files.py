@@ -5,13 +5,13 @@ import functools
 import gzip
 import json
 import lzma
-import re
 
 import pytest
-from etils import epath
-from etils.epath import backend
 
 from t5x_lite.files import text_files
+from tests import stores
+
+remote = stores.remote
 
 # Without the time: all processes of a test run name their tests alike.
 packed = functools.partial(gzip.compress, mtime=0)
@@ -239,27 +239,6 @@ def test_globs_and_lists_give_each_file_once(tmp_path, monkeypatch):
       expand(pattern)
   with pytest.raises(ValueError, match="no text files given"):
     text_files.expand([])
-
-
-@pytest.fixture
-def remote():
-  """Makes ram:// a file system of TensorFlow's, as gs:// is one."""
-  import tensorflow as tf
-
-  local = type(epath.Path("."))
-
-  class Ram(local):
-    _backend = backend.tf_backend
-
-    @property
-    def _path_str(self):
-      return re.sub("^ram:/+", "ram://", "/".join(self.parts))
-
-  before = dict(epath.register._URI_PREFIXES_TO_CLS)
-  epath.register_path_cls("ram://")(Ram)
-  yield tf.io.gfile
-  epath.register._URI_PREFIXES_TO_CLS.clear()
-  epath.register._URI_PREFIXES_TO_CLS.update(before)
 
 
 def test_remote_files_are_read_as_local_ones_are(remote):

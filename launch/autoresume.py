@@ -1,6 +1,6 @@
 """Runs a command, and starts it again when it crashes or is preempted.
 
-  python -m launch.autoresume [--max_failures=N] -- COMMAND...
+  python -m launch.autoresume [FLAGS] -- COMMAND...
 
 For example, on every machine of a run:
 
@@ -15,12 +15,14 @@ What follows the end of the command:
              starts again at once
   any other  a crash, such as 69 and 134, another process of the run was lost,
              and 74, its data did not come:
-             starts again after 5 s, then 10 s, 20 s ... 5 min
+             starts again after --backoff_seconds (5 s), then 10 s, 20 s ...
+             5 min
 
 It gives up after --max_failures crashes in a row without a newer checkpoint in
 the command's --model_dir, and ends with the last one's status. A 75 without a
 newer checkpoint counts as a crash. Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2
-are passed on to the command; after the first three it is not started again.
+are passed on to the command; after the first three it is not started again. The
+last two are ignored while no command is running.
 """
 
 import argparse
@@ -41,7 +43,7 @@ def main(argv=None) -> int:
   """Runs the command until it ends or is given up; returns the exit status."""
   parser = argparse.ArgumentParser(
     prog="python -m launch.autoresume",
-    usage="%(prog)s [--max_failures=N] -- COMMAND...",
+    usage="%(prog)s [--max_failures=N] [--backoff_seconds=S] -- COMMAND...",
     description=__doc__.partition("\n\n")[2],
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
@@ -79,7 +81,7 @@ def resume(command: "Command", max_failures: int, backoff_seconds: float):
     status = command.run()
     if status in _ENDING or command.stopped:
       return status
-    before, newest = newest, newest_step(command.model_dir)
+    before, newest = newest, newest_step(command.model_dir, newest)
     progress = newest > before
     preempted = status == os.EX_TEMPFAIL
     what = f"{_name(status)}, newest checkpoint {max(newest, 0) or 'none'}"
@@ -124,10 +126,11 @@ class Command:
     del frame
     if number in _STOPPING:
       self.stopped = number
-    if self._process is None:
-      self._waiting.append(number)
-    else:
+    if self._process is not None:
       self._process.send_signal(number)
+    elif number in _STOPPING:
+      # Others would end a command that has just begun: it has no handler yet.
+      self._waiting.append(number)
 
   def run(self) -> int:
     """Runs the command once; returns its status as a shell does."""
@@ -147,12 +150,22 @@ class Command:
       time.sleep(min(left, 0.2))
 
 
-def newest_step(model_dir: str | None) -> int:
-  """Returns the newest checkpoint in a run's directory; -1 if it has none."""
+def newest_step(model_dir: str | None, known: int = -1) -> int:
+  """Returns the newest checkpoint in a run's directory; -1 if it has none.
+
+  Args:
+    model_dir: the directory; None if the command has none.
+    known: what to return, after a line, if the directory cannot be read.
+  """
   if model_dir is None:
     return -1
   folder = epath.Path(model_dir).expanduser() / "checkpoints"
-  names = [path.name for path in folder.iterdir()] if folder.exists() else []
+  try:
+    names = [path.name for path in folder.iterdir()] if folder.exists() else []
+  except Exception as error:  # Of gs://, TensorFlow's, which are no OSErrors.
+    reason = str(error).partition("\n")[0]
+    _say(f"cannot read {folder}, which counts as no progress: {reason}")
+    return known
   return max((int(name) for name in names if name.isdecimal()), default=-1)
 
 

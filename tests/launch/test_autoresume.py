@@ -100,6 +100,18 @@ def test_an_older_checkpoint_is_no_progress(run, tmp_path):
   assert "newest checkpoint 90" in lines[1]
 
 
+def test_a_directory_that_cannot_be_read_is_no_progress(run, monkeypatch):
+  def iterdir(path):
+    raise OSError(f"{path}: Stale file handle")
+
+  monkeypatch.setattr(type(autoresume.epath.Path("/")), "iterdir", iterdir)
+  status, runs, lines = run("1+ 1+ 1+ 0", "--max_failures=3")
+  assert (status, runs) == (1, 3)
+  unread = [line for line in lines if "Stale file handle" in line]
+  assert len(unread) == 3 and "counts as no progress" in unread[0]
+  assert "gives up after 3 failures" in lines[-1]
+
+
 @pytest.mark.parametrize(
   ["flags", "message"],
   [
@@ -179,3 +191,17 @@ def test_a_signal_between_two_starts_ends_at_once(tmp_path):
   running.send_signal(signal.SIGTERM)
   assert running.wait(timeout=30) == os.EX_TEMPFAIL
   assert (tmp_path / "starts").read_text() == "start "
+
+
+def test_a_signal_that_does_not_stop_is_not_kept_for_the_next_start(tmp_path):
+  running = start(tmp_path, os.EX_TEMPFAIL, "--backoff_seconds=2")
+  wait_for(tmp_path / "starts", "start ")
+  child = pathlib.Path(f"/proc/{running.pid}/task/{running.pid}/children")
+  os.kill(int(child.read_text()), signal.SIGKILL)
+  wait_for(tmp_path / "said", "starts again in 2 s")
+  running.send_signal(signal.SIGUSR1)
+  wait_for(tmp_path / "starts", "start start ")
+  running.send_signal(signal.SIGTERM)
+  assert running.wait(timeout=30) == os.EX_TEMPFAIL
+  assert (tmp_path / "ends").read_text() == f"{signal.SIGTERM} "
+  assert "status 138" not in (tmp_path / "said").read_text()

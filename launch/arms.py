@@ -6,7 +6,6 @@ DIR/arms/NAME/arm.log   the output of all its commands
 """
 
 import contextlib
-import fcntl
 import os
 import pathlib
 import signal
@@ -16,7 +15,7 @@ import time
 
 import launch
 from launch import measure
-from t5x_lite.files import json_text
+from t5x_lite.files import json_text, lock
 from t5x_lite.files.slow import announced
 
 _POLL_SECONDS = 0.2
@@ -55,16 +54,13 @@ class Arm:
         lock, so it is held while one runs, even if its parent was killed.)
     """
     self.path.mkdir(parents=True, exist_ok=True)
-    self._lock = (self.path / "lock").open("w")
     try:
-      fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      self._lock.close()
+      # None where there is no flock: `train` holds its directory by a lease.
+      self._lock = lock.flocked(self.path / "lock")
+    except lock.Held:
       raise ValueError(
         f"arm {self.name} is already being run by another process"
       ) from None
-    except OSError:  # No flock here: `train` holds its directory by a lease.
-      pass
     self._left = [
       words for run in self._runs if not run.done for words in run.commands
     ]
@@ -78,7 +74,8 @@ class Arm:
       self._process = subprocess.Popen(
         self._left.pop(0),
         stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-        pass_fds=[self._lock.fileno()], env=os.environ | {"PYTHONPATH": paths},
+        pass_fds=[self._lock.fileno()] if self._lock else [],
+        env=os.environ | {"PYTHONPATH": paths},
         start_new_session=True,
       )  # fmt: skip
 
@@ -89,7 +86,7 @@ class Arm:
       self._start_next()
       return None
     if status is not None:
-      self._lock.close()
+      self._unlock()
     return status
 
   def stop(self):
@@ -97,10 +94,15 @@ class Arm:
     with contextlib.suppress(ProcessLookupError):
       os.killpg(self._process.pid, signal.SIGTERM)
     self._process.wait()
-    self._lock.close()
-    # Also wait for its child processes, which hold the lock while they run.
-    with (self.path / "lock").open("w") as lock:
-      fcntl.flock(lock, fcntl.LOCK_EX)
+    if self._lock:
+      self._unlock()
+      # Also wait for its child processes, which hold the lock while they run.
+      self._lock = lock.flocked(self.path / "lock", wait=True)
+      self._unlock()
+
+  def _unlock(self):
+    if self._lock:
+      self._lock.close()
 
 
 class _Run:

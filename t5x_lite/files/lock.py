@@ -50,7 +50,7 @@ def exclusive(path: epath.PathLike, *, wait: bool = False) -> Iterator[None]:
   """
   path = epath.Path(path)
   holder = f"process {os.getpid()} on {socket.gethostname()}"
-  file = None if "://" in str(path) else _flocked(path, wait)
+  file = None if "://" in str(path) else flocked(path, wait=wait)
   if file is None:
     try:
       with lease.held(path, holder, wait=wait):
@@ -69,8 +69,21 @@ def exclusive(path: epath.PathLike, *, wait: bool = False) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def _flocked(path: epath.Path, wait: bool) -> IO[str] | None:
-  """Returns the file once it is locked, or None where there is no flock."""
+def flocked(path: epath.PathLike, *, wait: bool = False) -> IO[str] | None:
+  """Locks a local file by flock, for this process and those that inherit it.
+
+  Args:
+    path: the lock file; it is made if it is missing.
+    wait: whether to wait for another holder's end.
+
+  Returns:
+    The open file, or None where there is no flock.
+
+  Raises:
+    Held: another process holds it, and `wait` is False.
+    ValueError: the folder cannot be written to.
+  """
+  path = epath.Path(path)
   while True:
     try:
       file = open(path, "a+")

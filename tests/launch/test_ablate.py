@@ -1,5 +1,6 @@
 """Studies are planned, run in processes of their own, resumed and reported."""
 
+import errno
 import json
 import os
 import pathlib
@@ -223,6 +224,22 @@ def test_an_arm_that_runs_elsewhere_is_left_alone(tmp_path):
   one.stop()
   two.start()
   two.stop()
+
+
+def test_arms_are_all_stopped_where_there_is_no_flock(tmp_path, monkeypatch):
+  def flock(file, how):
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+  monkeypatch.setattr(lock.fcntl, "flock", flock)
+  made = [arm(tmp_path, "sleep 60", name=name) for name in ("one", "two")]
+
+  def interrupt():
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(made[1], "poll", interrupt)
+  with pytest.raises(KeyboardInterrupt):
+    arms.run_all(made, 2, print)
+  assert [one._process.returncode for one in made] == [-signal.SIGTERM] * 2
 
 
 def run_study(folder, *, kill_when=None):

@@ -1,10 +1,10 @@
 """Ends this process when another one of its run is lost.
 
-Where a computation fails for want of the other, the process ends at once with
-one line and status 69, EX_UNAVAILABLE of sysexits.h. Where a computation waits
-instead, or process 0 is the one that is lost, JAX's coordination service aborts
-the process (status 134) after the time that it allows for a missing heartbeat;
-the abort is in C++, and no handler of Python's runs.
+If a computation fails because another process is gone, this one ends at once
+with one line and status 69, EX_UNAVAILABLE of sysexits.h. If a computation
+waits instead, or process 0 is the one that is lost, JAX's coordination service
+aborts the process (status 134) after the time that it allows for a missing
+heartbeat; the abort is in C++, and no handler of Python's runs.
 """
 
 import os

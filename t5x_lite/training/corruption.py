@@ -23,7 +23,7 @@ from t5x_lite.model import Batch
 from t5x_lite.training import checksums
 from t5x_lite.training.step import Metrics, TrainState
 
-_ADVICE = "do not trust these devices, and go on from a checkpoint of before"
+_ADVICE = "do not trust these devices, and go on from an earlier checkpoint"
 
 
 class CheckedStep:

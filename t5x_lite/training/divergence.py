@@ -17,7 +17,7 @@ from t5x_lite.training.step import Metrics
 # Steps that may be in flight before the host waits for the oldest.
 _STEPS_AHEAD = 2
 _ADVICE = (
-  "lower the learning rate, and start again from a checkpoint of before "
+  "lower the learning rate, and start again from an earlier checkpoint "
   "(Run.warm_start); the newest one may be broken already"
 )
 

@@ -44,7 +44,7 @@ class Profile:
 
   @contextlib.contextmanager
   def listening(self) -> Iterator["Profile"]:
-    """Takes SIGUSR1 as a wish, meanwhile, rather than end the process."""
+    """Meanwhile, SIGUSR1 requests a profile instead of ending the process."""
     previous = signal.signal(SIGNAL, self._note)
     # Library code must not see its system calls fail.
     signal.siginterrupt(SIGNAL, False)

@@ -52,7 +52,7 @@ class Watchdog:
     print(
       f"t5x_lite: {self._what} in {self._seconds:g} s "
       "(Run.batch_timeout_seconds): the stacks above say where each thread "
-      f"waits; ends with status {EXIT_STATUS}",
+      f"waits; exiting with status {EXIT_STATUS}",
       file=sys.stderr,
       flush=True,
     )

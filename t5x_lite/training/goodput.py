@@ -99,10 +99,11 @@ class Clock:
 
   def describe(self) -> str:
     """Returns a line with the time and the shares that are not zero."""
-    total = self.run_seconds
+    times = self.seconds()
+    total = sum(times.values())
     shares = ", ".join(
       f"{state.replace('_', ' ')} {seconds / total:.1%}"
-      for state, seconds in self.seconds().items()
+      for state, seconds in times.items()
       if seconds / total >= 5e-4
     )
     return f"{total:,.0f} s in all: {shares}"

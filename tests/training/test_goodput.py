@@ -1,5 +1,6 @@
 """A run's time is divided among what it went into, over all its starts."""
 
+import itertools
 import json
 import shutil
 import time
@@ -45,6 +46,12 @@ def test_each_state_gets_the_time_spent_in_it(now):
   assert clock.describe() == (
     "15 s in all: steps 40.0%, compile 13.3%, evaluation 26.7%, restart 20.0%"
   )
+
+
+def test_a_description_is_of_one_moment(monkeypatch):
+  # Each reading of the clock is a second later than the one before.
+  monkeypatch.setattr(goodput.time, "perf_counter", itertools.count().__next__)
+  assert goodput.Clock().describe() == "1 s in all: restart 100.0%"
 
 
 @pytest.mark.parametrize("busy", [False, True])

@@ -7,6 +7,7 @@ of each process watches for these signals, and tells the other processes by
 JAX's coordination service.
 """
 
+import contextlib
 import ctypes
 import os
 import select
@@ -44,20 +45,23 @@ class _Watch:
     self._jax_handler = _take_jax_handler()
     # By the pipe, the thread learns of a signal while the main thread waits.
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    self._noted: list[int] = []
     self._previous = {
-      one: signal.signal(one, lambda *ignored: None) for one in self._signals
+      one: signal.signal(one, lambda number, _: self._noted.append(number))
+      for one in self._signals
     }
     self._poll_seconds = _POLL_SECONDS
     threading.Thread(target=self._run, daemon=True).start()
 
-  def finish(self) -> None:
+  def finish(self) -> list[int]:
     """Leaves signals to others from now on; goes on to ask for theirs."""
     signal.set_wakeup_fd(-1)
+    self._signals = []  # The thread ends this process for no signal to it now.
     for one, handler in self._previous.items():
       signal.signal(one, handler)
     _libc.signal(signal.SIGTERM, self._jax_handler)
-    self._signals = []
     self._poll_seconds = _TRAINING_POLL_SECONDS
+    return self._noted
 
   def _run(self) -> None:
     while True:
@@ -65,7 +69,9 @@ class _Watch:
       got = os.read(self._reader, 64) if ready else b""
       for number in got:
         if number in self._signals:
-          self._joined.client.key_value_set(_KEY, str(number), True)
+          # Without process 0, the others cannot be told, and learn of its loss.
+          with contextlib.suppress(AttributeError, jax.errors.JaxRuntimeError):
+            self._joined.client.key_value_set(_KEY, str(number), True)
           _end(number, "told to end", wait=self._joined.process_id == 0)
       try:
         number = int(self._joined.client.key_value_try_get(_KEY))
@@ -91,8 +97,8 @@ def _take_jax_handler() -> int | None:
 def _end(number, why, *, wait):
   name = signal.Signals(number).name
   print(
-    f"t5x_lite: {why} ({name}) while the run was starting: all its processes "
-    "end, and nothing was saved",
+    f"t5x_lite: {why} ({name}): all processes of this run end; no checkpoint "
+    "was saved",
     file=sys.stderr,
     flush=True,
   )
@@ -111,9 +117,14 @@ def watch() -> None:
   _watch = _Watch()
 
 
-def finish() -> None:
-  """Ends the start: from now on, training handles signals."""
+def finish() -> list[int]:
+  """Ends the start: from now on, training handles signals.
+
+  Returns:
+    The signals that came too late to end the start; the caller sends them again
+    once it handles them.
+  """
   global _watch
-  if _watch is not None:
-    _watch.finish()
-    _watch = None
+  late = _watch.finish() if _watch is not None else []
+  _watch = None
+  return late

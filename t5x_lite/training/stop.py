@@ -26,7 +26,7 @@ class Stop:
     self.signal: int | None = None
 
   def __enter__(self) -> "Stop":
-    starting.finish()
+    late = starting.finish()
     # With several processes, JAX handles SIGTERM, so that all stop at one step.
     self._many_processes = jax.process_count() > 1
     signals = (
@@ -39,6 +39,8 @@ class Stop:
     caught = (s for s in signals if signal.getsignal(s) is not signal.SIG_IGN)
     self._previous = {s: signal.signal(s, self._note) for s in caught}
     self._watch = preemption.Watch(self._preempted)
+    for number in late:
+      os.kill(os.getpid(), number)
     return self
 
   def _note(self, number: int, frame: Any) -> None:

@@ -115,7 +115,7 @@ def test_a_saved_configuration_finds_the_modules_again(mine, tmp_path):
 
 def test_search_paths_hold_modules_and_flags_need_no_import(mine):
   folder, name = mine
-  config.load([], [f"{name}.Thing.size=4"], [folder])
+  config.load([], [f"{name}.Thing.size=4"], [str(folder)])
   assert size(name) == 4
 
 

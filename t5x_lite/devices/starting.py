@@ -72,12 +72,12 @@ class _Watch:
           # Without process 0, the others cannot be told, and learn of its loss.
           with contextlib.suppress(AttributeError, jax.errors.JaxRuntimeError):
             self._joined.client.key_value_set(_KEY, str(number), True)
-          _end(number, "told to end", wait=self._joined.process_id == 0)
+          _end(number, "told to end", seconds=3 * _POLL_SECONDS)
       try:
         number = int(self._joined.client.key_value_try_get(_KEY))
       except (AttributeError, jax.errors.JaxRuntimeError):
         continue  # Nobody was told to, or this process has left the others.
-      _end(number, "another process was told to end", wait=False)
+      _end(number, "another process was told to end")
 
 
 def _take_jax_handler() -> int | None:
@@ -94,7 +94,10 @@ def _take_jax_handler() -> int | None:
     time.sleep(0.01)
 
 
-def _end(number, why, *, wait):
+def _end(number, why, *, seconds=0.0):
+  """Ends this process, after the time that the others need to learn of it."""
+  # They may end before: what then fails in the main thread is no news.
+  sys.excepthook = lambda *ignored: time.sleep(60)
   name = signal.Signals(number).name
   print(
     f"t5x_lite: {why} ({name}): all processes of this run end; no checkpoint "
@@ -102,8 +105,7 @@ def _end(number, why, *, wait):
     file=sys.stderr,
     flush=True,
   )
-  if wait:  # The others ask this process.
-    time.sleep(3 * _POLL_SECONDS)
+  time.sleep(seconds)
   # The usual end would wait for the others.
   os._exit(os.EX_TEMPFAIL if number == signal.SIGTERM else 128 + number)
 

@@ -1,5 +1,6 @@
 """Whole runs through the command line: train, resume, evaluate, infer."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -271,9 +272,10 @@ def test_parameters_of_many_devices_are_read_on_others(capsys):
   assert session._on_these_devices(same) == same
 
 
+@contextlib.contextmanager
 def two_processes(folder, model_dir, *flags, before=(), **environment):
-  """Starts a training run of two processes on two devices each."""
-  return subprocess.Popen(
+  """Trains in two processes of two devices each, until the block ends."""
+  run = subprocess.Popen(
     [
       *before, "bash", str(ROOT / "launch" / "local.sh"), "--processes=2",
       "--devices=2", f"--logs={model_dir}-logs", "--", "train",
@@ -282,6 +284,14 @@ def two_processes(folder, model_dir, *flags, before=(), **environment):
     env=os.environ | {"T5X_LITE_VENV": sys.prefix} | environment,
     cwd=ROOT,
   )  # fmt: skip
+  try:
+    yield run
+  finally:
+    run.kill()
+    for entry in pathlib.Path("/proc").iterdir():
+      if f"--model_dir={model_dir}\0" in _read(entry / "cmdline"):
+        with contextlib.suppress(ProcessLookupError):
+          os.kill(int(entry.name), signal.SIGKILL)
 
 
 ENDLESS = (
@@ -313,7 +323,8 @@ def second_process(model_dir):
 @pytest.mark.slow
 def test_two_processes_train_one_model(folder):
   model_dir = folder / "two"
-  assert two_processes(folder, model_dir).wait(timeout=900) == 0
+  with two_processes(folder, model_dir) as run:
+    assert run.wait(timeout=900) == 0
   record = json.loads((model_dir / "run.json").read_text())
   assert record["processes"] == 2
   assert record["devices"] == "4 x cpu"
@@ -323,11 +334,11 @@ def test_two_processes_train_one_model(folder):
 @pytest.mark.slow
 def test_ctrl_c_in_one_process_stops_all_at_one_step(folder):
   model_dir = folder / "stopped"
-  run = two_processes(folder, model_dir, *ENDLESS)
-  metrics = model_dir / "metrics.jsonl"
-  wait_until(run, lambda: metrics.exists() and steps(model_dir))
-  os.kill(second_process(model_dir), signal.SIGINT)
-  assert run.wait(timeout=300) == 128 + signal.SIGINT
+  with two_processes(folder, model_dir, *ENDLESS) as run:
+    metrics = model_dir / "metrics.jsonl"
+    wait_until(run, lambda: metrics.exists() and steps(model_dir))
+    os.kill(second_process(model_dir), signal.SIGINT)
+    assert run.wait(timeout=300) == 128 + signal.SIGINT
   (saved,) = (model_dir / "checkpoints").iterdir()
   assert int(saved.name) == steps(model_dir)[-1]
 
@@ -337,33 +348,35 @@ def test_a_preempted_run_and_one_that_lost_a_process_are_started_again(folder):
   model_dir = folder / "again"
   logs = pathlib.Path(f"{model_dir}-logs")
   entries = {"preempted": "FALSE"}
-  with metadata_server.serving(entries) as address:
-    run = two_processes(
+  with (
+    metadata_server.serving(entries) as address,
+    two_processes(
       folder, model_dir, *ENDLESS,
       before=(sys.executable, "-m", "launch.autoresume",
               "--backoff_seconds=4", "--"),
-      GCE_METADATA_IP=address, T5X_LITE_HEARTBEAT_SECONDS="20",
-    )  # fmt: skip
+      GCE_METADATA_IP=address, T5X_LITE_HEARTBEAT_SECONDS="60",
+    ) as run,
+  ):  # fmt: skip
     metrics = model_dir / "metrics.jsonl"
     wait_until(run, lambda: metrics.exists() and steps(model_dir))
     entries["preempted"] = "TRUE"  # Both processes read it, not at one time.
     wait_until(run, lambda: "resuming after" in _read(logs / "0.err"))
-  (saved,) = map(int, names(model_dir / "checkpoints"))
-  wait_until(run, lambda: steps(model_dir)[-1] > saved)
-  begun = time.monotonic()
-  os.kill(second_process(model_dir), signal.SIGKILL)
-  lost = "another process of this run has ended"
-  wait_until(run, lambda: lost in _read(logs / "0.err"))
-  assert time.monotonic() - begun < 20
-  start = f"resuming after step {saved} "
-  wait_until(run, lambda: start in _read(logs / "0.err"))
-  # Before the next checkpoint, so what was lost is trained again.
-  assert steps(model_dir)[-1] >= saved
-  lines = metrics.read_bytes
-  begun = len(lines())
-  wait_until(run, lambda: len(lines()) > begun)
-  run.send_signal(signal.SIGTERM)
-  assert run.wait(timeout=300) == os.EX_TEMPFAIL
+    (saved,) = map(int, names(model_dir / "checkpoints"))
+    wait_until(run, lambda: steps(model_dir)[-1] > saved)
+    begun = time.monotonic()
+    os.kill(second_process(model_dir), signal.SIGKILL)
+    lost = "another process of this run has ended"
+    wait_until(run, lambda: lost in _read(logs / "0.err"))
+    assert time.monotonic() - begun < 60
+    start = f"resuming after step {saved} "
+    wait_until(run, lambda: start in _read(logs / "0.err"))
+    # Before the next checkpoint, so what was lost is trained again.
+    assert steps(model_dir)[-1] >= saved
+    lines = metrics.read_bytes
+    begun = len(lines())
+    wait_until(run, lambda: len(lines()) > begun)
+    run.send_signal(signal.SIGTERM)
+    assert run.wait(timeout=300) == os.EX_TEMPFAIL
   # Preempted by a notice, and by SIGTERM: what was lost between is no step.
   assert len(names(model_dir / "checkpoints")) == 2
   assert steps(model_dir) == list(range(1, steps(model_dir)[-1] + 1))

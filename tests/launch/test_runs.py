@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import pathlib
-import re
 import shutil
 import signal
 import subprocess
@@ -371,9 +370,7 @@ def test_a_preempted_run_and_one_that_lost_a_process_are_started_again(folder):
     (saved,) = map(int, names(model_dir / "checkpoints"))
     wait_until(run, lambda: steps(model_dir)[-1] > saved)
     os.kill(second_process(model_dir), signal.SIGKILL)
-    # By itself, or by JAX's abort, whichever comes first.
-    lost = re.compile(r"autoresume: crashed \(status (69|134)")
-    wait_until(run, lambda: lost.search(said()))
+    wait_until(run, lambda: "autoresume: crashed (status " in said())
     start = f"resuming after step {saved} "
     wait_until(run, lambda: said().count(start) == 2)
     # Before the next checkpoint, so what was lost is trained again.

@@ -72,12 +72,30 @@ class _Watch:
           # Without process 0, the others cannot be told, and learn of its loss.
           with contextlib.suppress(AttributeError, jax.errors.JaxRuntimeError):
             self._joined.client.key_value_set(_KEY, str(number), True)
-          _end(number, "told to end", seconds=3 * _POLL_SECONDS)
+          self._end(number, "told to end", polls=2)
       try:
         number = int(self._joined.client.key_value_try_get(_KEY))
       except (AttributeError, jax.errors.JaxRuntimeError):
         continue  # Nobody was told to, or this process has left the others.
-      _end(number, "another process was told to end")
+      self._end(number, "another process was told to end", polls=0)
+
+  def _end(self, number, why, *, polls):
+    """Ends this process, once the others have had time to ask `polls` times.
+
+    Process 0, which they ask, ends last.
+    """
+    # Others may end before: what then fails in the main thread is no news.
+    sys.excepthook = lambda *ignored: time.sleep(60)
+    print(
+      f"t5x_lite: {why} ({signal.Signals(number).name}): all processes of this "
+      "run end; no checkpoint was saved",
+      file=sys.stderr,
+      flush=True,
+    )
+    polls = 4 if self._joined.process_id == 0 else polls
+    time.sleep(polls * _POLL_SECONDS)
+    # The usual end would wait for the others.
+    os._exit(os.EX_TEMPFAIL if number == signal.SIGTERM else 128 + number)
 
 
 def _take_jax_handler() -> int | None:
@@ -92,22 +110,6 @@ def _take_jax_handler() -> int | None:
     if handler or time.monotonic() > end:
       return handler
     time.sleep(0.01)
-
-
-def _end(number, why, *, seconds=0.0):
-  """Ends this process, after the time that the others need to learn of it."""
-  # They may end before: what then fails in the main thread is no news.
-  sys.excepthook = lambda *ignored: time.sleep(60)
-  name = signal.Signals(number).name
-  print(
-    f"t5x_lite: {why} ({name}): all processes of this run end; no checkpoint "
-    "was saved",
-    file=sys.stderr,
-    flush=True,
-  )
-  time.sleep(seconds)
-  # The usual end would wait for the others.
-  os._exit(os.EX_TEMPFAIL if number == signal.SIGTERM else 128 + number)
 
 
 _watch: _Watch | None = None

@@ -23,7 +23,7 @@ from etils import epath
 
 import t5x_lite
 from launch import config
-from t5x_lite.files import disk, json_text, lock
+from t5x_lite.files import disk, json_text, lock, trees
 
 CONFIG = "config.gin"
 OPERATIVE = "operative_config.gin"
@@ -117,11 +117,9 @@ class RunDirectory:
       changed = [f"{path}: {difference}" for path, difference in free.items()]
       refused = [f"{p} is {d}" for p, d in found.items() if p not in free]
       if refused:
-        more = len(refused) - 4
-        tail = f"; and {more} more" if more > 0 else ""
         raise ValueError(
           f"--model_dir={self.path} has a run of another configuration: "
-          f"{'; '.join(refused[:4])}{tail}; give another --model_dir, or "
+          f"{trees.listed(refused, 4, '; ')}; give another --model_dir, or "
           "delete that one"
         )
     try:

@@ -17,7 +17,7 @@ from etils import epath
 
 from t5x_lite.data import task_examples
 from t5x_lite.data.reader import Reader
-from t5x_lite.files import disk, json_text
+from t5x_lite.files import disk, json_text, trees
 
 _FILE = "text.json"
 # A file up to their size is read whole.
@@ -69,12 +69,10 @@ def check(record: Record, model_dir: str, *, allow: bool = False) -> None:
   ]
   if changes:
     changes = list(dict.fromkeys(changes))  # Tasks may share files.
-    more = len(changes) - _LISTED
-    tail = f"; and {more} more" if more > 0 else ""
     raise ValueError(
       f"the text of the run in {model_dir} has changed since its last start: "
-      f"{'; '.join(changes[:_LISTED])}{tail}. Restore it, or go on with other "
-      "examples by train --allow_changed_data (allow_changed_data=True)"
+      f"{trees.listed(changes, _LISTED, '; ')}. Restore it, or go on with "
+      "other examples by train --allow_changed_data (allow_changed_data=True)"
     )
 
 

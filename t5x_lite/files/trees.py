@@ -45,8 +45,8 @@ def differences(
   return lines
 
 
-def listed(lines: Sequence[str], shown: int = 8) -> str:
-  """Joins the first lines by commas, and counts the others."""
+def listed(lines: Sequence[str], shown: int = 8, separator: str = ", ") -> str:
+  """Joins the first lines, and counts the others."""
   more = len(lines) - shown
   tail = [f"and {more} more"] if more > 0 else []
-  return ", ".join([*lines[:shown], *tail])
+  return separator.join([*lines[:shown], *tail])

@@ -63,7 +63,8 @@ def test_the_bytes_of_a_step_are_what_describe_predicts(run):
   found = costs.describe(given.pop("model"), **given, platform="tpu")
   total = found["bytes"]["total"] / 2**30
   expected = [total, *(total / chips for chips in (16, 32, 8, 16))]
-  assert stated == pytest.approx(expected, abs=0.6, rel=0.01)
+  # Other versions of JAX keep other values for the backward pass: 2% here.
+  assert stated == pytest.approx(expected, abs=0.6, rel=0.03)
 
 
 def test_the_image_has_what_the_package_needs():

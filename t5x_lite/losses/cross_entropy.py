@@ -4,12 +4,14 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from t5x_lite import checks
 from t5x_lite.losses.classification import class_targets, class_terms
 from t5x_lite.losses.terms import Term, Terms
+from t5x_lite.nn import sharding
 from t5x_lite.nn.heads import Head
 
 NORMALIZERS = ("target_tokens", "all_tokens", "sequences")
@@ -30,8 +32,8 @@ class CrossEntropy:
     normalizer: what a batch's loss is divided by: "target_tokens" (the sum of
       the loss weights), "all_tokens" (rows x length) or "sequences" (each
       row's loss is the mean over its own tokens).
-    chunk_tokens: logits are made for about this many tokens at a time, and
-      their gradient at once with them; None makes all [B, T, V].
+    chunk_tokens: a device makes logits for about this many of its tokens at a
+      time, and their gradient at once with them; None makes all [B, T, V].
     class_weight: coefficient of the classifier's cross-entropy, where a batch
       has `class_targets` (BERT's next sentence).
   """
@@ -149,11 +151,11 @@ class CrossEntropy:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _sums(spec, soft_cap, weights_of_head, *batch):
-  return _scan(spec, soft_cap, weights_of_head, *batch, False)[0]
+  return _over_shards(spec, soft_cap, weights_of_head, batch, False)[0]
 
 
 def _sums_forward(spec, soft_cap, weights_of_head, *batch):
-  return _scan(spec, soft_cap, weights_of_head, *batch, True)
+  return _over_shards(spec, soft_cap, weights_of_head, batch, True)
 
 
 def _sums_backward(spec, soft_cap, gradients, cotangents):
@@ -166,6 +168,46 @@ def _sums_backward(spec, soft_cap, gradients, cotangents):
 _sums.defvjp(_sums_forward, _sums_backward)
 
 
+def _over_shards(spec, soft_cap, head, batch, gradients):
+  """Has each device walk over the chunks of its own rows.
+
+  Chunks of the global batch would make every device gather the head, and add
+  up its gradient with all others, once a chunk: here it is once a step.
+  """
+  rows = len(batch[0])
+  axes = sharding.mesh_axes("batch")
+  number = sharding.shards(axes)
+  # The precision in which it is used, so that half the bytes are gathered.
+  head = (head[0].astype(batch[0].dtype), head[1])
+  if number == 1 or rows % number:
+    return _scan(spec, soft_cap, head, *batch, gradients)
+
+  def cut(x):
+    x = x.reshape(number, rows // number, *x.shape[1:])
+    return nn.with_logical_constraint(x, ("batch", *(None,) * (x.ndim - 1)))
+
+  head = _constrained(head, None)
+  # Each device adds up a gradient of the whole head for its own rows.
+  scan = functools.partial(_scan, spec, soft_cap, head, gradients=gradients)
+  shards = jax.vmap(scan, spmd_axis_name=tuple(axes))
+  sums, found = shards(*(cut(x) for x in batch))
+  sums = jax.tree.map(jnp.sum, sums)
+  if not gradients:
+    return sums, found
+  dhead, dhidden = found
+  dhead = jax.tree.map(lambda x: jnp.sum(x, axis=0), dhead)
+  dhidden = dhidden.reshape(rows, *dhidden.shape[2:])
+  return sums, (_constrained(dhead, "embed"), dhidden)
+
+
+def _constrained(head, embed):
+  """Shards the kernel and bias of a head, its D as the axis `embed` is."""
+  kernel_DV, bias_V = head
+  if bias_V is not None:
+    bias_V = nn.with_logical_constraint(bias_V, ("vocab",))
+  return nn.with_logical_constraint(kernel_DV, (embed, "vocab")), bias_V
+
+
 def _scan(
   spec, soft_cap, head, hidden_BTD, targets, weights, counted, gradients
 ):
@@ -176,7 +218,6 @@ def _scan(
   """
   batch, length, _ = hidden_BTD.shape
   number, size = spec.pieces(batch, length)
-  kernel = head[0].astype(hidden_BTD.dtype)
   logits_of = Head(*head, soft_cap)
 
   def cut(x):
@@ -196,12 +237,16 @@ def _scan(
     dbias = None if head[1] is None else jnp.sum(dlogits, axis=(0, 1))
     dlogits = dlogits.astype(hidden.dtype)
     rows, drows = (x.reshape(-1, x.shape[-1]) for x in (hidden, dlogits))
-    dhidden = (drows @ kernel.T).reshape(hidden.shape)
+    dhidden = (drows @ head[0].T).reshape(hidden.shape)
     dkernel = jnp.matmul(rows.T, drows, preferred_element_type=jnp.float32)
     return jax.tree.map(jnp.add, dhead, (dkernel, dbias)), (sums, dhidden)
 
   xs = tuple(cut(x) for x in (hidden_BTD, targets, weights, counted))
-  dhead = jax.tree.map(jnp.zeros_like, head) if gradients else None
+  dhead = None
+  if gradients:
+    # float32: a sum over all tokens.
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), head)
+    dhead = _constrained(zeros, None)
   if number == 1:
     dhead, (sums, dhidden) = piece(dhead, jax.tree.map(lambda x: x[0], xs))
   else:

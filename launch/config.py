@@ -17,7 +17,13 @@ import gin
 from etils import epath
 
 import t5x_lite
-from launch import gin_errors, gin_types, recorded_gin, user_modules
+from launch import (
+  gin_errors,
+  gin_types,
+  platform_macros,
+  recorded_gin,
+  user_modules,
+)
 from launch.gin_errors import ConfigError
 from t5x_lite.files import disk
 from t5x_lite.files.near_names import did_you_mean, near
@@ -58,7 +64,16 @@ def shipped_folder() -> pathlib.Path:
   return inside if inside.is_dir() else package.parent
 
 
-def load(files=(), bindings=(), search_paths=(), *, recorded=None, allowed=()):
+def load(
+  files=(),
+  bindings=(),
+  search_paths=(),
+  *,
+  recorded=None,
+  allowed=(),
+  accelerator=False,
+  started_with=None,
+):
   """Replaces gin's configuration by what the files and bindings say.
 
   Both `gin/models/palm/tiny.gin` and `models/palm/tiny.gin` name a shipped
@@ -74,6 +89,8 @@ def load(files=(), bindings=(), search_paths=(), *, recorded=None, allowed=()):
     recorded: the config.gin of a run directory, read first. Unlike `files`, it
       is not trusted (recorded_gin.py).
     allowed: modules that `recorded` may import besides our own.
+    accelerator, started_with: what settles macros that say "auto"
+      (platform_macros.py).
 
   Raises:
     ConfigError: an unknown file, module, configurable or parameter; a value
@@ -102,6 +119,7 @@ def load(files=(), bindings=(), search_paths=(), *, recorded=None, allowed=()):
       gin.parse_config_file(str(file))
   if bindings:
     _parse_bindings([_binding(binding) for binding in bindings])
+  platform_macros.settle(accelerator=accelerator, started_with=started_with)
   gin_types.check()
   with gin_errors.explained():
     gin.finalize()

@@ -72,6 +72,11 @@ def _append(name, value, separator):
   os.environ[name] = f"{given}{separator}{value}" if given else value
 
 
+def has_accelerator() -> bool:
+  """Returns whether this process computes on something else than a CPU."""
+  return not _cpu_only()
+
+
 def _cpu_only() -> bool:
   """Returns whether JAX can only use the CPU, without importing it."""
   platforms = os.environ.get("JAX_PLATFORMS")

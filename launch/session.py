@@ -14,7 +14,7 @@ def load(values):
   Without --gin_file, the one that --model_dir was trained with.
   """
   recorded = None
-  if not values.gin_file and "model_dir" in values and values.model_dir:
+  if not values.gin_file and _names_run(values):
     recorded = _recorded(values.model_dir)
     if recorded is None:
       raise ValueError(
@@ -36,6 +36,10 @@ def load_on_top(values):
     load(values)
 
 
+def _names_run(values) -> bool:
+  return "model_dir" in values and bool(values.model_dir)
+
+
 def _recorded(model_dir) -> epath.Path | None:
   """Returns the file with a run's configuration, if there is one."""
   path = epath.Path(model_dir) / rundir.CONFIG
@@ -50,6 +54,8 @@ def _read(values, recorded):
       values.gin_search_paths,
       recorded=recorded,
       allowed=values.allow_import if recorded else (),
+      accelerator=environment.has_accelerator(),
+      started_with=_recorded(values.model_dir) if _names_run(values) else None,
     )
 
 

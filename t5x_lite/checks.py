@@ -148,6 +148,10 @@ def refusal(value: Any, kind: Any) -> Refusal | None:
     return found
   if origin in (typing.Union, types.UnionType):
     return _refusal_of_union(value, kind, arguments)
+  if origin is typing.Literal:
+    if isinstance(value, _PLAIN) and value in arguments:
+      return None
+    return Refusal("", _shown(value), f"must be of type {named(kind)}")
   if origin in _LISTS and _is_list(value):
     return _refusal_of_list(value, kind, origin, arguments)
   if origin in _MAPPINGS and isinstance(value, collections.abc.Mapping):
@@ -251,6 +255,8 @@ def named(kind) -> str:
     return named(arguments[0])
   if origin in (typing.Union, types.UnionType):
     return " | ".join(map(named, arguments))
+  if origin is typing.Literal:
+    return " | ".join(map(repr, arguments))
   if kind is type(None) or kind is Ellipsis:
     return "None" if kind is not Ellipsis else "..."
   if origin is not None and origin is not collections.abc.Callable:

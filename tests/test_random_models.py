@@ -138,7 +138,7 @@ def random_model(seed: int) -> Model:
       input_norm=one_of(None, norm()),
       final_norm=one_of(None, norm()),
       scan=flag(),
-      remat=one_of(None, "full", "dots"),
+      remat=one_of(None, "full", "dots", "context"),
       **settings,
     )
 

@@ -11,11 +11,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from t5x_lite.ablation.study import Budget
-from t5x_lite.accounting import costs
+from t5x_lite.accounting import fitting
 from t5x_lite.data import task_examples, token_counts
 from t5x_lite.data.reader import Reader
 from t5x_lite.data.resolved_task import resolve
@@ -50,13 +49,13 @@ def account(run: Run) -> Account:
   """
   reader = Reader(run.train, run.model.row_format)
   model = run.model.fit_vocabulary(reader.task.vocab_size)
-  described = costs.describe(
+  model, _, described = fitting.fit(
     model,
     batch_size=run.train.batch_size,
     lengths=run.train.lengths,
     optimizer=run.optimizer,
     microbatches=run.microbatches,
-    platform=jax.default_backend(),
+    layout=run.layout,
   )
   counts = _token_counts(reader)
   parameters = described["parameters"]

@@ -21,6 +21,7 @@ def predict(model, params, batch_size, rows, platform) -> int:
   Raises:
     traces.Unreadable: this version of JAX has an unknown program format.
   """
+  model = model_structure.with_settled_remat(model)
   stacks = model_structure.stacks(model)
   scan = any(stack.scan for stack in stacks)
   if platform == "cpu" and not scan:

@@ -177,7 +177,7 @@ _FLOPS = ("forward", "training", "hardware", "training_without_head")
 
 
 def _flops(model, batch_size, rows, microbatches) -> dict:
-  plain = model
+  plain = model = model_structure.with_settled_remat(model)
   if isinstance(model.loss, CrossEntropy):
     # An unchunked loss: the last chunk of a chunked one is padded.
     plain = dataclasses.replace(model, loss=CrossEntropy())

@@ -8,6 +8,7 @@ import dataclasses
 
 import jax
 
+from t5x_lite.nn import remat
 from t5x_lite.nn.stack import Period
 
 _ORDER = ("token_embedding", "encoder", "decoder", "head")
@@ -32,7 +33,7 @@ def traceable(model):
     return layer.clone(**attentions)
 
   return _with_stacks(
-    model,
+    with_settled_remat(model),
     lambda stack: stack.clone(
       scan=True, layer=Period(tuple(map(with_einsum, stack.period)))
     ),
@@ -62,6 +63,26 @@ def repeats(model, names) -> int:
       return stack.num_layers // len(stack.period)
     stack = getattr(stack, name, None)
   return 1
+
+
+def with_settled_remat(model):
+  """Returns the model with what "auto" means where nothing is chosen for it."""
+  return _with_stacks(
+    model,
+    lambda stack: stack.clone(
+      remat=remat.settled(stack.remat, scan=stack.scan)
+    ),
+  )
+
+
+def with_auto_remat(model, policy: str | None):
+  """Returns the model with this policy, or None, where it had "auto"."""
+  return _with_stacks(
+    model,
+    lambda stack: stack.clone(
+      remat=policy if stack.remat == remat.AUTO else stack.remat
+    ),
+  )
 
 
 def without_remat(model):

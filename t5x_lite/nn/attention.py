@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite import checks
-from t5x_lite.nn import attend, contexts
+from t5x_lite.nn import attend, contexts, remat
 from t5x_lite.nn.caches import KVCache
 from t5x_lite.nn.dropout import dropout
 from t5x_lite.nn.linear import Dense, FanIn, Init
@@ -250,7 +250,7 @@ class Attention(nn.Module):
       bias_BNTS = 0 if bias_BNTS is None else bias_BNTS
       bias_BNTS = scale * distance_bias_BNTS + bias_BNTS
     out_BNTH = self.core.attend(self, q_BNTH, kv, context.mask, bias_BNTS)
-    out_BTNH = out_BNTH.swapaxes(1, 2)
+    out_BTNH = remat.context(out_BNTH.swapaxes(1, 2))
     return self.projections.from_heads(out_BTNH, x_BTD.shape[-1]), kv
 
   def empty_cache(self, batch: int, length: int, dtype) -> KVCache:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite import checks
-from t5x_lite.nn import pooling
+from t5x_lite.nn import pooling, remat
 from t5x_lite.nn.attention import Attention
 from t5x_lite.nn.attention_rules import AttentionRule, Full, TokenInfo
 from t5x_lite.nn.caches import (
@@ -27,12 +27,6 @@ from t5x_lite.nn.dropout import dropout
 from t5x_lite.nn.feedforward import FeedForward
 from t5x_lite.nn.positions import NoPosition, PositionEncoding
 
-REMAT_POLICIES = {
-  # Save only the input of each layer, and compute the rest again.
-  "full": None,
-  # Save the outputs of weight matmuls; recompute attention's [T, S] arrays.
-  "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
-}
 PLACEMENTS = ("pre", "post", "sandwich")
 
 
@@ -236,7 +230,8 @@ class Stack(nn.Module):
       (nn/pooling.py); for encoders of rows that are not packed.
     scan: compiles one period and scans it over parameters [L / period, ...]:
       compile time does not grow with L; slower on a CPU.
-    remat: None, or a name in REMAT_POLICIES: what the backward recomputes.
+    remat: what the backward pass computes again: None for nothing, or a policy
+      of nn/remat.py, or "auto".
     dropout_rate: share of the embeddings dropped in training.
     output_dropout_rate: share of the output dropped in training (T5).
   """
@@ -262,7 +257,7 @@ class Stack(nn.Module):
       )
     for layer in self.period:
       layer.check(self.rule, self.position)
-    checks.one_of(self, "remat", (None, *REMAT_POLICIES))
+    checks.one_of(self, "remat", (None, remat.AUTO, *remat.POLICIES))
     # One instance in two places would silently share its parameters.
     if self.final_norm is self.period[0].norm:
       self.final_norm = self.final_norm.clone()
@@ -348,8 +343,8 @@ class Stack(nn.Module):
       )  # fmt: skip
       return layer(x_BTD, layer_cache, context, slot)
 
-    if self.remat is not None:
-      policy = REMAT_POLICIES[self.remat]
+    if (name := remat.settled(self.remat, scan=self.scan)) is not None:
+      policy = remat.POLICIES[name]
       run = nn.remat(run, policy=policy, prevent_cse=not self.scan)
 
     self.sow("probes", "input", x_BTD)

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from t5x_lite.accounting import costs
-from t5x_lite.devices import matmul_peak, memory
+from t5x_lite.accounting import fitting
+from t5x_lite.devices import matmul_peak
 from t5x_lite.devices.layout import Layout
 from t5x_lite.files.slow import announced
 from t5x_lite.model import Model
@@ -26,7 +26,7 @@ def bench(
   batch_size: int,
   lengths: Mapping[str, int],
   steps: int = 5,
-  microbatches: int = 1,
+  microbatches: int | str = 1,
   layout: Layout | None = None,
 ) -> dict[str, Any]:
   """Times complete training steps: forward, backward and update.
@@ -48,12 +48,11 @@ def bench(
     process), "device_mb" (peak memory of the device, None if it has none of its
     own), "compile_s", "parameters", "dtype", "kernel", "device" and "loss".
   """
-  described = costs.describe(
-    model, batch_size=batch_size, lengths=lengths, optimizer=optimizer,
-    microbatches=microbatches, platform=jax.default_backend(),
-  )  # fmt: skip
   layout = layout or Layout()
-  memory.check_memory(described, layout=layout)
+  model, microbatches, described = fitting.fit(
+    model, batch_size=batch_size, lengths=lengths, optimizer=optimizer,
+    microbatches=microbatches, layout=layout,
+  )  # fmt: skip
   transform = optimizer.fit_steps(1000).build(model.logical_axes())
   layout = layout.fit(model.logical_axes(), model.abstract())
   with layout.activate():

@@ -31,7 +31,7 @@ def replay(run: Run, *, model_dir: str, step: int) -> TrainState:
   record, rows = stopped.read(model_dir, step)
   start = record["restart_from_step"]
   setup = Setup(run, model_dir=model_dir)
-  layout = setup.layout
+  run, layout = setup.run, setup.layout
   index, count = layout.data_shard()
   with layout.activate(), Checkpoints(model_dir) as checkpoints:
     batches = setup.reader.batches(process_index=index, process_count=count)

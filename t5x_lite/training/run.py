@@ -5,6 +5,7 @@ It does not import TensorFlow, so that a run can be described without it.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 from t5x_lite import checks
 from t5x_lite.checkpoints import Retention, WarmStart
@@ -29,7 +30,8 @@ class Run:
     total_steps: the total number of updates.
     layout: the mesh of devices and the sharding rules.
     seed: the seed of initialisation and dropout.
-    microbatches: the number of microbatches per batch, to save memory.
+    microbatches: the number of microbatches per batch, to save memory; "auto":
+      the fewest that fit the devices' memory, chosen at each start.
     log_every, eval_every, sample_every, checkpoint_every: do this at every
       multiple of these steps and after the last step; None: never.
     max_skipped_steps: steps in a row whose loss or gradient is not finite,
@@ -55,7 +57,7 @@ class Run:
   eval: Sequence[Data] = ()
   layout: Layout = Layout()
   seed: checks.Seed = 0
-  microbatches: checks.Count = 1
+  microbatches: checks.Count | Literal["auto"] = 1
   log_every: checks.Count = 100
   eval_every: checks.Count | None = 1000
   sample_every: checks.Count | None = None
@@ -72,6 +74,8 @@ class Run:
 
   def __post_init__(self):
     checks.fields(self)
+    if self.microbatches == "auto":
+      return
     if self.train.batch_size % self.microbatches:
       raise ValueError(
         f"batch_size ({self.train.batch_size}) must be divisible by "

@@ -10,13 +10,13 @@ import jax
 import numpy as np
 import optax
 
-from t5x_lite.accounting import costs
+from t5x_lite.accounting import fitting
 from t5x_lite.checkpoints import warm_start
 from t5x_lite.data import vocabulary_record
 from t5x_lite.data.batch_iterator import BatchIterator
 from t5x_lite.data.reader import Reader
 from t5x_lite.data.resolved_task import ResolvedTask
-from t5x_lite.devices import agreement, memory
+from t5x_lite.devices import agreement
 from t5x_lite.devices.layout import Layout
 from t5x_lite.files.slow import announced
 from t5x_lite.model import Model
@@ -30,7 +30,7 @@ class Setup:
   """Holds a run that has been checked and laid out on the devices.
 
   Attributes:
-    run: the run.
+    run: the run, its number of microbatches chosen.
     reader: of the training data.
     eval_readers: of the evaluation data.
     model, optimizer: the run's, with sizes filled in.
@@ -45,19 +45,19 @@ class Setup:
     Raises:
       ValueError: the configuration is invalid.
     """
-    self.run = run
     self.reader, *self.eval_readers = _readers(run)
-    self.model, self.optimizer = _fit(run, self.task, model_dir)
-    self._transformation = self.optimizer.build(self.model.logical_axes())
-    self.description = costs.describe(
-      self.model,
+    model, self.optimizer = _fit(run, self.task, model_dir)
+    fitted = fitting.fit(
+      model,
       batch_size=run.train.batch_size,
       lengths=run.train.lengths,
       optimizer=self.optimizer,
       microbatches=run.microbatches,
-      platform=jax.default_backend(),
+      layout=run.layout,
     )
-    memory.check_memory(self.description, layout=run.layout)
+    self.model, self.description = fitted.model, fitted.account
+    self.run = dataclasses.replace(run, microbatches=fitted.microbatches)
+    self._transformation = self.optimizer.build(self.model.logical_axes())
     state, axes = _abstract_state(self.model, self._transformation)
     self.layout = run.layout.fit(axes.params, state.params)
     self.abstract_state = _place(state, axes, self.layout)
@@ -136,6 +136,7 @@ class Setup:
       sizes.append(f"{flops / 1e6:,.1f} MFLOP per token")
     if math.isfinite(nbytes := self.description["bytes"]["total"]):
       sizes.append(f"{nbytes / 2**20:,.0f} MiB predicted")
+    sizes += fitting.chosen(self.model, self.run.microbatches)
     return (
       f"{self.model.row_format.name} on {self.run.train.task}, {start} of "
       f"{self.run.total_steps}: {', '.join(sizes)}, attention kernel "
@@ -150,7 +151,8 @@ class Setup:
 @announced("opening the data")
 def _readers(run: Run) -> list[Reader]:
   """Checks the run's data; returns readers of training and evaluation data."""
-  run.layout.check_batch(run.train.batch_size, run.microbatches)
+  pieces = 1 if run.microbatches == "auto" else run.microbatches
+  run.layout.check_batch(run.train.batch_size, pieces)
   _, num_shares = run.layout.data_shard()
   readers = []
   for spec in (run.train, *run.eval):

@@ -58,7 +58,8 @@ def train(
   for tracker in run.trackers:
     tracker.check()
   setup = Setup(run, model_dir=model_dir)
-  model, layout, task = setup.model, setup.layout, setup.task
+  run, model = setup.run, setup.model
+  layout, task = setup.layout, setup.task
   text = text_record.take([setup.reader, *setup.eval_readers])
   text_record.check(text, model_dir, allow=allow_changed_data)
   with layout.activate(), contextlib.ExitStack() as stack:

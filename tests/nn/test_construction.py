@@ -61,7 +61,7 @@ CROSS = {"cross_attention": ATTENTION}
     (lambda: layer(dropout_rate=10), "dropout_rate (10) must be in [0, 1)"),
     (lambda: stack(num_layers=0), "num_layers (0) must be at least 1"),
     (lambda: stack(remat="all"),
-     "unknown Stack.remat 'all': use one of None, full, dots"),
+     "unknown Stack.remat 'all': use one of None, auto, full"),
     (lambda: stack(dropout_rate=1.5), "dropout_rate (1.5) must be in [0, 1)"),
     (lambda: T5Bias(num_heads=2, bidirectional=True, num_buckets=3),
      "num_buckets (3) must be at least 4"),

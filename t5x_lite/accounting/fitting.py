@@ -1,0 +1,102 @@
+"""Chooses what a training step computes again, and in how many pieces."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from t5x_lite.accounting import costs, model_structure
+from t5x_lite.devices import memory
+from t5x_lite.nn import remat
+
+AUTO = "auto"
+
+
+class Fitted(NamedTuple):
+  """A training step that fits the devices, as far as is known.
+
+  Attributes:
+    model: with a rematerialisation policy wherever a stack had "auto".
+    microbatches: the number of microbatches per batch.
+    account: of the step, as of costs.describe.
+  """
+
+  model: Any
+  microbatches: int
+  account: dict
+
+
+def fit(
+  model,
+  *,
+  batch_size: int,
+  lengths: Mapping[str, int],
+  optimizer,
+  microbatches: int | str,
+  layout,
+) -> Fitted:
+  """Fits a training step to the memory of the devices there are.
+
+  Where microbatches is "auto", it takes the fewest that fit, and where
+  Stack.remat is, of these the policy that computes the least again. On a CPU,
+  where memory is rarely scarce, "auto" of a stack is as nn/remat.py says.
+
+  Args:
+    model: a model.Model with a known vocabulary size.
+    batch_size: rows of a global batch.
+    lengths: {task feature: tokens}.
+    optimizer: one of optim.optimizers.
+    microbatches: a number, or "auto".
+    layout: a devices.layout.Layout.
+
+  Raises:
+    ValueError: nothing fits, or the batch does not divide.
+  """
+  platform, available = jax.default_backend(), memory.available_bytes()
+  for pieces in _pieces(microbatches, batch_size, model.loss, layout):
+    for one in _policies(model, platform, available):
+      account = costs.describe(
+        one, batch_size=batch_size, lengths=lengths, optimizer=optimizer,
+        microbatches=pieces, platform=platform,
+      )  # fmt: skip
+      fitted = Fitted(one, pieces, account)
+      needed = memory.device_bytes(account, layout)["total"]
+      if available is None or math.isnan(needed):
+        return fitted
+      # What is chosen here must fit; what the user chose may be doubtful.
+      if needed * (1 + memory.TOLERANCE) <= available:
+        return fitted
+  memory.check_memory(fitted.account, layout=layout)
+  return fitted
+
+
+def _pieces(microbatches, batch_size, loss, layout) -> Iterator[int]:
+  """Yields the numbers of microbatches to try, the fewest first."""
+  if microbatches != AUTO:
+    yield microbatches
+    return
+  layout.check_batch(batch_size)
+  shards = math.prod(
+    layout.device_mesh().shape[axis] for axis in layout.batch_axes
+  )
+  units = batch_size // (shards * loss.rows_per_unit)
+  yield from (n for n in range(1, max(1, units) + 1) if units % n == 0)
+
+
+def _policies(model, platform, available) -> Iterator[Any]:
+  """Yields the model with the policies to try, the fastest first."""
+  if platform == "cpu" or available is None:
+    yield model_structure.with_settled_remat(model)
+    return
+  stacks = model_structure.stacks(model)
+  automatic = any(stack.remat == remat.AUTO for stack in stacks)
+  for policy in remat.BY_COST if automatic else (None,):
+    yield model_structure.with_auto_remat(model, policy)
+
+
+def chosen(model, microbatches: int) -> list[str]:
+  """Lists what a summary says of remat and microbatches, where there are."""
+  policies = {stack.remat for stack in model_structure.stacks(model)} - {None}
+  parts = [f"remat {policy}" for policy in sorted(policies)]
+  return parts + [f"{microbatches} microbatches"] * (microbatches > 1)

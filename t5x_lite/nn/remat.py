@@ -1,0 +1,52 @@
+"""What a stack's forward pass keeps for its backward pass.
+
+The rest is computed again: rematerialisation (Chen et al. 2016,
+arXiv:1604.06174). From the least memory to the most:
+
+    full              the input of each layer
+    context           and what attention gives, before its output projection
+    dots              and instead, the outputs of weight matmuls
+    dots_and_context  both: only cheap operations are computed again
+    offload           as dots, but in the host's memory
+    None              everything
+"""
+
+import jax
+from jax.ad_checkpoint import checkpoint_name
+
+_CONTEXT = "context"
+_context = jax.checkpoint_policies.save_only_these_names(_CONTEXT)
+_dots = jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims
+
+POLICIES = {
+  "full": None,
+  "context": _context,
+  "dots": _dots,
+  "dots_and_context": jax.checkpoint_policies.save_from_both_policies(
+    _dots, _context
+  ),
+  "offload": jax.checkpoint_policies.offload_dot_with_no_batch_dims(
+    "device", "pinned_host"
+  ),
+}
+AUTO = "auto"
+# What AUTO may become, from the least computed again to the most. Not offload:
+# how fast the host's memory is cannot be told.
+BY_COST = (None, "dots_and_context", "dots", "context", "full")
+
+
+def context(x: jax.Array) -> jax.Array:
+  """Returns x, which is what attention gives, named for the policies."""
+  return checkpoint_name(x, _CONTEXT)
+
+
+def settled(remat: str | None, *, scan: bool) -> str | None:
+  """Returns a policy's name, or None, for a stack's setting.
+
+  Training chooses for AUTO what fits the accelerator's memory
+  (training/fitting.py). Elsewhere it means "full" for scanned stacks, which are
+  the large ones, and None for others.
+  """
+  if remat != AUTO:
+    return remat
+  return "full" if scan else None

@@ -142,7 +142,16 @@ def assert_gradients_agree(ours, theirs):
   tiny.assert_trees_close(ours[1], theirs[1], rtol=1e-4)
 
 
-@pytest.mark.parametrize("name, remat", [("t5", "full"), ("palm", "dots")])
+@pytest.mark.parametrize(
+  "name, remat",
+  [
+    ("t5", "full"),
+    ("palm", "dots"),
+    ("llama", "context"),
+    ("t5", "dots_and_context"),
+    ("palm", "offload"),
+  ],
+)
 def test_scan_and_remat_change_nothing(name, remat):
   plain = tiny.ALL[name]()
   params = tiny.random_params(plain)

@@ -35,7 +35,7 @@ from absl import logging
 from t5x_lite.accounting import activation_memory, model_structure, traces
 from t5x_lite.devices import memory
 from t5x_lite.losses.cross_entropy import CrossEntropy
-from t5x_lite.nn import attend
+from t5x_lite.nn.kernels import einsum
 
 Size = TypeVar("Size")
 
@@ -226,8 +226,8 @@ def _count(program, scope, times, counts):
   """Adds a program's matmul FLOPs to the counts of their components."""
   for eqn in program.eqns:
     here = (*scope, *traces.scope(eqn))
-    # attend.py writes a sum over the batch as a matmul: not counted.
-    if (flops := traces.matmul_flops(eqn)) and attend.SUM not in here:
+    # einsum.py writes a sum over the batch as a matmul: not counted.
+    if (flops := traces.matmul_flops(eqn)) and einsum.SUM not in here:
       counts[model_structure.component_of_scope(here)] += times * flops
     for body, runs in traces.inner(eqn):
       _count(body, here, times * runs, counts)

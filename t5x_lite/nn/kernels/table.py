@@ -1,0 +1,158 @@
+"""The table of attention kernels: which takes what, and which is chosen.
+
+A kernel is one file of this package with one function
+
+  kernel(q_BNTH, k_BKSH, v_BKSH, *, visibility, bias, scale, soft_cap, sink_N)
+
+that returns [B, N, T, H] (einsum.py has the arguments), and one row of KERNELS.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+from absl import logging
+
+from t5x_lite.nn.kernels import cudnn, einsum
+from t5x_lite.nn.kernels.visibility import Pattern
+
+AUTO = "auto"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+  """What a layer asks of a kernel, as far as it is known before it runs.
+
+  Attributes:
+    query_length, key_length: T and S.
+    head_dim: H.
+    dtype: of queries, keys and values.
+    pattern: of the attention rule; None if it has only a mask.
+    bias: the kind of the bias, "array", "buckets" or "slopes", or None.
+    soft_cap, sink, dropout: whether the layer has them.
+    cached: whether the keys are those of a cache, some slots of it empty.
+  """
+
+  query_length: int
+  key_length: int
+  head_dim: int
+  dtype: str
+  pattern: Pattern | None
+  bias: str | None = None
+  soft_cap: bool = False
+  sink: bool = False
+  dropout: bool = False
+  cached: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kernel:
+  """What a kernel takes.
+
+  Attributes:
+    run: the kernel.
+    platforms: where it runs; None means everywhere.
+    dtypes, patterns, biases: those that it takes, by name; None means all.
+    head_dims: the head dims that it takes; None means all.
+    soft_cap, sink, dropout, cached: whether it takes them.
+    even_with_bias: whether lengths must be even where there is a bias.
+    reads_mask, reads_bias: whether it reads the mask, and the bias, as arrays.
+    shortest: queries and keys from which on "auto" takes it.
+  """
+
+  run: Callable[..., jax.Array]
+  platforms: tuple[str, ...] | None = None
+  dtypes: tuple[str, ...] | None = None
+  patterns: tuple[str, ...] | None = None
+  biases: tuple[str, ...] | None = None
+  head_dims: range | None = None
+  soft_cap: bool = False
+  sink: bool = False
+  dropout: bool = False
+  cached: bool = False
+  even_with_bias: bool = False
+  reads_mask: bool = False
+  reads_bias: bool = False
+  shortest: int = 128
+
+  def refusal(self, case: Case, platform: str) -> str | None:
+    """Returns what of a case the kernel does not take, or None."""
+    pattern = case.pattern.name if case.pattern else "a mask alone"
+    found = (
+      (platform, self.platforms, "on the platform {}"),
+      (case.dtype, self.dtypes, "dtype {}"),
+      (pattern, self.patterns, "an attention rule that is {}"),
+      (case.bias, case.bias and self.biases, "a bias that is of {}"),
+      (case.head_dim, self.head_dims, "head_dim {}"),
+    )
+    for value, taken, text in found:
+      if taken is not None and value not in taken:
+        return text.format(value)
+    for name in ("soft_cap", "sink", "dropout"):
+      if getattr(case, name) and not getattr(self, name):
+        return name
+    if case.cached and not self.cached:
+      return "a cache of keys and values, as in decoding"
+    lengths = case.query_length, case.key_length
+    if self.even_with_bias and case.bias and any(n % 2 for n in lengths):
+      return f"a bias on odd lengths {lengths}"
+    return None
+
+
+# In the order in which "auto" tries them.
+KERNELS = {
+  "cudnn": Kernel(
+    run=cudnn.attend, platforms=("gpu",), dtypes=("bfloat16", "float16"),
+    patterns=("full", "causal", "window"), head_dims=range(8, 257, 8),
+    even_with_bias=True, reads_bias=True,
+  ),
+  "einsum": Kernel(
+    run=einsum.attend,
+    soft_cap=True, sink=True, dropout=True, cached=True,
+    reads_mask=True, reads_bias=True, shortest=0,
+  ),
+}  # fmt: skip
+
+
+def choose(name: str, case: Case) -> str:
+  """Returns the kernel that serves a case.
+
+  Args:
+    name: of a kernel, or "auto" for the first of KERNELS that takes the case.
+    case: what the layer asks.
+
+  Raises:
+    ValueError: the named kernel does not take the case.
+  """
+  here = platform()
+  taking = [k for k, row in KERNELS.items() if not row.refusal(case, here)]
+  if name == AUTO:
+    length = min(case.query_length, case.key_length)
+    name = next(k for k in taking if length >= KERNELS[k].shortest)
+    _log_once(
+      f"attention kernel {name} on {here} for {case.query_length} queries x "
+      f"{case.key_length} keys"
+    )
+  if name not in taking:
+    raise ValueError(
+      f"CoreAttention.kernel {name!r} does not take "
+      f"{KERNELS[name].refusal(case, here)}: use {AUTO} or one of "
+      f"{', '.join(taking)}"
+    )
+  return name
+
+
+def platform() -> str:
+  """Returns what the program at hand is compiled for: "cpu", "gpu" or "tpu".
+
+  The devices of the mesh say it (jax.set_mesh), which may be absent ones that
+  are only compiled for; without a mesh, the devices that are here.
+  """
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return device.platform if device else jax.default_backend()
+
+
+@functools.cache
+def _log_once(text):
+  logging.info(text)

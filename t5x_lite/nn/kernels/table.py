@@ -14,7 +14,7 @@ from collections.abc import Callable
 import jax
 from absl import logging
 
-from t5x_lite.nn.kernels import cudnn, einsum
+from t5x_lite.nn.kernels import cudnn, einsum, partition, splash
 from t5x_lite.nn.kernels.visibility import Pattern
 
 AUTO = "auto"
@@ -53,6 +53,7 @@ class Kernel:
   Attributes:
     run: the kernel.
     platforms: where it runs; None means everywhere.
+    interpreted: whether a CPU interprets it, slowly, where it is named.
     dtypes, patterns, biases: those that it takes, by name; None means all.
     head_dims: the head dims that it takes; None means all.
     soft_cap, sink, dropout, cached: whether it takes them.
@@ -63,6 +64,7 @@ class Kernel:
 
   run: Callable[..., jax.Array]
   platforms: tuple[str, ...] | None = None
+  interpreted: bool = False
   dtypes: tuple[str, ...] | None = None
   patterns: tuple[str, ...] | None = None
   biases: tuple[str, ...] | None = None
@@ -76,11 +78,17 @@ class Kernel:
   reads_bias: bool = False
   shortest: int = 128
 
+  def compiles_for(self, platform: str) -> bool:
+    """Tells whether the kernel is compiled for a platform."""
+    return self.platforms is None or platform in self.platforms
+
   def refusal(self, case: Case, platform: str) -> str | None:
     """Returns what of a case the kernel does not take, or None."""
+    if not self.compiles_for(platform):
+      if not (self.interpreted and platform == "cpu"):
+        return f"the platform {platform}"
     pattern = case.pattern.name if case.pattern else "a mask alone"
     found = (
-      (platform, self.platforms, "on the platform {}"),
       (case.dtype, self.dtypes, "dtype {}"),
       (pattern, self.patterns, "an attention rule that is {}"),
       (case.bias, case.bias and self.biases, "a bias that is of {}"),
@@ -102,6 +110,12 @@ class Kernel:
 
 # In the order in which "auto" tries them.
 KERNELS = {
+  "splash": Kernel(
+    run=splash.attend, platforms=("tpu",), interpreted=True,
+    dtypes=("float32", "bfloat16"),
+    patterns=("full", "causal", "window", "local"), biases=(),
+    soft_cap=True, sink=True,
+  ),
   "cudnn": Kernel(
     run=cudnn.attend, platforms=("gpu",), dtypes=("bfloat16", "float16"),
     patterns=("full", "causal", "window"), head_dims=range(8, 257, 8),
@@ -125,32 +139,26 @@ def choose(name: str, case: Case) -> str:
   Raises:
     ValueError: the named kernel does not take the case.
   """
-  here = platform()
-  taking = [k for k, row in KERNELS.items() if not row.refusal(case, here)]
+  platform = partition.platform()
+  taking = [k for k, row in KERNELS.items() if not row.refusal(case, platform)]
   if name == AUTO:
-    length = min(case.query_length, case.key_length)
-    name = next(k for k in taking if length >= KERNELS[k].shortest)
+    name = next(k for k in taking if _suits(KERNELS[k], case, platform))
     _log_once(
-      f"attention kernel {name} on {here} for {case.query_length} queries x "
-      f"{case.key_length} keys"
+      f"attention kernel {name} on {platform} for {case.query_length} queries "
+      f"and {case.key_length} keys"
     )
   if name not in taking:
     raise ValueError(
       f"CoreAttention.kernel {name!r} does not take "
-      f"{KERNELS[name].refusal(case, here)}: use {AUTO} or one of "
+      f"{KERNELS[name].refusal(case, platform)}: use {AUTO} or one of "
       f"{', '.join(taking)}"
     )
   return name
 
 
-def platform() -> str:
-  """Returns what the program at hand is compiled for: "cpu", "gpu" or "tpu".
-
-  The devices of the mesh say it (jax.set_mesh), which may be absent ones that
-  are only compiled for; without a mesh, the devices that are here.
-  """
-  device = jax.sharding.get_abstract_mesh().abstract_device
-  return device.platform if device else jax.default_backend()
+def _suits(row, case, platform) -> bool:
+  shortest = min(case.query_length, case.key_length)
+  return row.compiles_for(platform) and shortest >= row.shortest
 
 
 @functools.cache

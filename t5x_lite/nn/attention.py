@@ -225,6 +225,7 @@ class Attention(nn.Module):
     dtype: str,
     cached: bool,
     training: bool,
+    platform: str | None = None,
   ) -> str:
     """Returns the kernel that computes the attention.
 
@@ -235,9 +236,10 @@ class Attention(nn.Module):
       dtype: of the activations.
       cached: whether the keys are those of a cache.
       training: whether there is dropout.
+      platform: "cpu", "gpu" or "tpu"; None means that of the mesh.
 
     Raises:
-      ValueError: the kernel that is set does not serve these.
+      ValueError: the kernel that is set does not take these.
     """
     case = table.Case(
       query_length=lengths[0],
@@ -251,7 +253,7 @@ class Attention(nn.Module):
       dropout=training and self.core.dropout_rate > 0,
       cached=cached,
     )
-    return table.choose(self.core.kernel, case)
+    return table.choose(self.core.kernel, case, platform)
 
   @nn.compact
   def __call__(

@@ -36,7 +36,7 @@ def ways(axis: str, size: int) -> int:
 
 
 def per_device(
-  kernel: Callable[..., jax.Array], *arguments: tuple[jax.Array, Axes]
+  kernel: Callable[..., jax.Array], *arguments: tuple[jax.Array | None, Axes]
 ) -> jax.Array:
   """Runs a kernel on each device's share of its arguments.
 
@@ -46,14 +46,15 @@ def per_device(
   Args:
     kernel: a function of the arguments' shares, that returns an array laid out
       as its first argument.
-    *arguments: arrays and their logical axes.
+    *arguments: arrays, or None, and their logical axes.
   """
   arrays, axes = zip(*arguments, strict=True)
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
     return kernel(*arrays)
   specs = tuple(
-    _spec(names, x.shape, mesh) for x, names in zip(arrays, axes, strict=True)
+    None if x is None else _spec(names, x.shape, mesh)
+    for x, names in zip(arrays, axes, strict=True)
   )
   # A kernel's outputs do not say over which axes they vary: check_vma=False.
   return jax.shard_map(

@@ -1,10 +1,12 @@
 """JAX's splash attention for TPUs: blocks that a rule leaves empty are skipped.
 
-It takes masks that are the same for all rows, segments, a soft cap and sinks,
-but no bias and no prefix. On a CPU it is interpreted, slowly.
+It takes segments, a soft cap and sinks, but no bias. What is skipped is the
+same for all rows, so that with a prefix nothing is. On a CPU the kernel is
+interpreted, which is slow.
 """
 
 import functools
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +32,8 @@ def attend(
   """Attends as einsum.attend does, which has the arguments.
 
   Args:
-    visibility: of a pattern without a prefix.
+    visibility: of any pattern, with indices 0, 1, 2, ...; a prefix is at the
+      start of its document.
     bias: None; splash attention has none.
   """
   assert bias is None
@@ -44,19 +47,17 @@ def attend(
     # Devices share out the heads, but not the key heads that these read.
     repeats, kv_axes = num_heads // num_kv_heads, partition.QUERIES
     k_BKSH, v_BKSH = (jnp.repeat(x, repeats, axis=1) for x in (k_BKSH, v_BKSH))
-  q_BNTH, k_BKSH, v_BKSH = map(_pad, (q_BNTH * scale, k_BKSH, v_BKSH))
-  segments = [
-    _pad(jnp.broadcast_to(segment, (batch, segment.shape[1]))[..., None])[
-      ..., 0
-    ]
-    for segment in (visibility.query_segment_BT, visibility.key_segment_BS)
-  ]
+  q_BNTH, k_BKSH, v_BKSH = (
+    _pad(x, 2) for x in (q_BNTH * scale, k_BKSH, v_BKSH)
+  )
+  tokens = [visibility.query_segment_BT, visibility.key_segment_BS]
+  if visibility.prefix_BS is not None:
+    tokens.append(_reach(visibility.prefix_BS, visibility.key_segment_BS))
+  tokens = [_pad(jnp.broadcast_to(x, (batch, x.shape[1])), 1) for x in tokens]
   arguments = [
     (q_BNTH, partition.QUERIES), (k_BKSH, kv_axes), (v_BKSH, kv_axes),
-    *((segment, ("batch", None)) for segment in segments),
+    (sink_N, ("heads",)), *((x, ("batch", None)) for x in tokens),
   ]  # fmt: skip
-  if sink_N is not None:
-    arguments.append((sink_N, ("heads",)))
   kernel = functools.partial(
     _on_one_device,
     pattern=visibility.pattern,
@@ -69,14 +70,25 @@ def attend(
   return jnp.where(visibility.sees_any()[:, None, :, None], out_BNTH, 0)
 
 
-def _pad(x):
-  """Returns [..., T, H] with T rounded up to whole blocks; segments get 0."""
-  rest = -x.shape[-2] % _LANES
-  return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, rest), (0, 0)])
+def _pad(x, dim):
+  """Rounds a dim up to whole lanes; padded tokens get the segment 0."""
+  rest = [(0, 0)] * x.ndim
+  rest[dim] = (0, -x.shape[dim] % _LANES)
+  return jnp.pad(x, rest)
+
+
+def _reach(prefix_BT, segment_BT):
+  """Returns the last index that each query sees, causally or in the prefix."""
+  index_T = jnp.arange(prefix_BT.shape[1])
+  goes_on_BT = prefix_BT[:, :-1] & prefix_BT[:, 1:]
+  goes_on_BT &= segment_BT[:, :-1] == segment_BT[:, 1:]
+  ends_BT = ~jnp.pad(goes_on_BT, ((0, 0), (0, 1)))
+  end_BT = jnp.where(ends_BT, index_T, prefix_BT.shape[1])
+  return jax.lax.cummin(end_BT, axis=1, reverse=True)
 
 
 def _on_one_device(
-  q_BNTH, k_BKSH, v_BKSH, query_BT, key_BS, sink_N=None,
+  q_BNTH, k_BKSH, v_BKSH, sink_N, query_BT, key_BS, reach_BT=None,
   *, pattern, soft_cap, interpret,
 ):  # fmt: skip
   # Loaded here: only a program that uses the kernel takes the time for Pallas.
@@ -103,20 +115,30 @@ def _on_one_device(
     interpret=interpret,
   )  # fmt: skip
 
-  def of_row(q_NTH, k_KSH, v_KSH, query_T, key_S):
-    segments = splash.SegmentIds(q=query_T, kv=key_S)
-    return kernel(q_NTH, k_KSH, v_KSH, segments, sink_N)
+  infos = kernel.fwd_mask_info, kernel.dq_mask_info, kernel.dkv_mask_info
 
-  return jax.vmap(of_row)(q_BNTH, k_BKSH, v_BKSH, query_BT, key_BS)
+  def of_row(q_NTH, k_KSH, v_KSH, query_T, key_S, reach_T):
+    run = kernel
+    if reach_T is not None:
+      # The causal mask, of queries that stand where their reach ends.
+      run = splash.SplashAttentionKernel(
+        *(info._replace(q_sequence=reach_T) for info in infos),
+        **kernel.kwargs | {"mask_function": operator.ge},
+      )
+    segments = splash.SegmentIds(q=query_T, kv=key_S)
+    return run(q_NTH, k_KSH, v_KSH, segments, sink_N)
+
+  return jax.vmap(of_row)(q_BNTH, k_BKSH, v_BKSH, query_BT, key_BS, reach_BT)
 
 
 def _mask(masks, pattern: Pattern, shape):
-  """Returns a pattern as the kernel's mask, for indices 0, 1, 2, ..."""
+  """Returns what of a pattern is the same for all rows."""
   if pattern.window is not None:
     return masks.LocalMask(shape, (pattern.window - 1, 0), 0)
   if pattern.radius is not None:
     return masks.LocalMask(shape, (pattern.radius, pattern.radius), 0)
-  return masks.CausalMask(shape) if pattern.causal else masks.FullMask(shape)
+  causal = pattern.causal and not pattern.prefix
+  return masks.CausalMask(shape) if causal else masks.FullMask(shape)
 
 
 def _block(length: int) -> int:

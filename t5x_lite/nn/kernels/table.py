@@ -8,11 +8,9 @@ that returns [B, N, T, H] (einsum.py has the arguments), and one row of KERNELS.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import jax
-from absl import logging
 
 from t5x_lite.nn.kernels import cudnn, einsum, partition, splash
 from t5x_lite.nn.kernels.visibility import Pattern
@@ -113,7 +111,7 @@ KERNELS = {
   "splash": Kernel(
     run=splash.attend, platforms=("tpu",), interpreted=True,
     dtypes=("float32", "bfloat16"),
-    patterns=("full", "causal", "window", "local"), biases=(),
+    patterns=("full", "causal", "window", "local", "prefix"), biases=(),
     soft_cap=True, sink=True,
   ),
   "cudnn": Kernel(
@@ -129,24 +127,21 @@ KERNELS = {
 }  # fmt: skip
 
 
-def choose(name: str, case: Case) -> str:
+def choose(name: str, case: Case, platform: str | None = None) -> str:
   """Returns the kernel that serves a case.
 
   Args:
     name: of a kernel, or "auto" for the first of KERNELS that takes the case.
     case: what the layer asks.
+    platform: what it is compiled for; None means the devices of the mesh.
 
   Raises:
     ValueError: the named kernel does not take the case.
   """
-  platform = partition.platform()
+  platform = platform or partition.platform()
   taking = [k for k, row in KERNELS.items() if not row.refusal(case, platform)]
   if name == AUTO:
     name = next(k for k in taking if _suits(KERNELS[k], case, platform))
-    _log_once(
-      f"attention kernel {name} on {platform} for {case.query_length} queries "
-      f"and {case.key_length} keys"
-    )
   if name not in taking:
     raise ValueError(
       f"CoreAttention.kernel {name!r} does not take "
@@ -159,8 +154,3 @@ def choose(name: str, case: Case) -> str:
 def _suits(row, case, platform) -> bool:
   shortest = min(case.query_length, case.key_length)
   return row.compiles_for(platform) and shortest >= row.shortest
-
-
-@functools.cache
-def _log_once(text):
-  logging.info(text)

@@ -18,7 +18,7 @@ FLOPs are those of matmuls, 2 per multiply-add, as the program computes them:
   for each one (Kaplan et al. 2020, arXiv:2001.08361, section 2.1).
 - "training" counts model FLOPs, without recomputation, and is the basis of
   FLOP/s and budgets. "hardware" counts the traced gradient. It adds what remat
-  recomputes, the scores that the cudnn kernel recomputes (Dao 2023,
+  recomputes, the scores that a fused kernel recomputes (Dao 2023,
   arXiv:2307.08691, section 2.3), and the padding of a chunked loss's last
   chunk.
 """
@@ -35,7 +35,7 @@ from absl import logging
 from t5x_lite.accounting import activation_memory, model_structure, traces
 from t5x_lite.devices import memory
 from t5x_lite.losses.cross_entropy import CrossEntropy
-from t5x_lite.nn import attend
+from t5x_lite.nn.kernels import einsum
 
 Size = TypeVar("Size")
 
@@ -66,6 +66,7 @@ def describe(
     - "parameters": "total" and "by_component";
     - "flops_per_step", "flops_per_token": of training, head included;
     - "flops": of one step, see `flops`;
+    - "kernels": that compute the attentions;
     - "bytes", over all devices: "parameters", "gradients", "optimizer" and
       "activations" (of one microbatch); "total", the peak of a training step,
       which is less than their sum, as gradients reuse the memory of
@@ -87,7 +88,7 @@ def describe(
   params = twin.abstract()
   step = _known(
     "FLOPs",
-    lambda: _flops(model, batch_size, rows, microbatches),
+    lambda: _flops(model, batch_size, rows, microbatches, platform),
     dict.fromkeys(_FLOPS, math.nan) | {"by_component": {}},
   )
   param_bytes, state_bytes = _nbytes(params), 0
@@ -117,6 +118,7 @@ def describe(
     "flops_per_token": step["training"] / tokens,
     "flops_per_step": step["training"],
     "flops": step,
+    "kernels": sorted(set(model_structure.kernels(model, rows, platform))),
     "bytes": {
       **parts,
       "total": memory.peak(parts),
@@ -170,13 +172,13 @@ def flops(
     traces.Unreadable: this version of JAX has an unknown program format.
   """
   rows = model.row_format.row_lengths(lengths)
-  return _flops(model, batch_size, rows, microbatches)
+  return _flops(model, batch_size, rows, microbatches, platform=None)
 
 
 _FLOPS = ("forward", "training", "hardware", "training_without_head")
 
 
-def _flops(model, batch_size, rows, microbatches) -> dict:
+def _flops(model, batch_size, rows, microbatches, platform) -> dict:
   plain = model = model_structure.with_settled_remat(model)
   if isinstance(model.loss, CrossEntropy):
     # An unchunked loss: the last chunk of a chunked one is padded.
@@ -188,8 +190,7 @@ def _flops(model, batch_size, rows, microbatches) -> dict:
   ).total()
   again = sum(
     batch_size * pairs * attention.num_heads * attention.head_dim * 2
-    for stack, attention, pairs in model_structure.attentions(model, rows)
-    if attention.core.kernel == "cudnn" and stack.remat is None
+    for attention, pairs in model_structure.unkept_scores(model, rows, platform)
   )
   sums = (
     total,
@@ -226,8 +227,8 @@ def _count(program, scope, times, counts):
   """Adds a program's matmul FLOPs to the counts of their components."""
   for eqn in program.eqns:
     here = (*scope, *traces.scope(eqn))
-    # attend.py writes a sum over the batch as a matmul: not counted.
-    if (flops := traces.matmul_flops(eqn)) and attend.SUM not in here:
+    # einsum.py writes a sum over the batch as a matmul: not counted.
+    if (flops := traces.matmul_flops(eqn)) and einsum.SUM not in here:
       counts[model_structure.component_of_scope(here)] += times * flops
     for body, runs in traces.inner(eqn):
       _count(body, here, times * runs, counts)

@@ -9,6 +9,8 @@ import dataclasses
 import jax
 
 from t5x_lite.nn import remat
+from t5x_lite.nn.attention_rules import Full
+from t5x_lite.nn.kernels import table
 from t5x_lite.nn.stack import Period
 
 _ORDER = ("token_embedding", "encoder", "decoder", "head")
@@ -126,6 +128,57 @@ def attentions(model, rows):
       yield stack, layer.attention, length**2
       if layer.cross_attention is not None and source is not None:
         yield stack, layer.cross_attention, length * source
+
+
+def kernels(model, rows, platform=None) -> list[str]:
+  """Lists the kernels of the attentions, as `attentions` yields them.
+
+  Args:
+    model: the model, trained on rows that are not cached.
+    rows: the length of a row's encoder and decoder side.
+    platform: the platform to run on; None means the one that is here.
+  """
+  found = []
+  for stack, length, source in _runs(model, rows):
+    for layer in stack.layers:
+      position = layer.position or stack.position
+      found.append(
+        _kernel(
+          model, layer.attention, layer.rule or stack.rule, position.bias_kind,
+          (length, length), platform,
+        )
+      )  # fmt: skip
+      if layer.cross_attention is not None and source is not None:
+        found.append(
+          _kernel(
+            model, layer.cross_attention, Full(), None, (length, source),
+            platform,
+          )
+        )  # fmt: skip
+  return found
+
+
+def _kernel(model, attention, rule, bias_kind, lengths, platform):
+  if attention.core.kernel != table.AUTO:
+    return attention.core.kernel
+  return attention.kernel(
+    rule, bias_kind, lengths=lengths, dtype=model.transformer.dtype,
+    cached=False, training=True, platform=platform,
+  )  # fmt: skip
+
+
+def unkept_scores(model, rows, platform):
+  """Yields (attention, query-key pairs per row) whose scores are not kept.
+
+  The kernel computes them again in the backward pass; those that
+  rematerialisation drops are left out.
+  """
+  each = zip(
+    attentions(model, rows), kernels(model, rows, platform), strict=True
+  )
+  for (stack, attention, pairs), kernel in each:
+    if kernel != "einsum" and stack.remat is None:
+      yield attention, pairs
 
 
 def leaves(tree):

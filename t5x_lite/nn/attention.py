@@ -8,9 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite import checks
-from t5x_lite.nn import attend, contexts, remat
+from t5x_lite.nn import attention_rules, contexts
+from t5x_lite.nn.attention_rules import AttentionRule
 from t5x_lite.nn.caches import KVCache
 from t5x_lite.nn.dropout import dropout
+from t5x_lite.nn.kernels import table
+from t5x_lite.nn.kernels.bias import as_array
 from t5x_lite.nn.linear import Dense, FanIn, Init
 from t5x_lite.nn.parameters import parameter
 from t5x_lite.nn.positions import PositionEncoding
@@ -94,7 +97,8 @@ class CoreAttention:
     sink: whether each head learns a logit for a key without value, which takes
       up attention that no other key should have.
     dropout_rate: share of the attention probabilities dropped in training.
-    kernel: "einsum" or "cudnn".
+    kernel: computes it, a name in nn/kernels/table.py; "auto" takes what suits
+      the platform, the attention rule and the shapes.
   """
 
   scale: float | None = None
@@ -102,21 +106,26 @@ class CoreAttention:
   soft_cap: checks.Positive | None = None
   sink: bool = False
   dropout_rate: checks.Share = 0.0
-  kernel: str = "einsum"
+  kernel: str = table.AUTO
 
   def __post_init__(self):
     checks.fields(self)
-    checks.one_of(self, "kernel", attend.KERNELS)
+    checks.one_of(self, "kernel", (table.AUTO, *table.KERNELS))
     for name in ("dropout_rate", "soft_cap", "sink"):
-      if self.kernel == "cudnn" and getattr(self, name):
-        raise ValueError(
-          f"{name} ({getattr(self, name)}) needs kernel='einsum': the cudnn "
-          "kernel does not support it"
-        )
+      self._check_kernel_takes(name)
     if self.scale is not None and self.scale_at_init:
       raise ValueError(
         f"scale ({self.scale}) and scale_at_init=True are two ways to scale "
         "the logits: choose one"
+      )
+
+  def _check_kernel_takes(self, name):
+    value, feature = getattr(self, name), name.removesuffix("_rate")
+    taking = [k for k, row in table.KERNELS.items() if getattr(row, feature)]
+    if value and self.kernel not in (table.AUTO, *taking):
+      raise ValueError(
+        f"{name} ({value}) needs kernel={table.AUTO!r} or one of "
+        f"{', '.join(taking)}: the {self.kernel} kernel does not support it"
       )
 
   def logits_scale(self, head_dim: int) -> float:
@@ -132,8 +141,7 @@ class CoreAttention:
     module: nn.Module,
     q_BNTH: jax.Array,
     kv: KVCache,
-    mask_BTS: jax.Array,
-    bias_BNTS: jax.Array | None,
+    context: contexts.AttentionContext,
   ) -> jax.Array:
     """Returns [B, N, T, H], in the dtype of the queries.
 
@@ -142,8 +150,7 @@ class CoreAttention:
         attention probabilities.
       q_BNTH: queries.
       kv: keys and values.
-      mask_BTS: True where the query sees the key.
-      bias_BNTS: added to the scaled logits, or None.
+      context: which keys a query sees, and the bias on the scaled logits.
     """
     sink_N, drop = None, None
     if self.sink:
@@ -154,17 +161,18 @@ class CoreAttention:
       def drop(probs):
         return dropout(module, probs, self.dropout_rate)
 
+    kernel = table.KERNELS[context.kernel].run
+    if drop is not None:  # Only einsum takes it.
+      kernel = functools.partial(kernel, dropout_mask=drop)
     attend_by = functools.partial(
-      attend.attend,
+      kernel,
       q_BNTH,
       kv.keys.astype(q_BNTH.dtype),
-      mask_BTS=mask_BTS,
-      bias_BNTS=bias_BNTS,
+      visibility=context.visibility,
+      bias=context.bias,
       scale=self.logits_scale(q_BNTH.shape[-1]),
-      kernel=self.kernel,
       soft_cap=self.soft_cap,
       sink_N=sink_N,
-      dropout_mask=drop,
     )
     if module.is_mutable_collection("probes"):
       module.sow("probes", "attention", _attention_map(attend_by, kv))
@@ -208,6 +216,45 @@ class Attention(nn.Module):
     """Returns K, which is N where num_kv_heads is None."""
     return self.num_kv_heads or self.num_heads
 
+  def kernel(
+    self,
+    rule: AttentionRule,
+    bias_kind: str | None,
+    *,
+    lengths: tuple[int, int],
+    dtype: str,
+    cached: bool,
+    training: bool,
+    platform: str | None = None,
+  ) -> str:
+    """Returns the kernel that computes the attention.
+
+    Args:
+      rule: the attention rule.
+      bias_kind: of the position encoding (PositionEncoding.bias_kind).
+      lengths: of queries and keys.
+      dtype: of the activations.
+      cached: whether the keys are those of a cache.
+      training: whether there is dropout.
+      platform: "cpu", "gpu" or "tpu"; None means that of the mesh.
+
+    Raises:
+      ValueError: the kernel that is set does not take these.
+    """
+    case = table.Case(
+      query_length=lengths[0],
+      key_length=lengths[1],
+      head_dim=self.head_dim,
+      dtype=dtype,
+      pattern=attention_rules.pattern(rule),
+      bias="array" if self.distances is not None else bias_kind,
+      soft_cap=self.core.soft_cap is not None,
+      sink=self.core.sink,
+      dropout=training and self.core.dropout_rate > 0,
+      cached=cached,
+    )
+    return table.choose(self.core.kernel, case, platform)
+
   @nn.compact
   def __call__(
     self,
@@ -241,16 +288,16 @@ class Attention(nn.Module):
     kv = cache
     if source_BSD is not None:
       kv = self._keys_and_values(source_BSD, context, position, cache, slot)
-    bias_BNTS = context.bias
     if self.distances is not None:
       q_BNTH, distance_bias_BNTS = self.distances(
         q_BNTH, context.query, context.key, x_BTD.shape[-1]
       )
-      scale = self.core.logits_scale(self.head_dim)
+      bias_BNTS = as_array(context.bias, context.query.index, context.key.index)
       bias_BNTS = 0 if bias_BNTS is None else bias_BNTS
-      bias_BNTS = scale * distance_bias_BNTS + bias_BNTS
-    out_BNTH = self.core.attend(self, q_BNTH, kv, context.mask, bias_BNTS)
-    out_BTNH = remat.context(out_BNTH.swapaxes(1, 2))
+      scale = self.core.logits_scale(self.head_dim)
+      context = context._replace(bias=scale * distance_bias_BNTS + bias_BNTS)
+    out_BNTH = self.core.attend(self, q_BNTH, kv, context)
+    out_BTNH = out_BNTH.swapaxes(1, 2)
     return self.projections.from_heads(out_BTNH, x_BTD.shape[-1]), kv
 
   def empty_cache(self, batch: int, length: int, dtype) -> KVCache:

@@ -11,6 +11,9 @@ attended to):
     x x x x x    x x x . .    x x x . .      . x x . .
     x x x x x    x x x x .    x x x x .      . . x x .
     x x x x x    x x x x x    x x x x x      . . . x x
+
+Some rules also state themselves as a pattern (nn/kernels/visibility.py), from
+which a kernel computes the mask block by block.
 """
 
 import dataclasses
@@ -22,6 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite import checks
+from t5x_lite.nn.kernels.visibility import Pattern, Visibility
 
 
 class TokenInfo(NamedTuple):
@@ -46,7 +50,8 @@ class TokenInfo(NamedTuple):
 class AttentionRule(Protocol):
   """Maps query and key tokens to a mask, bool [B or 1, T, S].
 
-  True where the query may attend to the key.
+  True where the query may attend to the key. A rule may have a method
+  `pattern`, without arguments, that returns the Pattern of its masks.
   """
 
   def __call__(self, query: TokenInfo, key: TokenInfo) -> jax.Array: ...
@@ -59,6 +64,9 @@ class Full:
   def __call__(self, query: TokenInfo, key: TokenInfo) -> jax.Array:
     return jnp.ones((1, query.index.shape[1], key.index.shape[1]), bool)
 
+  def pattern(self) -> Pattern:
+    return Pattern()
+
 
 @dataclasses.dataclass(frozen=True)
 class Causal:
@@ -66,6 +74,9 @@ class Causal:
 
   def __call__(self, query: TokenInfo, key: TokenInfo) -> jax.Array:
     return query.index[:, :, None] >= key.index[:, None, :]
+
+  def pattern(self) -> Pattern:
+    return Pattern(causal=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +89,9 @@ class PrefixCausal:
 
   def __call__(self, query: TokenInfo, key: TokenInfo) -> jax.Array:
     return Causal()(query, key) | key.prefix[:, None, :]
+
+  def pattern(self) -> Pattern:
+    return Pattern(causal=True, prefix=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +110,9 @@ class Window:
     distance = query.index[:, :, None] - key.index[:, None, :]
     return (distance >= 0) & (distance < self.size)
 
+  def pattern(self) -> Pattern:
+    return Pattern(causal=True, window=self.size)
+
 
 @dataclasses.dataclass(frozen=True)
 class LocalWindow:
@@ -112,6 +129,9 @@ class LocalWindow:
   def __call__(self, query: TokenInfo, key: TokenInfo) -> jax.Array:
     distance = query.index[:, :, None] - key.index[:, None, :]
     return jnp.abs(distance) <= self.radius
+
+  def pattern(self) -> Pattern:
+    return Pattern(radius=self.radius)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,3 +199,26 @@ def mask(rule: AttentionRule, query: TokenInfo, key: TokenInfo) -> jax.Array:
   """
   same_segment = query.segment[:, :, None] == key.segment[:, None, :]
   return rule(query, key) & same_segment & (key.segment != 0)[:, None, :]
+
+
+def pattern(rule: AttentionRule) -> Pattern | None:
+  """Returns the pattern that a rule states, or None if it has only masks."""
+  return rule.pattern() if hasattr(rule, "pattern") else None
+
+
+def visibility(
+  rule: AttentionRule, query: TokenInfo, key: TokenInfo, *, with_mask: bool
+) -> Visibility:
+  """Returns which keys the queries may attend to under a rule.
+
+  Args:
+    rule: the attention rule.
+    query, key: where the tokens stand.
+    with_mask: whether the mask is made as an array.
+  """
+  stated = pattern(rule)
+  return Visibility(
+    query.segment, key.segment, query.index, key.index, stated,
+    prefix_BS=key.prefix if stated and stated.prefix else None,
+    mask_BTS=mask(rule, query, key) if with_mask else None,
+  )  # fmt: skip

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from t5x_lite import checks
 from t5x_lite.nn.attention_rules import TokenInfo
+from t5x_lite.nn.kernels.bias import Bias, Buckets, Slopes
 from t5x_lite.nn.parameters import parameter
 from t5x_lite.nn.rope_scaling import RopeScaling
 
@@ -23,13 +24,22 @@ class PositionEncoding(nn.Module):
 
   Attributes:
     token_features: the names in TokenInfo.features that it reads.
+    bias_type: the type of its bias, if not an array.
   """
 
   token_features: ClassVar[tuple[str, ...]] = ()
+  bias_type: ClassVar[type | None] = None
 
   def check(self, num_heads: int, head_dim: int):
     """Refuses attention heads that the encoding does not fit."""
     del num_heads, head_dim
+
+  @property
+  def bias_kind(self) -> str | None:
+    """The kind of its bias, as the table of kernels names it; None for none."""
+    if type(self).bias is PositionEncoding.bias:
+      return None
+    return self.bias_type.__name__.lower() if self.bias_type else "array"
 
   @property
   def embeds(self) -> bool:
@@ -46,8 +56,12 @@ class PositionEncoding(nn.Module):
     del tokens
     return x_BNTH
 
-  def bias(self, query: TokenInfo, key: TokenInfo) -> jax.Array | None:
-    """Returns what is added to the logits, [B or 1, N or 1, T, S], or None."""
+  def bias(self, query: TokenInfo, key: TokenInfo) -> Bias:
+    """Returns what is added to the logits.
+
+    [B or 1, N or 1, T, S], a function of the distance, whose type is then
+    `bias_type`, or None.
+    """
     del query, key
     return None
 
@@ -71,6 +85,8 @@ class T5Bias(PositionEncoding):
     bidirectional: whether half of the buckets are for keys after the query
       (encoders).
   """
+
+  bias_type = Buckets
 
   num_heads: checks.Count
   bidirectional: bool
@@ -98,71 +114,14 @@ class T5Bias(PositionEncoding):
     _same_heads(self, num_heads)
 
   @nn.compact
-  def bias(self, query: TokenInfo, key: TokenInfo) -> jax.Array:
+  def bias(self, query: TokenInfo, key: TokenInfo) -> Buckets:
+    del query, key
     table = parameter(
       self, "relative_bias", ("buckets", "heads"),
       (self.num_buckets, self.num_heads),
       nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
     )  # fmt: skip
-    distance = key.index[:, None, :] - query.index[:, :, None]
-    bucket_BTS = relative_bucket(
-      distance,
-      bidirectional=self.bidirectional,
-      num_buckets=self.num_buckets,
-      max_distance=self.max_distance,
-    )
-    return _lookup(table.T, bucket_BTS).swapaxes(0, 1)
-
-
-@jax.custom_vjp
-def _lookup(table_NU, bucket_BTS):
-  """Looks up the column of each bucket: [N, B, T, S]."""
-  return jnp.take(table_NU, bucket_BTS, axis=1)
-
-
-def _lookup_forward(table_NU, bucket_BTS):
-  return _lookup(table_NU, bucket_BTS), (bucket_BTS, table_NU.shape)
-
-
-def _lookup_backward(residuals, g_NBTS):
-  bucket_BTS, shape = residuals
-  # The barrier adds up the layers' gradients before the scatter transposes
-  # them: fused, it would read all of them in strides.
-  g_NX = jax.lax.optimization_barrier(g_NBTS).reshape(shape[0], -1)
-  zeros = jnp.zeros(shape, g_NX.dtype)
-  return zeros.at[:, bucket_BTS.reshape(-1)].add(g_NX), None
-
-
-_lookup.defvjp(_lookup_forward, _lookup_backward)
-
-
-def relative_bucket(
-  distance: jax.Array,
-  *,
-  bidirectional: bool,
-  num_buckets: int,
-  max_distance: int,
-) -> jax.Array:
-  """Maps relative distances (key minus query) to T5's buckets.
-
-  Returns:
-    int32 in [0, num_buckets), the shape of `distance`.
-  """
-  offset = 0
-  if bidirectional:
-    num_buckets //= 2
-    offset = num_buckets * (distance > 0)
-    distance = jnp.abs(distance)
-  else:
-    distance = jnp.maximum(-distance, 0)
-  exact = num_buckets // 2
-  # Past `exact`, the bucket grows with the logarithm of the distance.
-  ratio = jnp.maximum(distance, 1).astype(jnp.float32) / exact
-  large = exact + (
-    jnp.log(ratio) / math.log(max_distance / exact) * (num_buckets - exact)
-  ).astype(jnp.int32)
-  large = jnp.minimum(large, num_buckets - 1)
-  return offset + jnp.where(distance < exact, distance, large)
+    return Buckets(table, self.bidirectional, self.max_distance)
 
 
 class Alibi(PositionEncoding):
@@ -176,6 +135,8 @@ class Alibi(PositionEncoding):
     num_heads: N.
   """
 
+  bias_type = Slopes
+
   num_heads: checks.Count
 
   def __post_init__(self):
@@ -186,10 +147,9 @@ class Alibi(PositionEncoding):
     del head_dim
     _same_heads(self, num_heads)
 
-  def bias(self, query: TokenInfo, key: TokenInfo) -> jax.Array:
-    distance = key.index[:, None, :] - query.index[:, :, None]
-    slopes_N11 = jnp.array(self.slopes(), jnp.float32)[:, None, None]
-    return -slopes_N11 * jnp.abs(distance)[:, None].astype(jnp.float32)
+  def bias(self, query: TokenInfo, key: TokenInfo) -> Slopes:
+    del query, key
+    return Slopes(jnp.array(self.slopes(), jnp.float32))
 
   def slopes(self) -> list[float]:
     """Returns a slope per head."""

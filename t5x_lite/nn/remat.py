@@ -14,8 +14,8 @@ arXiv:1604.06174). From the least memory to the most:
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
-_CONTEXT = "context"
-_context = jax.checkpoint_policies.save_only_these_names(_CONTEXT)
+CONTEXT = "context"
+_context = jax.checkpoint_policies.save_only_these_names(CONTEXT)
 _dots = jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims
 
 POLICIES = {
@@ -36,8 +36,12 @@ BY_COST = (None, "dots_and_context", "dots", "context", "full")
 
 
 def context(x: jax.Array) -> jax.Array:
-  """Returns x, which is what attention gives, named for the policies."""
-  return checkpoint_name(x, _CONTEXT)
+  """Returns what attention gives, named for the policies.
+
+  A kernel with a backward pass of its own names what that pass reads of it, so
+  that the kernel need not run again.
+  """
+  return checkpoint_name(x, CONTEXT)
 
 
 def settled(remat: str | None, *, scan: bool) -> str | None:

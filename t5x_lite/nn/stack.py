@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from t5x_lite import checks
 from t5x_lite.nn import pooling, remat
 from t5x_lite.nn.attention import Attention
-from t5x_lite.nn.attention_rules import AttentionRule, Full, TokenInfo
+from t5x_lite.nn.attention_rules import AttentionRule, TokenInfo
 from t5x_lite.nn.caches import (
   LayerCache,
   SharedKV,
@@ -22,7 +22,7 @@ from t5x_lite.nn.caches import (
   empty_tokens,
   write_tokens,
 )
-from t5x_lite.nn.contexts import LayerContext, attention_context
+from t5x_lite.nn.contexts import LayerContext, layer_contexts
 from t5x_lite.nn.dropout import dropout
 from t5x_lite.nn.feedforward import FeedForward
 from t5x_lite.nn.positions import NoPosition, PositionEncoding
@@ -123,7 +123,7 @@ class Layer(nn.Module):
     position, attention = self.position or context.position, context.attention
     if self.position is not None:
       bias = position.bias(attention.query, attention.key)
-      attention = attention._replace(bias=bias)
+      attention = attention.with_bias(bias)
 
     def attend(h_BTD):
       source_BSD = h_BTD if context.shared_kv is None else None
@@ -327,21 +327,14 @@ class Stack(nn.Module):
 
     cached_tokens = cache and write_tokens(cache.tokens, tokens, slot)
     keys = shared_kv.tokens if shared_kv else (cached_tokens or tokens)
-    bias = self.position.bias(tokens, keys)
-    rules = [rule or layer.rule or self.rule for layer in self.period]
-    contexts = {
-      r: attention_context(r, tokens, keys, bias) for r in dict.fromkeys(rules)
-    }
-    cross_context = None
-    if source_tokens is not None:
-      cross_context = attention_context(Full(), tokens, source_tokens)
+    context = layer_contexts(
+      self, tokens, keys, dtype=x_BTD.dtype.name, rule=rule,
+      source_BSD=source_BSD, source_tokens=source_tokens,
+      cached=cache is not None, shared_kv=shared_kv,
+    )  # fmt: skip
 
     def run(layer, x_BTD, layer_cache):
-      context = LayerContext(
-        contexts[rule or layer.rule or self.rule], self.position, source_BSD,
-        cross_context, shared_kv and shared_kv.kv,
-      )  # fmt: skip
-      return layer(x_BTD, layer_cache, context, slot)
+      return layer(x_BTD, layer_cache, context(layer), slot)
 
     if (name := remat.settled(self.remat, scan=self.scan)) is not None:
       policy = remat.POLICIES[name]

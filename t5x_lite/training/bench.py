@@ -84,7 +84,6 @@ def bench(
         seconds.append(time.perf_counter() - begun)
     peaks.append(matmul_peak.matmul_flops(model.transformer.dtype))
   median = statistics.median(seconds[1:])
-  stack = model.transformer.decoder or model.transformer.encoder
   return {
     "tokens_per_s": round(described["tokens_per_step"] / median, 1),
     "step_ms_median": round(median * 1e3, 1),
@@ -102,7 +101,7 @@ def bench(
     "batch_size": batch_size,
     "lengths": dict(lengths),
     "dtype": model.transformer.dtype,
-    "kernel": stack.layers[0].attention.core.kernel,
+    "kernel": ", ".join(described["kernels"]),
     "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     "loss": float(metrics.terms["loss"].mean()),
   }

@@ -128,8 +128,6 @@ class Setup:
     """Returns the summary that is logged at the start."""
     shape = self.layout.device_mesh().shape.items()
     mesh = " x ".join(f"{axis} {size}" for axis, size in shape)
-    transformer = self.model.transformer
-    stack = transformer.decoder or transformer.encoder
     start = f"resuming after step {first_step}" if first_step else "from step 0"
     sizes = [f"{self.description['parameters']['total']:,} parameters"]
     if math.isfinite(flops := self.description["flops_per_token"]):
@@ -140,7 +138,7 @@ class Setup:
     return (
       f"{self.model.row_format.name} on {self.run.train.task}, {start} of "
       f"{self.run.total_steps}: {', '.join(sizes)}, attention kernel "
-      f"{stack.layers[0].attention.core.kernel}, mesh {mesh}, "
+      f"{', '.join(self.description['kernels'])}, mesh {mesh}, "
       f"{jax.default_backend()}"
     )
 

@@ -161,7 +161,7 @@ def matmul_flops(jaxpr):
       (contracted, _), _ = eqn.params["dimension_numbers"]
       shape = eqn.invars[0].aval.shape
       if len(shape) == 2 and shape[0] == 1:
-        continue  # attend.py's sum over the batch, as a row of ones.
+        continue  # einsum.py's sum over the batch, as a row of ones.
       summed = math.prod(shape[i] for i in contracted)
       total += 2 * math.prod(eqn.outvars[0].aval.shape) * summed
     else:

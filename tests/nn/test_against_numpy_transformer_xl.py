@@ -11,7 +11,7 @@ import pytest
 
 from t5x_lite.nn.attention import Attention
 from t5x_lite.nn.attention_rules import Causal, TokenInfo
-from t5x_lite.nn.contexts import attention_context
+from t5x_lite.nn.contexts import AttentionContexts
 from t5x_lite.nn.positions import NoPosition
 from t5x_lite.nn.stack import Layer
 from t5x_lite.nn.transformer_xl_bias import TransformerXLBias
@@ -53,7 +53,7 @@ def test_attention_is_the_papers():
   x = rng.normal(size=(1, LENGTH, tiny.WIDTH)).astype(np.float32)
   index = np.arange(LENGTH)[None]
   tokens = TokenInfo(index, index, np.ones_like(index), index < 0)
-  context = attention_context(Causal(), tokens, tokens)
+  context = AttentionContexts(tokens, tokens).by_kernel(Causal(), "einsum")
   call = {"position": NoPosition()}
   shapes = jax.eval_shape(
     lambda: ATTENTION.init(jax.random.key(0), x, x, context, **call)

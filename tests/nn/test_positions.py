@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from t5x_lite.nn.attention_rules import TokenInfo
+from t5x_lite.nn.kernels.bias import relative_bucket
 from t5x_lite.nn.positions import (
   Alibi,
   Learned,
@@ -13,7 +14,6 @@ from t5x_lite.nn.positions import (
   Rope,
   Sinusoidal,
   T5Bias,
-  relative_bucket,
 )
 
 
@@ -28,6 +28,13 @@ def run(position, method, *args, params=None):
   """Calls a method of an encoding, with its parameters."""
   variables = {"params": params} if params else {}
   return position.apply(variables, *args, method=method)
+
+
+def bias_array(position, query, key, params=None):
+  """Returns the bias of an encoding as an array [B or 1, N, T, S]."""
+  bias = run(position, "bias", query, key, params=params)
+  assert position.bias_kind == type(bias).__name__.lower()
+  return bias.array(query.index, key.index)
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
@@ -71,10 +78,9 @@ def test_buckets_by_hand():
 def test_t5_bias_looks_up_key_minus_query():
   bias = T5Bias(num_heads=2, bidirectional=True, num_buckets=8)
   table = np.arange(16.0, dtype=np.float32).reshape(8, 2)
-  out = run(
-    bias, "bias", tokens([4]), tokens([3, 4, 5]),
-    params={"relative_bias": table},
-  )  # fmt: skip
+  out = bias_array(
+    bias, tokens([4]), tokens([3, 4, 5]), params={"relative_bias": table}
+  )
   # [B, N, T, S]: one token back is bucket 1, here 0, one ahead 5.
   np.testing.assert_array_equal(out[0, 0, 0], table[[1, 0, 5], 0])
   np.testing.assert_array_equal(out[0, 1, 0], table[[1, 0, 5], 1])
@@ -89,7 +95,7 @@ def test_gradient_of_the_t5_bias_is_autodiffs(rows):
   table = rng.normal(size=(8, 3)).astype(np.float32)
 
   def ours(table):
-    out = run(bias, "bias", where, where, params={"relative_bias": table})
+    out = bias_array(bias, where, where, params={"relative_bias": table})
     return jnp.sum(out * cotangent)
 
   def plain(table):
@@ -188,7 +194,7 @@ def test_alibi_slopes_are_the_papers():
 
 def test_alibi_falls_with_the_distance():
   row = tokens([0, 1, 2])
-  bias = run(Alibi(num_heads=8), "bias", row, row)
+  bias = bias_array(Alibi(num_heads=8), row, row)
   np.testing.assert_array_equal(
     bias[0, 0], [[0, -0.5, -1], [-0.5, 0, -0.5], [-1, -0.5, 0]]
   )

@@ -123,7 +123,7 @@ def test_sizes_that_cannot_be_read_cost_their_words_alone(
   monkeypatch.setattr(traces, "inner", renamed)
   train(make_run(total_steps=2), model_dir=str(tmp_path))
   said = capsys.readouterr().err
-  assert "parameters, attention kernel" in said
+  assert "parameters, attention kernel einsum, mesh" in said
   assert "nan" not in said.lower()
   (record,) = records(tmp_path)
   assert "flops_share" not in record and "loss" in record

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from t5x_lite.nn.attend import attend
+from t5x_lite.nn.kernels import Visibility
+from t5x_lite.nn.kernels.einsum import attend
 
 B, N, T, S, H = 2, 4, 5, 7, 6
 SCALE = 0.4
@@ -22,7 +23,12 @@ def formula(q, k, v, bias, mask, scale=SCALE):
 
 
 def ours(q, k, v, bias, mask, scale=SCALE, **settings):
-  return attend(q, k, v, bias_BNTS=bias, mask_BTS=mask, scale=scale, **settings)
+  places = (jnp.arange(n)[None] for n in mask.shape[1:])
+  ones = (jnp.ones((1, n), int) for n in mask.shape[1:])
+  visibility = Visibility(*ones, *places, mask_BTS=mask)
+  return attend(
+    q, k, v, bias=bias, visibility=visibility, scale=scale, **settings
+  )
 
 
 def draw(num_kv_heads=N, bias_rows=None, mask_rows=B, seed=0):

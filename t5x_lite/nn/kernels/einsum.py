@@ -10,7 +10,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
-KERNELS = ("einsum", "cudnn")
+from t5x_lite.nn import remat
+from t5x_lite.nn.kernels.bias import Bias, as_array
+from t5x_lite.nn.kernels.visibility import Visibility
 
 # The scope of a product that is a sum, for who counts products.
 SUM = "sum_over_batch"
@@ -24,10 +26,9 @@ def attend(
   k_BKSH: jax.Array,
   v_BKSH: jax.Array,
   *,
-  mask_BTS: jax.Array,
-  bias_BNTS: jax.Array | None = None,
+  visibility: Visibility,
+  bias: Bias = None,
   scale: float,
-  kernel: str = "einsum",
   soft_cap: float | None = None,
   sink_N: jax.Array | None = None,
   dropout_mask=None,
@@ -42,22 +43,21 @@ def attend(
     q_BNTH: queries, one [T, H] per head.
     k_BKSH: keys; head n of the queries reads key head n // (N / K).
     v_BKSH: values.
-    mask_BTS: bool, True where the query sees the key; B or 1.
-    bias_BNTS: float32 added to the scaled logits; B or 1, N or 1.
+    visibility: with its mask as an array.
+    bias: float32, added to the scaled logits.
     scale: factor on the products.
-    kernel: "einsum", or "cudnn" (GPU, half precision).
     soft_cap: c in c * tanh(logits / c), before the mask (Gemma Team 2024,
-      arXiv:2408.00118, section 2); only for the einsum kernel.
+      arXiv:2408.00118, section 2).
     sink_N: a logit per head of a key without value, that takes the attention
-      which has nowhere to go; only for the einsum kernel.
+      which has nowhere to go.
     dropout_mask: a function of the float32 probabilities [B, K, G, T, S] that
-      drops some of them, or None; only for the einsum kernel.
+      drops some of them, or None.
 
   Returns:
     [B, N, T, H] in the dtype of the queries; zeros where a query sees nothing.
   """
-  if kernel == "cudnn":
-    return _cudnn(q_BNTH, k_BKSH, v_BKSH, mask_BTS, bias_BNTS, scale)
+  mask_BTS = visibility.mask_BTS
+  bias_BNTS = as_array(bias, visibility.query_index_BT, visibility.key_index_BS)
   b, n, t, h = q_BNTH.shape
   num_kv_heads = k_BKSH.shape[1]
   group = n // num_kv_heads
@@ -77,7 +77,8 @@ def attend(
   # Without this a query that sees nothing, such as that of a text without
   # inputs in a packed row, would get the mean of its neighbours' values.
   sees_BT = jnp.any(mask_BTS, axis=-1)[:, None, :, None]
-  return jnp.where(sees_BT, out_BKMH.reshape(b, n, t, -1), 0)
+  out_BNTH = jnp.where(sees_BT, out_BKMH.reshape(b, n, t, -1), 0)
+  return remat.context(out_BNTH)
 
 
 def _probabilities(
@@ -156,16 +157,3 @@ def _sum_to(shape, x):
       x = (ones @ x.reshape(x.shape[0], -1)).reshape(1, *x.shape[1:])
   summed = tuple(i for i in range(5) if shape[i] == 1 != x.shape[i])
   return jnp.sum(x, axis=summed, keepdims=True) if summed else x
-
-
-def _cudnn(q_BNTH, k_BKSH, v_BKSH, mask_BTS, bias_BNTS, scale):
-  out_BTNH = jax.nn.dot_product_attention(
-    q_BNTH.swapaxes(1, 2),
-    k_BKSH.swapaxes(1, 2),
-    v_BKSH.swapaxes(1, 2),
-    bias=None if bias_BNTS is None else bias_BNTS.astype(q_BNTH.dtype),
-    mask=mask_BTS[:, None],
-    scale=scale,
-    implementation="cudnn",
-  )
-  return out_BTNH.swapaxes(1, 2)

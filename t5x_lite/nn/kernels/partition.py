@@ -1,0 +1,80 @@
+"""The devices that a kernel is compiled for, and what each of them computes.
+
+XLA partitions its own operations over a mesh, but not a Pallas kernel, which
+runs on each device's share of rows and heads.
+"""
+
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+from jax.sharding import PartitionSpec
+
+# A logical axis, or None, for each dim of an array.
+Axes = tuple[str | None, ...]
+
+QUERIES = ("batch", "heads", None, None)
+KEYS = ("batch", "kv_heads", None, None)
+
+
+def platform() -> str:
+  """Returns what the program at hand is compiled for: "cpu", "gpu" or "tpu".
+
+  The devices of the mesh say it (jax.set_mesh), which may be absent ones that
+  are only compiled for; without a mesh, the devices that are here.
+  """
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return device.platform if device else jax.default_backend()
+
+
+def ways(axis: str, size: int) -> int:
+  """Returns how many shares a dim of this logical axis and size has."""
+  mesh = jax.sharding.get_abstract_mesh()
+  (mesh_axes,) = _spec((axis,), (size,), mesh)
+  return _ways(mesh_axes, mesh)
+
+
+def per_device(
+  kernel: Callable[..., jax.Array], *arguments: tuple[jax.Array | None, Axes]
+) -> jax.Array:
+  """Runs a kernel on each device's share of its arguments.
+
+  A dim that its mesh axes do not divide is computed by each device in whole, as
+  is one of an axis without a rule.
+
+  Args:
+    kernel: a function of the arguments' shares, that returns an array laid out
+      as its first argument.
+    *arguments: arrays, or None, and their logical axes.
+  """
+  arrays, axes = zip(*arguments, strict=True)
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return kernel(*arrays)
+  specs = tuple(
+    None if x is None else _spec(names, x.shape, mesh)
+    for x, names in zip(arrays, axes, strict=True)
+  )
+  # A kernel's outputs do not say over which axes they vary: check_vma=False.
+  return jax.shard_map(
+    kernel, in_specs=specs, out_specs=specs[0], check_vma=False
+  )(*arrays)
+
+
+def _spec(axes, shape, mesh) -> PartitionSpec:
+  if mesh.empty:
+    return PartitionSpec(*(None for _ in axes))
+  return PartitionSpec(
+    *(
+      mesh_axes if size % _ways(mesh_axes, mesh) == 0 else None
+      for size, mesh_axes in zip(
+        shape, nn.logical_to_mesh_axes(axes), strict=True
+      )
+    )
+  )
+
+
+def _ways(mesh_axes, mesh) -> int:
+  names = (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ()
+  return math.prod(mesh.shape[name] for name in names)

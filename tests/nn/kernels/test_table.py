@@ -1,0 +1,127 @@
+"""Which kernel serves what, and what is said where one does not."""
+
+import dataclasses
+
+import jax
+import pytest
+from jax.sharding import AbstractMesh
+
+from t5x_lite.nn.attention_rules import (
+  And,
+  Causal,
+  Full,
+  PrefixCausal,
+  Sinks,
+  Window,
+  pattern,
+)
+from t5x_lite.nn.kernels import partition
+from t5x_lite.nn.kernels.table import KERNELS, Case, choose
+from tests import tiny
+
+CASE = Case(
+  query_length=512, key_length=512, head_dim=64, dtype="bfloat16",
+  pattern=pattern(Causal()),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  "changes, on_tpu, on_gpu",
+  [
+    ({}, "splash", "cudnn"),
+    ({"pattern": pattern(Full()), "key_length": 1024}, "splash", "cudnn"),
+    ({"pattern": pattern(Window(64))}, "splash", "cudnn"),
+    ({"pattern": pattern(PrefixCausal())}, "splash", "einsum"),
+    ({"pattern": None}, "einsum", "einsum"),
+    ({"soft_cap": True}, "splash", "einsum"),
+    ({"sink": True}, "splash", "einsum"),
+    ({"dropout": True}, "einsum", "einsum"),
+    ({"cached": True}, "einsum", "einsum"),
+    ({"dtype": "float32"}, "splash", "einsum"),
+    ({"head_dim": 68}, "splash", "einsum"),
+    ({"bias": "array"}, "einsum", "cudnn"),
+    ({"bias": "array", "key_length": 511}, "einsum", "einsum"),
+    ({"query_length": 64}, "einsum", "einsum"),
+  ],
+)
+def test_auto_takes_the_fused_kernel_that_serves(changes, on_tpu, on_gpu):
+  case = dataclasses.replace(CASE, **changes)
+  assert choose("auto", case, "cpu") == "einsum"
+  assert choose("auto", case, "tpu") == on_tpu
+  assert choose("auto", case, "gpu") == on_gpu
+
+
+@pytest.mark.parametrize(
+  "kernel, platform, changes, what",
+  [
+    ("splash", "gpu", {}, "the platform gpu"),
+    ("cudnn", "tpu", {}, "the platform tpu"),
+    ("cudnn", "gpu", {"dtype": "float32"}, "dtype float32"),
+    ("cudnn", "gpu", {"head_dim": 68}, "head_dim 68"),
+    ("cudnn", "gpu", {"pattern": pattern(PrefixCausal())},
+     "an attention rule that is prefix"),
+    ("splash", "tpu", {"pattern": None}, "an attention rule that is a mask"),
+    ("splash", "tpu", {"bias": "array"}, "a bias that is of array"),
+    ("splash", "tpu", {"dropout": True}, "dropout"),
+    ("splash", "tpu", {"cached": True}, "a cache of keys and values"),
+    ("cudnn", "gpu", {"bias": "array", "query_length": 511},
+     "a bias on odd lengths (511, 512)"),
+  ],
+)  # fmt: skip
+def test_a_kernel_that_cannot_serve_is_refused_with_those_that_can(
+  kernel, platform, changes, what
+):
+  case = dataclasses.replace(CASE, **changes)
+  with pytest.raises(ValueError) as refusal:
+    choose(kernel, case, platform)
+  message = str(refusal.value)
+  assert f"CoreAttention.kernel {kernel!r} does not take {what}" in message
+  assert "\n" not in message
+  assert "einsum" in message and f", {kernel}" not in message
+
+
+def test_a_cpu_interprets_a_named_kernel_of_tpus():
+  assert choose("splash", CASE, "cpu") == "splash"
+
+
+def test_the_devices_of_the_mesh_are_what_is_compiled_for():
+  assert partition.platform() == jax.default_backend()
+  absent = AbstractMesh(
+    (2,), ("data",),
+    abstract_device=jax.sharding.AbstractDevice("TPU v5", 1, "tpu"),
+  )  # fmt: skip
+  with jax.sharding.use_abstract_mesh(absent):
+    assert partition.platform() == "tpu"
+
+
+def test_rules_made_of_others_have_no_pattern():
+  for rule in (And((Causal(), Window(3))), Sinks(2)):
+    assert pattern(rule) is None
+
+
+def test_einsum_serves_every_case_on_every_platform():
+  row = KERNELS["einsum"]
+  worst = dataclasses.replace(
+    CASE, pattern=None, bias="array", soft_cap=True, sink=True, dropout=True,
+    cached=True, dtype="float16", head_dim=3, query_length=1,
+  )  # fmt: skip
+  for platform in ("cpu", "gpu", "tpu"):
+    assert row.refusal(worst, platform) is None
+
+
+def test_a_named_kernel_does_not_decode_and_auto_does():
+  def logits(kernel):
+    model = tiny.palm(num_layers=1)
+    layer = model.transformer.decoder.layer
+    core = dataclasses.replace(layer.attention.core, kernel=kernel)
+    attention = layer.attention.clone(core=core)
+    model = tiny.replace_stacks(model, layer=layer.clone(attention=attention))
+    batch = model.row_format.prompts(tiny.batch(model))
+    params = tiny.random_params(model)
+    return jax.eval_shape(
+      lambda p, b: model.prefill(p, b, max_new_tokens=2)[0], params, batch
+    )
+
+  assert logits("auto").shape == (3, tiny.VOCAB)
+  with pytest.raises(ValueError, match="does not take a cache of keys and val"):
+    logits("splash")

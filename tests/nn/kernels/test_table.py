@@ -17,7 +17,7 @@ from t5x_lite.nn.attention_rules import (
 )
 from t5x_lite.nn.kernels import partition
 from t5x_lite.nn.kernels.table import KERNELS, Case, choose
-from tests import tiny
+from tests import guides, tiny
 
 CASE = Case(
   query_length=512, key_length=512, head_dim=64, dtype="bfloat16",
@@ -107,6 +107,26 @@ def test_einsum_serves_every_case_on_every_platform():
   )  # fmt: skip
   for platform in ("cpu", "gpu", "tpu"):
     assert row.refusal(worst, platform) is None
+
+
+def test_the_guide_has_the_table():
+  def shown(taken):
+    return "all" if taken is None else ", ".join(taken) or "none"
+
+  rows = [
+    (
+      name, shown(row.platforms), shown(row.patterns), shown(row.dtypes),
+      "all" if row.head_dims is None else
+      f"{row.head_dims[0]}, {row.head_dims[1]}, ... {row.head_dims[-1]}",
+      "array" if row.reads_bias else shown(row.biases),
+      *("yes" if has else "no" for has in (
+        row.soft_cap, row.sink, row.dropout, row.cached
+      )),
+    )
+    for name, row in KERNELS.items()
+  ]  # fmt: skip
+  table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+  assert f"|\n{table}\n\n" in (guides.DOCS / "kernels.md").read_text()
 
 
 def test_a_named_kernel_does_not_decode_and_auto_does():

@@ -15,9 +15,10 @@ from t5x_lite.nn.attention_rules import (
   Window,
   pattern,
 )
-from t5x_lite.nn.kernels import partition
+from t5x_lite.nn.kernels import partition, table
 from t5x_lite.nn.kernels.table import KERNELS, Case, choose
 from tests import guides, tiny
+from tests.nn.test_against_numpy_yoco import yoco
 
 CASE = Case(
   query_length=512, key_length=512, head_dim=64, dtype="bfloat16",
@@ -83,14 +84,34 @@ def test_a_cpu_interprets_a_named_kernel_of_tpus():
   assert choose("splash", CASE, "cpu") == "splash"
 
 
+ABSENT = AbstractMesh(
+  (1,), ("data",),
+  abstract_device=jax.sharding.AbstractDevice("TPU v5", 1, "tpu"),
+)  # fmt: skip
+
+
 def test_the_devices_of_the_mesh_are_what_is_compiled_for():
   assert partition.platform() == jax.default_backend()
-  absent = AbstractMesh(
-    (2,), ("data",),
-    abstract_device=jax.sharding.AbstractDevice("TPU v5", 1, "tpu"),
-  )  # fmt: skip
-  with jax.sharding.use_abstract_mesh(absent):
+  with jax.sharding.use_abstract_mesh(ABSENT):
     assert partition.platform() == "tpu"
+
+
+@pytest.mark.parametrize(
+  "model", [tiny.llama(), tiny.prefix_lm(), yoco()],
+  ids=["llama", "prefix_lm", "yoco"],
+)  # fmt: skip
+def test_training_takes_a_fused_kernel_in_all_layers(model, monkeypatch):
+  chosen = []
+
+  def recorded(*arguments):
+    chosen.append(choose(*arguments))
+    return chosen[-1]
+
+  monkeypatch.setattr(table, "choose", recorded)
+  shapes = model.abstract(), model.abstract_batch(2, {"decoder": 128})
+  with jax.sharding.use_abstract_mesh(ABSENT):
+    jax.eval_shape(model.objective, *shapes)
+  assert set(chosen) == {"splash"}
 
 
 def test_rules_made_of_others_have_no_pattern():

@@ -76,7 +76,8 @@ def describe(
     is logged.
 
   Raises:
-    ValueError: a length is missing, or microbatches do not divide the batch.
+    ValueError: a length is missing, microbatches do not divide the batch, or an
+      attention kernel does not serve its layer on the platform.
   """
   if batch_size % microbatches:
     raise ValueError(

@@ -136,7 +136,11 @@ def kernels(model, rows, platform=None) -> list[str]:
   Args:
     model: the model, trained on rows that are not cached.
     rows: the length of a row's encoder and decoder side.
-    platform: the platform to run on; None means the one that is here.
+    platform: the platform to run on; None means the one that is here, but takes
+      kernels that are named as they are.
+
+  Raises:
+    ValueError: a kernel that is named does not serve its layer there.
   """
   found = []
   for stack, length, source in _runs(model, rows):
@@ -159,7 +163,7 @@ def kernels(model, rows, platform=None) -> list[str]:
 
 
 def _kernel(model, attention, rule, bias_kind, lengths, platform):
-  if attention.core.kernel != table.AUTO:
+  if platform is None and attention.core.kernel != table.AUTO:
     return attention.core.kernel
   return attention.kernel(
     rule, bias_kind, lengths=lengths, dtype=model.transformer.dtype,

@@ -51,7 +51,8 @@ class AttentionRule(Protocol):
   """Maps query and key tokens to a mask, bool [B or 1, T, S].
 
   True where the query may attend to the key. A rule may have a method
-  `pattern`, without arguments, that returns the Pattern of its masks.
+  `pattern`, without arguments, that returns the Pattern of its masks; only such
+  rules are taken by fused kernels.
   """
 
   def __call__(self, query: TokenInfo, key: TokenInfo) -> jax.Array: ...

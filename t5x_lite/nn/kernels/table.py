@@ -55,7 +55,7 @@ class Kernel:
     dtypes, patterns, biases: those that it takes, by name; None means all.
     head_dims: the head dims that it takes; None means all.
     soft_cap, sink, dropout, cached: whether it takes them.
-    even_with_bias: whether lengths must be even where there is a bias.
+    even_lengths: whether lengths must be even.
     reads_mask, reads_bias: whether it reads the mask, and the bias, as arrays.
     shortest: queries and keys from which on "auto" takes it.
   """
@@ -71,7 +71,7 @@ class Kernel:
   sink: bool = False
   dropout: bool = False
   cached: bool = False
-  even_with_bias: bool = False
+  even_lengths: bool = False
   reads_mask: bool = False
   reads_bias: bool = False
   shortest: int = 128
@@ -85,11 +85,11 @@ class Kernel:
     if not self.compiles_for(platform):
       if not (self.interpreted and platform == "cpu"):
         return f"the platform {platform}"
-    pattern = case.pattern.name if case.pattern else "a mask alone"
+    pattern = case.pattern.name if case.pattern else "without a pattern"
     found = (
       (case.dtype, self.dtypes, "dtype {}"),
-      (pattern, self.patterns, "an attention rule that is {}"),
-      (case.bias, case.bias and self.biases, "a bias that is of {}"),
+      (pattern, self.patterns, "the attention rule {}"),
+      (case.bias, case.bias and self.biases, "the bias {}"),
       (case.head_dim, self.head_dims, "head_dim {}"),
     )
     for value, taken, text in found:
@@ -101,8 +101,8 @@ class Kernel:
     if case.cached and not self.cached:
       return "a cache of keys and values, as in decoding"
     lengths = case.query_length, case.key_length
-    if self.even_with_bias and case.bias and any(n % 2 for n in lengths):
-      return f"a bias on odd lengths {lengths}"
+    if self.even_lengths and any(n % 2 for n in lengths):
+      return f"odd lengths {lengths}"
     return None
 
 
@@ -117,7 +117,7 @@ KERNELS = {
   "cudnn": Kernel(
     run=cudnn.attend, platforms=("gpu",), dtypes=("bfloat16", "float16"),
     patterns=("full", "causal", "window"), head_dims=range(8, 257, 8),
-    even_with_bias=True, reads_bias=True,
+    even_lengths=True, reads_bias=True,
   ),
   "einsum": Kernel(
     run=einsum.attend,

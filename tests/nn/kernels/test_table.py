@@ -15,9 +15,10 @@ from t5x_lite.nn.attention_rules import (
   Window,
   pattern,
 )
-from t5x_lite.nn.kernels import partition
+from t5x_lite.nn.kernels import partition, table
 from t5x_lite.nn.kernels.table import KERNELS, Case, choose
-from tests import tiny
+from tests import guides, tiny
+from tests.nn.test_against_numpy_yoco import yoco
 
 CASE = Case(
   query_length=512, key_length=512, head_dim=64, dtype="bfloat16",
@@ -40,7 +41,7 @@ CASE = Case(
     ({"dtype": "float32"}, "splash", "einsum"),
     ({"head_dim": 68}, "splash", "einsum"),
     ({"bias": "array"}, "einsum", "cudnn"),
-    ({"bias": "array", "key_length": 511}, "einsum", "einsum"),
+    ({"key_length": 511}, "splash", "einsum"),
     ({"query_length": 64}, "einsum", "einsum"),
   ],
 )
@@ -59,13 +60,12 @@ def test_auto_takes_the_fused_kernel_that_serves(changes, on_tpu, on_gpu):
     ("cudnn", "gpu", {"dtype": "float32"}, "dtype float32"),
     ("cudnn", "gpu", {"head_dim": 68}, "head_dim 68"),
     ("cudnn", "gpu", {"pattern": pattern(PrefixCausal())},
-     "an attention rule that is prefix"),
-    ("splash", "tpu", {"pattern": None}, "an attention rule that is a mask"),
-    ("splash", "tpu", {"bias": "array"}, "a bias that is of array"),
+     "the attention rule prefix"),
+    ("splash", "tpu", {"pattern": None}, "the attention rule without a pat"),
+    ("splash", "tpu", {"bias": "array"}, "the bias array"),
     ("splash", "tpu", {"dropout": True}, "dropout"),
     ("splash", "tpu", {"cached": True}, "a cache of keys and values"),
-    ("cudnn", "gpu", {"bias": "array", "query_length": 511},
-     "a bias on odd lengths (511, 512)"),
+    ("cudnn", "gpu", {"query_length": 511}, "odd lengths (511, 512)"),
   ],
 )  # fmt: skip
 def test_a_kernel_that_cannot_serve_is_refused_with_those_that_can(
@@ -84,14 +84,34 @@ def test_a_cpu_interprets_a_named_kernel_of_tpus():
   assert choose("splash", CASE, "cpu") == "splash"
 
 
+ABSENT = AbstractMesh(
+  (1,), ("data",),
+  abstract_device=jax.sharding.AbstractDevice("TPU v5", 1, "tpu"),
+)  # fmt: skip
+
+
 def test_the_devices_of_the_mesh_are_what_is_compiled_for():
   assert partition.platform() == jax.default_backend()
-  absent = AbstractMesh(
-    (2,), ("data",),
-    abstract_device=jax.sharding.AbstractDevice("TPU v5", 1, "tpu"),
-  )  # fmt: skip
-  with jax.sharding.use_abstract_mesh(absent):
+  with jax.sharding.use_abstract_mesh(ABSENT):
     assert partition.platform() == "tpu"
+
+
+@pytest.mark.parametrize(
+  "model", [tiny.llama(), tiny.prefix_lm(), yoco()],
+  ids=["llama", "prefix_lm", "yoco"],
+)  # fmt: skip
+def test_training_takes_a_fused_kernel_in_all_layers(model, monkeypatch):
+  chosen = []
+
+  def recorded(*arguments):
+    chosen.append(choose(*arguments))
+    return chosen[-1]
+
+  monkeypatch.setattr(table, "choose", recorded)
+  shapes = model.abstract(), model.abstract_batch(2, {"decoder": 128})
+  with jax.sharding.use_abstract_mesh(ABSENT):
+    jax.eval_shape(model.objective, *shapes)
+  assert set(chosen) == {"splash"}
 
 
 def test_rules_made_of_others_have_no_pattern():
@@ -107,6 +127,26 @@ def test_einsum_serves_every_case_on_every_platform():
   )  # fmt: skip
   for platform in ("cpu", "gpu", "tpu"):
     assert row.refusal(worst, platform) is None
+
+
+def test_the_guide_has_the_table():
+  def shown(taken):
+    return "all" if taken is None else ", ".join(taken) or "none"
+
+  rows = [
+    (
+      name, shown(row.platforms), shown(row.patterns), shown(row.dtypes),
+      "all" if row.head_dims is None else
+      f"{row.head_dims[0]}, {row.head_dims[1]}, ... {row.head_dims[-1]}",
+      "array" if row.reads_bias else shown(row.biases),
+      *("yes" if has else "no" for has in (
+        row.soft_cap, row.sink, row.dropout, row.cached
+      )),
+    )
+    for name, row in KERNELS.items()
+  ]  # fmt: skip
+  table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+  assert f"|\n{table}\n\n" in (guides.DOCS / "kernels.md").read_text()
 
 
 def test_a_named_kernel_does_not_decode_and_auto_does():

@@ -21,7 +21,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from t5x_lite.nn.kernels.flash_plan import LANES, SUBLANES, Plan, within
+from t5x_lite.nn.kernels.flash_plan import LANES, Plan, within
 
 # Finite, so that a query that sees nothing stays finite too.
 HIDDEN = -1e30
@@ -140,11 +140,10 @@ def spread_diagonals(window: jax.Array, rows: int, columns: int) -> jax.Array:
   Returns:
     [rows, columns], window[rows + column - row] at each place.
   """
-  first = jnp.broadcast_to(window, (SUBLANES, rows + columns))
-  first = pltpu.roll(first, 0, 1, stride=1, stride_axis=0)
-  base = jnp.concatenate(
-    [pltpu.roll(first, row, 1) for row in range(0, LANES, SUBLANES)]
-  )
+  base = window
+  while base.shape[0] < LANES:
+    moved = pltpu.roll(base, base.shape[0], 1)
+    base = jnp.concatenate([base, moved])
   # The rows after the first 128 move by whole registers, which is free.
   return jnp.concatenate(
     [base[:, start : start + columns] for start in range(rows, 0, -LANES)]

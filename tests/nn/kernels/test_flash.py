@@ -3,6 +3,7 @@
 test_same_as_einsum.py has it without a bias, beside other kernels.
 """
 
+import dataclasses
 import re
 
 import flax.linen as nn
@@ -23,6 +24,7 @@ from t5x_lite.nn.attention_rules import (
   visibility,
 )
 from t5x_lite.nn.kernels import KERNELS, Buckets, Pattern, Slopes, flash_plan
+from tests import tiny
 from tests.nn.kernels.test_same_as_einsum import assert_same, draw, tokens
 
 SCALE, BUCKETS = 0.4, 8
@@ -214,3 +216,36 @@ def test_tpus_run_three_kernels_and_no_array_of_queries_by_keys(
   kernels = re.findall(r"%(\w*flash_\w+?)_*\.\d+ = .* custom-call\(", text)
   assert len(kernels) == 3
   assert "600,600]" not in text and "768,768]" not in text
+
+
+def with_kernel(model, kernel):
+  """Returns a model whose attentions are all computed by a kernel."""
+
+  def change(attention):
+    core = dataclasses.replace(attention.core, kernel=kernel)
+    return attention.clone(core=core)
+
+  stacks = {}
+  for name in ("encoder", "decoder"):
+    stack = getattr(model.transformer, name)
+    attentions = {
+      field: change(attention)
+      for field in ("attention", "cross_attention")
+      if (attention := getattr(stack.layer, field)) is not None
+    }
+    stacks[name] = stack.clone(layer=stack.layer.clone(**attentions))
+  return dataclasses.replace(
+    model, transformer=model.transformer.clone(**stacks)
+  )
+
+
+def test_an_encoder_decoder_trains_as_by_einsum():
+  model = tiny.t5(num_layers=1)
+  params, batch = tiny.random_params(model), tiny.packed(tiny.batch(model))
+  found, expected = (
+    tiny.jit(jax.value_and_grad(with_kernel(model, kernel).objective))(
+      params, batch
+    )
+    for kernel in ("flash", "einsum")
+  )
+  assert_same(found, expected)

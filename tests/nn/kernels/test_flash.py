@@ -66,7 +66,7 @@ def output_and_gradients(kernel, rule, query, key, arrays, bias, soft_cap=None):
     weights = jnp.cos(jnp.arange(out.size, dtype=jnp.float32))
     return jnp.sum(out * weights.reshape(out.shape)), out
 
-  return jax.jit(jax.grad(scalar, has_aux=True))(arrays)
+  return tiny.jit(jax.grad(scalar, has_aux=True))(arrays)
 
 
 def draw_with_table(num_heads, num_kv_heads, query, key, sink=False):

@@ -144,11 +144,11 @@ def _kernel(
   first, last, query_code, key_code, diagonals, q, k, v,
   out, logsumexp, top, total, mixed, *, plan,
 ):  # fmt: skip
-  """Passes one block of keys by one block of queries.
+  """Attends from one block of queries to one block of keys.
 
-  Between the steps of a block of queries, `top` has the largest logit so far in
-  all lanes, `total` the sum of the exponentials in parts, a lane each, and
-  `mixed` the sum of the values by the exponentials.
+  Between the blocks of keys, `top` keeps the largest logit so far, the same in
+  all lanes, `total` the sum of the exponentials in one part per lane, and `mixed`
+  the sum of the values weighted by them.
   """
   i, j = pl.program_id(2), pl.program_id(3)
   row = pl.program_id(0) * pl.num_programs(2) + i

@@ -77,11 +77,12 @@ def block_size(length: int) -> int:
 def visible_blocks(
   plan: Plan, query_code_BT: jax.Array, key_code_BS: jax.Array
 ) -> jax.Array:
-  """Returns which blocks may hold a visible logit.
-
-  bool [B, blocks of queries, blocks of keys].
+  """Finds the blocks that may hold a visible logit.
 
   Packed segments are told apart by their least and greatest number in a block.
+
+  Returns:
+    bool [B, blocks of queries, blocks of keys].
   """
   query_least, query_greatest = _segments(query_code_BT, plan.queries)
   key_least, key_greatest = _segments(key_code_BS, plan.keys)
@@ -103,7 +104,10 @@ def _pattern_blocks(plan, length, key_length):
 
 
 def _segments(code_BX, size):
-  """Returns the least and the greatest segment of blocks; (1, 0) of padding."""
+  """Returns the least and the greatest segment of each block.
+
+  Those of a block that is all padding make no range: the least is the greater.
+  """
   segment = (code_BX >> 1).reshape(code_BX.shape[0], -1, size)
   greatest = segment.max(axis=-1)
   none = jnp.iinfo(jnp.int32).max
@@ -111,7 +115,7 @@ def _segments(code_BX, size):
 
 
 def first_and_last(blocks_BXY: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns the first and last True of each row, (0, -1) where there is none.
+  """Finds the first and last True of each row, 0 and -1 where there is none.
 
   Returns:
     two int32 [B * X], as Pallas prefetches them.
@@ -140,8 +144,8 @@ class Specs(NamedTuple):
 def query_major_specs(plan: Plan, q_BNTH, k_BKSH, diagonals: tuple) -> Specs:
   """Returns the blocks where all keys pass by each block of queries.
 
-  Blocks of keys without a visible logit are not fetched: those beside them are
-  named in their place, and are there already.
+  Blocks of keys without a visible logit are not fetched: their steps name the
+  nearest block that has one, and that is in VMEM already.
   """
   _, n, t, h = q_BNTH.shape
   group, blocks = n // k_BKSH.shape[1], t // plan.queries

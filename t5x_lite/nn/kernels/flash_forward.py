@@ -147,8 +147,8 @@ def _kernel(
   """Attends from one block of queries to one block of keys.
 
   Between the blocks of keys, `top` keeps the largest logit so far, the same in
-  all lanes, `total` the sum of the exponentials in one part per lane, and `mixed`
-  the sum of the values weighted by them.
+  all lanes, `total` the sum of the exponentials in one part per lane, and
+  `mixed` the sum of the values weighted by them.
   """
   i, j = pl.program_id(2), pl.program_id(3)
   row = pl.program_id(0) * pl.num_programs(2) + i

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 # A logical axis, or None, for each dim of an array.
@@ -33,6 +34,24 @@ def ways(axis: str, size: int) -> int:
   mesh = jax.sharding.get_abstract_mesh()
   (mesh_axes,) = _spec((axis,), (size,), mesh)
   return _ways(mesh_axes, mesh)
+
+
+def keys_for_heads(
+  k_BKSH: jax.Array, v_BKSH: jax.Array, num_heads: int
+) -> tuple[jax.Array, jax.Array, Axes]:
+  """Returns keys and values that each device's heads can read, and their axes.
+
+  Key heads that their mesh axes do not divide as they do the heads are repeated
+  for each head; that of multi-query attention is whole on each device.
+  """
+  num_kv_heads = k_BKSH.shape[1]
+  if num_kv_heads == 1 or (
+    ways("kv_heads", num_kv_heads) == ways("heads", num_heads)
+  ):
+    return k_BKSH, v_BKSH, KEYS
+  repeats = num_heads // num_kv_heads
+  k_BNSH, v_BNSH = (jnp.repeat(x, repeats, axis=1) for x in (k_BKSH, v_BKSH))
+  return k_BNSH, v_BNSH, QUERIES
 
 
 def per_device(

@@ -39,15 +39,7 @@ def attend(
   """
   assert bias is None
   batch, num_heads, length, _ = q_BNTH.shape
-  num_kv_heads = k_BKSH.shape[1]
-  kv_axes = partition.KEYS
-  heads_ways = partition.ways("heads", num_heads)
-  if (
-    1 < num_kv_heads and partition.ways("kv_heads", num_kv_heads) != heads_ways
-  ):
-    # Devices share out the heads, but not the key heads that these read.
-    repeats, kv_axes = num_heads // num_kv_heads, partition.QUERIES
-    k_BKSH, v_BKSH = (jnp.repeat(x, repeats, axis=1) for x in (k_BKSH, v_BKSH))
+  k_BKSH, v_BKSH, kv_axes = partition.keys_for_heads(k_BKSH, v_BKSH, num_heads)
   q_BNTH, k_BKSH, v_BKSH = (
     _pad(x, 2) for x in (q_BNTH * scale, k_BKSH, v_BKSH)
   )

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import jax
 
-from t5x_lite.nn.kernels import cudnn, einsum, partition, splash
+from t5x_lite.nn.kernels import cudnn, einsum, flash, partition, splash
 from t5x_lite.nn.kernels.visibility import Pattern
 
 AUTO = "auto"
@@ -113,6 +113,12 @@ KERNELS = {
     dtypes=("float32", "bfloat16"),
     patterns=("full", "causal", "window", "local", "prefix"), biases=(),
     soft_cap=True, sink=True,
+  ),
+  "flash": Kernel(
+    run=flash.attend, platforms=("tpu",), interpreted=True,
+    dtypes=("float32", "bfloat16"),
+    patterns=("full", "causal", "window", "local", "prefix"),
+    biases=("buckets", "slopes"), soft_cap=True, sink=True,
   ),
   "cudnn": Kernel(
     run=cudnn.attend, platforms=("gpu",), dtypes=("bfloat16", "float16"),

@@ -46,7 +46,8 @@ def gradient_program(model, mesh) -> str:
   one = [("kv_heads", None)] if layer.attention.kv_heads == 1 else []
   rules = [*one, *LAYOUT.all_rules]
   axes, params = model.logical_axes(), model.abstract()
-  rows = model.row_format.row_lengths({"inputs": 0, "targets": LENGTH})
+  inputs = 0 if model.transformer.encoder is None else LENGTH
+  rows = model.row_format.row_lengths({"inputs": inputs, "targets": LENGTH})
   batch = model.abstract_batch(4, rows)
   with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
 
@@ -82,6 +83,13 @@ def with_attention(model, kernel="auto", **settings):
 def test_no_array_of_queries_and_keys_is_left(model, mesh):
   program = gradient_program(model, mesh)
   assert "splash_mha_fwd" in program and "splash_mha_dkv" in program
+  assert not set(OVER_ALL_KEYS.findall(program))
+
+
+def test_no_array_of_queries_and_keys_is_left_of_an_encoder_decoder(mesh):
+  program = gradient_program(tiny.t5(num_layers=1, dtype="bfloat16"), mesh)
+  assert "flash_forward" in program and "flash_backward_queries" in program
+  assert "splash_mha_fwd" in program  # Cross-attention has no position bias.
   assert not set(OVER_ALL_KEYS.findall(program))
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from t5x_lite.nn import remat
 from t5x_lite.nn.kernels import flash_backward, flash_blocks, flash_plan
 from t5x_lite.nn.kernels.flash_blocks import HIDDEN
 from t5x_lite.nn.kernels.flash_plan import LANES, Plan
@@ -82,7 +83,7 @@ def _attend(plan, q, k, v, diagonals, codes):
 
 
 def _attend_forward(plan, *inputs):
-  out, logsumexp = _forward(plan, *inputs)
+  out, logsumexp = map(remat.context, _forward(plan, *inputs))
   return (out, logsumexp), (*inputs, out, logsumexp)
 
 

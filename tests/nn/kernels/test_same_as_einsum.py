@@ -18,6 +18,7 @@ from t5x_lite.nn.attention_rules import (
   visibility,
 )
 from t5x_lite.nn.kernels import KERNELS
+from tests import tiny
 
 HEAD_DIM, SCALE = 8, 0.4
 INTERPRETED = [name for name, row in KERNELS.items() if row.interpreted]
@@ -65,7 +66,7 @@ def output_and_gradients(kernel, rule, query, key, arrays, soft_cap):
     weights = jnp.cos(jnp.arange(out.size, dtype=jnp.float32))
     return jnp.sum(out * weights.reshape(out.shape)), out
 
-  return jax.jit(jax.grad(scalar, has_aux=True))(arrays)
+  return tiny.jit(jax.grad(scalar, has_aux=True))(arrays)
 
 
 def assert_same(found, expected):

@@ -144,7 +144,9 @@ class Topology:
 
     Each dim of the torus along which the group extends brings the bandwidth of
     a link: of two where the group goes round a ring, as each device then
-    receives from both sides, while the first of a line has one neighbour.
+    receives from both sides, while the first of a line has one neighbour. A
+    group with gaps between its devices (those of a diagonal) shares the links
+    with the groups in them, and has those of its share.
 
     Args:
       devices: of `devices`, or of GPUs any number.
@@ -154,15 +156,18 @@ class Topology:
       return chip.network_bytes_per_s
     if not chip.dims:
       return chip.link_bytes_per_s
-    links = 0
+    links, box = 0, 1
     for dim, (length, ring) in enumerate(
       zip(self.shape, self.wrap, strict=True)
     ):
       extent = len({device.coords[dim] for device in devices})
+      box *= extent
       if extent > 1:
         links += 2 if ring and extent == length else 1
-    # Two cores of one chip share its memory.
-    return links * chip.link_bytes_per_s if links else chip.hbm_bytes_per_s
+    if not links:  # Two cores of one chip share its memory.
+      return chip.hbm_bytes_per_s
+    chips = len({tuple(device.coords) for device in devices})
+    return max(1, links * chips / box) * chip.link_bytes_per_s
 
   def assumed_bytes_per_s(self, *, crosses: bool) -> float:
     """Returns the same of a group whose devices are not known.

@@ -75,6 +75,16 @@ class Instruction:
     return found[1] if found else None
 
   @property
+  def between_slices(self) -> str | None:
+    """Returns the kind of collective that it is one slice's part of.
+
+    XLA turns collectives that cross slices into a send to the host and a
+    receive from it, with attributes for the library that does the rest.
+    """
+    found = re.search(r'_xla_megascale_transfer_type="(\w+)"', self.text)
+    return found[1].lower().replace("_", "-") if found else None
+
+  @property
   def branches(self) -> list[str]:
     """Returns the computations of which a conditional runs one."""
     found = re.search(r"branch_computations=\{([^}]*)\}", self.text)
@@ -185,8 +195,10 @@ def group(collective: Instruction) -> list[int]:
   An empty list: all devices.
   """
   text = collective.text
-  if pairs := re.search(r"source_target_pairs=\{\{([\d,]+)\}", text):
-    return [int(n) for n in pairs[1].split(",")]
+  if pairs := re.search(r"source_target_pairs=\{(\{.*?\})\}", text):
+    ends = re.findall(r"(\d+),(\d+)", pairs[1])
+    # Some devices send to themselves.
+    return next(([int(a), int(b)] for a, b in ends if a != b), [0])
   if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", text):
     return [int(n) for n in listed[1].split(",")]
   iota = re.search(

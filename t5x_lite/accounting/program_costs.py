@@ -144,7 +144,7 @@ class _Reader:
         started, end = under_way.pop(one.operands[0])
         self._count(started, one, times, max(0.0, end - now))
         now = max(now, end)
-      elif collective and one.opcode.endswith("-start"):
+      elif collective and one.opcode.endswith(("-start", "recv")):
         free = max(now, free) + self._transfer_s(collective, one)
         under_way[one.name] = collective, free
       elif collective:
@@ -198,6 +198,8 @@ class _Reader:
     """Returns the collective that an instruction is, or holds."""
     if one.opcode.removesuffix("-start") in COLLECTIVES:
       return one
+    if one.opcode == "recv" and one.between_slices:
+      return one
     if one.opcode not in ("fusion", "async-start"):
       return None
     called = self.program.computations[one.called("calls")]
@@ -211,6 +213,10 @@ class _Reader:
 
   def _traffic(self, collective, one) -> tuple[str, int, Sequence]:
     """Returns a collective's kind, the bytes of its arrays, and its group."""
+    if collective.between_slices:
+      # The first mesh axis crosses slices (Layout.num_slices).
+      group = self.mesh.devices.reshape(len(self.mesh.devices), -1)[:, 0]
+      return collective.between_slices, collective.outputs[0].nbytes, group
     kind = collective.opcode.removesuffix("-start")
     places = hlo.group(collective)
     devices = list(self.mesh.devices.flat)

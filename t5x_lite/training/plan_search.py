@@ -2,17 +2,15 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 from t5x_lite.accounting.topologies import Topology
-from t5x_lite.devices import meshes
 from t5x_lite.files.slow import counted
 from t5x_lite.nn.stack import REMAT_POLICIES
 from t5x_lite.training import plan as planning
 from t5x_lite.training.planned_step import Case
 
-_MICROBATCHES = (1, 2, 4)
+_MICROBATCHES = (1, 2, 4, 8)
 _MESHES = (
   {"data": -1},
   {"fsdp": -1},
@@ -28,7 +26,7 @@ _MARGIN = 1.3
 def search(case: Case, topology: Topology) -> list[dict[str, Any]]:
   """Plans a step and its variants.
 
-  All are ranked by arithmetic; those first, and the step as it is, are then
+  All are ranked by arithmetic; the best, and the step as it is, are then
   compiled where something compiles.
 
   Returns:
@@ -37,17 +35,47 @@ def search(case: Case, topology: Topology) -> list[dict[str, Any]]:
   Raises:
     ValueError: the step as it is does not fit the devices or its batch.
   """
-  as_it_is = planning.plan(case, topology, compiles=False)
-  ranked = [(as_it_is, case)]
-  others = list(_variants(case, topology))
-  for other in counted(others, "ranking variants"):
-    ranked.append((planning.plan(other, topology, compiles=False), other))
-  ranked[1:] = sorted(ranked[1:], key=lambda pair: _rank(pair[0], _MARGIN))
-  kept = [one for _, one in ranked[: 1 + _COMPILED]]
+  planning.plan(case, topology, compiles=False)
+  ways = _ways(case)
+  ranked = []
+  for remat, mesh in counted(ways, "ranking variants"):
+    ranked += _counted(case, topology, remat, mesh)
+  ranked.sort(key=lambda pair: _rank(pair[0], _MARGIN))
+  kept = [case, *(one for _, one in ranked[:_COMPILED])]
   plans = [
     planning.plan(one, topology) for one in counted(kept, "planning variants")
   ]
   return sorted(plans, key=_rank)
+
+
+def _counted(case, topology, remat, mesh) -> list[tuple[dict, Case]]:
+  """Counts a variant, in as few microbatches as fit the device's memory."""
+  found = []
+  for number in (1,) if case.decode else _MICROBATCHES:
+    other = dataclasses.replace(
+      case,
+      model=_with_remat(case.model, remat),
+      layout=dataclasses.replace(case.layout, mesh=mesh, rules=()),
+      microbatches=number,
+    )
+    try:
+      plan = planning.plan(other, topology, compiles=False)
+    except ValueError:  # The mesh or the batch cannot be divided so.
+      return found
+    if not _same(other, case):
+      found.append((plan, other))
+    if plan["fits"]:
+      return found
+  return found
+
+
+def _ways(case: Case) -> list[tuple[str | None, dict[str, int]]]:
+  """Lists remat policies and meshes to try."""
+  heads = min(layer.attention.num_heads for layer in _layers(case.model))
+  meshes = [m for m in _MESHES if heads % m.get("tensor", 1) == 0]
+  # Nothing is recomputed where nothing is differentiated.
+  remats = _remats(case.model)[:1] if case.decode else [None, *REMAT_POLICIES]
+  return list(itertools.product(remats, meshes))
 
 
 def _rank(plan, margin=1.0):
@@ -57,28 +85,6 @@ def _rank(plan, margin=1.0):
   if plan["step_s"] is None or not fits:
     return (1, plan["bytes"]["peak"])
   return (0, plan["step_s"], plan["microbatches"])
-
-
-def _variants(case: Case, topology: Topology) -> Iterator[Case]:
-  """Yields other ways to run the same step that fit devices and batch."""
-  remats = (None,) if case.decode else (None, *REMAT_POLICIES)
-  numbers = (1,) if case.decode else _MICROBATCHES
-  for remat, mesh, number in itertools.product(remats, _MESHES, numbers):
-    other = dataclasses.replace(
-      case,
-      model=case.model if case.decode else _with_remat(case.model, remat),
-      layout=dataclasses.replace(case.layout, mesh=mesh, rules=()),
-      microbatches=number,
-    )
-    heads = min(layer.attention.num_heads for layer in _layers(case.model))
-    if heads % mesh.get("tensor", 1) or _same(other, case):
-      continue
-    try:
-      with meshes.absent(topology.num_devices):
-        other.check()
-    except ValueError:
-      continue
-    yield other
 
 
 def _same(one: Case, other: Case) -> bool:

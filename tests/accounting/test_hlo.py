@@ -31,7 +31,12 @@ def instruction(text):
     ("replica_groups=mesh['a'=2,'b'=2] {'a','b'}", [0, 1, 2, 3]),
     ("replica_groups=mesh['a'=4] {'a':(2)2}", [0, 1]),
     ("replica_groups=mesh['a'=4] {'a':(1)2}", [0, 2]),
+    (
+      "replica_groups=mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'a'}",
+      [0, 1],
+    ),
     ("source_target_pairs={{0,3},{3,0}}", [0, 3]),
+    ("source_target_pairs={{0,0},{1,2},{2,1}}", [1, 2]),
     ("replica_groups={}", []),
   ],
 )
@@ -192,6 +197,33 @@ def test_compute_of_a_compiled_program_is_close_to_its_matmuls():
   flops = 3 * 2 * 2 * 1024 * 512 * 512
   ideal = flops / V5E.chip.peak_flops
   assert ideal < costs.compute_s < 4 * ideal
+
+
+def test_a_sum_over_slices_goes_through_the_hosts():
+  topology = topologies.parse("v5e:2x2", num_slices=2)
+  auto = (AxisType.Auto,) * 2
+  devices = np.array(topology.devices()).reshape(2, 4)
+  mesh = jax.sharding.Mesh(devices, ("data", "fsdp"), axis_types=auto)
+  costs = program_costs.estimate(
+    """
+ENTRY %main (a: token[]) -> f32[1,2,128] {
+  %a = token[] parameter(0)
+  %r = (f32[1,2,128]{2,1,0:T(8,128)}, u32[], token[]) recv(%a), \
+channel_id=2, is_host_transfer=true, frontend_attributes={\
+_xla_megascale_transfer_type="ALL_REDUCE"}
+  %d = (f32[1,2,128]{2,1,0:T(8,128)}, token[]) recv-done(%r), channel_id=2
+  ROOT %g = f32[1,2,128]{2,1,0:T(8,128)} get-tuple-element(%d), index=0
+}
+""",
+    topology,
+    mesh,
+  )
+  (only,) = costs.links
+  assert (only.kind, only.axes) == ("all-reduce", ("data",))
+  assert only.nbytes == 1024
+  assert only.seconds == pytest.approx(
+    2 * 1024 / topology.chip.network_bytes_per_s
+  )
 
 
 def array(*shape, dtype="bf16"):

@@ -32,7 +32,7 @@ COLLECTIVES = (
 )  # fmt: skip
 _FLOATS = ("bf16", "f16", "f32")
 _NO_MODULE = (
-  "while", "body", "cond", "closed_call", "checkpoint", "remat",
+  "while", "body", "cond", "closed_call", "eval_jaxpr", "checkpoint", "remat",
   "rematted_computation", "shard_map",
 )  # fmt: skip
 
@@ -115,6 +115,8 @@ def module(op_name: str) -> str:
   "head" has the loss too, and "update" all that follows the gradient.
   """
   names = op_name.split("/")[1:-1]
+  if "Transformer.embed" in names:
+    return "token_embedding"
   plain = [n for n in names if "(" not in n and n not in _NO_MODULE]
   if any("jvp(" in name for name in names):
     return model_structure.component_of_scope(plain)

@@ -286,6 +286,8 @@ metadata={{op_name="jit(step)/jvp()/decoder/layer_0/attention/x"}}{config}
     ("jit(step)/transpose(jvp(Transformer.encode))/encoder/layer_1/checkpoint/"
      "rematted_computation/attention/query/dot_general", "encoder/attention"),
     ("jit(step)/jvp()/while/body/closed_call/BTD,DV->BTV/dot_general", "head"),
+    ("jit(step)/jvp(Transformer.decode)/Transformer.embed/embedding.look_up/"
+     "jit(_take)/gather", "token_embedding"),
     ("jit(step)/mul", "update"),
     ("", "update"),
   ],

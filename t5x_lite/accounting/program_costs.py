@@ -97,7 +97,7 @@ def estimate(
   reader = _Reader(hlo.parse(text), topology, mesh, visible)
   reader.run(reader.program.entry, 1)
   links = [
-    Links(kind, axes, int(count), int(nbytes), seconds)
+    Links(kind, axes, int(count), int(nbytes), float(seconds))
     for (kind, axes), (count, nbytes, seconds) in reader.links.items()
   ]
   return ProgramCosts(

@@ -18,7 +18,7 @@ _MESHES = (
   {"fsdp": -1, "tensor": 4},
 )
 # How many are compiled, besides the step as it is.
-_COMPILED = 6
+_COMPILED = 4
 # Arithmetic may be so far off a compiled peak.
 _MARGIN = 1.3
 
@@ -36,7 +36,7 @@ def search(case: Case, topology: Topology) -> list[dict[str, Any]]:
     ValueError: the step as it is does not fit the devices or its batch.
   """
   planning.plan(case, topology, compiles=False)
-  ways = _ways(case)
+  ways = _ways(case, topology)
   ranked = []
   for remat, mesh in counted(ways, "ranking variants"):
     ranked += _counted(case, topology, remat, mesh)
@@ -69,21 +69,26 @@ def _counted(case, topology, remat, mesh) -> list[tuple[dict, Case]]:
   return found
 
 
-def _ways(case: Case) -> list[tuple[str | None, dict[str, int]]]:
+def _ways(
+  case: Case, topology: Topology
+) -> list[tuple[str | None, dict[str, int]]]:
   """Lists remat policies and meshes to try."""
   heads = min(layer.attention.num_heads for layer in _layers(case.model))
   meshes = [m for m in _MESHES if heads % m.get("tensor", 1) == 0]
+  if topology.num_slices > 1:  # Only gradients cross the slower network.
+    meshes += [
+      {"data": topology.num_slices, **m} for m in meshes if "data" not in m
+    ]
   # Nothing is recomputed where nothing is differentiated.
   remats = _remats(case.model)[:1] if case.decode else [None, *REMAT_POLICIES]
   return list(itertools.product(remats, meshes))
 
 
 def _rank(plan, margin=1.0):
-  fits = (
-    plan["fits"] or plan["bytes"]["peak"] < margin * (plan["bytes"]["capacity"])
-  )
-  if plan["step_s"] is None or not fits:
-    return (1, plan["bytes"]["peak"])
+  """Returns what plans are sorted by; `margin` times the memory fits."""
+  peak, capacity = plan["bytes"]["peak"], plan["bytes"]["capacity"]
+  if plan["step_s"] is None or peak > margin * capacity:
+    return (1, peak)
   return (0, plan["step_s"], plan["microbatches"])
 
 

@@ -15,7 +15,10 @@ from t5x_lite.nn.caches import KVCache
 from t5x_lite.optim.optimizers import Optimizer
 from t5x_lite.training import abstract_state, step
 
-_SIZE = re.compile(r"([\d.]+)([KMGTP]?)\)? (?:of|exceeds)")
+# "Used 20.30G of 15.75G hbm", "(3.00T) exceeds available HBM (95.74G)".
+_SIZE = re.compile(
+  r"([\d.]+)([KMGTP]?)(?: of [\d.]+[KMGTP]? hbm|\) exceeds available HBM)"
+)
 _UNITS = {unit: 1024**i for i, unit in enumerate(("", *"KMGTP"))}
 
 
@@ -130,11 +133,22 @@ def compile_step(placed: Placed) -> jax.stages.Compiled:
     try:
       return lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-      needed = _SIZE.search(str(error))
-      if "RESOURCE_EXHAUSTED" not in str(error) or not needed:
+      nbytes = needed_bytes(str(error))
+      if nbytes is None:
         raise
-      number, unit = needed.groups()
-      raise OutOfMemory(int(float(number) * _UNITS[unit])) from None
+      raise OutOfMemory(nbytes) from None
+
+
+def needed_bytes(message: str) -> int | None:
+  """Returns what a program needs that the compiler refuses as too large.
+
+  None for another error, as where a kernel needs too much of another memory.
+  """
+  found = _SIZE.search(message)
+  if not found or "RESOURCE_EXHAUSTED" not in message:
+    return None
+  number, unit = found.groups()
+  return int(float(number) * _UNITS[unit])
 
 
 def _train_step(placed):

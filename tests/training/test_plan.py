@@ -215,3 +215,33 @@ def test_a_search_takes_microbatches_only_where_memory_asks_for_them(
 def test_meshes_that_do_not_divide_the_devices_are_left_out():
   topology = topologies.parse("v5e:1x1")
   assert not plan_search._counted(case(), topology, None, {"tensor": 2})
+
+
+def test_with_several_slices_meshes_that_keep_gathers_within_one_are_tried():
+  for slices, expected in ((1, False), (2, True)):
+    topology = topologies.parse("v5p:4x4x4", num_slices=slices)
+    ways = plan_search._ways(case(), topology)
+    assert (("full", {"data": 2, "fsdp": -1}) in ways) == expected
+
+
+@pytest.mark.parametrize(
+  ["message", "needed"],
+  [
+    (
+      "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G "
+      "of 15.75G hbm. Exceeded hbm capacity by 4.75G.",
+      20.5 * 2**30,
+    ),
+    (
+      "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required "
+      "for HLO temporaries (3.00T) exceeds available HBM (95.74G).",
+      3 * 2**40,
+    ),
+    ("RESOURCE_EXHAUSTED: Used 20M of 16M vmem", None),
+    ("INTERNAL: 3G of 2G hbm", None),
+  ],
+)
+def test_what_a_refused_program_needs_is_in_the_compiler_s_message(
+  message, needed
+):
+  assert planned_step.needed_bytes(message) == needed

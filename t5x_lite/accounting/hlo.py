@@ -75,6 +75,12 @@ class Instruction:
     return found[1] if found else None
 
   @property
+  def channel(self) -> str | None:
+    """Returns the number that all parts of one collective share."""
+    found = re.search(r"channel_id=(\d+)", self.text)
+    return found[1] if found else None
+
+  @property
   def between_slices(self) -> str | None:
     """Returns the kind of collective that it is one slice's part of.
 

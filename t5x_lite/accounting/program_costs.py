@@ -137,24 +137,28 @@ class _Reader:
   def run(self, name: str, times: int) -> float:
     """Adds a computation that runs `times`; returns the seconds of one run."""
     now = free = 0.0  # The program's clock; when the links are idle again.
-    under_way = {}  # Name of what has started -> (collective, end).
+    under_way = {}  # What has started -> (collective, instruction, end).
     arrays = {}
+
+    def wait(key, now):
+      collective, one, end = under_way.pop(key)
+      self._count(collective, one, times, max(0.0, end - now))
+      return max(now, end)
+
     for one in self.program.computations[name]:
       arrays[one.name] = one.outputs
       collective = self._collective(one)
-      if one.opcode.endswith("-done") and one.operands[0] in under_way:
-        started, end = under_way.pop(one.operands[0])
-        self._count(started, one, times, max(0.0, end - now))
-        now = max(now, end)
-      elif collective and one.opcode.endswith(("-start", "recv")):
+      key, part = _part(one, collective)
+      if part == "done" and key in under_way:
+        now = wait(key, now)
+      elif part in ("start", "whole"):
         free = max(now, free) + self._transfer_s(collective, one)
-        under_way[one.name] = collective, free
-      elif collective:
-        end = max(now, free) + self._transfer_s(collective, one)
-        self._count(collective, one, times, end - now)
-        now = free = end
+        under_way[key] = collective, one, free
+        now = wait(key, now) if part == "whole" else now
       else:
         now += self._compute(one, arrays, times)
+    for key in list(under_way):  # Waited for in the next trip of a loop.
+      now = wait(key, now)
     return now
 
   def _compute(self, one, arrays, times) -> float:
@@ -248,6 +252,31 @@ class _Reader:
     places = np.array([place[device.id] for device in group])
     differ = (places != places[0]).any(axis=0)
     return tuple(np.array(self.mesh.axis_names)[differ].tolist())
+
+
+def _part(
+  one: hlo.Instruction, collective: hlo.Instruction | None
+) -> tuple[str | None, str]:
+  """Returns which collective an instruction is a part of, and which part.
+
+  "start" and "done" frame what runs beside it. On TPUs they may be fusions; the
+  fusions between them, which move it on beside their compute, are "compute".
+  """
+  if one.opcode.endswith("-done"):
+    return one.operands[0], "done"
+  if collective is None:
+    return None, "compute"
+  if one.opcode.endswith("-start") or one.opcode == "recv":
+    return one.name, "start"
+  if one.opcode != "fusion":
+    return one.name, "whole"
+  if one.name.startswith("async-collective-start"):
+    return collective.channel, "start"
+  if one.name.startswith("async-collective-done"):
+    return collective.channel, "done"
+  if (one.called("calls") or "").startswith("async_collective_fusion"):
+    return collective.channel, "compute"
+  return one.name, "whole"
 
 
 def attention_flops(

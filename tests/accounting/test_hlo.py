@@ -199,6 +199,36 @@ def test_compute_of_a_compiled_program_is_close_to_its_matmuls():
   assert ideal < costs.compute_s < 4 * ideal
 
 
+@pytest.mark.parametrize("cycles", [3, 100])
+def test_parts_of_a_gather_that_fusions_move_on_are_one_gather(cycles):
+  gather = """ {
+  %x = bf16[64]{0} parameter(0)
+  ROOT %g = bf16[256]{0} all-gather(%x), channel_id=9, \
+replica_groups={{0,1,2,3}}, dimensions={0}
+}
+"""
+  parts = ("start_part", "async_collective_fusion.1", "done_part")
+  program = "".join(
+    f"\n%{part} (x: bf16[64]) -> bf16[256]{gather}" for part in parts
+  )
+  program += f"""
+ENTRY %main (a: bf16[64]) -> bf16[256] {{
+  %a = bf16[64]{{0}} parameter(0)
+  %async-collective-start.2 = bf16[256]{{0}} fusion(%a), calls=%start_part
+  %f = bf16[256]{{0}} fusion(%async-collective-start.2), \
+calls=%async_collective_fusion.1, \
+backend_config={{"estimated_cycles":"{cycles}"}}
+  ROOT %async-collective-done.2 = bf16[256]{{0}} fusion(%f), calls=%done_part
+}}
+"""
+  costs = program_costs.estimate(program, V5E, mesh_of(4, axes=("fsdp",)))
+  (only,) = costs.links
+  assert (only.kind, only.count, only.nbytes) == ("all-gather", 1, 512)
+  transfer = 512 / (2 * 4.5e10)
+  assert only.seconds == pytest.approx(max(0, transfer - cycles / 1.5e9))
+  assert costs.compute_s == pytest.approx(cycles / 1.5e9)
+
+
 def test_a_sum_over_slices_goes_through_the_hosts():
   topology = topologies.parse("v5e:2x2", num_slices=2)
   auto = (AxisType.Auto,) * 2

@@ -107,26 +107,76 @@ class Program:
   computations: dict[str, list[Instruction]]
   entry: str
 
-  def trips(self, loop: Instruction) -> int:
+  def trips(self, name: str, loop: Instruction) -> int:
     """Returns how often a while loop runs; 1 where the program does not say.
 
-    A scan compares its counter, which starts at 0, with a constant.
+    It does where the loop's condition compares an element of what it carries
+    with a constant, and the loop adds a constant to it: most add 1; loops that
+    XLA has unrolled, of matmuls that overlap their own gathers, add 2.
+
+    Args:
+      name: the computation that the loop is in.
+      loop: the instruction.
     """
-    known = re.search(r'known_trip_count":?\{"?n"?:"?(\d+)', loop.text)
-    if known:
-      return int(known[1])
-    condition = self.computations[loop.called("condition")]
-    limits = {
-      i.name: int(value[1])
-      for i in condition
-      if i.opcode == "constant" and (value := re.match(r"\((\d+)\)", i.text))
-    }
-    for test in condition:
-      if test.opcode in ("compare", "fusion"):
-        found = [limits[name] for name in test.operands if name in limits]
-        if found:
-          return found[0]
+    condition = self._by_name(loop.called("condition"))
+    for test in condition.values():
+      limit, index = None, None
+      for operand in test.operands if test.opcode == "compare" else ():
+        value = _constant(condition, operand)
+        limit = limit if value is None else value
+        index = _index(condition.get(operand)) if value is None else index
+      if limit is not None and index is not None:
+        start = self._start(name, loop, index)
+        step = self._step(loop.called("body"), index)
+        return max(1, -(-(limit - start) // step))
     return 1
+
+  def _by_name(self, name) -> dict[str, Instruction]:
+    return {one.name: one for one in self.computations[name]}
+
+  def _start(self, name, loop, index) -> int:
+    """Returns what an element is before the loop, 0 if it is not known."""
+    around = self._by_name(name)
+    carried = around.get(loop.operands[0])
+    if carried is None or carried.opcode != "tuple":
+      return 0
+    return _constant(around, carried.operands[index]) or 0
+
+  def _step(self, body, index) -> int:
+    """Returns what a loop's body adds to an element, 1 if it is not known."""
+    inside = self._by_name(body)
+    root = self.computations[body][-1]
+    if root.opcode != "tuple":
+      return 1
+    added = inside.get(_source(inside, root.operands[index]))
+    if added is None or added.opcode != "add":
+      return 1
+    values = (_constant(inside, name) for name in added.operands)
+    return next((value for value in values if value), 1)
+
+
+def _source(instructions, name: str) -> str:
+  """Follows copies of an array to what they copy."""
+  while (one := instructions.get(name)) and one.opcode == "copy":
+    name = one.operands[0]
+  return name
+
+
+def _constant(instructions, name: str) -> int | None:
+  """Returns the value of an integer constant, or of a copy of one."""
+  one = instructions.get(_source(instructions, name))
+  if one is None or one.opcode != "constant":
+    return None
+  value = re.match(r"\((-?\d+)\)", one.text)
+  return int(value[1]) if value else None
+
+
+def _index(one: Instruction | None) -> int | None:
+  """Returns which element a get-tuple-element takes."""
+  if one is None or one.opcode != "get-tuple-element":
+    return None
+  found = re.search(r"index=(\d+)", one.text)
+  return int(found[1]) if found else None
 
 
 def parse(text: str) -> Program:

@@ -156,15 +156,15 @@ class _Reader:
         under_way[key] = collective, one, free
         now = wait(key, now) if part == "whole" else now
       else:
-        now += self._compute(one, arrays, times)
+        now += self._compute(name, one, arrays, times)
     for key in list(under_way):  # Waited for in the next trip of a loop.
       now = wait(key, now)
     return now
 
-  def _compute(self, one, arrays, times) -> float:
+  def _compute(self, name, one, arrays, times) -> float:
     """Adds an operation that is no collective; returns its seconds."""
     if one.opcode == "while":
-      trips = self.program.trips(one)
+      trips = self.program.trips(name, one)
       return trips * self.run(one.called("body"), times * trips)
     if one.opcode == "conditional":  # The branch that takes longest.
       costs = {

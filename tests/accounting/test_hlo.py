@@ -60,28 +60,38 @@ def test_a_line_is_read_into_its_parts():
 
 
 LOOP = """
-%body (p: f32[]) -> f32[] {
-  %p = f32[] parameter(0)
-  ROOT %work = f32[] fusion(%p), kind=kLoop, calls=%f, backend_config={
+%body (p: (f32[], s32[])) -> (f32[], s32[]) {
+  %p = (f32[], s32[]) parameter(0)
+  %x = f32[] get-tuple-element(%p), index=0
+  %i = s32[] get-tuple-element(%p), index=1
+  %work = f32[] fusion(%x), kind=kLoop, calls=%f, backend_config={
 "note":"attributes may go on over several lines",
 "estimated_cycles":"1500"
 }
+  %step = s32[]{:T(128)} constant(STEP)
+  %next = s32[] add(%i, %step)
+  %kept = s32[] copy(%next)
+  ROOT %out = (f32[], s32[]) tuple(%work, %kept)
 }
 
-%condition (q: f32[]) -> pred[] {
+%condition (q: (f32[], s32[])) -> pred[] {
   %limit = s32[]{:T(128)} constant(7)
-  %q = f32[] parameter(0)
-  ROOT %lt = pred[] compare(%q, %limit), direction=LT
+  %q = (f32[], s32[]) parameter(0)
+  %j = s32[] get-tuple-element(%q), index=1
+  ROOT %lt = pred[] compare(%j, %limit), direction=LT
 }
 
 %f (x: f32[]) -> f32[] {
   ROOT %x = f32[] parameter(0), backend_config={"estimated_cycles":"99"}
 }
 
-ENTRY %main (a: f32[]) -> f32[] {
+ENTRY %main (a: f32[]) -> (f32[], s32[]) {
   %a = f32[] parameter(0)
   %once = f32[] fusion(%a), calls=%f, backend_config={"estimated_cycles":"500"}
-  ROOT %loop = f32[] while(%once), condition=%condition, body=%body
+  %first = s32[] constant(START)
+  %copied = s32[] copy(%first)
+  %before = (f32[], s32[]) tuple(%once, %copied)
+  ROOT %loop = (f32[], s32[]) while(%before), condition=%condition, body=%body
 }
 """
 
@@ -92,9 +102,13 @@ def mesh_of(*sizes, axes):
   return jax.make_mesh(sizes, axes, axis_types=auto, devices=devices)
 
 
-def test_cycles_count_once_per_trip_and_not_within_fusions():
-  costs = program_costs.estimate(LOOP, V5E, mesh_of(1, axes=("data",)))
-  assert costs.compute_s == pytest.approx((500 + 7 * 1500) / 1.5e9)
+@pytest.mark.parametrize(
+  ["start", "step", "trips"], [(0, 1, 7), (1, 1, 6), (0, 2, 4), (1, 2, 3)]
+)
+def test_cycles_count_once_per_trip_and_not_within_fusions(start, step, trips):
+  text = LOOP.replace("START", str(start)).replace("STEP", str(step))
+  costs = program_costs.estimate(text, V5E, mesh_of(1, axes=("data",)))
+  assert costs.compute_s == pytest.approx((500 + trips * 1500) / 1.5e9)
   assert costs.link_s == 0
 
 

@@ -22,17 +22,19 @@ _NAME = re.compile(r"%([\w.\-]+)")
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-  """Is the type of an array: "bf16", (4, 8)."""
+  """Holds the type of an array: "bf16", (4, 8)."""
 
   dtype: str
   shape: tuple[int, ...]
 
   @property
   def size(self) -> int:
+    """Returns the number of elements."""
     return math.prod(self.shape)
 
   @property
   def nbytes(self) -> int:
+    """Returns the bytes without padding."""
     # "f8e4m3fn" has 8 bits, "bf16" 16.
     digits = re.match(r"[a-z]+(\d+)", self.dtype)
     bits = _BITS.get(self.dtype) or int(digits[1] if digits else 0)
@@ -41,7 +43,7 @@ class Array:
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-  """Is one line of a program.
+  """Holds one line of a program.
 
   Attributes:
     name: unique in its computation.

@@ -39,7 +39,7 @@ _NO_MODULE = (
 
 @dataclasses.dataclass(frozen=True)
 class Links:
-  """Is the traffic of one kind of collective over the same mesh axes.
+  """Holds the traffic of one kind of collective over the same mesh axes.
 
   Attributes:
     kind: of COLLECTIVES.
@@ -76,6 +76,7 @@ class ProgramCosts:
 
   @property
   def link_s(self) -> float:
+    """Returns the seconds that the program waits for links."""
     return sum(one.seconds for one in self.links)
 
 

@@ -106,7 +106,7 @@ _GPUS_PER_NODE = (1, 2, 4, 8)
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-  """Is a group of slices of TPUs, or of nodes of GPUs.
+  """Describes slices of TPUs, or nodes of GPUs.
 
   Attributes:
     name: as it was asked for: "v5p:4x4x4", "h100x8".
@@ -122,6 +122,7 @@ class Topology:
 
   @property
   def chip(self) -> Chip:
+    """Returns what each device can do."""
     return CHIPS[self.kind]
 
   @property
@@ -137,6 +138,7 @@ class Topology:
 
   @property
   def num_devices(self) -> int:
+    """Returns the number of JAX's devices in all slices."""
     return math.prod(self.shape) * self.chip.cores * self.num_slices
 
   def bytes_per_s(self, devices: Sequence) -> float:

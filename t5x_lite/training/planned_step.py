@@ -36,7 +36,7 @@ class OutOfMemory(Exception):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
-  """Is a step to plan.
+  """Holds a step to plan.
 
   Attributes:
     model, optimizer: with their sizes filled in.
@@ -58,6 +58,7 @@ class Case:
 
   @property
   def rows(self) -> dict[str, int]:
+    """Returns the length of a row's encoder and decoder side."""
     return self.model.row_format.row_lengths(self.lengths)
 
   def check(self):
@@ -101,8 +102,8 @@ class Placed:
 def place(case: Case) -> Placed:
   """Shards the arrays of a step over the devices of its layout.
 
-  In `meshes.absent`; outside of `Layout.activate`, where keys would be made on
-  devices that are not here.
+  To be called within `meshes.absent`, and outside of `Layout.activate`, where
+  keys would be made on devices that are not here.
   """
   transform = case.optimizer.build(case.model.logical_axes())
   state, axes = abstract_state.shapes(case.model, transform)

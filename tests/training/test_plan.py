@@ -168,7 +168,7 @@ def test_arithmetic_counts_gathers_and_sums_of_each_mesh_axis():
   # 4 rows of 16 tokens on each device; 2 branches of 2 layers, three passes.
   assert sizes.pop(("all-reduce", "tensor")) == 2 * 2 * 3 * 2 * 16 * 20 * 2
   gathered = sizes.pop(("all-gather", "fsdp"))
-  # Twice per microbatch in bfloat16; the gradient once, in float32.
+  # Per microbatch twice in bfloat16; its gradient once, in float32.
   assert sizes.pop(("reduce-scatter", "fsdp")) == gathered
   summed = sizes.pop(("all-reduce", "data"))
   assert summed == found["bytes"]["parameters"]

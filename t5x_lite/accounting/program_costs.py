@@ -11,8 +11,9 @@
 - Links: the bytes of an array that is gathered, scattered or passed on, and
   twice those of an all-reduce, over the bandwidth of the links between the
   devices of a group (`Topology.bytes_per_s`). What runs beside compute counts
-  only as far as it takes longer: one transfer after the other, from its start
-  in the schedule until the program waits for it.
+  only as far as it takes longer: from its start in the schedule until the
+  program waits for it, one transfer after the other, but for arrays that are
+  passed on to both sides at once.
 """
 
 import dataclasses
@@ -137,7 +138,8 @@ class _Reader:
 
   def run(self, name: str, times: int) -> float:
     """Adds a computation that runs `times`; returns the seconds of one run."""
-    now = free = 0.0  # The program's clock; when the links are idle again.
+    now = 0.0  # The program's clock.
+    free = {}  # When links are idle again, by what they are used for.
     under_way = {}  # What has started -> (collective, instruction, end).
     arrays = {}
 
@@ -153,8 +155,11 @@ class _Reader:
       if part == "done" and key in under_way:
         now = wait(key, now)
       elif part in ("start", "whole"):
-        free = max(now, free) + self._transfer_s(collective, one)
-        under_way[key] = collective, one, free
+        lane = _lane(collective)
+        busy = (end for used, end in free.items() if None in (lane, used))
+        begin = max(now, free.get(lane, 0.0), *busy, 0.0)
+        free[lane] = begin + self._transfer_s(collective, one)
+        under_way[key] = collective, one, free[lane]
         now = wait(key, now) if part == "whole" else now
       else:
         now += self._compute(name, one, arrays, times)
@@ -253,6 +258,16 @@ class _Reader:
     places = np.array([place[device.id] for device in group])
     differ = (places != places[0]).any(axis=0)
     return tuple(np.array(self.mesh.axis_names)[differ].tolist())
+
+
+def _lane(collective: hlo.Instruction) -> tuple[int, ...] | None:
+  """Returns which links a collective uses; None: all of its group's.
+
+  What is passed on to neighbours on either side uses other links.
+  """
+  if "collective-permute" in collective.opcode:
+    return tuple(hlo.group(collective))
+  return None
 
 
 def _part(

@@ -213,6 +213,32 @@ def test_compute_of_a_compiled_program_is_close_to_its_matmuls():
   assert ideal < costs.compute_s < 4 * ideal
 
 
+@pytest.mark.parametrize(
+  ["pairs", "transfers"], [("{{1,0},{0,1}}", 2), ("{{0,1},{1,0}}", 1)]
+)
+def test_arrays_that_are_passed_on_to_both_sides_use_different_links(
+  pairs, transfers
+):
+  def permute(name, pairs):
+    return (
+      f"%{name} = (bf16[64]{{0}}, bf16[64]{{0}}, u32[], u32[]) "
+      f"collective-permute-start(%a), source_target_pairs={pairs}"
+    )
+
+  program = f"""
+ENTRY %main (a: bf16[64]) -> bf16[64] {{
+  %a = bf16[64]{{0}} parameter(0)
+  {permute("left", "{{1,0},{0,1}}")}
+  {permute("right", pairs)}
+  %r = bf16[64]{{0}} collective-permute-done(%right)
+  ROOT %l = bf16[64]{{0}} collective-permute-done(%left)
+}}
+"""
+  costs = program_costs.estimate(program, V5E, mesh_of(4, axes=("fsdp",)))
+  assert costs.link_s == pytest.approx(transfers * 128 / 4.5e10)
+  assert sum(one.nbytes for one in costs.links) == 2 * 128
+
+
 @pytest.mark.parametrize("cycles", [3, 100])
 def test_parts_of_a_gather_that_fusions_move_on_are_one_gather(cycles):
   gather = """ {

@@ -133,7 +133,8 @@ def _times(plan) -> list[tuple[str, str]]:
     ("  compute", f"{plan['compute_s']:8.4f}"),
   ]
   for name in ("kernel", "recompute"):
-    if seconds := plan[f"{name}_s"]:
+    seconds = plan[f"{name}_s"]
+    if seconds >= 1e-4:
       rows.append((f"    of it {name}", f"{seconds:8.4f}"))
   rows.append(("  links", f"{plan['link_s']:8.4f}"))
   for one in plan["collectives"]:
@@ -172,7 +173,7 @@ def _advice(plan) -> list[str]:
 
 def _tried(plans) -> str:
   """Returns the table of a search, the best first."""
-  lines = ["   MFU   seconds   peak GiB  "]
+  lines = ["   MFU   seconds   peak GiB"]
   for plan in plans:
     fits = "" if plan["fits"] else "  does not fit"
     speed = "     -         -"

@@ -12,6 +12,7 @@ Peaks, clocks and links are the makers' own:
 """
 
 import dataclasses
+import importlib.util
 import math
 import os
 import re
@@ -192,10 +193,8 @@ class Topology:
     """
     if not self.chip.dims:
       raise NoCompiler("nothing compiles for a GPU that is not here")
-    try:
-      import libtpu  # noqa: F401
-    except ImportError:
-      raise NoCompiler("libtpu is not installed (extra: plan)") from None
+    if importlib.util.find_spec("libtpu") is None:
+      raise NoCompiler("libtpu is not installed: pip install t5x_lite[plan]")
     # Without these, libtpu asks the network where it is, prints warnings, and
     # lets no two processes load it, though none of them uses a TPU.
     for name, value in (

@@ -156,6 +156,14 @@ def test_gpus_are_planned_by_arithmetic():
   )
 
 
+def test_without_libtpu_a_tpu_is_planned_by_arithmetic(monkeypatch):
+  monkeypatch.setattr(
+    topologies.importlib.util, "find_spec", lambda name: name != "libtpu"
+  )
+  found = plan(case(), V5E)
+  assert found["method"].startswith("arithmetic (libtpu is not installed")
+
+
 def test_arithmetic_counts_gathers_and_sums_of_each_mesh_axis():
   heads = {"data": 2, "fsdp": 2, "tensor": 2}
   found = plan(

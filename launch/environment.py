@@ -6,6 +6,7 @@ has set are never changed.
 
 import contextlib
 import gc
+import glob
 import importlib
 import importlib.util
 import mmap
@@ -29,6 +30,13 @@ _TUNABLES = {
 _GUARD = "T5X_LITE_ENVIRONMENT"
 # JAX keeps no program that took less, by default 1 s.
 _MIN_COMPILE_TIME = "jax_persistent_cache_min_compile_time_secs"
+
+# Device files of Linux: those of TPUs, which libtpu drives, and those of GPUs,
+# which plugins of JAX drive.
+_DEVICE_FILES = {
+  "libtpu": ("/dev/accel*", "/dev/vfio/[0-9]*"),
+  "jax_plugins": ("/dev/nvidia*", "/dev/dxg", "/dev/kfd", "/dev/dri/render*"),
+}
 
 _QUIET = {
   # 3: XLA and TensorFlow print fatal errors only; other errors are raised as
@@ -54,7 +62,11 @@ def prepare(*, compute: bool, restart: bool):
   if not compute:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     return
-  if not _cpu_only() or os.environ.get(_GUARD) == "done":
+  if not _cpu_only():
+    return
+  # JAX would load libtpu, if installed, for 1 s and ten lines of warnings.
+  os.environ.setdefault("JAX_PLATFORMS", "cpu")
+  if os.environ.get(_GUARD) == "done":
     return
   os.environ[_GUARD] = "done"
   if _XLA_FLAG not in os.environ.get("XLA_FLAGS", "") and _xla_has(_XLA_FLAG):
@@ -78,12 +90,19 @@ def has_accelerator() -> bool:
 
 
 def _cpu_only() -> bool:
-  """Returns whether JAX can only use the CPU, without importing it."""
+  """Returns whether there is only the CPU to compute on.
+
+  Libraries of accelerators also compile for devices that are not here
+  (`t5x_lite plan`): on Linux, device files decide.
+  """
   platforms = os.environ.get("JAX_PLATFORMS")
   if platforms:
     return platforms == "cpu"
-  accelerators = ("libtpu", "jax_plugins")
-  return not any(map(importlib.util.find_spec, accelerators))
+  installed = filter(importlib.util.find_spec, _DEVICE_FILES)
+  if sys.platform != "linux":
+    return not any(installed)
+  patterns = (p for library in installed for p in _DEVICE_FILES[library])
+  return not any(map(glob.glob, patterns))
 
 
 def _xla_has(flag) -> bool:

@@ -19,6 +19,7 @@ COMMANDS = {
   "infer": "fill in or continue texts with a run's model",
   "score": "compute the log-likelihood of targets under a run's model",
   "describe": "count parameters, FLOPs and bytes without building the model",
+  "plan": "plan a step on accelerators that are not here: memory and speed",
   "tasks": "list tasks and mixtures, or show what an objective does to text",
   "cache": "tokenize a task once, and store the result",
   "vocab": "train a SentencePiece vocabulary on text files",

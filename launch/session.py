@@ -54,7 +54,8 @@ def _read(values, recorded):
       values.gin_search_paths,
       recorded=recorded,
       allowed=values.allow_import if recorded else (),
-      accelerator=environment.has_accelerator(),
+      # `plan` is of devices that are not here.
+      accelerator="topology" in values or environment.has_accelerator(),
       started_with=_recorded(values.model_dir) if _names_run(values) else None,
     )
 

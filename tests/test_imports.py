@@ -23,7 +23,7 @@ MAY_IMPORT = {
   "devices": ("checks",),
   "decoding": ("checks", "model"),
   "checkpoints": ("checks", "files"),
-  "accounting": ("nn", "losses", "devices"),
+  "accounting": ("files", "nn", "losses", "devices"),
   "interop": ("files", "nn", "model", "devices", "decoding"),
   "data": ("checks", "files", "row_formats"),
   "inference": (
@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "files", "losses", "model", "devices", "decoding", "data", "inference",
   ),
   "training": (
-    "checks", "files", "losses", "model", "optim", "devices", "decoding",
+    "checks", "files", "nn", "losses", "model", "optim", "devices", "decoding",
     "checkpoints", "accounting", "data", "inference", "evaluation",
   ),
   "ablation": (
@@ -185,7 +185,14 @@ def reached(start):
 
 
 @pytest.mark.parametrize(
-  "start", ["accounting.costs", "training.bench", "training.run", "interop"]
+  "start",
+  [
+    "accounting.costs",
+    "training.bench",
+    "training.plan_search",
+    "training.run",
+    "interop",
+  ],
 )
 def test_module_needs_neither_tensorflow_nor_seqio(start):
   for name, tree in reached(f"t5x_lite.{start}").items():

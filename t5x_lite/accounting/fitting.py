@@ -27,7 +27,24 @@ class Fitted(NamedTuple):
   account: dict
 
 
-def fit(
+def fit(model, *, layout, **step) -> Fitted:
+  """Fits a training step to the memory of the devices that are here.
+
+  Args:
+    model, layout, step: as `choose` has them.
+
+  Raises:
+    ValueError: nothing fits, or the batch does not divide.
+  """
+  fitted = choose(
+    model, layout=layout, platform=jax.default_backend(),
+    available=memory.available_bytes(), **step,
+  )  # fmt: skip
+  memory.check_memory(fitted.account, layout=layout)
+  return fitted
+
+
+def choose(
   model,
   *,
   batch_size: int,
@@ -35,8 +52,10 @@ def fit(
   optimizer,
   microbatches: int | str,
   layout,
+  platform: str,
+  available: int | None,
 ) -> Fitted:
-  """Fits a training step to the memory of the devices there are.
+  """Chooses for each "auto" what fits, or else what needs the least memory.
 
   Where microbatches is "auto", it takes the fewest that fit, and where
   Stack.remat is, of these the policy that computes the least again. On a CPU,
@@ -49,11 +68,12 @@ def fit(
     optimizer: one of optim.optimizers.
     microbatches: a number, or "auto".
     layout: a devices.layout.Layout.
+    platform: "cpu", "gpu" or "tpu".
+    available: bytes of a device; None if they are not known.
 
   Raises:
-    ValueError: nothing fits, or the batch does not divide.
+    ValueError: the batch does not divide.
   """
-  platform, available = jax.default_backend(), memory.available_bytes()
   for pieces in _pieces(microbatches, batch_size, model.loss, layout):
     for one in _policies(model, platform, available):
       account = costs.describe(
@@ -64,10 +84,9 @@ def fit(
       needed = memory.device_bytes(account, layout)["total"]
       if available is None or math.isnan(needed):
         return fitted
-      # What is chosen here must fit; what the user chose may be doubtful.
+      # The prediction may be so much too low.
       if needed * (1 + memory.TOLERANCE) <= available:
         return fitted
-  memory.check_memory(fitted.account, layout=layout)
   return fitted
 
 

@@ -172,8 +172,11 @@ class Layout:
     return dataclasses.replace(self, mesh=mesh, num_slices=None)
 
   def device_mesh(self) -> Mesh:
-    """Returns the mesh over all devices of all processes."""
-    sizes = self.mesh_sizes(jax.device_count())
+    """Returns the mesh over all devices of all processes.
+
+    Within `meshes.absent`, over the devices that it plans for.
+    """
+    sizes = self.mesh_sizes(meshes.device_count())
     return meshes.build(tuple(sizes.items()), self.num_slices)
 
   @contextlib.contextmanager

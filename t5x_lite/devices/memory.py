@@ -7,6 +7,8 @@ import re
 
 import jax
 
+from t5x_lite.devices import meshes
+
 # How far a predicted total lies from XLA's own account of a compiled step, over
 # architectures, dtypes, remat, scan, microbatches and chunked losses. With but
 # a few tokens a batch it can lie further off: XLA on the CPU may then hold all
@@ -36,7 +38,7 @@ def device_bytes(account: dict, layout) -> dict[str, int]:
   """
 
   def ways(*axes):
-    whole = (jax.device_count(),) * len(axes)
+    whole = (meshes.device_count(),) * len(axes)
     shard = layout.sharding(axes).shard_shape(whole)
     return math.prod(whole) // math.prod(shard)
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-import optax
 
 from t5x_lite.accounting import fitting
 from t5x_lite.checkpoints import warm_start
@@ -17,11 +16,10 @@ from t5x_lite.data.batch_iterator import BatchIterator
 from t5x_lite.data.reader import Reader
 from t5x_lite.data.resolved_task import ResolvedTask
 from t5x_lite.devices import agreement
-from t5x_lite.devices.layout import Layout
 from t5x_lite.files.slow import announced
 from t5x_lite.model import Model
 from t5x_lite.optim import optimizers
-from t5x_lite.training import step
+from t5x_lite.training import abstract_state, step
 from t5x_lite.training.run import Run
 from t5x_lite.training.step import TrainState
 
@@ -58,9 +56,9 @@ class Setup:
     self.model, self.description = fitted.model, fitted.account
     self.run = dataclasses.replace(run, microbatches=fitted.microbatches)
     self._transformation = self.optimizer.build(self.model.logical_axes())
-    state, axes = _abstract_state(self.model, self._transformation)
+    state, axes = abstract_state.shapes(self.model, self._transformation)
     self.layout = run.layout.fit(axes.params, state.params)
-    self.abstract_state = _place(state, axes, self.layout)
+    self.abstract_state = abstract_state.place(state, axes, self.layout)
 
   @property
   def task(self) -> ResolvedTask:
@@ -180,30 +178,6 @@ def _fit(
     vocabulary_record.check(task, source.path)
   model = run.model.fit_vocabulary(task.vocab_size)
   return model, run.optimizer.fit_steps(run.total_steps)
-
-
-def _abstract_state(
-  model: Model, optimizer: optax.GradientTransformation
-) -> tuple[TrainState, TrainState]:
-  """Returns the shapes and the logical axes of the state."""
-  state = jax.eval_shape(
-    lambda: step.init_state(model, optimizer, jax.random.key(0))
-  )
-  axes = model.logical_axes()
-  opt_axes = optimizers.state_axes(state.opt_state, axes)
-  return state, TrainState(step=(), params=axes, opt_state=opt_axes)
-
-
-def _place(
-  abstract_state: TrainState, axes: TrainState, layout: Layout
-) -> TrainState:
-  """Returns an abstract state with shardings."""
-  shardings = layout.tree_shardings(axes, abstract_state)
-  return jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    abstract_state,
-    shardings,
-  )
 
 
 def _compile(lowered) -> concurrent.futures.Future:

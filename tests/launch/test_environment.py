@@ -64,6 +64,40 @@ def test_nothing_is_set_where_there_is_an_accelerator(monkeypatch):
   assert "XLA_FLAGS" not in os.environ
 
 
+@pytest.mark.parametrize(
+  ["installed", "device_file", "fast_cpu_settings"],
+  [
+    ("libtpu", None, True),
+    ("libtpu", "accel0", False),
+    ("libtpu", "vfio/7", False),
+    ("libtpu", "vfio/vfio", True),
+    ("libtpu", "nvidia0", True),
+    ("jax_plugins", None, True),
+    ("jax_plugins", "nvidia0", False),
+    (None, "accel0", True),
+  ],
+)
+def test_device_files_decide_what_there_is_to_compute_on(
+  installed, device_file, fast_cpu_settings, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(sys, "platform", "linux")
+  monkeypatch.setattr(environment, "_xla_has", lambda flag: True)
+  monkeypatch.setattr(
+    environment.importlib.util, "find_spec", lambda name: name == installed
+  )
+  here = {
+    library: [pattern.replace("/dev", str(tmp_path)) for pattern in patterns]
+    for library, patterns in environment._DEVICE_FILES.items()
+  }
+  monkeypatch.setattr(environment, "_DEVICE_FILES", here)
+  if device_file:
+    (tmp_path / device_file).parent.mkdir(exist_ok=True)
+    (tmp_path / device_file).touch()
+  environment.prepare(compute=True, restart=False)
+  assert ("XLA_FLAGS" in os.environ) == fast_cpu_settings
+  assert (os.environ.get("JAX_PLATFORMS") == "cpu") == fast_cpu_settings
+
+
 def test_the_process_restarts_once_with_the_tunables(monkeypatch):
   code = (
     "import os, sys\n"

@@ -136,7 +136,7 @@ def _times(plan) -> list[tuple[str, str]]:
     if seconds >= 1e-4:
       rows.append((f"    of it {name}", f"{seconds:8.4f}"))
   rows.append(("  links", f"{plan['link_s']:8.4f}"))
-  for one in plan["collectives"]:
+  for one in _notable(plan):
     name = f"    {one['kind']} over {'+'.join(one['axes'])}"
     size = f"{one['bytes'] / _GIB:8.3f} GiB in {one['count']}"
     rows.append((name, f"{one['seconds']:8.4f}   {size}"))
@@ -146,6 +146,16 @@ def _times(plan) -> list[tuple[str, str]]:
   for name, seconds in list(plan["by_module"].items())[:8]:
     rows.append((f"  {name}", f"{seconds:8.4f}   {seconds / total:.1%}"))
   return rows
+
+
+def _notable(plan) -> list[dict]:
+  """Returns the collectives that take a share of the step or of the bytes."""
+  total = sum(one["bytes"] for one in plan["collectives"])
+  return [
+    one
+    for one in plan["collectives"]
+    if one["seconds"] > 1e-3 * plan["step_s"] or one["bytes"] > 0.01 * total
+  ]
 
 
 def _advice(plan) -> list[str]:

@@ -1,5 +1,6 @@
 """Compiles a training or decode step for devices that are not here."""
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Mapping
@@ -128,12 +129,25 @@ def compile_step(placed: Placed) -> jax.stages.Compiled:
     with case.layout.activate():
       lowered = program.lower(*arguments)
     try:
-      return lowered.compile()
+      with _not_cached():
+        return lowered.compile()
     except jax.errors.JaxRuntimeError as error:
       nbytes = needed_bytes(str(error))
       if nbytes is None:
         raise
       raise OutOfMemory(nbytes) from None
+
+
+@contextlib.contextmanager
+def _not_cached():
+  """Keeps programs out of JAX's cache, which cannot read them again."""
+  name = "jax_persistent_cache_min_compile_time_secs"
+  before = getattr(jax.config, name)
+  jax.config.update(name, float("inf"))
+  try:
+    yield
+  finally:
+    jax.config.update(name, before)
 
 
 def needed_bytes(message: str) -> int | None:

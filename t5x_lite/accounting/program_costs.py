@@ -141,7 +141,7 @@ class _Reader:
     now = 0.0  # The program's clock.
     free = {}  # When links are idle again, by what they are used for.
     under_way = {}  # What has started -> (collective, instruction, end).
-    arrays = {}
+    arrays, origins = {}, {}
 
     def wait(key, now):
       collective, one, end = under_way.pop(key)
@@ -150,6 +150,9 @@ class _Reader:
 
     for one in self.program.computations[name]:
       arrays[one.name] = one.outputs
+      # Some kernels come without a name: they are of what they read.
+      read = (origins.get(operand) for operand in one.operands)
+      origins[one.name] = one.op_name or next(filter(None, read), "")
       collective = self._collective(one)
       key, part = _part(one, collective)
       if part == "done" and key in under_way:
@@ -162,12 +165,12 @@ class _Reader:
         under_way[key] = collective, one, free[lane]
         now = wait(key, now) if part == "whole" else now
       else:
-        now += self._compute(name, one, arrays, times)
+        now += self._compute(name, one, arrays, origins[one.name], times)
     for key in list(under_way):  # Waited for in the next trip of a loop.
       now = wait(key, now)
     return now
 
-  def _compute(self, name, one, arrays, times) -> float:
+  def _compute(self, name, one, arrays, origin, times) -> float:
     """Adds an operation that is no collective; returns its seconds."""
     if one.opcode == "while":
       trips = self.program.trips(name, one)
@@ -180,7 +183,7 @@ class _Reader:
       return self.run(max(costs, key=costs.get), times)
     if one.opcode == "call":
       return self.run(one.called("to_apply"), times)
-    where = module(one.op_name)
+    where = module(origin)
     if one.cycles:
       seconds = one.cycles / self.topology.chip.clock_hz
       self.compute[where] += times * seconds
@@ -190,7 +193,7 @@ class _Reader:
       self.kernels[where] += times * seconds
     else:
       return 0.0
-    if "rematted_computation" in one.op_name:
+    if "rematted_computation" in origin:
       self.recomputed += times * seconds
     return seconds
 
@@ -200,7 +203,8 @@ class _Reader:
     if stated:
       flops = float(stated[1])
     else:
-      flops = attention_flops(read, one.outputs) * self.visible(where)
+      attention = where.removesuffix("_scores")
+      flops = attention_flops(read, one.outputs) * self.visible(attention)
     nbytes = sum(array.nbytes for array in (*read, *one.outputs))
     return max(
       flops / (KERNEL_SHARE * chip.peak_flops), nbytes / chip.hbm_bytes_per_s

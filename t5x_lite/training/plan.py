@@ -15,6 +15,7 @@ from t5x_lite.accounting import (
 from t5x_lite.accounting.program_costs import ProgramCosts
 from t5x_lite.accounting.topologies import NoCompiler, Topology
 from t5x_lite.devices import memory, meshes
+from t5x_lite.nn.kernels import table
 from t5x_lite.training import planned_step
 from t5x_lite.training.planned_step import Case, OutOfMemory, Placed
 
@@ -133,7 +134,7 @@ def _result(placed, account, topology, method, peak, spent) -> dict[str, Any]:
     "lengths": dict(case.lengths),
     "microbatches": case.microbatches,
     "dtype": case.model.transformer.dtype,
-    "kernel": ", ".join(account["kernels"]),
+    "kernel": ", ".join(_kernels(case, account)),
     "remat": stack.stacks[0].remat,
     "layout": case.layout.mesh_sizes(topology.num_devices),
     "bytes": {
@@ -147,6 +148,13 @@ def _result(placed, account, topology, method, peak, spent) -> dict[str, Any]:
     "flops": flops,
     **_seconds(flops / chip.peak_flops, spent),
   }
+
+
+def _kernels(case: Case, account) -> list[str]:
+  """Lists the kernels of a step's attentions."""
+  if case.decode:
+    return [name for name, row in table.KERNELS.items() if row.cached]
+  return account["kernels"]
 
 
 def _seconds(ideal_s: float, spent: ProgramCosts | None) -> dict[str, Any]:

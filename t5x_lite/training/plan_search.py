@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 from typing import Any
 
+from t5x_lite.accounting import model_structure
 from t5x_lite.accounting.topologies import Topology
 from t5x_lite.files.slow import counted
 from t5x_lite.nn import remat as policies
@@ -35,7 +36,12 @@ def search(case: Case, topology: Topology) -> list[dict[str, Any]]:
   Raises:
     ValueError: the step as it is does not fit the devices or its batch.
   """
-  planning.plan(case, topology, compiles=False)
+  first = planning.plan(case, topology, compiles=False)
+  case = dataclasses.replace(
+    case,
+    model=model_structure.with_auto_remat(case.model, first["remat"]),
+    microbatches=first["microbatches"],
+  )
   ways = _ways(case, topology)
   ranked = []
   for remat, mesh in counted(ways, "ranking variants"):

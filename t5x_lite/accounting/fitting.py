@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from t5x_lite.accounting import costs, model_structure
-from t5x_lite.devices import memory
+from t5x_lite.devices import agreement, memory
 from t5x_lite.nn import remat
 
 AUTO = "auto"
@@ -36,10 +36,13 @@ def fit(model, *, layout, **step) -> Fitted:
   Raises:
     ValueError: nothing fits, or the batch does not divide.
   """
+  platform, available = jax.default_backend(), memory.available_bytes()
+  if platform != "cpu" or step["microbatches"] == AUTO:
+    # All processes must choose the same.
+    available = agreement.least_bytes(available)
   fitted = choose(
-    model, layout=layout, platform=jax.default_backend(),
-    available=memory.available_bytes(), **step,
-  )  # fmt: skip
+    model, layout=layout, platform=platform, available=available, **step
+  )
   memory.check_memory(fitted.account, layout=layout)
   return fitted
 

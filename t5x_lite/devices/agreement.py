@@ -36,6 +36,24 @@ def check(facts: Mapping[str, str]) -> None:
     )
 
 
+def least_bytes(number: int | None) -> int | None:
+  """Returns the least of what the processes of this run have.
+
+  Args:
+    number: bytes; None if this process does not know.
+
+  Returns:
+    The same in all processes, in whole MiB if there are several; None where one
+    does not know.
+  """
+  if jax.process_count() == 1:
+    return number
+  # MiB: arrays of JAX have 32 bits.
+  own = np.int32(-1 if number is None else number >> 20)
+  least = int(multihost_utils.process_allgather(own).min())
+  return None if least < 0 else least << 20
+
+
 def differences(facts: Sequence[Mapping[str, str]]) -> list[str]:
   """Lists "NAME is A on process 1, B on the others" for each that differs.
 

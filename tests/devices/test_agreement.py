@@ -83,3 +83,24 @@ def test_many_differences_are_one_line(two_processes):
 
 def test_one_process_agrees_with_itself():
   agreement.check(SAME)
+
+
+@pytest.mark.parametrize(
+  "own, other, least",
+  [
+    (90 * 2**30, 80 * 2**30, 80 * 2**30),
+    (3 * 2**20 + 5, 90 * 2**30, 3 * 2**20),
+    (None, 80 * 2**30, None),
+    (80 * 2**30, None, None),
+  ],
+)
+def test_memory_is_what_the_poorest_process_has(
+  two_processes, own, other, least
+):
+  two_processes[0] = lambda _: np.int32(-1 if other is None else other >> 20)
+  assert agreement.least_bytes(own) == least
+
+
+def test_one_process_has_its_own_memory():
+  assert agreement.least_bytes(12345) == 12345
+  assert agreement.least_bytes(None) is None

@@ -12,6 +12,7 @@ same whether it is separate or one slice of a scanned stack.
 """
 
 import dataclasses
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -32,12 +33,16 @@ class Optimizer:
     weight_decay: each step shrinks every matrix by the share `weight_decay *
       learning_rate ** weight_decay_lr_exponent` (decoupled decay, Loshchilov &
       Hutter 2019, arXiv:1711.05101). Norm scales and biases are not decayed.
+    first_moment_dtype: "float32", or "bfloat16" for half the bytes of the
+      first moment. The second is always float32: with its decay near 1, an
+      update would round away.
   """
 
   learning_rate: schedules.Schedule | checks.NotNegative
   clip_norm: checks.Positive | None = None
   weight_decay: checks.NotNegative = 0.0
   weight_decay_lr_exponent: checks.NotNegative = 1.0
+  first_moment_dtype: Literal["float32", "bfloat16"] = "float32"
 
   def __post_init__(self):
     checks.fields(self)
@@ -88,7 +93,9 @@ class AdamW(Optimizer):
   def _descend(self, logical_axes):
     del logical_axes
     return optax.chain(
-      optax.scale_by_adam(self.beta1, self.beta2, self.epsilon),
+      optax.scale_by_adam(
+        self.beta1, self.beta2, self.epsilon, mu_dtype=self.first_moment_dtype
+      ),
       optax.scale_by_learning_rate(self.learning_rate),
     )
 
@@ -139,7 +146,10 @@ class Adafactor(Optimizer):
     ]
     if self.beta1 is not None:
       # The running mean is of final updates, learning rate and scale included.
-      chain.append(optax.ema(self.beta1, debias=False))
+      mean = optax.ema(
+        self.beta1, debias=False, accumulator_dtype=self.first_moment_dtype
+      )
+      chain.append(mean)
     return optax.chain(*chain)
 
 

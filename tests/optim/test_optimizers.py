@@ -244,3 +244,33 @@ def test_gin_file_builds_an_optimizer_that_learns(name):
   new, _ = train(optimizer.build(AXES), PARAMS, GRADS[:2])
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(new))
   assert not np.allclose(new["embedding"], PARAMS["embedding"])
+
+
+@pytest.mark.parametrize(
+  "build", [AdamW, lambda **s: Adafactor(beta1=0.9, **s)]
+)
+def test_the_first_moment_takes_half_the_bytes_in_half_precision(build):
+  def trained(dtype):
+    optimizer = build(learning_rate=0.01, first_moment_dtype=dtype)
+    params, state = train(optimizer.build(AXES), PARAMS, GRADS)
+    return params, [x for x in jax.tree.leaves(state) if x.ndim]
+
+  whole, whole_state = trained("float32")
+  half, half_state = trained("bfloat16")
+  assert {x.dtype.name for x in whole_state} == {"float32"}
+  sizes = {"float32": 0, "bfloat16": 0}
+  for leaf in half_state:
+    sizes[leaf.dtype.name] += leaf.size
+  count = sum(x.size for x in jax.tree.leaves(PARAMS))
+  assert sizes["bfloat16"] == count
+  assert sizes["float32"] == sum(x.size for x in whole_state) - count
+  # The updates are those of float32 but for the rounding of bfloat16.
+  moved = jax.tree.map(lambda a, b: a - b, whole, PARAMS)
+  differs = jax.tree.map(lambda a, b: a - b, whole, half)
+  assert 0 < optax.tree.norm(differs) < 0.01 * optax.tree.norm(moved)
+
+
+def test_the_first_moment_has_a_dtype_of_two():
+  message = r"AdamW.first_moment_dtype \('float16'\) must be of type 'float32'"
+  with pytest.raises(ValueError, match=message):
+    AdamW(learning_rate=0.01, first_moment_dtype="float16")

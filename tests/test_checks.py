@@ -30,10 +30,12 @@ from tests import tiny
 
 # What the library makes by itself, and nobody configures.
 RESULTS = {
-  "Benchmark", "Cell", "Cluster", "Codec", "Cutter", "Entry", "Format",
-  "Generation", "Inspection", "Loaded", "Matrix", "NewestVerified", "Options",
-  "Pattern", "Question", "ResolvedTask", "Rotary", "Scan", "Scores", "SpanPlan",
-  "Summary", "Table", "TokenizerFiles", "TrainState",
+  "Array", "Benchmark", "Buckets", "Case", "Cell", "Chip", "Cluster", "Codec",
+  "Cutter", "Entry", "Format", "Generation", "Inspection", "Instruction",
+  "Kernel", "Links", "Loaded", "Matrix", "NewestVerified", "Options", "Pattern",
+  "Placed", "Plan", "Program", "ProgramCosts", "Question", "ResolvedTask",
+  "Rotary", "Scan", "Scores", "Slopes", "SpanPlan", "Summary", "Table",
+  "TokenizerFiles", "Topology", "TrainState", "Visibility",
 }  # fmt: skip
 
 # Values of the fields that have no default, by field or by "Class.field".

@@ -203,8 +203,7 @@ class _Reader:
     if stated:
       flops = float(stated[1])
     else:
-      attention = where.removesuffix("_scores")
-      flops = attention_flops(read, one.outputs) * self.visible(attention)
+      flops = attention_flops(read, one.outputs) * self.visible(where)
     nbytes = sum(array.nbytes for array in (*read, *one.outputs))
     return max(
       flops / (KERNEL_SHARE * chip.peak_flops), nbytes / chip.hbm_bytes_per_s

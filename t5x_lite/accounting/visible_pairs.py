@@ -28,7 +28,7 @@ def share(rule, length: int) -> float:
 
 
 def by_component(model, rows) -> Callable[[str], float]:
-  """Returns a function of a component, "decoder/attention", to its share.
+  """Returns a function of a component, "decoder/attention_scores", to a share.
 
   Args:
     model: a model.Model.
@@ -43,5 +43,5 @@ def by_component(model, rows) -> Callable[[str], float]:
         for inner in stack.stacks
         for layer in inner.layers[: len(inner.period)]
       ]
-      shares[f"{side}/attention"] = float(np.mean(found))
+      shares[f"{side}/attention_scores"] = float(np.mean(found))
   return lambda component: shares.get(component, 1.0)

@@ -213,7 +213,7 @@ def test_a_search_takes_microbatches_only_where_memory_asks_for_them(
   monkeypatch,
 ):
   monkeypatch.setattr(plan_search, "_MICROBATCHES", (1, 2))
-  large = case(batch_size=2**14, lengths={"targets": 2**10})
+  large = case(batch_size=2**14, lengths={"targets": 2**13})
   for one, numbers in ((case(), [1]), (large, [1, 2])):
     found = plan_search._counted(one, V5E, None, {"data": -1})
     assert [other.microbatches for _, other in found] == numbers

@@ -36,10 +36,20 @@ _MAY_CHANGE = (
   "max_skipped_steps", "loss_spike", "sdc_check_every", "trackers",
   "batch_timeout_seconds",
 )  # fmt: skip
+# How the model's numbers are computed, not which: by the last part of the path.
+_MAY_CHANGE_IN_MODEL = ("kernel", "remat")
 _PACKAGES = (
   "flax", "gin-config", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint",
   "sentencepiece", "seqio", "tensorflow", "tensorflow-text",
 )  # fmt: skip
+
+
+def _may_change(path: str) -> bool:
+  """Tells whether a run may resume with another value of a setting."""
+  parts = path.split(".")
+  return parts[0] in _MAY_CHANGE or (
+    parts[0] == "model" and parts[-1] in _MAY_CHANGE_IN_MODEL
+  )
 
 
 def flatten(value, path="") -> dict[str, object]:
@@ -113,7 +123,7 @@ class RunDirectory:
     if record.exists():
       there = _read(record)["configuration"]
       found = differences(there, _as_json(flatten(run)))
-      free = {p: d for p, d in found.items() if p.split(".")[0] in _MAY_CHANGE}
+      free = {path: d for path, d in found.items() if _may_change(path)}
       changed = [f"{path}: {difference}" for path, difference in free.items()]
       refused = [f"{p} is {d}" for p, d in found.items() if p not in free]
       if refused:

@@ -33,6 +33,17 @@ class Run:
   rate: float = 0.1
 
 
+@dataclasses.dataclass(frozen=True)
+class Core:
+  kernel: str = "einsum"
+  scale: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOfModel(Run):
+  model: Core = Core()
+
+
 @pytest.fixture
 def started(tmp_path):
   directory = rundir.RunDirectory(tmp_path / "runs" / "a")
@@ -102,6 +113,16 @@ def test_a_longer_run_goes_on_and_says_so(started):
   assert started.check(Run(total_steps=20)) == [
     "total_steps: 10 there, 20 here"
   ]
+
+
+def test_a_run_goes_on_with_another_kernel_but_not_another_scale(tmp_path):
+  directory = rundir.RunDirectory(tmp_path / "runs" / "a")
+  directory.start(RunOfModel(), ["t5x_lite", "train"])
+  assert directory.check(RunOfModel(model=Core(kernel="auto"))) == [
+    "model.kernel: 'einsum' there, 'auto' here"
+  ]
+  with pytest.raises(ValueError, match=r"model.scale is 1.0 there, 2.0 here"):
+    directory.check(RunOfModel(model=Core(scale=2.0)))
 
 
 @pytest.mark.parametrize(

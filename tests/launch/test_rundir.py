@@ -117,6 +117,7 @@ def test_a_longer_run_goes_on_and_says_so(started):
 
 def test_a_run_goes_on_with_another_kernel_but_not_another_scale(tmp_path):
   directory = rundir.RunDirectory(tmp_path / "runs" / "a")
+  assert directory.check(RunOfModel()) == []
   directory.start(RunOfModel(), ["t5x_lite", "train"])
   assert directory.check(RunOfModel(model=Core(kernel="auto"))) == [
     "model.kernel: 'einsum' there, 'auto' here"

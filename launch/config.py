@@ -18,6 +18,7 @@ from etils import epath
 
 import t5x_lite
 from launch import (
+  environment,
   gin_errors,
   gin_types,
   platform_macros,
@@ -71,7 +72,7 @@ def load(
   *,
   recorded=None,
   allowed=(),
-  accelerator=False,
+  accelerator=None,
   started_with=None,
 ):
   """Replaces gin's configuration by what the files and bindings say.
@@ -89,7 +90,9 @@ def load(
     recorded: the config.gin of a run directory, read first. Unlike `files`, it
       is not trusted (recorded_gin.py).
     allowed: modules that `recorded` may import besides our own.
-    accelerator, started_with: what settles macros that say "auto"
+    accelerator: whether macros that say "auto" are for an accelerator; None
+      asks what there is.
+    started_with: the config.gin of the run that goes on, or None
       (platform_macros.py).
 
   Raises:
@@ -119,6 +122,8 @@ def load(
       gin.parse_config_file(str(file))
   if bindings:
     _parse_bindings([_binding(binding) for binding in bindings])
+  if accelerator is None:
+    accelerator = environment.has_accelerator()
   platform_macros.settle(accelerator=accelerator, started_with=started_with)
   gin_types.check()
   with gin_errors.explained():

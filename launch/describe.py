@@ -11,7 +11,8 @@ DETAILS = """
 Prints parameters by component, FLOPs per token and per step, and bytes of
 parameters, gradients, optimizer state, activations and KV cache. The gin file
 of a run sets the batch size, the lengths and the optimizer; for the gin file of
-a model, set them by flags. Nothing is allocated or compiled.
+a model, set them by flags. Nothing is allocated or compiled. Microbatches that
+are "auto" are counted as one.
 """
 EXAMPLE = """
 t5x_lite describe --gin_file=gin/models/t5_1_1/small.gin
@@ -117,6 +118,9 @@ def main(values, arguments):
   from t5x_lite.files import json_text
 
   model = given.pop("model")
+  if given["microbatches"] == "auto":
+    # Chosen by the memory of devices, and here there are none.
+    given["microbatches"] = 1
   account = costs.describe(model, **given)
   if values.json:
     # Unknown numbers (NaN) are written as null.

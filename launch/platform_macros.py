@@ -23,7 +23,9 @@ def settle(*, accelerator: bool, started_with: epath.Path | None):
     accelerator: whether the model is for an accelerator.
     started_with: the config.gin of the run that goes on, if there is one.
   """
-  text = started_with.read_text() if started_with is not None else ""
+  text = ""
+  if started_with is not None:  # Only two lines of it are looked for.
+    text = started_with.read_bytes().decode(errors="replace")
   for name, values in _VALUES.items():
     bindings = gin.config._CONFIG.get((name, "gin.macro"), {})
     if bindings.get("value") != AUTO:

@@ -55,7 +55,7 @@ def _read(values, recorded):
       recorded=recorded,
       allowed=values.allow_import if recorded else (),
       # `plan` is of devices that are not here.
-      accelerator="topology" in values or environment.has_accelerator(),
+      accelerator=True if "topology" in values else None,
       started_with=_recorded(values.model_dir) if _names_run(values) else None,
     )
 

@@ -25,7 +25,7 @@ def predict(model, params, batch_size, rows, platform) -> int:
   stacks = model_structure.stacks(model)
   scan = any(stack.scan for stack in stacks)
   if platform == "cpu" and not scan:
-    model = model_structure.without_remat(model)
+    model = model_structure.with_remat(model, None)
   remat = any(stack.remat for stack in model_structure.stacks(model))
 
   def kept(model):
@@ -33,7 +33,7 @@ def predict(model, params, batch_size, rows, platform) -> int:
 
   total, layer = kept(model)
   if remat:
-    layer = kept(model_structure.without_remat(model))[1]
+    layer = kept(model_structure.with_remat(model, None))[1]
   logits = 0
   if isinstance(model.loss, CrossEntropy):
     length = rows[model.row_format.scored_side]

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from t5x_lite.accounting.program_costs import Links, ProgramCosts
 from t5x_lite.accounting.topologies import Topology
-from t5x_lite.devices.layout import Layout
+from t5x_lite.devices.layout import Layout, as_axes
 
 MATMUL_SHARE = 0.7
 
@@ -85,7 +85,7 @@ def _of_parameters(model, params, layout, topology, microbatches):
   itemsize = jnp.dtype(model.transformer.dtype).itemsize
   sizes: dict[tuple, int] = {}
   for leaf in jax.tree.leaves(params):
-    axes = {a for part in leaf.sharding.spec for a in _all(part)}
+    axes = {a for part in leaf.sharding.spec for a in as_axes(part)}
     held = math.prod(leaf.sharding.shard_shape(leaf.shape))
     sharded = tuple(a for a in batch_axes if a in axes)
     # Of the parameter that a device computes with.
@@ -112,7 +112,7 @@ def _of_activations(model, account, layout, topology):
     a
     for name, mesh_axes in layout.all_rules
     if name == "mlp"
-    for a in _all(mesh_axes)
+    for a in as_axes(mesh_axes)
     if mesh.shape[a] > 1
   )
   if not axes:
@@ -144,9 +144,3 @@ def _links(kind, axes, nbytes, layout, topology) -> Links:
 
 def _add(totals, kind, axes, nbytes):
   totals[kind, axes] = totals.get((kind, axes), 0) + nbytes
-
-
-def _all(mesh_axes) -> tuple[str, ...]:
-  if mesh_axes is None:
-    return ()
-  return (mesh_axes,) if isinstance(mesh_axes, str) else tuple(mesh_axes)

@@ -87,9 +87,9 @@ def with_auto_remat(model, policy: str | None):
   )
 
 
-def without_remat(model):
-  """Returns the model without rematerialisation."""
-  return _with_stacks(model, lambda stack: stack.clone(remat=None))
+def with_remat(model, policy: str | None):
+  """Returns the model with this policy, or None, whatever it had."""
+  return _with_stacks(model, lambda stack: stack.clone(remat=policy))
 
 
 def _with_stacks(model, change):

@@ -105,7 +105,9 @@ class Layout:
     object.__setattr__(self, "mesh", dict(self.mesh))
     rules = tuple(_rule(rule, self.mesh) for rule in self.rules)
     object.__setattr__(self, "rules", rules)
-    used = {axis for _, axes in (*rules, *DEFAULT_RULES) for axis in _all(axes)}
+    used = {
+      axis for _, axes in (*rules, *DEFAULT_RULES) for axis in as_axes(axes)
+    }
     for axis, size in self.mesh.items():
       if size != 1 and axis not in used:
         raise ValueError(
@@ -130,7 +132,7 @@ class Layout:
     over it by its rows.
     """
     defaults = (
-      (name, _one_or_all(axis for axis in _all(axes) if axis in self.mesh))
+      (name, _one_or_all(axis for axis in as_axes(axes) if axis in self.mesh))
       for name, axes in DEFAULT_RULES
     )
     rules = (*self.rules, *defaults)
@@ -140,7 +142,7 @@ class Layout:
   def batch_axes(self) -> tuple[str, ...]:
     """The mesh axes that rows of a batch are sharded over."""
     # dict keeps the last of several rules of "batch": the first is wanted.
-    return _all(dict(reversed(self.all_rules))["batch"])
+    return as_axes(dict(reversed(self.all_rules))["batch"])
 
   def mesh_sizes(self, num_devices: int) -> dict[str, int]:
     """Returns the size of each mesh axis on `num_devices`, -1 filled in.
@@ -230,11 +232,13 @@ class Layout:
     undecided = set(range(len(logical_axes)))
     for name, mesh_axes in self.all_rules:
       for i in sorted(undecided):
-        taken = {axis for axes in spec for axis in _all(axes)}
-        if logical_axes[i] != name or taken.intersection(_all(mesh_axes)):
+        taken = {axis for axes in spec for axis in as_axes(axes)}
+        if logical_axes[i] != name or taken.intersection(as_axes(mesh_axes)):
           continue
         if shape and shape[i] % _ways(mesh_axes, mesh):
-          sizes = _sizes({axis: mesh.shape[axis] for axis in _all(mesh_axes)})
+          sizes = _sizes(
+            {axis: mesh.shape[axis] for axis in as_axes(mesh_axes)}
+          )
           _log_once(
             f"{name} ({shape[i]}) is not divisible by {sizes}: it is not"
             " sharded over them"
@@ -343,7 +347,7 @@ def _rule(rule: Sequence, mesh: Mapping[str, int]) -> Rule:
     raise ValueError(
       f"Layout.rules: {rule} must be a pair of a logical axis and mesh axes"
     )
-  axes = _all(rule[1])
+  axes = as_axes(rule[1])
   if set(axes) - mesh.keys() or len(set(axes)) < len(axes):
     raise ValueError(
       f"Layout.rules: {rule} must name axes of Layout.mesh, each once"
@@ -352,7 +356,7 @@ def _rule(rule: Sequence, mesh: Mapping[str, int]) -> Rule:
   return rule[0], _one_or_all(axes)
 
 
-def _all(mesh_axes: MeshAxes) -> tuple[str, ...]:
+def as_axes(mesh_axes: MeshAxes) -> tuple[str, ...]:
   """Returns mesh axes as a tuple, however many there are."""
   if mesh_axes is None:
     return ()
@@ -367,7 +371,7 @@ def _one_or_all(axes) -> MeshAxes:
 
 def _ways(mesh_axes: MeshAxes, mesh: Mesh) -> int:
   """Returns how many parts these mesh axes cut a dim into."""
-  return math.prod(mesh.shape[axis] for axis in _all(mesh_axes))
+  return math.prod(mesh.shape[axis] for axis in as_axes(mesh_axes))
 
 
 def _sizes(mesh: Mapping[str, int]) -> str:

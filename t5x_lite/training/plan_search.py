@@ -60,7 +60,7 @@ def _counted(case, topology, remat, mesh) -> list[tuple[dict, Case]]:
   for number in (1,) if case.decode else _MICROBATCHES:
     other = dataclasses.replace(
       case,
-      model=_with_remat(case.model, remat),
+      model=model_structure.with_remat(case.model, remat),
       layout=dataclasses.replace(case.layout, mesh=mesh, rules=()),
       microbatches=number,
     )
@@ -79,7 +79,11 @@ def _ways(
   case: Case, topology: Topology
 ) -> list[tuple[str | None, dict[str, int]]]:
   """Lists remat policies and meshes to try."""
-  heads = min(layer.attention.num_heads for layer in _layers(case.model))
+  heads = min(
+    layer.attention.num_heads
+    for stack in model_structure.stacks(case.model)
+    for layer in stack.layers
+  )
   meshes = [m for m in _MESHES if heads % m.get("tensor", 1) == 0]
   if topology.num_slices > 1:  # Only gradients cross the slower network.
     meshes += [
@@ -106,24 +110,5 @@ def _same(one: Case, other: Case) -> bool:
   )
 
 
-def _sides(model) -> dict:
-  transformer = model.transformer
-  sides = {"encoder": transformer.encoder, "decoder": transformer.decoder}
-  return {name: stack for name, stack in sides.items() if stack is not None}
-
-
-def _layers(model) -> list:
-  return [layer for stack in _sides(model).values() for layer in stack.layers]
-
-
-def _remats(model) -> list:
-  return [one.remat for side in _sides(model).values() for one in side.stacks]
-
-
-def _with_remat(model, remat):
-  sides = {
-    name: stack.map_stacks(lambda one: one.clone(remat=remat))
-    for name, stack in _sides(model).items()
-  }
-  transformer = model.transformer.clone(**sides)
-  return dataclasses.replace(model, transformer=transformer)
+def _remats(model) -> list[str | None]:
+  return [stack.remat for stack in model_structure.stacks(model)]

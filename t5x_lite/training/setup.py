@@ -147,7 +147,7 @@ class Setup:
 @announced("opening the data")
 def _readers(run: Run) -> list[Reader]:
   """Checks the run's data; returns readers of training and evaluation data."""
-  pieces = 1 if run.microbatches == "auto" else run.microbatches
+  pieces = 1 if run.microbatches == fitting.AUTO else run.microbatches
   run.layout.check_batch(run.train.batch_size, pieces)
   _, num_shares = run.layout.data_shard()
   readers = []

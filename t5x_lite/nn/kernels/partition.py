@@ -4,13 +4,13 @@ XLA partitions its own operations over a mesh, but not a Pallas kernel, which
 runs on each device's share of rows and heads.
 """
 
-import math
 from collections.abc import Callable
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
+
+from t5x_lite.nn import sharding
 
 # A logical axis, or None, for each dim of an array.
 Axes = tuple[str | None, ...]
@@ -31,9 +31,7 @@ def platform() -> str:
 
 def ways(axis: str, size: int) -> int:
   """Returns how many shares a dim of this logical axis and size has."""
-  mesh = jax.sharding.get_abstract_mesh()
-  (mesh_axes,) = _spec((axis,), (size,), mesh)
-  return _ways(mesh_axes, mesh)
+  return sharding.shards(_dividing(axis, size))
 
 
 def keys_for_heads(
@@ -72,7 +70,7 @@ def per_device(
   if mesh.empty or mesh.size == 1:
     return kernel(*arrays)
   specs = tuple(
-    None if x is None else _spec(names, x.shape, mesh)
+    None if x is None else _spec(names, x.shape)
     for x, names in zip(arrays, axes, strict=True)
   )
   # A kernel's outputs do not say over which axes they vary: check_vma=False.
@@ -81,19 +79,16 @@ def per_device(
   )(*arrays)
 
 
-def _spec(axes, shape, mesh) -> PartitionSpec:
-  if mesh.empty:
-    return PartitionSpec(*(None for _ in axes))
+def _dividing(axis, size) -> dict[str, int]:
+  """Returns the mesh axes that a dim is sharded over, if they divide it."""
+  found = {} if axis is None else sharding.mesh_axes(axis)
+  return {} if size % sharding.shards(found) else found
+
+
+def _spec(axes, shape) -> PartitionSpec:
   return PartitionSpec(
     *(
-      mesh_axes if size % _ways(mesh_axes, mesh) == 0 else None
-      for size, mesh_axes in zip(
-        shape, nn.logical_to_mesh_axes(axes), strict=True
-      )
+      tuple(_dividing(axis, size)) or None
+      for axis, size in zip(axes, shape, strict=True)
     )
   )
-
-
-def _ways(mesh_axes, mesh) -> int:
-  names = (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ()
-  return math.prod(mesh.shape[name] for name in names)

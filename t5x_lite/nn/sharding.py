@@ -21,3 +21,15 @@ def mesh_axes(logical_axis: str) -> dict[str, int]:
 def shards(axes: dict[str, int]) -> int:
   """Returns the number of parts that mesh axes cut a dim into."""
   return math.prod(axes.values())
+
+
+def gathered(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+  """Returns a parameter without the shards that rows of a batch have too.
+
+  Args:
+    x: the parameter.
+    axes: its logical axes, one per dim.
+  """
+  rows = mesh_axes("batch").keys()
+  kept = (None if mesh_axes(axis).keys() <= rows else axis for axis in axes)
+  return nn.with_logical_constraint(x, tuple(kept))

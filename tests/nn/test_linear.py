@@ -1,12 +1,17 @@
 """Weight matmuls against einsum, and their own backward against autodiff."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from t5x_lite.nn.linear import Dense, FanIn, Normal, matmul
+from t5x_lite.nn import linear
+from t5x_lite.nn.linear import Dense, FanIn, Normal
+
+matmul = functools.partial(linear.matmul, axes=("embed", "mlp"))
 
 
 def normal(*shape, seed=0):

@@ -25,3 +25,11 @@ def check(name: str, value, *, atol: float | None = None):
     assert value == expected, f"{path.name}: UPDATE_GOLDEN=1 renews it"
   else:
     np.testing.assert_allclose(value, expected, rtol=0, atol=atol)
+
+
+def check_text(name: str, text: str):
+  """Compares a text to the file `name`.txt."""
+  path = _FOLDER / f"{name}.txt"
+  if os.environ.get("UPDATE_GOLDEN") == "1":
+    path.write_text(text)
+  assert text == path.read_text(), f"{path.name}: UPDATE_GOLDEN=1 renews it"

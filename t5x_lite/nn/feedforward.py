@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite import checks
+from t5x_lite.nn import remat
 from t5x_lite.nn.attention_rules import AttentionRule, TokenInfo
 from t5x_lite.nn.dropout import dropout
 from t5x_lite.nn.linear import Dense, FanIn, Init
@@ -77,7 +78,8 @@ class MLP(FeedForward):
     )(h_BTF)  # fmt: skip
 
   def _widen(self, x_BTD):
-    return ACTIVATIONS[self.activation](self._project("wi", x_BTD))
+    activation = remat.cheap(ACTIVATIONS[self.activation])
+    return activation(self._project("wi", x_BTD))
 
   def _project(self, name, x_BTD):
     in_shape = (x_BTD.shape[-1],)
@@ -94,5 +96,7 @@ class Gated(MLP):
   """
 
   def _widen(self, x_BTD):
-    gate_BTF = ACTIVATIONS[self.activation](self._project("wi_gate", x_BTD))
-    return gate_BTF * self._project("wi_linear", x_BTD)
+    activation = ACTIVATIONS[self.activation]
+    gated = remat.cheap(lambda gate, linear: activation(gate) * linear)
+    gate_BTF = self._project("wi_gate", x_BTD)
+    return gated(gate_BTF, self._project("wi_linear", x_BTD))

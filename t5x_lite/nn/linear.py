@@ -14,43 +14,38 @@ from t5x_lite.nn.parameters import parameter
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def matmul(x: jax.Array, w: jax.Array, axes: tuple[str, ...]) -> jax.Array:
-  """Multiplies [..., I] by a kernel of I x O, with a backward of two matmuls.
+def matmul(x: jax.Array, w: jax.Array, axes: tuple[str, str]) -> jax.Array:
+  """Multiplies [..., I] by [I, O], with a backward of two plain matmuls.
 
   Autodiff contracts batch and length as two dims, which XLA's CPU backend
   runs far from peak; one flat dim of rows keeps all three products fast.
 
-  What shards the kernel and rows too (FSDP) is gathered once in each pass, and
-  the gradient is added up straight into shards. Left to itself, XLA's
-  partitioner gathers kernels twice where the backward pass computes a layer
-  again.
+  A kernel that the devices of different rows share out (FSDP) is gathered once
+  in each pass, and its gradient is added up straight into shards. XLA's
+  partitioner, left to itself, gathers some kernels twice in a backward pass
+  that computes a layer again.
 
   Args:
     x: [..., I].
-    w: dims whose product is I, and dims whose product is O.
-    axes: logical axes of w.
-
-  Returns:
-    [..., O].
+    w: [I, O].
+    axes: the logical axes of I and O.
   """
   return _forward(x, w, axes)[0]
 
 
 def _forward(x, w, axes):
   rows = x.reshape(-1, x.shape[-1])
-  w_IO = sharding.gathered(w, axes).reshape(x.shape[-1], -1)
+  y = rows @ sharding.gathered(w, axes)
   # Not the gathered kernel, which would be kept for the backward pass.
-  return (rows @ w_IO).reshape(*x.shape[:-1], -1), (x, w)
+  return y.reshape(*x.shape[:-1], w.shape[-1]), (x, w)
 
 
 def _backward(axes, residuals, g):
   x, w = residuals
-  x_rows = x.reshape(-1, x.shape[-1])
   g_rows = g.reshape(-1, g.shape[-1])
-  w_IO = sharding.gathered(w, axes).reshape(x.shape[-1], -1)
-  dw = (x_rows.T @ g_rows).reshape(w.shape)
-  dx = (g_rows @ w_IO.T).reshape(x.shape)
-  return dx, nn.with_logical_constraint(dw, axes)
+  x_rows = x.reshape(-1, x.shape[-1])
+  dx = (g_rows @ sharding.gathered(w, axes).T).reshape(x.shape)
+  return dx, nn.with_logical_constraint(x_rows.T @ g_rows, axes)
 
 
 matmul.defvjp(_forward, _backward)
@@ -147,8 +142,8 @@ class Dense(nn.Module):
     batch_shape = x.shape[: x.ndim - len(self.in_shape)]
     y = matmul(
       x.reshape(*batch_shape, fan_in),
-      kernel.astype(x.dtype),
-      tuple(self.axes),
+      kernel.astype(x.dtype).reshape(fan_in, fan_out),
+      (self.axes[0], self.axes[len(self.in_shape)]),
     ).reshape(*batch_shape, *self.out_shape)
     if self.use_bias:
       axes = self.axes[len(self.in_shape) :]

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite import checks
+from t5x_lite.nn import remat
 from t5x_lite.nn.parameters import parameter
 
 
@@ -37,10 +38,7 @@ class RMSNorm(nn.Module):
     scale_D = _vector(self, "scale", start, x_BTD.shape[-1])
     if self.zero_centred:
       scale_D = 1 + scale_D
-    x32_BTD = x_BTD.astype(jnp.float32)
-    variance_BT1 = jnp.mean(jnp.square(x32_BTD), axis=-1, keepdims=True)
-    y_BTD = x32_BTD * jax.lax.rsqrt(variance_BT1 + self.epsilon)
-    return (y_BTD * scale_D).astype(x_BTD.dtype)
+    return _rms_norm(x_BTD, scale_D, self.epsilon)
 
 
 class LayerNorm(nn.Module):
@@ -61,10 +59,26 @@ class LayerNorm(nn.Module):
   def __call__(self, x_BTD: jax.Array) -> jax.Array:
     width = x_BTD.shape[-1]
     scale_D = _vector(self, "scale", nn.initializers.ones, width)
-    x32_BTD = x_BTD.astype(jnp.float32)
-    centred_BTD = x32_BTD - jnp.mean(x32_BTD, axis=-1, keepdims=True)
-    variance_BT1 = jnp.mean(jnp.square(centred_BTD), axis=-1, keepdims=True)
-    y_BTD = centred_BTD * jax.lax.rsqrt(variance_BT1 + self.epsilon) * scale_D
+    bias_D = None
     if self.use_bias:
-      y_BTD += _vector(self, "bias", nn.initializers.zeros, width)
-    return y_BTD.astype(x_BTD.dtype)
+      bias_D = _vector(self, "bias", nn.initializers.zeros, width)
+    return _layer_norm(x_BTD, scale_D, bias_D, self.epsilon)
+
+
+@remat.cheap
+def _rms_norm(x_BTD, scale_D, epsilon):
+  x32_BTD = x_BTD.astype(jnp.float32)
+  variance_BT1 = jnp.mean(jnp.square(x32_BTD), axis=-1, keepdims=True)
+  y_BTD = x32_BTD * jax.lax.rsqrt(variance_BT1 + epsilon)
+  return (y_BTD * scale_D).astype(x_BTD.dtype)
+
+
+@remat.cheap
+def _layer_norm(x_BTD, scale_D, bias_D, epsilon):
+  x32_BTD = x_BTD.astype(jnp.float32)
+  centred_BTD = x32_BTD - jnp.mean(x32_BTD, axis=-1, keepdims=True)
+  variance_BT1 = jnp.mean(jnp.square(centred_BTD), axis=-1, keepdims=True)
+  y_BTD = centred_BTD * jax.lax.rsqrt(variance_BT1 + epsilon) * scale_D
+  if bias_D is not None:
+    y_BTD += bias_D
+  return y_BTD.astype(x_BTD.dtype)

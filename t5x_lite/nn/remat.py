@@ -11,6 +11,8 @@ arXiv:1604.06174). From the least memory to the most:
     None              everything
 """
 
+import functools
+
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
@@ -42,6 +44,12 @@ def context(x: jax.Array) -> jax.Array:
   that the kernel need not run again.
   """
   return checkpoint_name(x, CONTEXT)
+
+
+# Decorates functions of which the backward pass reads the arguments alone, and
+# computes the rest again, whatever the policy. A norm would otherwise keep its
+# input three times over, in float32.
+cheap = functools.partial(jax.checkpoint, prevent_cse=False)
 
 
 def settled(remat: str | None, *, scan: bool) -> str | None:

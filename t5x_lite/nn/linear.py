@@ -7,45 +7,84 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from t5x_lite import checks
 from t5x_lite.nn import sharding
+from t5x_lite.nn.kernels import partition
 from t5x_lite.nn.parameters import parameter
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def matmul(x: jax.Array, w: jax.Array, axes: tuple[str, str]) -> jax.Array:
+def contract(
+  x: jax.Array, w: jax.Array, axes: tuple[str, ...], dims: int
+) -> jax.Array:
+  """Contracts the last `dims` dims of x with the first of a kernel.
+
+  An accelerator's compiler gets all dims as they are, so that it can write the
+  result transposed, or into an array of all layers.
+
+  Args:
+    x: activations.
+    w: the kernel.
+    axes: the logical axes of w.
+    dims: how many are contracted.
+  """
+  if partition.platform() != "cpu":
+    return _contract(x, w, axes, dims)
+  batch_shape, out_shape = x.shape[: x.ndim - dims], w.shape[dims:]
+  fan_in, fan_out = math.prod(w.shape[:dims]), math.prod(out_shape)
+  y = matmul(x.reshape(*batch_shape, fan_in), w.reshape(fan_in, fan_out))
+  return y.reshape(*batch_shape, *out_shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _contract(x, w, axes, dims):
+  """Contracts, and says where devices exchange a kernel that they share out.
+
+  A kernel sharded over the devices of different rows (FSDP) is gathered once in
+  each pass, and its gradient added up straight into shards. XLA's partitioner,
+  left to itself, gathers some kernels twice in a backward pass that computes a
+  layer again.
+  """
+  return jnp.tensordot(x, sharding.gathered(w, axes), dims)
+
+
+def _contract_forward(x, w, axes, dims):
+  # Not the gathered kernel, which would be kept for the backward pass.
+  return _contract(x, w, axes, dims), (x, w)
+
+
+def _contract_backward(axes, dims, residuals, g):
+  x, w = residuals
+  whole = sharding.gathered(w, axes)
+  _, pull_back = jax.vjp(lambda x, w: jnp.tensordot(x, w, dims), x, whole)
+  dx, dw = pull_back(g)
+  return dx, nn.with_logical_constraint(dw, axes)
+
+
+_contract.defvjp(_contract_forward, _contract_backward)
+
+
+@jax.custom_vjp
+def matmul(x: jax.Array, w: jax.Array) -> jax.Array:
   """Multiplies [..., I] by [I, O], with a backward of two plain matmuls.
 
   Autodiff contracts batch and length as two dims, which XLA's CPU backend
   runs far from peak; one flat dim of rows keeps all three products fast.
-
-  A kernel that the devices of different rows share out (FSDP) is gathered once
-  in each pass, and its gradient is added up straight into shards. XLA's
-  partitioner, left to itself, gathers some kernels twice in a backward pass
-  that computes a layer again.
-
-  Args:
-    x: [..., I].
-    w: [I, O].
-    axes: the logical axes of I and O.
   """
-  return _forward(x, w, axes)[0]
+  return _forward(x, w)[0]
 
 
-def _forward(x, w, axes):
+def _forward(x, w):
   rows = x.reshape(-1, x.shape[-1])
-  y = rows @ sharding.gathered(w, axes)
-  # Not the gathered kernel, which would be kept for the backward pass.
-  return y.reshape(*x.shape[:-1], w.shape[-1]), (x, w)
+  return (rows @ w).reshape(*x.shape[:-1], w.shape[-1]), (x, w)
 
 
-def _backward(axes, residuals, g):
+def _backward(residuals, g):
   x, w = residuals
   g_rows = g.reshape(-1, g.shape[-1])
   x_rows = x.reshape(-1, x.shape[-1])
-  dx = (g_rows @ sharding.gathered(w, axes).T).reshape(x.shape)
-  return dx, nn.with_logical_constraint(x_rows.T @ g_rows, axes)
+  return (g_rows @ w.T).reshape(x.shape), x_rows.T @ g_rows
 
 
 matmul.defvjp(_forward, _backward)
@@ -139,12 +178,8 @@ class Dense(nn.Module):
       (*self.in_shape, *self.out_shape),
       nn.initializers.normal(stddev),
     )
-    batch_shape = x.shape[: x.ndim - len(self.in_shape)]
-    y = matmul(
-      x.reshape(*batch_shape, fan_in),
-      kernel.astype(x.dtype).reshape(fan_in, fan_out),
-      (self.axes[0], self.axes[len(self.in_shape)]),
-    ).reshape(*batch_shape, *self.out_shape)
+    kernel = kernel.astype(x.dtype)
+    y = contract(x, kernel, tuple(self.axes), len(self.in_shape))
     if self.use_bias:
       axes = self.axes[len(self.in_shape) :]
       zeros = nn.initializers.zeros

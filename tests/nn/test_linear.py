@@ -1,17 +1,13 @@
 """Weight matmuls against einsum, and their own backward against autodiff."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from t5x_lite.nn import linear
-from t5x_lite.nn.linear import Dense, FanIn, Normal
-
-matmul = functools.partial(linear.matmul, axes=("embed", "mlp"))
+from t5x_lite.nn.kernels import partition
+from t5x_lite.nn.linear import Dense, FanIn, Normal, matmul
 
 
 def normal(*shape, seed=0):
@@ -56,8 +52,12 @@ def test_matmul_maps_over_a_batch_of_rows():
   )
 
 
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
 @pytest.mark.parametrize("use_bias", [False, True])
-def test_dense_contracts_and_makes_several_dims(use_bias):
+def test_dense_contracts_and_makes_several_dims(
+  monkeypatch, use_bias, platform
+):
+  monkeypatch.setattr(partition, "platform", lambda: platform)
   x = normal(2, 3, 4, 5)
   dense = Dense(
     (4, 5), (6, 7), ("heads", "head_dim", "embed", "mlp"), use_bias=use_bias
@@ -67,8 +67,19 @@ def test_dense_contracts_and_makes_several_dims(use_bias):
   if use_bias:
     params["bias"] = normal(6, 7, seed=3)
     expected += params["bias"]
-  out = dense.apply({"params": params}, x)
+  out, backward = jax.vjp(
+    lambda kernel, x: dense.apply({"params": params | {"kernel": kernel}}, x),
+    params["kernel"], x,
+  )  # fmt: skip
   np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
+  g = normal(*out.shape, seed=4)
+  dkernel, dx = backward(g)
+  np.testing.assert_allclose(
+    dkernel, jnp.einsum("btnh,btde->nhde", x, g), rtol=1e-4, atol=1e-4
+  )
+  np.testing.assert_allclose(
+    dx, jnp.einsum("nhde,btde->btnh", params["kernel"], g), rtol=1e-4, atol=1e-4
+  )
 
 
 @pytest.mark.parametrize("init_scale", [1.0, 0.25])

@@ -87,9 +87,7 @@ def _probabilities(
   """Returns the float32 softmax [B, K, G, T, S]."""
   b, k, m, _ = q_BKMH.shape
   t, s = mask_B11TS.shape[-2:]
-  logits = jnp.einsum(
-    "BKMH,BKSH->BKMS", q_BKMH, k_BKSH, preferred_element_type=jnp.float32
-  ).reshape(b, k, m // t, t, s)
+  logits = _products(q_BKMH, k_BKSH).reshape(b, k, m // t, t, s)
   if soft_cap is not None:
     logits = soft_cap * jnp.tanh(logits / soft_cap)
   if bias_BKGTS is not None:
@@ -101,6 +99,27 @@ def _probabilities(
   sink = jnp.broadcast_to(sink_N.reshape(k, -1, 1, 1), (*logits.shape[:4], 1))
   with_sink = jnp.concatenate([logits, sink.astype(jnp.float32)], axis=-1)
   return jax.nn.softmax(with_sink, axis=-1)[..., :-1]
+
+
+@jax.custom_vjp
+def _products(q_BKMH, k_BKSH):
+  """Returns float32 products, with gradients from their own dtype's products.
+
+  Autodiff would multiply a float32 gradient by bfloat16 keys: in float32.
+  """
+  return jnp.einsum(
+    "BKMH,BKSH->BKMS", q_BKMH, k_BKSH, preferred_element_type=jnp.float32
+  )
+
+
+def _products_backward(residuals, g_BKMS):
+  q_BKMH, k_BKSH = residuals
+  g_BKMS = g_BKMS.astype(q_BKMH.dtype)
+  dq = jnp.einsum("BKMS,BKSH->BKMH", g_BKMS, k_BKSH)
+  return dq, jnp.einsum("BKMS,BKMH->BKSH", g_BKMS, q_BKMH)
+
+
+_products.defvjp(lambda q, k: (_products(q, k), (q, k)), _products_backward)
 
 
 def _mix_by_autodiff(q, k, v, bias, mask, *, soft_cap, sink_N, drop):

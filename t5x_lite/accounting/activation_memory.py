@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from t5x_lite.accounting import model_structure, traces
 from t5x_lite.losses import CrossEntropy
+from t5x_lite.nn.kernels import partition
 
 
 def predict(model, params, batch_size, rows, platform) -> int:
@@ -64,12 +65,9 @@ def _kept(model, params, batch_size, rows, platform, scan) -> tuple[int, int]:
 
     return jax.vjp(objective, params)[1]
 
-  jaxpr = traces.trace(
-    backward,
-    params,
-    model.abstract_batch(batch_size, rows),
-    jax.random.key(0),
-  )
+  batch, key = model.abstract_batch(batch_size, rows), jax.random.key(0)
+  with partition.assumed(platform):
+    jaxpr = traces.trace(backward, params, batch, key)
   with traces.reading():
     return _read(jaxpr, model, batch_size, rows, platform, scan)
 

@@ -12,9 +12,12 @@ arXiv:1604.06174). From the least memory to the most:
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 from jax.ad_checkpoint import checkpoint_name
+
+from t5x_lite.nn.kernels import partition
 
 CONTEXT = "context"
 _context = jax.checkpoint_policies.save_only_these_names(CONTEXT)
@@ -46,10 +49,21 @@ def context(x: jax.Array) -> jax.Array:
   return checkpoint_name(x, CONTEXT)
 
 
-# Decorates functions of which the backward pass reads the arguments alone, and
-# computes the rest again, whatever the policy. A norm would otherwise keep its
-# input three times over, in float32.
-cheap = functools.partial(jax.checkpoint, prevent_cse=False)
+def cheap(function: Callable) -> Callable:
+  """Decorates a function that the backward pass computes again.
+
+  It then reads the arguments alone, whatever the policy. A norm would otherwise
+  keep its input three times over, in float32. Not on a CPU, where XLA merges
+  what is computed twice.
+  """
+
+  @functools.wraps(function)
+  def run(*args):
+    if partition.platform() == "cpu":
+      return function(*args)
+    return jax.checkpoint(function, prevent_cse=False)(*args)
+
+  return run
 
 
 def settled(remat: str | None, *, scan: bool) -> str | None:

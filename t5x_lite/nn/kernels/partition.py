@@ -4,7 +4,9 @@ XLA partitions its own operations over a mesh, but not a Pallas kernel, which
 runs on each device's share of rows and heads.
 """
 
-from collections.abc import Callable
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +21,27 @@ QUERIES = ("batch", "heads", None, None)
 KEYS = ("batch", "kv_heads", None, None)
 
 
+_ASSUMED = contextvars.ContextVar("assumed", default=None)
+
+
+@contextlib.contextmanager
+def assumed(platform: str | None) -> Iterator[None]:
+  """Has programs traced as for a platform, to count what they would hold."""
+  token = _ASSUMED.set(platform)
+  try:
+    yield
+  finally:
+    _ASSUMED.reset(token)
+
+
 def platform() -> str:
   """Returns what the program at hand is compiled for: "cpu", "gpu" or "tpu".
 
   The devices of the mesh say it (jax.set_mesh), which may be absent ones that
   are only compiled for; without a mesh, the devices that are here.
   """
+  if (name := _ASSUMED.get()) is not None:
+    return name
   device = jax.sharding.get_abstract_mesh().abstract_device
   return device.platform if device else jax.default_backend()
 

@@ -1,8 +1,8 @@
 """Estimates the seconds of a compiled step: compute, kernels and links.
 
 - Compute: the cycles that XLA expects of each operation, times the trips of the
-  loops around it, over the clock.
-- Kernels (Pallas), of which XLA knows no cycles: their FLOPs at `KERNEL_SHARE`
+  loops around it, over the clock; of GPUs its microseconds.
+- Kernels (Pallas, cuDNN), of which XLA knows no cycles: their FLOPs at `KERNEL_SHARE`
   of the peak, or their bytes at the memory's bandwidth if that is longer. FLOPs
   are those that a kernel states of itself (`pl.CostEstimate`). One that states
   none is taken for attention: 2 |queries| S per matmul and visible pair, two
@@ -17,13 +17,14 @@
 """
 
 import dataclasses
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from t5x_lite.accounting import hlo, model_structure
+from t5x_lite.accounting import absent_gpus, hlo, model_structure
 from t5x_lite.accounting.topologies import Topology
 
 KERNEL_SHARE = 0.48
@@ -32,6 +33,9 @@ COLLECTIVES = (
   "ragged-all-to-all", "collective-permute", "collective-broadcast",
 )  # fmt: skip
 _FLOATS = ("bf16", "f16", "f32")
+_KERNEL = re.compile(
+  r'"(tpu_custom_call|__gpu\$xla\.gpu\.triton|__cudnn\$fmha)'
+)
 _NO_MODULE = (
   "while", "body", "cond", "closed_call", "eval_jaxpr", "checkpoint", "remat",
   "rematted_computation", "shard_map",
@@ -177,17 +181,16 @@ class _Reader:
       return trips * self.run(one.called("body"), times * trips)
     if one.opcode == "conditional":  # The branch that takes longest.
       costs = {
-        name: sum(i.cycles for i in self.program.computations[name])
+        name: sum(map(self._xla_s, self.program.computations[name]))
         for name in one.branches
       }
       return self.run(max(costs, key=costs.get), times)
     if one.opcode == "call":
       return self.run(one.called("to_apply"), times)
     where = module(origin)
-    if one.cycles:
-      seconds = one.cycles / self.topology.chip.clock_hz
+    if seconds := self._xla_s(one):
       self.compute[where] += times * seconds
-    elif one.opcode == "custom-call" and "tpu_custom_call" in one.text:
+    elif one.opcode == "custom-call" and _KERNEL.search(one.text):
       read = [array for name in one.operands for array in arrays[name]]
       seconds = self._kernel_s(one, read, where)
       self.kernels[where] += times * seconds
@@ -197,11 +200,23 @@ class _Reader:
       self.recomputed += times * seconds
     return seconds
 
+  def _xla_s(self, one) -> float:
+    """Returns what XLA expects an operation to take, 0 if it says nothing."""
+    chip = self.topology.chip
+    if chip.clock_hz:
+      return one.cycles / chip.clock_hz
+    slower = 1.0
+    if "__cublas" in one.text:
+      slower = absent_gpus.MEASURED_PEAK_FLOPS / chip.peak_flops
+    return slower * one.microseconds * 1e-6
+
   def _kernel_s(self, one, read, where) -> float:
     chip = self.topology.chip
     stated = re.search(r'"cost_estimate":\{[^}]*"flops":"?(\d+)', one.text)
     if stated:
       flops = float(stated[1])
+    elif "__cudnn$fmha" in one.text:
+      flops = cudnn_flops(one) * self.visible(where)
     else:
       flops = attention_flops(read, one.outputs) * self.visible(where)
     nbytes = sum(array.nbytes for array in (*read, *one.outputs))
@@ -237,9 +252,11 @@ class _Reader:
     devices = list(self.mesh.devices.flat)
     group = [devices[i] for i in places] if places else devices
     nbytes = sum(array.nbytes for array in collective.outputs)
-    if collective.opcode == "all-gather-start":
-      # Makes its inputs and its outputs, each of which is a group's times it.
+    if collective.opcode in ("all-gather-start", "reduce-scatter-start"):
+      # Of its inputs and outputs, the larger are the group's times the others.
       nbytes = nbytes * len(group) // (len(group) + 1)
+    elif collective.opcode == "all-to-all-start":
+      nbytes //= 2  # Inputs and outputs.
     elif collective.opcode == "collective-permute-start":
       nbytes = collective.outputs[0].nbytes
     elif kind == "reduce-scatter":
@@ -325,3 +342,17 @@ def attention_flops(
   ]
   matmuls = 2 if len(alike) == 3 else 2 + len(gradients)
   return 2.0 * queries.size * lengths[1] * matmuls
+
+
+def cudnn_flops(one: hlo.Instruction) -> float:
+  """Returns the FLOPs of cuDNN's attention over all pairs.
+
+  It states the shape of the logits, [B, N, T, S]. A backward pass computes them
+  again, and makes four gradients.
+  """
+  text = re.search(
+    r'"intermediate_tensor_shape":.*?"dimensions":\s*\[([^]]*)\]', one.text
+  )
+  logits = math.prod(int(n) for n in re.findall(r"\d+", text[1]))
+  matmuls = 5 if "Backward" in one.text else 2
+  return 2.0 * logits * one.outputs[0].shape[-1] * matmuls

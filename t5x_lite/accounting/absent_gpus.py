@@ -11,14 +11,12 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 _KIB = 2**10
-# Makes XLA write down the time that it expects of each operation. Matmuls are
-# left to cuBLAS: which of them Triton does better, XLA measures on a GPU.
+# Makes XLA write down the time that it expects of each fusion. Matmuls are left
+# to cuBLAS: which of them Triton does better, XLA measures on a GPU.
 COMPILER_OPTIONS = {
   "xla_gpu_collect_cost_model_stats": True,
   "xla_gpu_enable_triton_gemm": False,
 }
-# The bf16 FLOP/s of the H100 on which XLA's table of matmul times was measured.
-MEASURED_PEAK_FLOPS = 989e12
 # The first version whose attention has all that JAX passes on.
 _CUDNN_VERSION = 91000
 
@@ -106,8 +104,8 @@ def taken_as_here() -> Iterator[None]:
 def _target_config(gpu: Gpu, hbm_bytes_per_s: float) -> str:
   """Returns XLA's description of a GPU, a GpuTargetConfigProto as text.
 
-  All are of Hopper's instruction set, as XLA knows matmul times of no other: an
-  A100 is a Hopper GPU with the cores and the memory of an A100.
+  All have Hopper's instructions, as XLA writes times of no older ones: an A100
+  is a Hopper GPU with the cores and the memory of an A100.
   """
   return f"""
 gpu_device_info {{

@@ -73,7 +73,9 @@ class Instruction:
 
   @property
   def microseconds(self) -> float:
-    """Returns the time that XLA expects it to take on a GPU; 0 if none."""
+    """Returns the time that XLA expects a GPU's fusion to take, or 0."""
+    if self.opcode != "fusion":
+      return 0.0
     found = re.findall(r'"exec_time_us":([\d.e+-]+)', self.text)
     return max(map(float, found), default=0.0)
 

@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 from launch import main, options, plan
-from t5x_lite.accounting import program_costs, topologies
+from t5x_lite.accounting import opaque_calls, topologies
 from tests import guides
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -45,4 +45,4 @@ def test_what_arithmetic_prints_is_what_the_guide_shows(command, capsys):
 
 def test_the_share_of_kernels_is_the_one_that_the_guide_states():
   text = (guides.DOCS / "scale.md").read_text()
-  assert f"{program_costs.KERNEL_SHARE:.0%} of the peak" in text
+  assert f"{opaque_calls.KERNEL_SHARE:.0%} of the peak" in text

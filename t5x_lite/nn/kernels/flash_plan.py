@@ -17,6 +17,9 @@ from t5x_lite.nn.kernels.visibility import Pattern
 # of them: well below the 16 MiB of VMEM that a kernel gets on every TPU.
 LARGEST_BLOCK = 512
 
+# Of a GPU: sums over blocks of 64 x 256 still fit into its registers.
+GPU_BLOCK = 64
+
 # The width of a TPU's vector registers, of which blocks are multiples.
 LANES = 128
 
@@ -29,13 +32,15 @@ class Plan:
     queries, keys: tokens in a block.
     pattern: of the attention rule.
     soft_cap: c in c * tanh(logits / c), or None.
-    interpret: whether to run as plain operations, without a TPU.
+    gpu: whether the passes are a GPU's rather than a TPU's.
+    interpret: whether to run as plain operations, without either.
   """
 
   queries: int
   keys: int
   pattern: Pattern
   soft_cap: float | None
+  gpu: bool
   interpret: bool
 
 

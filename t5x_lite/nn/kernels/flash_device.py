@@ -44,9 +44,17 @@ def attend(
   """
   _, _, length, head_dim = q_BNTH.shape
   key_length = k_BKSH.shape[2]
+  if gpu:  # Triton takes powers of 2, of 16 or more.
+    width = max(16, 1 << (head_dim - 1).bit_length())
+    q_BNTH, k_BKSH, v_BKSH = (
+      _pad(x, 3, width) for x in (q_BNTH, k_BKSH, v_BKSH)
+    )
+    queries = keys = flash_plan.gpu_block_size(width * q_BNTH.dtype.itemsize)
+  else:
+    queries, keys = map(flash_plan.block_size, (length, key_length))
   plan = Plan(
-    queries=flash_plan.GPU_BLOCK if gpu else flash_plan.block_size(length),
-    keys=flash_plan.GPU_BLOCK if gpu else flash_plan.block_size(key_length),
+    queries=queries,
+    keys=keys,
     pattern=pattern,
     soft_cap=soft_cap,
     gpu=gpu,
@@ -55,11 +63,6 @@ def attend(
   # The padding is of segment 0, which no query sees.
   q_BNTH = _pad(q_BNTH, 2, plan.queries)
   k_BKSH, v_BKSH = (_pad(x, 2, plan.keys) for x in (k_BKSH, v_BKSH))
-  if gpu:  # Triton takes powers of 2, of 16 or more.
-    width = max(16, 1 << (head_dim - 1).bit_length())
-    q_BNTH, k_BKSH, v_BKSH = (
-      _pad(x, 3, width) for x in (q_BNTH, k_BKSH, v_BKSH)
-    )
   codes = _pad(query_code_BT, 1, plan.queries), _pad(key_code_BS, 1, plan.keys)
   by_head = ()
   if diagonals is not None:

@@ -170,8 +170,8 @@ def _flash_backward_keys(
     queries, gradients = q[head, here], g[head, here]
     capped = flash_blocks.cap(flash_blocks.products(keys, queries), plan)
     logits = _logits(
-      plan, i, j, capped, [x.at[head] for x in diagonals], length,
-      query_code[here], code, keys_down=True,
+      plan, i, j, capped, diagonals, length,
+      query_code[here], code, head=head, keys_down=True,
     )  # fmt: skip
     probs = jnp.exp(logits - logsumexp[head, here][None])
     dprobs = flash_blocks.products(values, gradients)
@@ -233,19 +233,20 @@ def _flash_backward_diagonals(
 
 def _logits(
   plan, i, j, capped, diagonals, length, query_code, key_code, *,
-  keys_down=False,
+  head=0, keys_down=False,
 ):  # fmt: skip
   """Returns the logits of block (i, j), with bias and with those hidden.
 
   Args:
     plan, i, j, capped, query_code, key_code, keys_down: see
       `flash_blocks.logits`.
-    diagonals: references to the bias of all diagonals of a head, or nothing.
+    diagonals: references to the bias of all diagonals by head, or nothing.
+    head: which of the heads that the program has.
     length: the number of queries, entry `length` of which is the main diagonal.
   """
   for x in diagonals:
     distance = flash_blocks.distances(plan, i, j, keys_down=keys_down)
-    capped = capped + x[distance + length]
+    capped = capped + x[head, distance + length]
   seen = flash_blocks.visible(
     plan, i, j, query_code, key_code, keys_down=keys_down
   )
@@ -277,15 +278,19 @@ def _call(kernel, plan, grid, inputs, outputs):
   """Runs a kernel on arrays, each given with its block."""
   arrays, in_specs = zip(*inputs, strict=True)
   shapes, out_specs = zip(*outputs, strict=True)
-  head_dim = arrays[0].shape[-1]
+  queries = arrays[0]
+  row_bytes = queries.shape[-1] * queries.dtype.itemsize
   return pl.pallas_call(
     functools.partial(kernel, plan=plan),
     out_shape=tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in shapes),
     grid=grid,
     in_specs=in_specs,
     out_specs=out_specs,
+    # By XLA's compiled programs for an H100: no registers spill up to head dim
+    # 128, and wider rows twice over do not fit into an A100's shared memory.
     compiler_params=plgpu.CompilerParams(
-      num_warps=4 if head_dim <= 64 else 8, num_stages=2
+      num_warps=4 if row_bytes <= 128 else 8,
+      num_stages=2 if row_bytes <= 256 else 1,
     ),
     interpret=plan.interpret,
     name=kernel.__name__.strip("_"),
@@ -337,7 +342,7 @@ def _shared(
     for x, size in zip(by_row, (queries, keys, None, None), strict=True)
   ]
   by_head = tuple(
-    pl.BlockSpec((heads, None, x.shape[2]), lambda i, h, b: (h, 0, 0))
+    pl.BlockSpec((heads or 1, None, x.shape[2]), lambda i, h, b: (h, 0, 0))
     for x in diagonals
   )
   return [(diagonals, by_head), *zip(by_row, specs, strict=True)]

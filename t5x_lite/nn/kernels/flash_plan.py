@@ -17,9 +17,6 @@ from t5x_lite.nn.kernels.visibility import Pattern
 # of them: well below the 16 MiB of VMEM that a kernel gets on every TPU.
 LARGEST_BLOCK = 512
 
-# Of a GPU: sums over blocks of 64 x 256 still fit into its registers.
-GPU_BLOCK = 64
-
 # The width of a TPU's vector registers, of which blocks are multiples.
 LANES = 128
 
@@ -77,6 +74,15 @@ def block_size(length: int) -> int:
     return padded**2 / size
 
   return min(range(LANES, LARGEST_BLOCK + 1, LANES), key=cycles)
+
+
+def gpu_block_size(row_bytes: int) -> int:
+  """Returns the block of a GPU, for queries and keys of so many bytes.
+
+  Products of fewer than 64 rows do not use the matrix units of Hopper, and
+  wider blocks do not fit into an A100's 163 KiB of shared memory.
+  """
+  return min(64, max(16, 2**15 // row_bytes))
 
 
 def visible_blocks(

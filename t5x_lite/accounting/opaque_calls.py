@@ -21,7 +21,8 @@ from t5x_lite.accounting.topologies import Chip
 
 KERNEL_SHARE = 0.48
 MATMUL_SHARE = 0.7
-_PALLAS = ("tpu_custom_call", "__gpu$xla.gpu.triton")
+# GPUs' by JAX 0.10, and later ones.
+_PALLAS = ("tpu_custom_call", "__gpu$xla.gpu.triton", "triton_kernel_call_ffi")
 _FLOATS = ("bf16", "f16", "f32")
 
 

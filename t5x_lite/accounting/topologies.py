@@ -157,7 +157,9 @@ class Topology:
       devices: of `devices`, or of GPUs any number.
     """
     chip = self.chip
-    if len({getattr(d, "slice_index", 0) for d in devices}) > 1:
+    # A node of GPUs is a process.
+    joined = "slice_index" if chip.dims else "process_index"
+    if len({getattr(d, joined, 0) for d in devices}) > 1:
       return chip.network_bytes_per_s
     if not chip.dims:
       return chip.link_bytes_per_s

@@ -92,10 +92,12 @@ def test_devices_of_several_slices_know_theirs():
   assert sorted(device.slice_index for device in devices) == [0] * 4 + [1] * 4
 
 
-def test_devices_of_several_nodes_know_theirs():
-  devices = topologies.parse("h200x4", num_slices=2).devices()
-  assert [device.slice_index for device in devices] == [0] * 4 + [1] * 4
+def test_nodes_are_joined_by_the_network_and_their_gpus_by_a_switch():
+  topology = topologies.parse("h200x4", num_slices=2)
+  devices = topology.devices()
   assert {device.platform for device in devices} == {"gpu"}
+  assert topology.bytes_per_s(devices[:4]) == topology.chip.link_bytes_per_s
+  assert topology.bytes_per_s(devices) == topology.chip.network_bytes_per_s
 
 
 @pytest.mark.parametrize("name", ["h100x8", "v5e:2x2"])

@@ -6,11 +6,11 @@ from launch import describe, options
 
 USAGE = "--gin_file=FILE --topology=NAME [flags]"
 DETAILS = """
-Compiles the training step for TPUs that are not here, and prints the bytes of a
-device by part, the collectives by kind and mesh axis, the estimated seconds of
-compute and links, the MFU, and which modules take the time. Where nothing
-compiles (GPUs; libtpu, the extra `plan`, is not installed), all is arithmetic,
-and the plan says so. What is "auto" is as on these devices: bfloat16, scanned
+Compiles the training step for TPUs or GPUs that are not here, and prints the
+bytes of a device by part, the collectives by kind and mesh axis, the estimated
+seconds of compute and links, the MFU, and which modules take the time. Where
+nothing compiles (the extra `plan` is not installed), all is arithmetic, and the
+plan says so. What is "auto" is as on these devices: bfloat16, scanned
 layers, and the remat policy that fits their memory.
 docs/scale.md says how the estimate is made.
 """

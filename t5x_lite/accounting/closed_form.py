@@ -19,11 +19,10 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from t5x_lite.accounting.opaque_calls import MATMUL_SHARE
 from t5x_lite.accounting.program_costs import Links, ProgramCosts
 from t5x_lite.accounting.topologies import Topology
 from t5x_lite.devices.layout import Layout, as_axes
-
-MATMUL_SHARE = 0.7
 
 
 def training(

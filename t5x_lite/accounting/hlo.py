@@ -71,6 +71,14 @@ class Instruction:
     found = re.search(r'"estimated_cycles":"(\d+)"', self.text)
     return int(found[1]) if found else 0
 
+  @property
+  def microseconds(self) -> float:
+    """Returns the time that XLA expects a GPU's fusion to take, or 0."""
+    if self.opcode != "fusion":
+      return 0.0
+    found = re.findall(r'"exec_time_us":([\d.e+-]+)', self.text)
+    return max(map(float, found), default=0.0)
+
   def called(self, attribute: str) -> str | None:
     """Returns the name of a computation that it runs, as `body` or `calls`."""
     found = re.search(rf"\b{attribute}=%?([\w.\-]+)", self.text)
@@ -116,10 +124,15 @@ class Program:
     with a constant, and the loop adds a constant to it: most add 1; loops that
     XLA has unrolled, of matmuls that overlap their own gathers, add 2.
 
+    Some programs have the number at the loop itself.
+
     Args:
       name: the computation that the loop is in.
       loop: the instruction.
     """
+    known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.text)
+    if known:
+      return int(known[1])
     condition = self._by_name(loop.called("condition"))
     for test in condition.values():
       limit, index = None, None

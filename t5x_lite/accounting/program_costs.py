@@ -1,13 +1,9 @@
 """Estimates the seconds of a compiled step: compute, kernels and links.
 
 - Compute: the cycles that XLA expects of each operation, times the trips of the
-  loops around it, over the clock.
-- Kernels (Pallas), of which XLA knows no cycles: their FLOPs at `KERNEL_SHARE`
-  of the peak, or their bytes at the memory's bandwidth if that is longer. FLOPs
-  are those that a kernel states of itself (`pl.CostEstimate`). One that states
-  none is taken for attention: 2 |queries| S per matmul and visible pair, two
-  matmuls forward; backward two that are computed again, and one per gradient
-  and one more for the gradient of the scores.
+  loops around it, over the clock. On GPUs, the time that XLA expects of each
+  fusion; matmuls, of which it has no good one, as in `opaque_calls`.
+- Kernels (Pallas, cuDNN), of which XLA knows nothing: see `opaque_calls`.
 - Links: the bytes of an array that is gathered, scattered or passed on, and
   twice those of an all-reduce, over the bandwidth of the links between the
   devices of a group (`Topology.bytes_per_s`). What runs beside compute counts
@@ -17,21 +13,18 @@
 """
 
 import dataclasses
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from t5x_lite.accounting import hlo, model_structure
+from t5x_lite.accounting import hlo, model_structure, opaque_calls
 from t5x_lite.accounting.topologies import Topology
 
-KERNEL_SHARE = 0.48
 COLLECTIVES = (
   "all-gather", "all-reduce", "reduce-scatter", "all-to-all",
   "ragged-all-to-all", "collective-permute", "collective-broadcast",
 )  # fmt: skip
-_FLOATS = ("bf16", "f16", "f32")
 _NO_MODULE = (
   "while", "body", "cond", "closed_call", "eval_jaxpr", "checkpoint", "remat",
   "rematted_computation", "shard_map",
@@ -177,37 +170,31 @@ class _Reader:
       return trips * self.run(one.called("body"), times * trips)
     if one.opcode == "conditional":  # The branch that takes longest.
       costs = {
-        name: sum(i.cycles for i in self.program.computations[name])
+        name: sum(map(self._xla_s, self.program.computations[name]))
         for name in one.branches
       }
       return self.run(max(costs, key=costs.get), times)
     if one.opcode == "call":
       return self.run(one.called("to_apply"), times)
     where = module(origin)
-    if one.cycles:
-      seconds = one.cycles / self.topology.chip.clock_hz
+    read = [array for name in one.operands for array in arrays[name]]
+    if seconds := self._xla_s(one):
       self.compute[where] += times * seconds
-    elif one.opcode == "custom-call" and "tpu_custom_call" in one.text:
-      read = [array for name in one.operands for array in arrays[name]]
-      seconds = self._kernel_s(one, read, where)
+    elif seconds := opaque_calls.matmul_s(one, read, self.topology.chip):
+      self.compute[where] += times * seconds
+    elif seconds := opaque_calls.kernel_s(
+      one, read, self.topology.chip, lambda: self.visible(where)
+    ):
       self.kernels[where] += times * seconds
-    else:
-      return 0.0
     if "rematted_computation" in origin:
       self.recomputed += times * seconds
     return seconds
 
-  def _kernel_s(self, one, read, where) -> float:
-    chip = self.topology.chip
-    stated = re.search(r'"cost_estimate":\{[^}]*"flops":"?(\d+)', one.text)
-    if stated:
-      flops = float(stated[1])
-    else:
-      flops = attention_flops(read, one.outputs) * self.visible(where)
-    nbytes = sum(array.nbytes for array in (*read, *one.outputs))
-    return max(
-      flops / (KERNEL_SHARE * chip.peak_flops), nbytes / chip.hbm_bytes_per_s
-    )
+  def _xla_s(self, one) -> float:
+    """Returns what XLA expects an operation to take, 0 if it says nothing."""
+    if clock_hz := self.topology.chip.clock_hz:
+      return one.cycles / clock_hz
+    return one.microseconds * 1e-6
 
   def _collective(self, one) -> hlo.Instruction | None:
     """Returns the collective that an instruction is, or holds."""
@@ -237,9 +224,11 @@ class _Reader:
     devices = list(self.mesh.devices.flat)
     group = [devices[i] for i in places] if places else devices
     nbytes = sum(array.nbytes for array in collective.outputs)
-    if collective.opcode == "all-gather-start":
-      # Makes its inputs and its outputs, each of which is a group's times it.
+    if collective.opcode in ("all-gather-start", "reduce-scatter-start"):
+      # Of its inputs and outputs, the larger are the group's times the others.
       nbytes = nbytes * len(group) // (len(group) + 1)
+    elif collective.opcode == "all-to-all-start":
+      nbytes //= 2  # Inputs and outputs.
     elif collective.opcode == "collective-permute-start":
       nbytes = collective.outputs[0].nbytes
     elif kind == "reduce-scatter":
@@ -296,32 +285,3 @@ def _part(
   if (one.called("calls") or "").startswith("async_collective_fusion"):
     return collective.channel, "compute"
   return one.name, "whole"
-
-
-def attention_flops(
-  read: Sequence[hlo.Array], written: Sequence[hlo.Array]
-) -> float:
-  """Returns the FLOPs of an attention kernel over all pairs, by its arrays.
-
-  Queries [..., T, H] are its first floating input of three dims or more, keys
-  [..., S, H] the second. With values, that is a forward pass; with the
-  gradient of the output besides, a backward pass. 0 if there are no such
-  inputs.
-  """
-  big = [a for a in read if a.dtype in _FLOATS and len(a.shape) > 2]
-  alike = [a for a in big if a.shape[-1] == big[0].shape[-1]]
-  if len(alike) < 3:
-    return 0.0
-  queries, keys = alike[0], alike[1]
-  lengths = (queries.shape[-2], keys.shape[-2])
-  gradients = [
-    a
-    for a in written
-    if len(a.shape) > 2
-    and a.shape[-1] == queries.shape[-1]
-    and a.shape[-2] in lengths
-    and a.size in (queries.size, keys.size)
-    and a.dtype == queries.dtype
-  ]
-  matmuls = 2 if len(alike) == 3 else 2 + len(gradients)
-  return 2.0 * queries.size * lengths[1] * matmuls

@@ -18,6 +18,7 @@ import os
 import re
 from collections.abc import Sequence
 
+from t5x_lite.accounting import absent_gpus
 from t5x_lite.files.near_names import did_you_mean, near
 
 _GIB = 2**30
@@ -102,6 +103,7 @@ _SHAPES = {
 # Some made of whole cubes, to suggest.
 _CUBES = ("4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16")
 _MAX_CHIPS = 9216
+_CUDA_PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
 _GPUS_PER_NODE = (1, 2, 4, 8)
 
 
@@ -155,7 +157,9 @@ class Topology:
       devices: of `devices`, or of GPUs any number.
     """
     chip = self.chip
-    if len({getattr(d, "slice_index", 0) for d in devices}) > 1:
+    # A node of GPUs is a process.
+    joined = "slice_index" if chip.dims else "process_index"
+    if len({getattr(d, joined, 0) for d in devices}) > 1:
       return chip.network_bytes_per_s
     if not chip.dims:
       return chip.link_bytes_per_s
@@ -192,7 +196,7 @@ class Topology:
       NoCompiler: nothing installed compiles for them.
     """
     if not self.chip.dims:
-      raise NoCompiler("nothing compiles for a GPU that is not here")
+      return self._gpus()
     if importlib.util.find_spec("libtpu") is None:
       raise NoCompiler("libtpu is not installed: pip install t5x_lite[plan]")
     # Without these, libtpu asks the network where it is, prints warnings, and
@@ -219,6 +223,15 @@ class Topology:
     return topologies.get_topology_desc(
       platform="tpu", topology_name=name, **options
     ).devices
+
+  def _gpus(self) -> Sequence:
+    if not any(map(importlib.util.find_spec, _CUDA_PLUGINS)):
+      raise NoCompiler(
+        "JAX's CUDA plugin is not installed: pip install t5x_lite[plan]"
+      )
+    return absent_gpus.devices(
+      self.kind, *self.shape, self.num_slices, self.chip.hbm_bytes_per_s
+    )
 
 
 def parse(name: str, num_slices: int = 1) -> Topology:

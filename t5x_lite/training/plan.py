@@ -39,7 +39,7 @@ def plan(
       gradients, activations, batch, cache), "peak" and "capacity"; "fits";
     - "mfu" (model FLOPs of a device over peak and seconds), "step_s" =
       "compute_s" + "link_s"; "kernel_s" and "recompute_s", parts of
-      "compute_s"; all None where it does not fit, as there is no program;
+      "compute_s"; all None where the compiler refuses a step that does not fit;
     - "collectives": "kind", "axes", "count", "bytes" and "seconds" of each;
     - "by_module": seconds of compute by component; "flops" of a device.
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.accounting import fitting
+from t5x_lite.accounting import absent_gpus, fitting
 from t5x_lite.devices.layout import Layout
 from t5x_lite.files.slow import announced
 from t5x_lite.model import Model
@@ -125,12 +125,15 @@ def compile_step(placed: Placed) -> jax.stages.Compiled:
   """
   case = placed.case
   program, arguments = (_decode_step if case.decode else _train_step)(placed)
+  on_gpus = case.layout.device_mesh().devices.flat[0].platform == "gpu"
+  here = absent_gpus.taken_as_here if on_gpus else contextlib.nullcontext
+  options = absent_gpus.COMPILER_OPTIONS if on_gpus else None
   with announced("compiling the step"):
-    with case.layout.activate():
+    with case.layout.activate(), here():
       lowered = program.lower(*arguments)
     try:
       with _not_cached():
-        return lowered.compile()
+        return lowered.compile(options)
     except jax.errors.JaxRuntimeError as error:
       nbytes = needed_bytes(str(error))
       if nbytes is None:

@@ -9,7 +9,12 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from t5x_lite.accounting import hlo, program_costs, topologies
+from t5x_lite.accounting import (
+  hlo,
+  opaque_calls,
+  program_costs,
+  topologies,
+)
 
 V5E = topologies.parse("v5e:2x2")
 
@@ -313,7 +318,7 @@ def test_flops_of_an_attention_kernel_follow_from_its_arrays(
   read, written, matmuls
 ):
   masks = [array(1, 4, 4, dtype="s8"), array(2, 64, dtype="s32")]
-  flops = program_costs.attention_flops(
+  flops = opaque_calls.attention_flops(
     [*masks, *(array(*shape) for shape in read)],
     [array(2, 16, 16, dtype="f32"), *(array(*shape) for shape in written)],
   )
@@ -332,7 +337,7 @@ metadata={{op_name="jit(step)/jvp()/decoder/layer_0/attention/x"}}{config}
 """
 
   mesh = mesh_of(1, axes=("data",))
-  speed = program_costs.KERNEL_SHARE * V5E.chip.peak_flops
+  speed = opaque_calls.KERNEL_SHARE * V5E.chip.peak_flops
 
   def seconds(config):
     return program_costs.estimate(

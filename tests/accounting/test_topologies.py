@@ -79,7 +79,9 @@ def test_slices_are_joined_by_the_network():
   assert topology.bytes_per_s(group) == topology.chip.network_bytes_per_s
 
 
-@pytest.mark.parametrize("name", ["v4:2x2x1", "v5e:1x1", "tpu7x:2x2x1"])
+@pytest.mark.parametrize(
+  "name", ["v4:2x2x1", "v5e:1x1", "tpu7x:2x2x1", "a100x8"]
+)
 def test_devices_are_as_many_as_the_topology_says(name):
   topology = topologies.parse(name)
   assert len(topology.devices()) == topology.num_devices
@@ -90,6 +92,16 @@ def test_devices_of_several_slices_know_theirs():
   assert sorted(device.slice_index for device in devices) == [0] * 4 + [1] * 4
 
 
-def test_nothing_compiles_for_a_gpu():
-  with pytest.raises(topologies.NoCompiler):
-    topologies.parse("h100x8").devices()
+def test_nodes_are_joined_by_the_network_and_their_gpus_by_a_switch():
+  topology = topologies.parse("h200x4", num_slices=2)
+  devices = topology.devices()
+  assert {device.platform for device in devices} == {"gpu"}
+  assert topology.bytes_per_s(devices[:4]) == topology.chip.link_bytes_per_s
+  assert topology.bytes_per_s(devices) == topology.chip.network_bytes_per_s
+
+
+@pytest.mark.parametrize("name", ["h100x8", "v5e:2x2"])
+def test_without_a_compiler_there_are_no_devices(name, monkeypatch):
+  monkeypatch.setattr(topologies.importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(topologies.NoCompiler, match="t5x_lite.plan"):
+    topologies.parse(name).devices()

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from launch import main
+from t5x_lite.accounting import topologies
 from t5x_lite.training import planned_step
 
 TINY = """
@@ -50,7 +51,13 @@ def test_json_is_one_object_with_all_that_a_script_asks_for(flags, capsys):
   )
 
 
-def test_the_page_names_what_takes_memory_and_time(flags, capsys):
+@pytest.fixture
+def no_compiler(monkeypatch):
+  """Leaves plans to arithmetic."""
+  monkeypatch.setattr(topologies.importlib.util, "find_spec", lambda name: None)
+
+
+def test_the_page_names_what_takes_memory_and_time(flags, capsys, no_compiler):
   given = [*flags, "--topology=h100x8", "--batch_size=16"]
   assert main.main([*given, "--gin.DTYPE=float32"]) == 0
   page = capsys.readouterr().out
@@ -62,7 +69,7 @@ def test_the_page_names_what_takes_memory_and_time(flags, capsys):
     assert part in page
 
 
-def test_what_does_not_fit_says_so_and_what_would_help(capsys):
+def test_what_does_not_fit_says_so_and_what_would_help(capsys, no_compiler):
   given = ["plan", "--gin_file=gin/models/llama/7b.gin", "--topology=h100x8"]
   assert main.main([*given, "--batch_size=64", "--lengths=targets=2048"]) == 0
   page = capsys.readouterr().out

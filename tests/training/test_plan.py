@@ -1,4 +1,4 @@
-"""Plans of tiny models, compiled for TPUs that are not here."""
+"""Plans of tiny models, compiled for TPUs and GPUs that are not here."""
 
 import functools
 import json
@@ -150,11 +150,20 @@ def test_without_a_compiler_it_is_arithmetic_and_says_so(name, decode):
   assert kinds == (set() if decode else sharded)
 
 
-def test_gpus_are_planned_by_arithmetic():
-  found = plan(case(), topologies.parse("h100x8", num_slices=1))
-  assert found["method"] == (
-    "arithmetic (nothing compiles for a GPU that is not here)"
+def test_a_step_of_gpus_is_compiled():
+  model = tiny.llama(dtype="bfloat16", num_layers=1)
+  layer = model.transformer.decoder.layer
+  attention = layer.attention.clone(head_dim=8)  # As cuDNN takes it.
+  model = tiny.replace_stacks(model, layer=layer.clone(attention=attention))
+  found = plan(
+    case(model=model, lengths={"targets": 128}), topologies.parse("h100x4")
   )
+  assert (found["method"], found["kernel"]) == ("compiled", "cudnn")
+  assert found["fits"] and 0 < found["mfu"] < 1
+  assert 0 < found["kernel_s"] < found["compute_s"]
+  assert {"decoder/mlp", "head", "update"} <= set(found["by_module"])
+  kinds = {(one["kind"], *one["axes"]) for one in found["collectives"]}
+  assert {("all-gather", "fsdp"), ("reduce-scatter", "fsdp")} <= kinds
 
 
 def test_without_libtpu_a_tpu_is_planned_by_arithmetic(monkeypatch):
@@ -168,6 +177,7 @@ def test_arithmetic_counts_gathers_and_sums_of_each_mesh_axis():
   found = plan(
     case(layout=Layout(mesh=heads), microbatches=2),
     topologies.parse("h100x8"),
+    compiles=False,
   )
   sizes = {
     (one["kind"], *one["axes"]): one["bytes"] for one in found["collectives"]

@@ -1,4 +1,4 @@
-"""Flash attention for TPUs, with position biases computed inside.
+"""Flash attention for TPUs and GPUs, with position biases computed inside.
 
 Dao et al. 2022, arXiv:2205.14135, and Dao 2023, arXiv:2307.08691: blocks of
 keys pass by a block of queries, and the softmax is corrected as larger logits
@@ -39,14 +39,15 @@ def attend(
   batch, num_heads, length, _ = q_BNTH.shape
   k_BKSH, v_BKSH, kv_axes = partition.keys_for_heads(k_BKSH, v_BKSH, num_heads)
   query_code, key_code = _codes(visibility, batch)
-  diagonals = None
+  diagonals, platform = None, partition.platform()
   if bias is not None:
     diagonals = _by_distance(bias, length, k_BKSH.shape[2])
   kernel = functools.partial(
     _on_one_device,
     pattern=visibility.pattern,
     soft_cap=soft_cap,
-    interpret=partition.platform() == "cpu",
+    gpu=platform == "gpu",
+    interpret=platform == "cpu",
   )
   return partition.per_device(
     kernel,
@@ -62,9 +63,9 @@ def attend(
 
 def _on_one_device(*arrays, **settings):
   # Loaded here: only a program that uses the kernel takes the time for Pallas.
-  from t5x_lite.nn.kernels import flash_forward
+  from t5x_lite.nn.kernels import flash_device
 
-  return flash_forward.attend(*arrays, **settings)
+  return flash_device.attend(*arrays, **settings)
 
 
 def _codes(visibility, batch):

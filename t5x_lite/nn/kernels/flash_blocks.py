@@ -107,14 +107,20 @@ def visible(
   # Padding, segment 0, is equal to no query's.
   key_segment = jnp.where(key_code > 1, key_code >> 1, -1)
   seen = query_segment == key_segment
-  shape = (plan.keys, plan.queries) if keys_down else (plan.queries, plan.keys)
-  distance = lax.broadcasted_iota(jnp.int32, shape, key_axis)
-  distance -= lax.broadcasted_iota(jnp.int32, shape, query_axis)
-  distance += j * plan.keys - i * plan.queries
+  distance = distances(plan, i, j, keys_down=keys_down)
   allowed = within(plan.pattern, distance, distance)
   if allowed is None:
     return seen
   return seen & (allowed | (key_code & 1 == 1))
+
+
+def distances(plan: Plan, i, j, *, keys_down: bool) -> jax.Array:
+  """Returns the distance, key minus query, of each logit of block (i, j)."""
+  query_axis, key_axis = (1, 0) if keys_down else (0, 1)
+  shape = (plan.keys, plan.queries) if keys_down else (plan.queries, plan.keys)
+  distance = lax.broadcasted_iota(jnp.int32, shape, key_axis)
+  distance -= lax.broadcasted_iota(jnp.int32, shape, query_axis)
+  return distance + (j * plan.keys - i * plan.queries)
 
 
 def window(row_block, rows: int, column_block, columns: int, blocks: int):

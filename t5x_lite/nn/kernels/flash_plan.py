@@ -29,13 +29,15 @@ class Plan:
     queries, keys: tokens in a block.
     pattern: of the attention rule.
     soft_cap: c in c * tanh(logits / c), or None.
-    interpret: whether to run as plain operations, without a TPU.
+    gpu: whether the passes are a GPU's rather than a TPU's.
+    interpret: whether to run as plain operations, without either.
   """
 
   queries: int
   keys: int
   pattern: Pattern
   soft_cap: float | None
+  gpu: bool
   interpret: bool
 
 
@@ -72,6 +74,15 @@ def block_size(length: int) -> int:
     return padded**2 / size
 
   return min(range(LANES, LARGEST_BLOCK + 1, LANES), key=cycles)
+
+
+def gpu_block_size(row_bytes: int) -> int:
+  """Returns the block of a GPU, for queries and keys of so many bytes.
+
+  Products of fewer than 64 rows do not use the matrix units of Hopper, and
+  wider blocks do not fit into an A100's 163 KiB of shared memory.
+  """
+  return min(64, max(16, 2**15 // row_bytes))
 
 
 def visible_blocks(

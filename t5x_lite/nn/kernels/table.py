@@ -114,16 +114,16 @@ KERNELS = {
     patterns=("full", "causal", "window", "local", "prefix"), biases=(),
     soft_cap=True, sink=True,
   ),
-  "flash": Kernel(
-    run=flash.attend, platforms=("tpu",), interpreted=True,
-    dtypes=("float32", "bfloat16"),
-    patterns=("full", "causal", "window", "local", "prefix"),
-    biases=("buckets", "slopes"), soft_cap=True, sink=True,
-  ),
   "cudnn": Kernel(
     run=cudnn.attend, platforms=("gpu",), dtypes=("bfloat16", "float16"),
     patterns=("full", "causal", "window"), head_dims=range(8, 257, 8),
     even_lengths=True, reads_bias=True,
+  ),
+  "flash": Kernel(
+    run=flash.attend, platforms=("tpu", "gpu"), interpreted=True,
+    dtypes=("float32", "bfloat16"),
+    patterns=("full", "causal", "window", "local", "prefix"),
+    biases=("buckets", "slopes"), soft_cap=True, sink=True,
   ),
   "einsum": Kernel(
     run=einsum.attend,

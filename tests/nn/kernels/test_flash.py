@@ -170,7 +170,12 @@ def test_the_cost_is_that_of_the_products_of_the_blocks_computed(
   pattern, blocks
 ):
   plan = flash_plan.Plan(
-    queries=128, keys=128, pattern=pattern, soft_cap=None, interpret=False
+    queries=128,
+    keys=128,
+    pattern=pattern,
+    soft_cap=None,
+    gpu=False,
+    interpret=False,
   )
   q, k = jnp.zeros((2, 4, 512, 64)), jnp.zeros((2, 1, 512, 64))
   cost = flash_plan.cost(plan, q, k, products=3)

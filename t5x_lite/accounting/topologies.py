@@ -18,6 +18,7 @@ import os
 import re
 from collections.abc import Sequence
 
+from t5x_lite.devices import libtpu_flags
 from t5x_lite.files.near_names import did_you_mean, near
 
 _GIB = 2**30
@@ -205,6 +206,7 @@ class Topology:
       ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
     ):
       os.environ.setdefault(name, value)
+    libtpu_flags.set_flags()  # Those of a run there.
     from jax.experimental import topologies
 
     shape = (*self.shape, 1, 1)[:3]

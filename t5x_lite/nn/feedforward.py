@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from t5x_lite import checks
 from t5x_lite.nn.attention_rules import AttentionRule, TokenInfo
 from t5x_lite.nn.dropout import dropout
-from t5x_lite.nn.linear import Dense, FanIn, Init
+from t5x_lite.nn.linear import Dense, FanIn, Init, gradient_apart
 
 ACTIVATIONS = {
   "relu": jax.nn.relu,
@@ -94,5 +94,8 @@ class Gated(MLP):
   """
 
   def _widen(self, x_BTD):
-    gate_BTF = ACTIVATIONS[self.activation](self._project("wi_gate", x_BTD))
-    return gate_BTF * self._project("wi_linear", x_BTD)
+    x_BTD = gradient_apart(x_BTD)
+    gate_BTF, linear_BTF = gradient_apart(
+      (self._project("wi_gate", x_BTD), self._project("wi_linear", x_BTD))
+    )
+    return gradient_apart(ACTIVATIONS[self.activation](gate_BTF) * linear_BTF)

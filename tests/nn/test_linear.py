@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
+from t5x_lite.nn.kernels import partition
 from t5x_lite.nn.linear import Dense, FanIn, Normal, matmul
 
 
@@ -51,8 +52,12 @@ def test_matmul_maps_over_a_batch_of_rows():
   )
 
 
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
 @pytest.mark.parametrize("use_bias", [False, True])
-def test_dense_contracts_and_makes_several_dims(use_bias):
+def test_dense_contracts_and_makes_several_dims(
+  monkeypatch, use_bias, platform
+):
+  monkeypatch.setattr(partition, "platform", lambda: platform)
   x = normal(2, 3, 4, 5)
   dense = Dense(
     (4, 5), (6, 7), ("heads", "head_dim", "embed", "mlp"), use_bias=use_bias

@@ -19,6 +19,7 @@ import re
 from collections.abc import Sequence
 
 from t5x_lite.accounting import absent_gpus
+from t5x_lite.devices import libtpu_flags
 from t5x_lite.files.near_names import did_you_mean, near
 
 _GIB = 2**30
@@ -209,6 +210,7 @@ class Topology:
       ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
     ):
       os.environ.setdefault(name, value)
+    libtpu_flags.set_flags()  # Those of a run there.
     from jax.experimental import topologies
 
     shape = (*self.shape, 1, 1)[:3]

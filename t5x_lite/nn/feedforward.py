@@ -8,7 +8,7 @@ from t5x_lite import checks
 from t5x_lite.nn import remat
 from t5x_lite.nn.attention_rules import AttentionRule, TokenInfo
 from t5x_lite.nn.dropout import dropout
-from t5x_lite.nn.linear import Dense, FanIn, Init
+from t5x_lite.nn.linear import Dense, FanIn, Init, gradient_apart
 
 ACTIVATIONS = {
   "relu": jax.nn.relu,
@@ -98,5 +98,8 @@ class Gated(MLP):
   def _widen(self, x_BTD):
     activation = ACTIVATIONS[self.activation]
     gated = remat.cheap(lambda gate, linear: activation(gate) * linear)
-    gate_BTF = self._project("wi_gate", x_BTD)
-    return gated(gate_BTF, self._project("wi_linear", x_BTD))
+    x_BTD = gradient_apart(x_BTD)
+    gate_BTF, linear_BTF = gradient_apart(
+      (self._project("wi_gate", x_BTD), self._project("wi_linear", x_BTD))
+    )
+    return gradient_apart(gated(gate_BTF, linear_BTF))

@@ -11,9 +11,11 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from t5x_lite import checks
 from t5x_lite.nn.attention_rules import TokenInfo
+from t5x_lite.nn.kernels import partition
 from t5x_lite.nn.kernels.bias import Bias, Buckets, Slopes
 from t5x_lite.nn.parameters import parameter
 from t5x_lite.nn.rope_scaling import RopeScaling
@@ -208,6 +210,8 @@ class Rope(PositionEncoding):
       jnp.float32
     )
     sin, cos = amplitude * jnp.sin(angle_B1Th), amplitude * jnp.cos(angle_B1Th)
+    if partition.platform() == "tpu":
+      return _turned_by_matmul(x_BNTH, sin, cos, self.interleaved)
     x32 = x_BNTH[..., :dims].astype(jnp.float32)
     if self.interleaved:
       first, second = x32[..., ::2], x32[..., 1::2]
@@ -222,6 +226,39 @@ class Rope(PositionEncoding):
     if dims == x_BNTH.shape[-1]:
       return turned
     return jnp.concatenate([turned, x_BNTH[..., dims:]], axis=-1)
+
+
+def _turned_by_matmul(x_BNTH, sin_B1Th, cos_B1Th, interleaved):
+  """Rotates the first 2h features; a matrix swaps those of each pair.
+
+  For TPUs, to which cutting a head's features means to move them between the
+  lanes of a register: beside that, a product with [H, H] is cheap. It is exact,
+  as only one of its terms is not zero.
+  """
+  half, width = sin_B1Th.shape[-1], x_BNTH.shape[-1]
+  features = np.arange(2 * half)
+  first, second = (
+    features.reshape(-1, 2).T if interleaved else features.reshape(2, -1)
+  )
+  swap_HH = np.zeros((width, width), np.float32)
+  swap_HH[second, first], swap_HH[first, second] = -1, 1
+
+  def spread(x_B1Th, rest):
+    pair = [x_B1Th, x_B1Th]
+    axis = -1 if interleaved else -2
+    x_B1TH = jnp.stack(pair, axis).reshape(*x_B1Th.shape[:-1], 2 * half)
+    widths = [(0, 0)] * (x_B1TH.ndim - 1) + [(0, width - 2 * half)]
+    return jnp.pad(x_B1TH, widths, constant_values=rest)
+
+  exact = x_BNTH.dtype == jnp.float32
+  swapped_BNTH = jnp.einsum(
+    "BNTH,HI->BNTI", x_BNTH, swap_HH.astype(x_BNTH.dtype),
+    precision=jax.lax.Precision.HIGHEST if exact else None,
+    preferred_element_type=jnp.float32,
+  )  # fmt: skip
+  turned_BNTH = x_BNTH.astype(jnp.float32) * spread(cos_B1Th, 1)
+  turned_BNTH += swapped_BNTH * spread(sin_B1Th, 0)
+  return turned_BNTH.astype(x_BNTH.dtype)
 
 
 class Sinusoidal(PositionEncoding):

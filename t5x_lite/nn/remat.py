@@ -5,7 +5,8 @@ arXiv:1604.06174). From the least memory to the most:
 
     full              the input of each layer
     context           and what attention gives, before its output projection
-    dots              and instead, the outputs of weight matmuls
+    dots              and instead, the outputs of weight matmuls; of queries and
+                      keys, what a fused kernel reads: rotated, scaled
     dots_and_context  both: only cheap operations are computed again
     offload           as dots, but in the host's memory
     None              everything
@@ -19,9 +20,12 @@ from jax.ad_checkpoint import checkpoint_name
 
 from t5x_lite.nn.kernels import partition
 
-CONTEXT = "context"
+CONTEXT, OPERAND = "context", "operand"
 _context = jax.checkpoint_policies.save_only_these_names(CONTEXT)
-_dots = jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims
+_dots = jax.checkpoint_policies.save_from_both_policies(
+  jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
+  jax.checkpoint_policies.save_only_these_names(OPERAND),
+)
 
 POLICIES = {
   "full": None,
@@ -64,6 +68,15 @@ def cheap(function: Callable) -> Callable:
     return jax.checkpoint(function, prevent_cse=False)(*args)
 
   return run
+
+
+def operand(x: jax.Array) -> jax.Array:
+  """Returns queries, keys or values as a fused kernel reads them, named.
+
+  Where they are saved, the outputs of their projections need not be: rotating
+  and scaling have gradients that read neither.
+  """
+  return checkpoint_name(x, OPERAND)
 
 
 def settled(remat: str | None, *, scan: bool) -> str | None:

@@ -82,6 +82,7 @@ def test_device_files_decide_what_there_is_to_compute_on(
 ):
   monkeypatch.setattr(sys, "platform", "linux")
   monkeypatch.setattr(environment, "_xla_has", lambda flag: True)
+  monkeypatch.setattr(environment.libtpu_flags, "set_flags", lambda: None)
   monkeypatch.setattr(
     environment.importlib.util, "find_spec", lambda name: name == installed
   )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from t5x_lite.nn.attention_rules import TokenInfo
+from t5x_lite.nn.kernels import partition
 from t5x_lite.nn.kernels.bias import relative_bucket
 from t5x_lite.nn.positions import (
   Alibi,
@@ -218,3 +219,21 @@ def test_tokens_of_a_blank_share_its_place_in_the_text():
     run(
       position, "embed", jnp.zeros((1, 3, 4)), tokens([0, 1, 2]), params=table
     )
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("fraction", [1.0, 0.5])
+def test_rope_turns_on_tpus_as_elsewhere(monkeypatch, interleaved, fraction):
+  rope = Rope(fraction=fraction, interleaved=interleaved)
+  x = jax.random.normal(jax.random.key(0), (2, 3, 5, 8))
+
+  def turned(x):
+    return run(rope, "rotate", x, tokens([3, 700, 701, 0, 9]))
+
+  expected, backward = jax.vjp(turned, x)
+  monkeypatch.setattr(partition, "platform", lambda: "tpu")
+  ours, our_backward = jax.vjp(turned, x)
+  np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(
+    our_backward(x)[0], backward(x)[0], rtol=1e-5, atol=1e-6
+  )

@@ -14,6 +14,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from t5x_lite.nn import remat
 from t5x_lite.nn.kernels import partition
 from t5x_lite.nn.kernels.bias import Buckets, Slopes
 from t5x_lite.nn.kernels.visibility import Visibility
@@ -51,9 +52,9 @@ def attend(
   )
   return partition.per_device(
     kernel,
-    (q_BNTH * scale, partition.QUERIES),
-    (k_BKSH, kv_axes),
-    (v_BKSH, kv_axes),
+    (remat.operand(q_BNTH * scale), partition.QUERIES),
+    (remat.operand(k_BKSH), kv_axes),
+    (remat.operand(v_BKSH), kv_axes),
     (query_code, ("batch", None)),
     (key_code, ("batch", None)),
     (diagonals, ("heads", None)),

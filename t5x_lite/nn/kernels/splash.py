@@ -41,7 +41,7 @@ def attend(
   batch, num_heads, length, _ = q_BNTH.shape
   k_BKSH, v_BKSH, kv_axes = partition.keys_for_heads(k_BKSH, v_BKSH, num_heads)
   q_BNTH, k_BKSH, v_BKSH = (
-    _pad(x, 2) for x in (q_BNTH * scale, k_BKSH, v_BKSH)
+    _pad(remat.operand(x), 2) for x in (q_BNTH * scale, k_BKSH, v_BKSH)
   )
   tokens = [visibility.query_segment_BT, visibility.key_segment_BS]
   if visibility.prefix_BS is not None:

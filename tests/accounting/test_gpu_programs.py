@@ -30,6 +30,18 @@ backend_config={"reification_cost":[{"exec_time_us":7}]}
   assert costs.compute_s == pytest.approx(2.5e-6)
 
 
+def test_a_fusion_takes_no_longer_than_to_read_and_write_its_arrays_once():
+  costs = costs_of("""
+  %a = f32[1000000]{0} parameter(0)
+  %f = bf16[1000000]{0} fusion(%a), kind=kCustom, calls=%g, \
+backend_config={"reification_cost":[{"exec_time_us":99999}]}
+}
+%g (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+""")
+  assert costs.compute_s == pytest.approx(6e6 / H100.chip.hbm_bytes_per_s)
+
+
 def test_a_matmul_of_cublas_takes_its_products_or_its_bytes():
   def seconds(rows, summed):
     return costs_of(f"""

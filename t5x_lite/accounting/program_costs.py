@@ -2,7 +2,8 @@
 
 - Compute: the cycles that XLA expects of each operation, times the trips of the
   loops around it, over the clock. On GPUs, the time that XLA expects of each
-  fusion; matmuls, of which it has no good one, as in `opaque_calls`.
+  fusion, if it is no longer than to read and write all its arrays once; and
+  matmuls, of which XLA's times are no good, as in `opaque_calls`.
 - Kernels (Pallas, cuDNN), of which XLA knows nothing: see `opaque_calls`.
 - Links: the bytes of an array that is gathered, scattered or passed on, and
   twice those of an all-reduce, over the bandwidth of the links between the
@@ -13,6 +14,7 @@
 """
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -178,7 +180,7 @@ class _Reader:
       return self.run(one.called("to_apply"), times)
     where = module(origin)
     read = [array for name in one.operands for array in arrays[name]]
-    if seconds := self._xla_s(one):
+    if seconds := self._xla_s(one, read):
       self.compute[where] += times * seconds
     elif seconds := opaque_calls.matmul_s(one, read, self.topology.chip):
       self.compute[where] += times * seconds
@@ -190,11 +192,20 @@ class _Reader:
       self.recomputed += times * seconds
     return seconds
 
-  def _xla_s(self, one) -> float:
-    """Returns what XLA expects an operation to take, 0 if it says nothing."""
-    if clock_hz := self.topology.chip.clock_hz:
-      return one.cycles / clock_hz
-    return one.microseconds * 1e-6
+  def _xla_s(self, one, read=()) -> float:
+    """Returns what XLA expects an operation to take, 0 if it says nothing.
+
+    Args:
+      one: an instruction.
+      read: the arrays that it reads, if they are known.
+    """
+    chip = self.topology.chip
+    if chip.clock_hz:
+      return one.cycles / chip.clock_hz
+    # XLA takes a norm by Triton for a loop that reads its row for each element.
+    once = sum(array.nbytes for array in (*read, *one.outputs))
+    most = once / chip.hbm_bytes_per_s if read else math.inf
+    return min(one.microseconds * 1e-6, most)
 
   def _collective(self, one) -> hlo.Instruction | None:
     """Returns the collective that an instruction is, or holds."""

@@ -30,6 +30,34 @@ backend_config={"reification_cost":[{"exec_time_us":7}]}
   assert costs.compute_s == pytest.approx(2.5e-6)
 
 
+def test_a_fusion_takes_no_longer_than_to_read_and_write_its_arrays_once():
+  costs = costs_of("""
+  %a = f32[1000000]{0} parameter(0)
+  %f = bf16[1000000]{0} fusion(%a), kind=kCustom, calls=%g, \
+backend_config={"reification_cost":[{"exec_time_us":99999}]}
+}
+%g (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+""")
+  assert costs.compute_s == pytest.approx(6e6 / H100.chip.hbm_bytes_per_s)
+
+
+def test_a_loop_that_says_how_often_it_runs_is_believed():
+  costs = costs_of("""
+  %p = (s32[]) parameter(0)
+  %w = (s32[]) while(%p), condition=%c, body=%g, \
+backend_config={"known_trip_count":{"n":"6"}}
+}
+%c (p: s32[]) -> pred[] {
+  ROOT %q = pred[] fusion(), calls=%c
+}
+%g (p: s32[]) -> s32[] {
+  %f = s32[] fusion(), calls=%c, \
+backend_config={"reification_cost":[{"exec_time_us":2.5}]}
+""")
+  assert costs.compute_s == pytest.approx(6 * 2.5e-6)
+
+
 def test_a_matmul_of_cublas_takes_its_products_or_its_bytes():
   def seconds(rows, summed):
     return costs_of(f"""

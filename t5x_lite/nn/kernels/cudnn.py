@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.nn import remat
+from t5x_lite.nn.kernels import partition
 from t5x_lite.nn.kernels.bias import Bias, as_array
 from t5x_lite.nn.kernels.visibility import Visibility
 
@@ -33,23 +34,48 @@ def attend(
     soft_cap, sink_N: None; cuDNN does not have them.
   """
   assert soft_cap is None and sink_N is None
-  pattern, batch = visibility.pattern, q_BNTH.shape[0]
+  batch, num_heads, _, _ = q_BNTH.shape
+  k_BKSH, v_BKSH, kv_axes = partition.keys_for_heads(k_BKSH, v_BKSH, num_heads)
   bias = as_array(bias, visibility.query_index_BT, visibility.key_index_BS)
+  if bias is not None:
+    bias = bias.astype(q_BNTH.dtype)
+  bias_axes = tuple(
+    None if bias is None or bias.shape[dim] == 1 else axis
+    for dim, axis in enumerate(("batch", "heads"))
+  )
+  queries_BT, keys_BS = (
+    jnp.broadcast_to(segment, (batch, segment.shape[1]))
+    for segment in (visibility.query_segment_BT, visibility.key_segment_BS)
+  )
+  # XLA leaves cuDNN's backward pass whole on each device where it is
+  # rematerialised.
+  out_BNTH = partition.per_device(
+    functools.partial(_on_one_device, pattern=visibility.pattern, scale=scale),
+    (q_BNTH, partition.QUERIES),
+    (k_BKSH, kv_axes),
+    (v_BKSH, kv_axes),
+    (bias, (*bias_axes, None, None)),
+    (queries_BT, ("batch", None)),
+    (keys_BS, ("batch", None)),
+  )
+  sees_B1T1 = visibility.sees_any()[:, None, :, None]
+  return jnp.where(sees_B1T1, remat.context(out_BNTH), 0)
+
+
+def _on_one_device(
+  q_BNTH, k_BKSH, v_BKSH, bias, queries_BT, keys_BS, *, pattern, scale
+):
   window = None
   if pattern.window is not None:
     window = (pattern.window - 1, 0)
   fused = functools.partial(
     jax.nn.dot_product_attention,
     *(x.swapaxes(1, 2) for x in (q_BNTH, k_BKSH, v_BKSH)),
-    bias=None if bias is None else bias.astype(q_BNTH.dtype),
+    bias=bias,
     scale=scale,
     is_causal=pattern.causal,
     local_window_size=window,
     implementation="cudnn",
-  )
-  queries_BT, keys_BS = (
-    jnp.broadcast_to(segment, (batch, segment.shape[1]))
-    for segment in (visibility.query_segment_BT, visibility.key_segment_BS)
   )
 
   def one_document_each():
@@ -66,8 +92,7 @@ def attend(
     one_document_each,
     packed,
   )
-  sees_BT11 = visibility.sees_any()[:, :, None, None]
-  return jnp.where(sees_BT11, remat.context(out_BTNH), 0).swapaxes(1, 2)
+  return out_BTNH.swapaxes(1, 2)
 
 
 def _lengths(segment_BS: jax.Array) -> jax.Array:

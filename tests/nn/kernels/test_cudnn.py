@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from t5x_lite.devices.layout import Layout
 from t5x_lite.nn.attention import Attention, CoreAttention
 from t5x_lite.nn.attention_rules import (
   Causal,
@@ -92,6 +93,31 @@ def test_causality_windows_and_lengths_are_flags(
     ("fmhaScaleBiasSoftmaxBackward", mask_type or "NO_MASK", window),
   }
   assert {of["fmha_scale"] for _, of in calls} == {SCALE}
+
+
+def test_each_device_computes_its_rows_and_heads_backward_too(
+  compiled_for_cuda,
+):
+  row = tokens([[1] * T] * 4)
+  seen = visibility(Causal(), row, row, with_mask=False)
+  table_UN = jnp.zeros((8, N))
+  arrays = [jnp.zeros((4, heads, T, H), jnp.bfloat16) for heads in (N, K, K)]
+
+  @jax.checkpoint
+  def scalar(q, k, v, table_UN):
+    bias = Buckets(table_UN, bidirectional=True, max_distance=9)
+    out = cudnn.attend(q, k, v, visibility=seen, bias=bias, scale=SCALE)
+    return jnp.sum(out.astype(jnp.float32))
+
+  with Layout(mesh={"data": 4, "tensor": 2}).activate():
+    calls = compiled_for_cuda(
+      jax.grad(scalar, argnums=(0, 3)), *arrays, table_UN
+    )
+  shapes = {
+    tuple(map(int, of["intermediate_tensor_shape"]["dimensions"]))
+    for _, of in calls
+  }
+  assert shapes == {(1, N // 2, T, T)}
 
 
 @pytest.fixture

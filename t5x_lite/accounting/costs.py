@@ -71,7 +71,7 @@ def describe(
     - "flops_per_step", "flops_per_token": of training, head included;
     - "flops": of one step, see `flops`;
     - "kernels": that compute the attentions;
-    - "bytes" of a device: "parameters", "gradients", "optimizer" and
+    - "bytes", of a device: "parameters", "gradients", "optimizer" and
       "activations" (of one microbatch, and of parameters in half precision);
       "total", the peak of a training step (devices/memory.py); and "kv_cache",
       for generating a batch of such rows.
@@ -105,16 +105,30 @@ def describe(
     "flops_per_step": step["training"],
     "flops": step,
     "kernels": sorted(set(model_structure.kernels(model, rows, platform))),
-    "bytes": _bytes(
-      model, batch_size, rows, optimizer, microbatches, platform, layout
-    ),
+    "bytes": device_bytes(
+      model,
+      batch_size=batch_size,
+      lengths=lengths,
+      optimizer=optimizer,
+      microbatches=microbatches,
+      platform=platform,
+      layout=layout,
+    ),  # fmt: skip
   }
 
 
-def _bytes(
-  model, batch_size, rows, optimizer, microbatches, platform, layout
+def device_bytes(
+  model,
+  *,
+  batch_size: int,
+  lengths: Mapping[str, int],
+  optimizer,
+  microbatches: int,
+  platform: str | None,
+  layout: Layout | None,
 ) -> dict[str, int]:
-  """Returns what a device holds."""
+  """Returns the "bytes" of `describe`, which has the arguments."""
+  rows = model.row_format.row_lengths(lengths)
   twin = model_structure.traceable(model)
   params, axes = twin.abstract(), twin.logical_axes()
   parts, held = dict.fromkeys(activation_memory.WHOLE, 1), params

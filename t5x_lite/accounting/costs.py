@@ -30,10 +30,12 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 from absl import logging
 
 from t5x_lite.accounting import activation_memory, model_structure, traces
 from t5x_lite.devices import memory
+from t5x_lite.devices.layout import Layout
 from t5x_lite.losses.cross_entropy import CrossEntropy
 from t5x_lite.nn.kernels import einsum
 
@@ -48,6 +50,7 @@ def describe(
   optimizer=None,
   microbatches: int = 1,
   platform: str | None = None,
+  layout: Layout | None = None,
 ) -> dict:
   """Returns the parameters, FLOPs and bytes of one training step.
 
@@ -58,6 +61,7 @@ def describe(
     optimizer: one of optimizers.py; None has no state.
     microbatches: the number of microbatches per batch.
     platform: the platform to run on; "cpu" is special (activation_memory.py).
+    layout: how devices share the step; None for one device.
 
   Returns:
     A dict that can be written as JSON:
@@ -67,10 +71,10 @@ def describe(
     - "flops_per_step", "flops_per_token": of training, head included;
     - "flops": of one step, see `flops`;
     - "kernels": that compute the attentions;
-    - "bytes", over all devices: "parameters", "gradients", "optimizer" and
-      "activations" (of one microbatch); "total", the peak of a training step,
-      which is less than their sum, as gradients reuse the memory of
-      activations; and "kv_cache", for generating a batch of such rows.
+    - "bytes", of a device: "parameters", "gradients", "optimizer" and
+      "activations" (of one microbatch, and of parameters in half precision);
+      "total", the peak of a training step (devices/memory.py); and "kv_cache",
+      for generating a batch of such rows.
     FLOPs and activations come from traced programs. If the installed JAX has an
     unknown program format, they and the sums over them are NaN, and a warning
     is logged.
@@ -85,30 +89,11 @@ def describe(
       f"({microbatches})"
     )
   rows = model.row_format.row_lengths(lengths)
-  twin = model_structure.traceable(model)
-  params = twin.abstract()
   step = _known(
     "FLOPs",
     lambda: _flops(model, batch_size, rows, microbatches, platform),
     dict.fromkeys(_FLOPS, math.nan) | {"by_component": {}},
   )
-  param_bytes, state_bytes = _nbytes(params), 0
-  if optimizer is not None:
-    transform = optimizer.build(twin.logical_axes())
-    state_bytes = _nbytes(jax.eval_shape(transform.init, params))
-  parts = {
-    "parameters": param_bytes,
-    # With microbatches, the sum of gradients is kept beside the newest ones.
-    "gradients": param_bytes * (1 if microbatches == 1 else 2),
-    "optimizer": state_bytes,
-    "activations": _known(
-      "bytes of activations",
-      lambda: activation_memory.predict(
-        model, params, batch_size // microbatches, rows, platform
-      ),
-      math.nan,
-    ),
-  }
   tokens = batch_size * sum(rows.values())
   return {
     "architecture": model.row_format.name,
@@ -120,12 +105,84 @@ def describe(
     "flops_per_step": step["training"],
     "flops": step,
     "kernels": sorted(set(model_structure.kernels(model, rows, platform))),
-    "bytes": {
-      **parts,
-      "total": memory.peak(parts),
-      "kv_cache": _cache_bytes(model, batch_size, rows),
-    },
+    "bytes": device_bytes(
+      model,
+      batch_size=batch_size,
+      lengths=lengths,
+      optimizer=optimizer,
+      microbatches=microbatches,
+      platform=platform,
+      layout=layout,
+    ),  # fmt: skip
   }
+
+
+def device_bytes(
+  model,
+  *,
+  batch_size: int,
+  lengths: Mapping[str, int],
+  optimizer,
+  microbatches: int,
+  platform: str | None,
+  layout: Layout | None,
+) -> dict[str, int]:
+  """Returns the "bytes" of `describe`, which has the arguments."""
+  rows = model.row_format.row_lengths(lengths)
+  twin = model_structure.traceable(model)
+  params, axes = twin.abstract(), twin.logical_axes()
+  parts, held = dict.fromkeys(activation_memory.WHOLE, 1), params
+  row_parts = 1
+  if layout is not None:
+    layout = layout.fit(axes, params)
+    held = jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(s.shard_shape(x.shape), x.dtype),
+      params,
+      layout.tree_shardings(axes, params),
+    )
+    parts = {axis: layout.parts(axis) for axis in parts}
+    row_parts = layout.parts("batch")
+  param_bytes, state_bytes = _nbytes(held), 0
+  if optimizer is not None:
+    state = jax.eval_shape(optimizer.build(axes).init, params)
+    # It is sharded as the parameters are.
+    state_bytes = _nbytes(state) * param_bytes // _nbytes(params)
+  stacks = model_structure.stacks(model)
+  scan = platform != "cpu" and any(stack.scan for stack in stacks)
+  copies, itemsize = 0, jnp.dtype(model.transformer.dtype).itemsize
+  if scan and itemsize < 4:
+    copies = _layers_bytes(held) * itemsize // 4
+  shared_rows = -(-batch_size // row_parts)
+  sizes = {
+    "parameters": param_bytes,
+    # With microbatches, the sum of gradients is kept beside the newest ones.
+    "gradients": param_bytes * (1 if microbatches == 1 else 2),
+    "optimizer": state_bytes,
+    "activations": copies
+    + _known(
+      "bytes of activations",
+      lambda: activation_memory.predict(
+        model, -(-shared_rows // microbatches), rows, platform, parts
+      ),
+      math.nan,
+    ),
+  }
+  return {
+    **sizes,
+    "total": memory.peak(sizes, scan=scan),
+    "kv_cache": _cache_bytes(
+      model_structure.of_one_device(model, parts), shared_rows, rows
+    ),
+  }
+
+
+def _layers_bytes(params) -> int:
+  """Returns the bytes of the parameters that a loop over layers reads."""
+  return sum(
+    leaf.size * leaf.dtype.itemsize
+    for names, leaf in model_structure.leaves(params)
+    if "layers" in names
+  )
 
 
 def _known(what: str, read: Callable[[], Size], unknown: Size) -> Size:

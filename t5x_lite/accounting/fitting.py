@@ -43,7 +43,7 @@ def fit(model, *, layout, **step) -> Fitted:
   fitted = choose(
     model, layout=layout, platform=platform, available=available, **step
   )
-  memory.check_memory(fitted.account, layout=layout)
+  memory.check_memory(fitted.account)
   return fitted
 
 
@@ -81,10 +81,10 @@ def choose(
     for one in _policies(model, platform, available):
       account = costs.describe(
         one, batch_size=batch_size, lengths=lengths, optimizer=optimizer,
-        microbatches=pieces, platform=platform,
+        microbatches=pieces, platform=platform, layout=layout,
       )  # fmt: skip
       fitted = Fitted(one, pieces, account)
-      needed = memory.device_bytes(account, layout)["total"]
+      needed = account["bytes"]["total"]
       if available is None or math.isnan(needed):
         return fitted
       # The prediction may be so much too low.

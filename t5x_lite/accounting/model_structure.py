@@ -5,41 +5,62 @@ decoder's parameters is a second run of the same stack.
 """
 
 import dataclasses
+import math
+from collections.abc import Mapping
 
 import jax
 
 from t5x_lite.nn import remat
 from t5x_lite.nn.attention_rules import Full
+from t5x_lite.nn.feedforward import MLP
 from t5x_lite.nn.kernels import table
+from t5x_lite.nn.moe import MoE
 from t5x_lite.nn.stack import Period
 
 _ORDER = ("token_embedding", "encoder", "decoder", "head")
+_ATTENTIONS = ("attention", "cross_attention")
 _HALVES = ("self_decoder", "cross_decoder")
 
 
-def traceable(model):
+def traceable(model, rows=None, platform=None):
   """Returns an equivalent model that traces fast, on any device.
 
   A scanned stack of a hundred layers traces as fast as one layer, and the
   "einsum" kernel runs on every device. The parameters' total size is the same.
-  """
 
-  def with_einsum(layer):
+  Args:
+    model: the model.
+    rows: the length of a row's encoder and decoder side; where given, layers
+      keep the kernel of the platform if it traces on every device.
+    platform: as of `kernels`.
+  """
+  model = with_settled_remat(model)
+  chosen = {}
+  if rows is not None:
+    for stack, layers in _kernels(model, rows, platform):
+      chosen[id(stack)] = layers
+
+  def with_kernels(layer, names):
     attentions = {
       name: attention.clone(
-        core=dataclasses.replace(attention.core, kernel="einsum")
+        core=dataclasses.replace(attention.core, kernel=kernel)
       )
-      for name in ("attention", "cross_attention")
+      for name, kernel in zip(_ATTENTIONS, names, strict=False)
       if (attention := getattr(layer, name)) is not None
     }
     return layer.clone(**attentions)
 
-  return _with_stacks(
-    with_settled_remat(model),
-    lambda stack: stack.clone(
-      scan=True, layer=Period(tuple(map(with_einsum, stack.period)))
-    ),
-  )
+  def change(stack):
+    kernels = chosen.get(id(stack), [("einsum", "einsum")] * len(stack.period))
+    layers = map(with_kernels, stack.period, map(_traced, kernels))
+    return stack.clone(scan=True, layer=Period(tuple(layers)))
+
+  return _with_stacks(model, change)
+
+
+def _traced(names) -> list[str]:
+  """Returns the kernels that are traced in place of these."""
+  return [n if table.KERNELS[n].interpreted else "einsum" for n in names]
 
 
 def one_period(model):
@@ -102,6 +123,54 @@ def _with_stacks(model, change):
   return dataclasses.replace(model, transformer=transformer.clone(**sides))
 
 
+def of_one_device(model, parts: Mapping[str, int]):
+  """Returns the model whose activations a device computes.
+
+  Args:
+    model: the model.
+    parts: the devices that share a logical axis: "heads", "kv_heads", "mlp".
+  """
+  heads, hidden = parts["heads"], parts["mlp"]
+
+  def attention(module):
+    if module is None:
+      return None
+    num_heads = module.num_heads // heads
+    # Where keys cannot be shared out as queries are, each device has them all.
+    kv_heads = math.gcd(module.kv_heads // parts["kv_heads"], num_heads)
+    return module.clone(num_heads=num_heads, num_kv_heads=kv_heads)
+
+  def position(module):
+    if not hasattr(module, "num_heads"):
+      return module
+    return module.clone(num_heads=module.num_heads // heads)
+
+  def mlp(module):
+    if isinstance(module, MoE):
+      return module.clone(
+        expert=mlp(module.expert), shared_expert=mlp(module.shared_expert)
+      )
+    if not isinstance(module, MLP):
+      return module
+    return module.clone(hidden=module.hidden // hidden)
+
+  def layer(module):
+    return module.clone(
+      attention=attention(module.attention),
+      cross_attention=attention(module.cross_attention),
+      mlp=mlp(module.mlp),
+      position=position(module.position),
+    )
+
+  return _with_stacks(
+    model,
+    lambda stack: stack.clone(
+      layer=Period(tuple(map(layer, stack.period))),
+      position=position(stack.position),
+    ),
+  )
+
+
 def stacks(model) -> list:
   """Lists the stacks that tokens pass through, in order."""
   return [stack for stack, *_ in _runs(model, {})]
@@ -142,24 +211,35 @@ def kernels(model, rows, platform=None) -> list[str]:
   Raises:
     ValueError: a kernel that is named does not serve its layer there.
   """
-  found = []
+  return [
+    kernel
+    for stack, period in _kernels(model, rows, platform)
+    for kernels in period * (stack.num_layers // len(period))
+    for kernel in kernels
+  ]
+
+
+def _kernels(model, rows, platform):
+  """Yields each run's stack, and the kernels of its period, layer by layer."""
   for stack, length, source in _runs(model, rows):
-    for layer in stack.layers:
+    period = []
+    for layer in stack.period:
       position = layer.position or stack.position
-      found.append(
+      kernels = [
         _kernel(
           model, layer.attention, layer.rule or stack.rule, position.bias_kind,
           (length, length), platform,
         )
-      )  # fmt: skip
+      ]  # fmt: skip
       if layer.cross_attention is not None and source is not None:
-        found.append(
+        kernels.append(
           _kernel(
             model, layer.cross_attention, Full(), None, (length, source),
             platform,
           )
         )  # fmt: skip
-  return found
+      period.append(kernels)
+    yield stack, period
 
 
 def _kernel(model, attention, rule, bias_kind, lengths, platform):
@@ -171,17 +251,20 @@ def _kernel(model, attention, rule, bias_kind, lengths, platform):
   )  # fmt: skip
 
 
-def unkept_scores(model, rows, platform):
+def unkept_scores(model, rows, platform, *, traced=False):
   """Yields (attention, query-key pairs per row) whose scores are not kept.
 
   The kernel computes them again in the backward pass; those that
-  rematerialisation drops are left out.
+  rematerialisation drops are left out, and where `traced` those whose kernel
+  `traceable` keeps.
   """
   each = zip(
     attentions(model, rows), kernels(model, rows, platform), strict=True
   )
   for (stack, attention, pairs), kernel in each:
-    if kernel != "einsum" and stack.remat is None:
+    if kernel == "einsum" or stack.remat is not None:
+      continue
+    if not (traced and table.KERNELS[kernel].interpreted):
       yield attention, pairs
 
 

@@ -173,6 +173,12 @@ class Layout:
     mesh = {axis: 1 for axis in self.mesh} | {last: -1}
     return dataclasses.replace(self, mesh=mesh, num_slices=None)
 
+  def parts(self, axis: str) -> int:
+    """Returns how many parts a dim of a logical axis is cut into."""
+    # dict keeps the last of several rules: the first is wanted.
+    rules = dict(reversed(self.all_rules))
+    return _ways(rules[axis], self.device_mesh())
+
   def device_mesh(self) -> Mesh:
     """Returns the mesh over all devices of all processes.
 

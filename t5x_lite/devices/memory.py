@@ -7,66 +7,49 @@ import re
 
 import jax
 
-from t5x_lite.devices import meshes
-
 # How far a predicted total lies from XLA's own account of a compiled step, over
 # architectures, dtypes, remat, scan, microbatches and chunked losses. With but
 # a few tokens a batch it can lie further off: XLA on the CPU may then hold all
 # updates of a clipped Adafactor at once, one more copy of the parameters.
-TOLERANCE = 0.2
+TOLERANCE = 0.15
 
 
-def peak(parts) -> int:
+def peak(parts, *, scan: bool) -> int:
   """Adds up what a training step holds at once.
 
-  Gradients are made as the backward frees activations: of the two, the larger
-  counts; the sum over earlier microbatches is there all the time. NaN where
-  activations are not known.
+  A loop over layers has room for all of its gradients from its start, when all
+  activations are there too. Elsewhere gradients are made as the backward frees
+  activations: of the two, the larger counts. The sum over earlier microbatches
+  is there all the time. NaN where activations are not known.
+
+  Args:
+    parts: bytes of "parameters", "gradients", "optimizer" and "activations".
+    scan: whether an accelerator scans the layers.
   """
   lasting = parts["optimizer"] + parts["gradients"]
   if math.isnan(parts["activations"]):
     return math.nan
+  if scan:
+    return lasting + parts["parameters"] + parts["activations"]
   return lasting + max(parts["activations"], parts["parameters"])
 
 
-def device_bytes(account: dict, layout) -> dict[str, int]:
-  """Returns an account's bytes for one device of a layout.Layout.
-
-  Parameters are cut as most of them are, those of ("embed", "mlp"); rows of a
-  batch by their own axis. Activations are not cut within a row: where they are
-  (heads, hidden units), the device holds less.
-  """
-
-  def ways(*axes):
-    whole = (meshes.device_count(),) * len(axes)
-    shard = layout.sharding(axes).shard_shape(whole)
-    return math.prod(whole) // math.prod(shard)
-
-  cut = {"activations": ways("batch"), "kv_cache": ways("batch")}
-  parts = {
-    name: account["bytes"][name] // cut.get(name, ways("embed", "mlp"))
-    for name in account["bytes"]
-  }
-  return {**parts, "total": peak(parts)}
-
-
-def check_memory(account: dict, *, layout=None, available: int | None = None):
+def check_memory(account: dict, *, available: int | None = None):
   """Refuses a training step that cannot fit.
 
   The prediction may be TOLERANCE too high: what is doubtful is let through, and
   so is what is not known.
 
   Args:
-    account: of accounting.describe.
-    layout: a layout.Layout; None means a single device.
+    account: of accounting.describe, for the layout of the devices.
     available: bytes of a device; None asks `available_bytes`.
 
   Raises:
     ValueError: in one line, what is needed and what there is.
   """
-  parts = account["bytes"] if layout is None else device_bytes(account, layout)
+  parts = account["bytes"]
   if available is None:
-    available = available_bytes(None if layout else jax.local_devices()[:1])
+    available = available_bytes()
   if available is None or math.isnan(parts["total"]):
     return
   if parts["total"] * (1 - TOLERANCE) <= available:

@@ -14,7 +14,7 @@ from t5x_lite.accounting import (
 )
 from t5x_lite.accounting.program_costs import ProgramCosts
 from t5x_lite.accounting.topologies import NoCompiler, Topology
-from t5x_lite.devices import memory, meshes
+from t5x_lite.devices import meshes
 from t5x_lite.nn.kernels import table
 from t5x_lite.training import planned_step
 from t5x_lite.training.planned_step import Case, OutOfMemory, Placed
@@ -98,14 +98,6 @@ def _counted(placed: Placed, account, topology) -> tuple[int, ProgramCosts]:
     read = _shard_bytes((placed.state, placed.other))
     flops = _flops(case, account) / topology.num_devices
     return read, closed_form.decoding(flops, read, topology)
-  shares = memory.device_bytes(account, case.layout)
-  parameters = _shard_bytes(placed.state.params)
-  parts = {
-    "parameters": parameters,
-    "gradients": parameters * (1 if case.microbatches == 1 else 2),
-    "optimizer": _shard_bytes(placed.state.opt_state),
-    "activations": shares["activations"],
-  }
   spent = closed_form.training(
     case.model,
     account,
@@ -114,7 +106,7 @@ def _counted(placed: Placed, account, topology) -> tuple[int, ProgramCosts]:
     topology,
     case.microbatches,
   )
-  return memory.peak(parts), spent
+  return account["bytes"]["total"], spent
 
 
 def _result(placed, account, topology, method, peak, spent) -> dict[str, Any]:

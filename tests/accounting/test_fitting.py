@@ -30,10 +30,9 @@ def needed(policy, microbatches=1):
   account = costs.describe(
     model_structure.with_auto_remat(MODEL, policy), batch_size=BATCH,
     lengths=LENGTHS, optimizer=OPTIMIZER, microbatches=microbatches,
-    platform="tpu",
+    platform="tpu", layout=Layout(),
   )  # fmt: skip
-  total = memory.device_bytes(account, Layout())["total"]
-  return total * (1 + memory.TOLERANCE)
+  return account["bytes"]["total"] * (1 + memory.TOLERANCE)
 
 
 @pytest.fixture

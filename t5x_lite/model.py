@@ -7,7 +7,7 @@ Some models read more: features of tokens (`TokenInfo.features`), and
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -67,10 +67,15 @@ class Model:
   Attributes:
     transformer: an unbound module.
     loss: what is minimised (losses/terms.py).
+    param_dtype: of the parameters that are kept between steps: "float32", from
+      which a step in bfloat16 makes copies (master weights); or "bfloat16", for
+      half the bytes, without master weights: updates are rounded at random
+      (optim/stochastic_rounding.py).
   """
 
   transformer: Transformer
   loss: Loss = CrossEntropy()
+  param_dtype: Literal["float32", "bfloat16"] = "float32"
 
   def __post_init__(self):
     checks.fields(self)
@@ -134,12 +139,14 @@ class Model:
     return self
 
   def init(self, key: jax.Array) -> Params:
-    """Draws initial parameters, a plain nested dict of float32 arrays."""
-    return nn.unbox(self._init(key))
+    """Draws initial parameters, a plain nested dict of arrays."""
+    return jax.tree.map(
+      lambda x: x.astype(self.param_dtype), nn.unbox(self._init(key))
+    )
 
   def abstract(self) -> Params:
     """Returns the parameters' shapes and dtypes without computing them."""
-    return nn.unbox(jax.eval_shape(self._init, jax.random.key(0)))
+    return jax.eval_shape(self.init, jax.random.key(0))
 
   def logical_axes(self) -> Params:
     """Returns a tuple of logical axis names per parameter."""

@@ -35,7 +35,7 @@ class Optimizer:
       Hutter 2019, arXiv:1711.05101). Norm scales and biases are not decayed.
     first_moment_dtype: "float32", or "bfloat16" for half the bytes of the
       first moment. The second is always float32: with its decay near 1, an
-      update would round away.
+      update would round away. (Parameters: Model.param_dtype.)
   """
 
   learning_rate: schedules.Schedule | checks.NotNegative

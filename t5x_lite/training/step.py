@@ -12,6 +12,7 @@ from t5x_lite import losses
 from t5x_lite.data import token_counts
 from t5x_lite.losses import Term, Terms
 from t5x_lite.model import Batch, Model, Params
+from t5x_lite.optim import stochastic_rounding
 from t5x_lite.training import checksums
 
 
@@ -21,7 +22,7 @@ class TrainState:
 
   Attributes:
     step: int32 scalar, the number of batches seen.
-    params: nested dict of float32 arrays.
+    params: nested dict of arrays, of Model.param_dtype.
     opt_state: the state of the optax transformation.
   """
 
@@ -52,7 +53,8 @@ def init_state(
 ) -> TrainState:
   """Initialises the state of step 0."""
   params = model.init(key)
-  return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+  opt_state = optimizer.init(stochastic_rounding.widened(params))
+  return TrainState(jnp.zeros((), jnp.int32), params, opt_state)
 
 
 def dropout_key(seed: int) -> jax.Array:
@@ -117,7 +119,8 @@ def train_step(
   uninterrupted one.
 
   A batch whose loss or gradient is not finite leaves parameters and optimizer
-  as they are.
+  as they are. Parameters kept in bfloat16 are updated in float32, and rounded
+  at random.
 
   Raises:
     ValueError: microbatches that do not divide the batch's units.
@@ -127,21 +130,27 @@ def train_step(
 
   def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(dropout_key, state.step)
-    grads, terms = gradients_of(state.params, batch, key)
+    params = stochastic_rounding.widened(state.params)
+    grads, terms = gradients_of(params, batch, key)
     grad_norm = optax.tree.norm(grads)
     loss = losses.objective(model.loss, terms)
     finite = jnp.isfinite(grad_norm) & jnp.isfinite(loss)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    updated = optax.apply_updates(state.params, updates), opt_state
+    updates, opt_state = optimizer.update(grads, state.opt_state, params)
+    params = stochastic_rounding.rounded(
+      optax.apply_updates(params, updates),
+      state.params,
+      jax.random.split(key)[1],  # The key itself is that of dropout.
+    )
     params, opt_state = jax.tree.map(
       lambda new, old: jnp.where(finite, new, old),
-      updated,
+      (params, opt_state),
       (state.params, state.opt_state),
     )
+    param_norm = optax.tree.norm(stochastic_rounding.widened(params))
     skipped = Term(1.0 - finite, jnp.float32(1))
     return TrainState(state.step + 1, params, opt_state), Metrics(
       terms | {"skipped_steps": skipped},
-      {"grad_norm": grad_norm, "param_norm": optax.tree.norm(params)},
+      {"grad_norm": grad_norm, "param_norm": param_norm},
       checksums.of_batch(batch),
       token_counts.count(batch),
     )

@@ -118,7 +118,7 @@ KERNELS = {
     run=flash.attend, platforms=("tpu",), interpreted=True,
     dtypes=("float32", "bfloat16"),
     patterns=("full", "causal", "window", "local", "prefix"),
-    biases=("buckets", "slopes"), soft_cap=True, sink=True,
+    biases=("buckets", "slopes"), soft_cap=True, sink=True, shortest=64,
   ),
   "cudnn": Kernel(
     run=cudnn.attend, platforms=("gpu",), dtypes=("bfloat16", "float16"),

@@ -61,8 +61,8 @@ def choose(
   """Chooses for each "auto" what fits, or else what needs the least memory.
 
   Where microbatches is "auto", it takes the fewest that fit, and where
-  Stack.remat is, of these the policy that computes the least again. On a CPU,
-  where memory is rarely scarce, "auto" of a stack is as nn/remat.py says.
+  Stack.remat is, of these the fastest policy (nn/remat.py). On a CPU, where
+  memory is rarely scarce, "auto" of a stack is as nn/remat.py says.
 
   Args:
     model: a model.Model with a known vocabulary size.
@@ -113,7 +113,7 @@ def _policies(model, platform, available) -> Iterator[Any]:
     return
   stacks = model_structure.stacks(model)
   automatic = any(stack.remat == remat.AUTO for stack in stacks)
-  for policy in remat.BY_COST if automatic else (None,):
+  for policy in remat.by_cost(platform) if automatic else (None,):
     yield model_structure.with_auto_remat(model, policy)
 
 

@@ -44,6 +44,16 @@ AUTO = "auto"
 BY_COST = (None, "dots_and_context", "dots", "context", "full")
 
 
+def by_cost(platform: str) -> tuple[str | None, ...]:
+  """Returns what AUTO may become on a platform, the fastest first.
+
+  On TPUs cheap operations are computed again even where memory is plenty: a
+  scanned stack writes what it saves to arrays of all layers, which takes
+  longer. docs/scale.md has figures.
+  """
+  return BY_COST[1:] if platform == "tpu" else BY_COST
+
+
 def context(x: jax.Array) -> jax.Array:
   """Returns what attention gives, named for the policies.
 

@@ -8,6 +8,7 @@ import pytest
 
 from t5x_lite.nn.dropout import dropout
 from t5x_lite.nn.feedforward import ACTIVATIONS, MLP, Gated
+from t5x_lite.nn.kernels import partition
 from t5x_lite.nn.norms import LayerNorm, RMSNorm
 
 X = np.random.default_rng(0).normal(2.0, 3.0, (2, 3, 8)).astype(np.float32)
@@ -90,3 +91,22 @@ def test_dropout_keeps_the_mean_and_needs_a_key():
   y = Dropping().apply({}, x, rngs={"dropout": jax.random.key(0)})
   np.testing.assert_allclose(np.unique(y), [0, 4 / 3], rtol=1e-6)
   np.testing.assert_allclose(np.mean(y), 1.0, atol=0.01)
+
+
+def test_gradients_kept_apart_on_tpus_are_the_same(monkeypatch):
+  mlp = Gated(hidden=5, activation="silu")
+  params = mlp.init(jax.random.key(0), X)
+
+  def gradient(params, x):
+    def loss(params, x):
+      return jnp.sum(mlp.apply(params, x) ** 2)
+
+    return jax.grad(loss, (0, 1))(params, x)
+
+  expected = gradient(params, X)
+  monkeypatch.setattr(partition, "platform", lambda: "tpu")
+  assert "optimization_barrier" in str(jax.make_jaxpr(gradient)(params, X))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4),
+    gradient(params, X), expected,
+  )  # fmt: skip

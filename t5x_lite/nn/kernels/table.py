@@ -123,7 +123,7 @@ KERNELS = {
     run=flash.attend, platforms=("tpu", "gpu"), interpreted=True,
     dtypes=("float32", "bfloat16"),
     patterns=("full", "causal", "window", "local", "prefix"),
-    biases=("buckets", "slopes"), soft_cap=True, sink=True,
+    biases=("buckets", "slopes"), soft_cap=True, sink=True, shortest=64,
   ),
   "einsum": Kernel(
     run=einsum.attend,

@@ -181,7 +181,7 @@ def unkept_scores(model, rows, platform):
     attentions(model, rows), kernels(model, rows, platform), strict=True
   )
   for (stack, attention, pairs), kernel in each:
-    if kernel != "einsum" and stack.remat is None:
+    if not table.KERNELS[kernel].keeps_scores and stack.remat is None:
       yield attention, pairs
 
 

@@ -21,7 +21,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from t5x_lite.nn.kernels.flash_plan import LANES, Plan, within
+from t5x_lite.nn.kernels.flash_plan import LANES, Plan
 
 # Finite, so that a query that sees nothing stays finite too.
 HIDDEN = -1e30
@@ -111,7 +111,7 @@ def visible(
   distance = lax.broadcasted_iota(jnp.int32, shape, key_axis)
   distance -= lax.broadcasted_iota(jnp.int32, shape, query_axis)
   distance += j * plan.keys - i * plan.queries
-  allowed = within(plan.pattern, distance, distance)
+  allowed = plan.pattern.within(distance, distance)
   if allowed is None:
     return seen
   return seen & (allowed | (key_code & 1 == 1))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from t5x_lite import checks
 from t5x_lite.nn.attention_rules import TokenInfo
+from t5x_lite.nn.kernels import partition
 from t5x_lite.nn.kernels.bias import Bias, Buckets, Slopes
 from t5x_lite.nn.parameters import parameter
 from t5x_lite.nn.rope_scaling import RopeScaling
@@ -203,11 +204,9 @@ class Rope(PositionEncoding):
     if self.scaling is not None:
       frequency = self.scaling.frequencies(frequency, self.base)
       amplitude = self.scaling.amplitude
-    # float32: positions past 256 are not exact in bfloat16.
-    angle_B1Th = (tokens.position[:, None, :, None] * frequency).astype(
-      jnp.float32
+    sin, cos = (
+      amplitude * wave for wave in _sin_cos(tokens.position, frequency)
     )
-    sin, cos = amplitude * jnp.sin(angle_B1Th), amplitude * jnp.cos(angle_B1Th)
     x32 = x_BNTH[..., :dims].astype(jnp.float32)
     if self.interleaved:
       first, second = x32[..., ::2], x32[..., 1::2]
@@ -222,6 +221,21 @@ class Rope(PositionEncoding):
     if dims == x_BNTH.shape[-1]:
       return turned
     return jnp.concatenate([turned, x_BNTH[..., dims:]], axis=-1)
+
+
+def _sin_cos(position_BT, frequency_h):
+  """Returns sines and cosines of the angles, float32 [B, 1, T, h] each."""
+
+  def of_row(position_T):
+    # float32: positions past 256 are not exact in bfloat16.
+    angle_Th = (position_T[:, None] * frequency_h).astype(jnp.float32)
+    return jnp.sin(angle_Th)[None], jnp.cos(angle_Th)[None]
+
+  # A loop, which XLA's CPU backend does not fuse: fused into the rotations,
+  # sines and cosines would be computed again for every head, and backward too.
+  if partition.is_one_cpu():
+    return jax.lax.map(of_row, position_BT)
+  return jax.vmap(of_row)(position_BT)
 
 
 class Sinusoidal(PositionEncoding):

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import pytest
 
 from t5x_lite.interop import huggingface
@@ -15,10 +16,11 @@ ADAMW = AdamW(learning_rate=1e-3)
 def test_a_peer_has_our_architecture_and_learns_its_batch():
   model = tiny.t5()
   _, options = huggingface.described(model.transformer)
+  total = sum(x.size for x in jax.tree.leaves(model.abstract()))
   lengths = {"inputs": 8, "targets": 8}
   with peer.Peer(options, batch_size=2, lengths=lengths) as theirs:
     steps = [theirs.step() for _ in range(5)]
-  assert theirs.about["parameters"] == tiny.parameters(model)
+  assert theirs.about["parameters"] == total
   assert theirs.about["attention"] == "sdpa"
   assert steps[-1]["loss"] < steps[0]["loss"]
   assert all(s["seconds"] > 0 and s["cpu_seconds"] > 0 for s in steps)

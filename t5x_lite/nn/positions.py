@@ -233,7 +233,7 @@ def _sin_cos(position_BT, frequency_h):
 
   # A loop, which XLA's CPU backend does not fuse: fused into the rotations,
   # sines and cosines would be computed again for every head, and backward too.
-  if partition.is_one_cpu():
+  if partition.is_one_cpu() and position_BT.shape[1] > 1:
     return jax.lax.map(of_row, position_BT)
   return jax.vmap(of_row)(position_BT)
 

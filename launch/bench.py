@@ -1,5 +1,7 @@
 """Measures training speed on synthetic tokens: `t5x_lite bench`."""
 
+import importlib.util
+
 from absl import flags
 
 from launch import describe, options
@@ -10,12 +12,15 @@ Times complete training steps of a model on this machine, on synthetic tokens.
 Prints tokens per second, step time, model FLOP/s, the percentage of the matmul
 peak (measured in the same run), and peak memory. The gin file of a run sets the
 batch size, the lengths and the optimizer; for the gin file of a model, set them
-by flags.
+by flags. With --against=transformers, the same architecture trains in PyTorch
+too, in a process of its own, by AdamW in float32; steps alternate.
 """
 EXAMPLE = """
 t5x_lite bench --gin_file=gin/models/t5_1_1/small.gin --batch_size=8 \\
   --lengths=inputs=512,targets=114 --json
 t5x_lite bench --gin_file=gin/models/llama/bench.gin --optimizer=adamw
+t5x_lite bench --gin_file=gin/models/t5_1_1/small.gin --optimizer=adamw \\
+  --against=transformers
 """
 
 
@@ -33,6 +38,10 @@ def define(values):
     "python_docs, compared with the package t5 if it is installed.",
     flag_values=values,
   )  # fmt: skip
+  flags.DEFINE_enum(
+    "against", None, ["transformers"],
+    "Library whose training steps are timed too.", flag_values=values,
+  )  # fmt: skip
   flags.DEFINE_bool("json", False, "Print one JSON object.", flag_values=values)
   options.process_flags(values)
 
@@ -40,6 +49,8 @@ def define(values):
 def main(values, arguments):
   """Runs the benchmark and prints the result."""
   options.no_arguments("bench", arguments)
+  if values.against:
+    _check_installed(values.against)
   given = describe.settings(values)
   from launch import session
 
@@ -50,6 +61,10 @@ def main(values, arguments):
   from t5x_lite.training import bench
 
   model, optimizer = given.pop("model"), given.pop("optimizer")
+  if values.against:
+    from t5x_lite.interop import huggingface
+
+    _, given["against"] = huggingface.described(model.transformer)
   result = bench.bench(model, optimizer, steps=values.steps, **given)
   if values.pipeline:
     result |= _pipeline(given["lengths"])
@@ -58,6 +73,15 @@ def main(values, arguments):
       print(json_text.dumps(result, what="bench"))
     else:
       print(_table(result))
+
+
+def _check_installed(peer):
+  for package in (peer, "torch"):
+    if importlib.util.find_spec(package) is None:
+      raise ValueError(
+        f"--against={peer} needs {package}, which is not installed: "
+        'pip install "t5x_lite[hf]"'
+      )
 
 
 def _pipeline(lengths):
@@ -103,5 +127,15 @@ def _table(result) -> str:
     rows["t5's pipeline"] = (
       f"{theirs:,} tokens per second" if theirs else "t5 is not installed"
     )
+  if "against" in result:
+    theirs = result["against"]
+    rows |= {
+      "transformers": f"{theirs['tokens_per_s']:,} tokens per second, "
+      f"{theirs['step_ms_median']:,} ms, {theirs['parameters']:,} parameters, "
+      f"attention {theirs['attention']} ({theirs['versions']})",
+      "ours / theirs": f"{theirs['ratio']:.2f} tokens per second; CPU time of "
+      f"all threads {result['cpu_ms_median']:,} and "
+      f"{theirs['cpu_ms_median']:,} ms",
+    }
   width = max(map(len, rows))
   return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())

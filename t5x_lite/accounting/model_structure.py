@@ -262,7 +262,7 @@ def unkept_scores(model, rows, platform, *, traced=False):
     attentions(model, rows), kernels(model, rows, platform), strict=True
   )
   for (stack, attention, pairs), kernel in each:
-    if kernel == "einsum" or stack.remat is not None:
+    if table.KERNELS[kernel].keeps_scores or stack.remat is not None:
       continue
     if not (traced and table.KERNELS[kernel].interpreted):
       yield attention, pairs

@@ -235,7 +235,7 @@ def save_hf(
       the parameters are not the model's; the directory cannot be written to.
   """
   directory = pathlib.Path(directory).expanduser()
-  model_type, options = _described(model.transformer, family)
+  model_type, options = described(model.transformer, family)
   module = families.by_model_type()[model_type]
   table = families.tensors(module, model.transformer)
   leaves = trees.named_leaves(params)
@@ -278,10 +278,14 @@ def _check_params(leaves: Mapping[str, Any], wanted: Mapping[str, Any]):
     )
 
 
-def _described(
-  transformer: Transformer, family: str | None
+def described(
+  transformer: Transformer, family: str | None = None
 ) -> tuple[str, dict[str, Any]]:
-  """Returns the model_type and the options that say all of a Transformer."""
+  """Returns the model_type and the options that say all of a Transformer.
+
+  Raises:
+    ValueError: no family can, or not the one that is named.
+  """
   types = families.by_model_type()
   if family is not None:
     if family not in types:

@@ -1,5 +1,6 @@
 """Measures a training step on synthetic token ids: no data, no TensorFlow."""
 
+import contextlib
 import resource
 import statistics
 import sys
@@ -16,6 +17,7 @@ from t5x_lite.devices.layout import Layout
 from t5x_lite.files.slow import announced
 from t5x_lite.model import Model
 from t5x_lite.optim.optimizers import Optimizer
+from t5x_lite.training import peer as peers
 from t5x_lite.training import step
 
 
@@ -28,6 +30,7 @@ def bench(
   steps: int = 5,
   microbatches: int | str = 1,
   layout: Layout | None = None,
+  against: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
   """Times complete training steps: forward, backward and update.
 
@@ -39,6 +42,8 @@ def bench(
     steps: the number of timed steps, after one warmup step.
     microbatches: as in a run.
     layout: the devices; None shards the batch over all.
+    against: the same model in the words of Hugging Face (`peer.Peer`), whose
+      steps alternate with ours; None compares nothing.
 
   Returns:
     "tokens_per_s" (encoder and decoder tokens), "step_ms_median", "step_ms"
@@ -46,13 +51,21 @@ def bench(
     "pct_of_peak" (of the matmul peak, the better of two measurements before and
     after the steps), "peak_flops_per_s", "rss_mb" (peak resident memory of the
     process), "device_mb" (peak memory of the device, None if it has none of its
-    own), "compile_s", "parameters", "dtype", "kernel", "device" and "loss".
+    own), "compile_s", "parameters", "dtype", "kernel", "device" and "loss"; and
+    "against", of the peer: "tokens_per_s", "step_ms_median", "cpu_ms_median",
+    "parameters", "attention", "versions", and "ratio", our tokens per second
+    over its own.
+
+  Raises:
+    ValueError: the peer does not take such steps, or fails.
   """
   layout = layout or Layout()
   model, microbatches, described = fitting.fit(
     model, batch_size=batch_size, lengths=lengths, optimizer=optimizer,
     microbatches=microbatches, layout=layout,
   )  # fmt: skip
+  if against is not None:
+    peers.check(model, optimizer, microbatches, jax.default_backend())
   transform = optimizer.fit_steps(1000).build(model.logical_axes())
   layout = layout.fit(model.logical_axes(), model.abstract())
   with layout.activate():
@@ -73,21 +86,35 @@ def bench(
       compiled = train_step.lower(state, batch).compile()
     compile_seconds = time.perf_counter() - begun
     peaks = [matmul_peak.matmul_flops(model.transformer.dtype)]
-    seconds = []
-    with announced(
-      "timing steps", detail=lambda: f"{len(seconds)} of {1 + steps}"
-    ):
+    ours, theirs = [], []
+    with contextlib.ExitStack() as stack:
+      if against is not None:
+        peer = stack.enter_context(
+          peers.Peer(against, batch_size=batch_size, lengths=lengths)
+        )
+      stack.enter_context(
+        announced("timing steps", detail=lambda: f"{len(ours)} of {1 + steps}")
+      )
       for _ in range(1 + steps):
-        begun = time.perf_counter()
+        begun, cpu = time.perf_counter(), time.process_time()
         state, metrics = compiled(state, batch)
         jax.block_until_ready(state)
-        seconds.append(time.perf_counter() - begun)
+        took = time.perf_counter() - begun, time.process_time() - cpu
+        ours.append(took)
+        if against is not None:
+          answer = peer.step()
+          theirs.append((answer["seconds"], answer["cpu_seconds"]))
     peaks.append(matmul_peak.matmul_flops(model.transformer.dtype))
-  median = statistics.median(seconds[1:])
+  tokens = described["tokens_per_step"]
+  median = statistics.median(s for s, _ in ours[1:])
+  compared = {}
+  if against is not None:
+    compared["against"] = _speed(theirs[1:], tokens) | peer.about
+    of_peer = statistics.median(s for s, _ in theirs[1:])
+    compared["against"]["ratio"] = round(of_peer / median, 3)
   return {
-    "tokens_per_s": round(described["tokens_per_step"] / median, 1),
-    "step_ms_median": round(median * 1e3, 1),
-    "step_ms": [round(s * 1e3, 1) for s in seconds[1:]],
+    **_speed(ours[1:], tokens),
+    "step_ms": [round(s * 1e3, 1) for s, _ in ours[1:]],
     "flops_per_s": described["flops_per_step"] / median,
     "pct_of_peak": round(
       100 * described["flops_per_step"] / median / max(peaks), 1
@@ -104,6 +131,17 @@ def bench(
     "kernel": ", ".join(described["kernels"]),
     "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     "loss": float(metrics.terms["loss"].mean()),
+    **compared,
+  }
+
+
+def _speed(times, tokens) -> dict[str, float]:
+  """Returns the medians of steps' (seconds, seconds of all threads)."""
+  wall, cpu = (statistics.median(column) for column in zip(*times, strict=True))
+  return {
+    "tokens_per_s": round(tokens / wall, 1),
+    "step_ms_median": round(wall * 1e3, 1),
+    "cpu_ms_median": round(cpu * 1e3, 1),
   }
 
 

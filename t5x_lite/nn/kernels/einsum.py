@@ -18,7 +18,7 @@ from t5x_lite.nn.kernels.visibility import Visibility
 SUM = "sum_over_batch"
 
 # Finite, so that a row that sees nothing (padding) stays finite too.
-_HIDDEN = -1e30
+HIDDEN = -1e30
 
 
 def attend(
@@ -92,7 +92,7 @@ def _probabilities(
     logits = soft_cap * jnp.tanh(logits / soft_cap)
   if bias_BKGTS is not None:
     logits += bias_BKGTS
-  logits = jnp.where(mask_B11TS, logits, _HIDDEN)
+  logits = jnp.where(mask_B11TS, logits, HIDDEN)
   if sink_N is None:
     # float32: a bfloat16 softmax loses mass past 4k keys.
     return jax.nn.softmax(logits, axis=-1)
@@ -156,7 +156,7 @@ def _mix_backward(residuals, g):
     full = dlogits.reshape(*dlogits.shape[:2], -1, *mask.shape[-2:])
     # The barrier sums now: fused into what adds up the layers, the sum would
     # keep the T x S array of every layer alive.
-    dbias = jax.lax.optimization_barrier(_sum_to(bias.shape, full))
+    dbias = jax.lax.optimization_barrier(sum_to(bias.shape, full))
   dlogits = dlogits.astype(q.dtype)
   dq = jnp.einsum("BKMS,BKSH->BKMH", dlogits, k)
   dk = jnp.einsum("BKMH,BKMS->BKHS", q, dlogits).swapaxes(-1, -2)
@@ -166,8 +166,13 @@ def _mix_backward(residuals, g):
 _mix.defvjp(_mix_forward, _mix_backward)
 
 
-def _sum_to(shape, x):
-  """Sums x over the dims that are 1 in `shape`; the inverse of broadcasting."""
+def sum_to(shape, x):
+  """Sums x over the dims that are 1 in `shape`; the inverse of broadcasting.
+
+  Args:
+    shape: what x, of five dims, was broadcast from.
+    x: the gradient.
+  """
   if shape[0] == 1 != x.shape[0]:
     # As a product with ones: XLA's CPU backend sums over a leading dim at a
     # tenth of the memory's speed.

@@ -21,7 +21,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from t5x_lite.nn.kernels.flash_plan import LANES, Plan, within
+from t5x_lite.nn.kernels.flash_plan import LANES, Plan
 
 # Finite, so that a query that sees nothing stays finite too.
 HIDDEN = -1e30
@@ -108,7 +108,7 @@ def visible(
   key_segment = jnp.where(key_code > 1, key_code >> 1, -1)
   seen = query_segment == key_segment
   distance = distances(plan, i, j, keys_down=keys_down)
-  allowed = within(plan.pattern, distance, distance)
+  allowed = plan.pattern.within(distance, distance)
   if allowed is None:
     return seen
   return seen & (allowed | (key_code & 1 == 1))

@@ -1,8 +1,6 @@
 """How the flash kernels cut attention into blocks, and what that costs."""
 
 import dataclasses
-import functools
-import operator
 from typing import NamedTuple
 
 import jax
@@ -39,26 +37,6 @@ class Plan:
   soft_cap: float | None
   gpu: bool
   interpret: bool
-
-
-def within(pattern: Pattern, least, greatest):
-  """Tells whether a pattern allows some distance from least to greatest.
-
-  Args:
-    pattern: of the attention rule, its prefix aside.
-    least, greatest: relative distances, key minus query.
-
-  Returns:
-    bool, or None where the pattern allows every distance.
-  """
-  limits = []
-  if pattern.causal or pattern.window is not None:
-    limits.append(least <= 0)
-  if pattern.window is not None:
-    limits.append(greatest > -pattern.window)
-  if pattern.radius is not None:
-    limits.append((greatest >= -pattern.radius) & (least <= pattern.radius))
-  return functools.reduce(operator.and_, limits) if limits else None
 
 
 def block_size(length: int) -> int:
@@ -110,7 +88,7 @@ def _pattern_blocks(plan, length, key_length):
   first_key = np.arange(0, key_length, plan.keys)
   offset = first_key - first_query
   least, greatest = offset - plan.queries + 1, offset + plan.keys - 1
-  allowed = within(plan.pattern, least, greatest)
+  allowed = plan.pattern.within(least, greatest)
   return np.ones(offset.shape, bool) if allowed is None else allowed
 
 

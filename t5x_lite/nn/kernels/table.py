@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import jax
 
-from t5x_lite.nn.kernels import cudnn, einsum, flash, partition, splash
+from t5x_lite.nn.kernels import blocked, cudnn, einsum, flash, partition, splash
 from t5x_lite.nn.kernels.visibility import Pattern
 
 AUTO = "auto"
@@ -57,6 +57,8 @@ class Kernel:
     soft_cap, sink, dropout, cached: whether it takes them.
     even_lengths: whether lengths must be even.
     reads_mask, reads_bias: whether it reads the mask, and the bias, as arrays.
+    keeps_scores: whether the backward pass reads the probabilities that the
+      forward pass has computed.
     shortest: queries and keys from which on "auto" takes it.
   """
 
@@ -74,6 +76,7 @@ class Kernel:
   even_lengths: bool = False
   reads_mask: bool = False
   reads_bias: bool = False
+  keeps_scores: bool = False
   shortest: int = 128
 
   def compiles_for(self, platform: str) -> bool:
@@ -125,10 +128,15 @@ KERNELS = {
     patterns=("full", "causal", "window", "local", "prefix"),
     biases=("buckets", "slopes"), soft_cap=True, sink=True, shortest=64,
   ),
+  "blocked": Kernel(
+    run=blocked.attend, platforms=("cpu",),
+    patterns=("full", "causal", "window", "local", "prefix"),
+    soft_cap=True, sink=True, reads_bias=True, keeps_scores=True, shortest=256,
+  ),
   "einsum": Kernel(
     run=einsum.attend,
     soft_cap=True, sink=True, dropout=True, cached=True,
-    reads_mask=True, reads_bias=True, shortest=0,
+    reads_mask=True, reads_bias=True, keeps_scores=True, shortest=0,
   ),
 }  # fmt: skip
 

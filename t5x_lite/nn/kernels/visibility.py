@@ -7,6 +7,7 @@ queries x keys is needed; rules without a pattern have only their mask.
 
 import dataclasses
 import functools
+import operator
 from typing import NamedTuple
 
 import jax
@@ -42,6 +43,45 @@ class Pattern(NamedTuple):
     if self.radius is not None:
       return "local"
     return "causal" if self.causal else "full"
+
+  def within(self, least, greatest):
+    """Tells whether some distance from least to greatest is allowed.
+
+    Args:
+      least, greatest: relative distances, key minus query.
+
+    Returns:
+      bool, or None where every distance is allowed. The prefix is left aside.
+    """
+    limits = []
+    if self.causal or self.window is not None:
+      limits.append(least <= 0)
+    if self.window is not None:
+      limits.append(greatest > -self.window)
+    if self.radius is not None:
+      limits.append((greatest >= -self.radius) & (least <= self.radius))
+    return functools.reduce(operator.and_, limits) if limits else None
+
+  def reach(self, first: int, end: int, keys: int) -> tuple[int, int]:
+    """Returns the first key, and the end, that queries may see.
+
+    Args:
+      first, end: the queries' indices, [first, end).
+      keys: the number of all keys.
+    """
+    start, stop = 0, keys
+    if self.prefix:
+      return start, stop
+    if self.causal or self.window is not None:
+      stop = min(stop, end)
+    if self.window is not None:
+      start = max(start, first + 1 - self.window)
+    if self.radius is not None:
+      start, stop = (
+        max(start, first - self.radius),
+        min(stop, end + self.radius),
+      )
+    return start, stop
 
 
 @jax.tree_util.register_dataclass

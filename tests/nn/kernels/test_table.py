@@ -27,30 +27,35 @@ CASE = Case(
 
 
 @pytest.mark.parametrize(
-  "changes, on_tpu, on_gpu",
+  "changes, on_tpu, on_gpu, on_cpu",
   [
-    ({}, "splash", "cudnn"),
-    ({"pattern": pattern(Full()), "key_length": 1024}, "splash", "cudnn"),
-    ({"pattern": pattern(Window(64))}, "splash", "cudnn"),
-    ({"pattern": pattern(PrefixCausal())}, "splash", "flash"),
-    ({"pattern": None}, "einsum", "einsum"),
-    ({"soft_cap": True}, "splash", "flash"),
-    ({"sink": True}, "splash", "flash"),
-    ({"dropout": True}, "einsum", "einsum"),
-    ({"cached": True}, "einsum", "einsum"),
-    ({"dtype": "float32"}, "splash", "flash"),
-    ({"head_dim": 68}, "splash", "flash"),
-    ({"bias": "array"}, "einsum", "cudnn"),
-    ({"bias": "buckets", "pattern": pattern(Full())}, "flash", "cudnn"),
-    ({"bias": "slopes", "sink": True}, "flash", "flash"),
-    ({"key_length": 511}, "splash", "flash"),
-    ({"query_length": 64}, "flash", "flash"),
-    ({"query_length": 63}, "einsum", "einsum"),
+    ({}, "splash", "cudnn", "blocked"),
+    ({"pattern": pattern(Full()), "key_length": 1024}, "splash", "cudnn",
+     "blocked"),
+    ({"pattern": pattern(Window(64))}, "splash", "cudnn", "blocked"),
+    ({"pattern": pattern(PrefixCausal())}, "splash", "flash", "blocked"),
+    ({"pattern": None}, "einsum", "einsum", "einsum"),
+    ({"soft_cap": True}, "splash", "flash", "blocked"),
+    ({"sink": True}, "splash", "flash", "blocked"),
+    ({"dropout": True}, "einsum", "einsum", "einsum"),
+    ({"cached": True}, "einsum", "einsum", "einsum"),
+    ({"dtype": "float32"}, "splash", "flash", "blocked"),
+    ({"head_dim": 68}, "splash", "flash", "blocked"),
+    ({"bias": "array"}, "einsum", "cudnn", "blocked"),
+    ({"bias": "buckets", "pattern": pattern(Full())}, "flash", "cudnn",
+     "blocked"),
+    ({"bias": "slopes", "sink": True}, "flash", "flash", "blocked"),
+    ({"key_length": 511}, "splash", "flash", "blocked"),
+    ({"key_length": 255}, "splash", "flash", "einsum"),
+    ({"query_length": 64}, "flash", "flash", "einsum"),
+    ({"query_length": 63}, "einsum", "einsum", "einsum"),
   ],
-)
-def test_auto_takes_the_fused_kernel_that_serves(changes, on_tpu, on_gpu):
+)  # fmt: skip
+def test_auto_takes_the_fused_kernel_that_serves(
+  changes, on_tpu, on_gpu, on_cpu
+):
   case = dataclasses.replace(CASE, **changes)
-  assert choose("auto", case, "cpu") == "einsum"
+  assert choose("auto", case, "cpu") == on_cpu
   assert choose("auto", case, "tpu") == on_tpu
   assert choose("auto", case, "gpu") == on_gpu
 

@@ -15,6 +15,7 @@
 
 import dataclasses
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -27,10 +28,10 @@ COLLECTIVES = (
   "all-gather", "all-reduce", "reduce-scatter", "all-to-all",
   "ragged-all-to-all", "collective-permute", "collective-broadcast",
 )  # fmt: skip
-_NO_MODULE = (
-  "while", "body", "cond", "closed_call", "eval_jaxpr", "checkpoint", "remat",
-  "rematted_computation", "shard_map",
-)  # fmt: skip
+_NO_MODULE = re.compile(
+  r"while|body|cond|branch_\d+_fun|closed_call|eval_jaxpr|checkpoint|remat|"
+  r"rematted_computation|shard_map"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,10 +112,11 @@ def module(op_name: str) -> str:
 
   "head" has the loss too, and "update" all that follows the gradient.
   """
-  names = op_name.split("/")[1:-1]
+  # Triton's operations end in the kernel's name and this.
+  names = op_name.removesuffix("/pallas_call").split("/")[1:-1]
   if "Transformer.embed" in names:
     return "token_embedding"
-  plain = [n for n in names if "(" not in n and n not in _NO_MODULE]
+  plain = [n for n in names if "(" not in n and not _NO_MODULE.fullmatch(n)]
   if any("jvp(" in name for name in names):
     return model_structure.component_of_scope(plain)
   found = model_structure.component_of_scope(plain)

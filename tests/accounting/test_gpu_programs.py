@@ -75,6 +75,14 @@ custom_call_target="__cublas$lt$matmul", backend_config={{\
   assert seconds(8, 2048) == pytest.approx(nbytes / H100.chip.hbm_bytes_per_s)
 
 
+@pytest.mark.parametrize(
+  "inside", ["shard_map/cond/branch_1_fun/x", "flash_forward/pallas_call"]
+)
+def test_a_kernel_is_of_the_attention_that_it_is_called_from(inside):
+  name = f"jit(step)/jvp(decode)/decoder/layer_0/attention/{inside}"
+  assert program_costs.module(name) == "decoder/attention_scores"
+
+
 @pytest.mark.parametrize("name, matmuls", [("", 2), ("Backward", 5)])
 def test_cudnn_computes_the_pairs_that_the_rule_lets_attend(name, matmuls):
   costs = costs_of(

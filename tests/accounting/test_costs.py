@@ -364,6 +364,20 @@ def test_cudnn_keeps_no_scores_and_computes_them_again():
   assert saved == 2 * 3 * 4 * 15 * 15 * 2
 
 
+@pytest.mark.parametrize("build", [tiny.llama, tiny.t5])
+def test_with_a_fused_kernel_memory_grows_as_the_length_not_its_square(build):
+  model = build(scan=True, loss=CrossEntropy(chunk_tokens=8))
+
+  def activations(platform, length):
+    return costs.device_bytes(
+      model, batch_size=2, lengths={"inputs": 128, "targets": length},
+      optimizer=None, microbatches=1, platform=platform, layout=None,
+    )["activations"]  # fmt: skip
+
+  assert activations("tpu", 1024) < 2.1 * activations("tpu", 512)
+  assert activations("cpu", 1024) > 3 * activations("cpu", 512)
+
+
 def test_account_can_be_written_as_json():
   account = describe(tiny.t5(), optimizer=ADAMW)
   assert json.loads(json.dumps(account)) == account

@@ -22,6 +22,8 @@ def main():
   config = transformers.AutoConfig.for_model(**options)
   torch.manual_seed(0)
   model = getattr(transformers, options["architectures"][0])(config)
+  if not options.get("tie_word_embeddings", True):
+    _untie(torch, model)
   model.train()
   batch = _batch(torch, config, settings)
   step = _step(torch, model, batch, settings)
@@ -40,6 +42,13 @@ def main():
       cpu_seconds=time.process_time() - cpu,
       loss=loss,
     )
+
+
+def _untie(torch, model):
+  """Gives the head weights of its own: transformers 5 ties those of any T5."""
+  head = model.get_output_embeddings()
+  if head is not None and head.weight is model.get_input_embeddings().weight:
+    head.weight = torch.nn.Parameter(head.weight.detach().clone())
 
 
 def _batch(torch, config, settings):

@@ -12,8 +12,8 @@ FLAGS = {
   # v6e:4x4 19% -> 23% MFU; T5 XL on v5e:4x4 22% -> 26%.
   "xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000",
   # Sums of gradients run beside the compute that follows, which those larger
-  # than 1 MiB can only do one by one. Two matmuls a layer, FSDP on v5e:4x4:
-  # 0.75 -> 0.49 ms of waiting for all-reduces.
+  # than 1 MiB can only do one by one. LLaMA 7B on v5p:4x4x4 62.3% -> 66.4% MFU,
+  # 0.050 -> 0.013 s of waiting for all-reduces.
   "xla_enable_async_all_reduce": "true",
   "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": "true",
   "xla_jf_crs_combiner_threshold_in_bytes": "1048576",

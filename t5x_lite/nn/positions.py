@@ -205,9 +205,11 @@ class Rope(PositionEncoding):
     if self.scaling is not None:
       frequency = self.scaling.frequencies(frequency, self.base)
       amplitude = self.scaling.amplitude
-    sin, cos = (
-      amplitude * wave for wave in _sin_cos(tokens.position, frequency)
+    # float32: positions past 256 are not exact in bfloat16.
+    angle_B1Th = (tokens.position[:, None, :, None] * frequency).astype(
+      jnp.float32
     )
+    sin, cos = amplitude * jnp.sin(angle_B1Th), amplitude * jnp.cos(angle_B1Th)
     if partition.platform() == "tpu":
       return _turned_by_matmul(x_BNTH, sin, cos, self.interleaved)
     x32 = x_BNTH[..., :dims].astype(jnp.float32)
@@ -257,21 +259,6 @@ def _turned_by_matmul(x_BNTH, sin_B1Th, cos_B1Th, interleaved):
   turned_BNTH = x_BNTH.astype(jnp.float32) * spread(cos_B1Th, 1)
   turned_BNTH += swapped_BNTH * spread(sin_B1Th, 0)
   return turned_BNTH.astype(x_BNTH.dtype)
-
-
-def _sin_cos(position_BT, frequency_h):
-  """Returns sines and cosines of the angles, float32 [B, 1, T, h] each."""
-
-  def of_row(position_T):
-    # float32: positions past 256 are not exact in bfloat16.
-    angle_Th = (position_T[:, None] * frequency_h).astype(jnp.float32)
-    return jnp.sin(angle_Th)[None], jnp.cos(angle_Th)[None]
-
-  # A loop, which XLA's CPU backend does not fuse: fused into the rotations,
-  # sines and cosines would be computed again for every head, and backward too.
-  if partition.is_one_cpu() and position_BT.shape[1] > 1:
-    return jax.lax.map(of_row, position_BT)
-  return jax.vmap(of_row)(position_BT)
 
 
 class Sinusoidal(PositionEncoding):

@@ -46,12 +46,6 @@ def platform() -> str:
   return device.platform if device else jax.default_backend()
 
 
-def is_one_cpu() -> bool:
-  """Tells whether the program at hand is compiled for a CPU, as one device."""
-  mesh = jax.sharding.get_abstract_mesh()
-  return platform() == "cpu" and (mesh.empty or mesh.size == 1)
-
-
 def ways(axis: str, size: int) -> int:
   """Returns how many shares a dim of this logical axis and size has."""
   return sharding.shards(_dividing(axis, size))

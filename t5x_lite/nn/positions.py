@@ -254,10 +254,9 @@ def _turned_by_matmul(x_BNTH, sin_B1Th, cos_B1Th, interleaved):
   swapped_BNTH = jnp.einsum(
     "BNTH,HI->BNTI", x_BNTH, swap_HH.astype(x_BNTH.dtype),
     precision=jax.lax.Precision.HIGHEST if exact else None,
-    preferred_element_type=jnp.float32,
   )  # fmt: skip
   turned_BNTH = x_BNTH.astype(jnp.float32) * spread(cos_B1Th, 1)
-  turned_BNTH += swapped_BNTH * spread(sin_B1Th, 0)
+  turned_BNTH += swapped_BNTH.astype(jnp.float32) * spread(sin_B1Th, 0)
   return turned_BNTH.astype(x_BNTH.dtype)
 
 

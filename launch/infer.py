@@ -93,9 +93,11 @@ def main(values, arguments):
       "--num_samples works with --text only; for a file, run the command once "
       "per --seed"
     )
-  from launch import session
-  from t5x_lite import decoding
-  from t5x_lite.inference import infer
+  from launch import environment, session
+
+  with environment.importing():
+    from t5x_lite import decoding
+    from t5x_lite.inference import infer
 
   flag_checks.fit(values, decoding.Sample, "temperature", "top_k", "top_p")
   flag_checks.fit(values, infer.Generate, "max_new_tokens", "seed")

@@ -48,19 +48,20 @@ def _contract(x, w, axes, dims):
   left to itself, gathers some kernels twice in a backward pass that computes a
   layer again.
   """
-  return jnp.tensordot(x, sharding.gathered(w, axes), dims)
+  return _contract_forward(x, w, axes, dims)[0]
 
 
 def _contract_forward(x, w, axes, dims):
-  # Not the gathered kernel, which would be kept for the backward pass.
-  return _contract(x, w, axes, dims), (x, w)
+  # The product itself, not a call of _contract, in which a policy of what is
+  # saved would not see it. Not the gathered kernel, which would be kept.
+  return jnp.tensordot(x, sharding.gathered(w, axes), dims), (x, w)
 
 
 def _contract_backward(axes, dims, residuals, g):
   x, w = residuals
   whole = sharding.gathered(w, axes)
-  _, pull_back = jax.vjp(lambda x, w: jnp.tensordot(x, w, dims), x, whole)
-  dx, dw = pull_back(g)
+  (dx,) = jax.linear_transpose(lambda x: jnp.tensordot(x, whole, dims), x)(g)
+  (dw,) = jax.linear_transpose(lambda w: jnp.tensordot(x, w, dims), whole)(g)
   return dx, nn.with_logical_constraint(dw, axes)
 
 

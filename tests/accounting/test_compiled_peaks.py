@@ -75,6 +75,7 @@ STEPS = {
   "llama_7b_full": llama("full"),
   "llama_7b_context": llama("context"),
   "llama_7b_dots": llama("dots"),
+  "llama_7b_dots_and_context": llama("dots_and_context"),
   "llama_7b_v6e": llama(
     "dots_and_context", topology="v6e:4x4", batch_size=32
   ),

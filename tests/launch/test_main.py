@@ -118,5 +118,12 @@ def test_a_reader_that_leaves_is_no_error():
   assert not done.stderr
 
 
+def test_a_command_that_loads_tensorflow_says_nothing_of_it():
+  done = t5x_lite("infer", "--model_dir=/nonesuch", "--text=x")
+  assert done.returncode == 2
+  assert done.stderr
+  assert all(x.startswith("t5x_lite: ") for x in done.stderr.splitlines())
+
+
 def test_version():
   assert t5x_lite("--version").stdout.startswith("t5x_lite 0.")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
+from t5x_lite.nn import remat
 from t5x_lite.nn.kernels import partition
 from t5x_lite.nn.linear import Dense, FanIn, Normal, matmul
 
@@ -80,6 +81,27 @@ def test_dense_contracts_and_makes_several_dims(
   np.testing.assert_allclose(
     dx, jnp.einsum("nhde,btde->btnh", params["kernel"], g), rtol=1e-4, atol=1e-4
   )
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+@pytest.mark.parametrize(("policy", "products"), [("dots", 3), ("full", 4)])
+def test_what_a_policy_saves_is_not_computed_again(
+  monkeypatch, policy, products, platform
+):
+  monkeypatch.setattr(partition, "platform", lambda: platform)
+  dense = Dense((5,), (7,), ("embed", "mlp"))
+
+  def loss(kernel, x):
+    y = dense.apply({"params": {"kernel": kernel}}, x)
+    return jnp.sum(jnp.sin(y))
+
+  policy = remat.POLICIES[policy]
+  kept = jax.checkpoint(loss, policy=policy)
+  gradients = jax.make_jaxpr(jax.grad(kept, (0, 1)))(
+    normal(5, 7), normal(2, 3, 5)
+  )
+  # One forward, two backward, and one more where the output is not saved.
+  assert str(gradients).count("dot_general[") == products
 
 
 @pytest.mark.parametrize("init_scale", [1.0, 0.25])

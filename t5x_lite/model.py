@@ -293,6 +293,8 @@ class Model:
   def _apply(self, forward, params, key=None, collect=()):
     """Returns what `forward` gives, and what the modules sow in `collect`."""
     rngs = {} if key is None else {"dropout": key}
+    # Modules read float32, whatever `param_dtype` is.
+    params = jax.tree.map(lambda x: x.astype(jnp.float32), params)
     apply = nn.apply(forward, self.transformer, mutable=list(collect))
     return apply({"params": params}, rngs=rngs)
 

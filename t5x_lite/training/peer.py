@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
+from t5x_lite.files import json_text
 from t5x_lite.files.slow import announced
 from t5x_lite.model import Model
 from t5x_lite.optim.optimizers import AdamW, Optimizer
@@ -57,7 +58,7 @@ class Peer:
       "options": options, "batch_size": batch_size, "lengths": lengths
     }  # fmt: skip
     with announced("starting transformers"):
-      self.about = self._ask(json.dumps(settings))
+      self.about = self._ask(json_text.dumps(settings))
 
   def step(self) -> dict[str, float]:
     """Takes a step; returns "seconds", "cpu_seconds" and "loss"."""

@@ -142,21 +142,27 @@ def device_bytes(
     )
     parts = {axis: layout.parts(axis) for axis in parts}
     row_parts = layout.parts("batch")
-  param_bytes, state_bytes = _nbytes(held), 0
+  # A step computes with float32 parameters, whatever dtype they are kept in.
+  params, gradients = (
+    jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), tree)
+    for tree in (params, held)
+  )
+  param_bytes, gradient_bytes = _nbytes(held), _nbytes(gradients)
+  state_bytes = 0
   if optimizer is not None:
     state = jax.eval_shape(optimizer.build(axes).init, params)
     # It is sharded as the parameters are.
-    state_bytes = _nbytes(state) * param_bytes // _nbytes(params)
+    state_bytes = _nbytes(state) * gradient_bytes // _nbytes(params)
   stacks = model_structure.stacks(model)
   scan = platform != "cpu" and any(stack.scan for stack in stacks)
   copies, itemsize = 0, jnp.dtype(model.transformer.dtype).itemsize
   if scan and itemsize < 4:
-    copies = _layers_bytes(held) * itemsize // 4
+    copies = _layers_bytes(gradients) * itemsize // 4
   shared_rows = -(-batch_size // row_parts)
   sizes = {
     "parameters": param_bytes,
     # With microbatches, the sum of gradients is kept beside the newest ones.
-    "gradients": param_bytes * (1 if microbatches == 1 else 2),
+    "gradients": gradient_bytes * (1 if microbatches == 1 else 2),
     "optimizer": state_bytes,
     "activations": copies
     + _known(

@@ -13,7 +13,7 @@ from t5x_lite.optim import AdamW
 from tests import tiny
 
 OPTIMIZER = AdamW(learning_rate=1e-3)
-BATCH, LENGTHS = 32, {"targets": 64}
+BATCH, LENGTHS = 16, {"targets": 64}
 MODEL = tiny.palm(num_layers=8, scan=True, remat="auto")
 
 

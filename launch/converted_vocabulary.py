@@ -145,7 +145,7 @@ def _bytes(files, *, is_encoder_decoder) -> _Table:
 
 
 def _sentencepiece(files, *, is_encoder_decoder) -> _Table:
-  from tasks import sentencepiece_models
+  from t5x_lite.data.vocabularies import sentencepiece_models
 
   model = sentencepiece_models.load(files.path.read_bytes(), str(files.path))
   size = model.GetPieceSize()
@@ -181,14 +181,14 @@ def _sentencepiece(files, *, is_encoder_decoder) -> _Table:
 
 
 def _huggingface(files, *, is_encoder_decoder) -> _Table | None:
-  from tasks import hf_vocabulary
+  from t5x_lite.data.vocabularies import tokenizer_json
 
   # Built here only to look up ids and the offset.
   eos = files.after[-1] if files.after else files.eos
   settings = {"path": str(files.path.absolute()), "extra_ids": 0}
   if eos is not None:
     settings["eos"] = eos
-  vocabulary = hf_vocabulary.HuggingFaceTokenizer(**settings)
+  vocabulary = tokenizer_json.TokenizerJson(**settings)
   find = vocabulary.tokenizer.token_to_id
   missing = [token for token in files.added.values() if find(token) is None]
   if missing:

@@ -45,7 +45,11 @@ MAY_IMPORT = {
 # Leaves, of neither models nor data, which `tasks` shares.
 _LEAVES = (
   "t5x_lite.checks", "t5x_lite.files.near_names", "t5x_lite.files.text_files",
-  "t5x_lite.data.sentinels",
+  "t5x_lite.data.sentinels", "t5x_lite.data.vocabularies.byte",
+  "t5x_lite.data.vocabularies.converted",
+  "t5x_lite.data.vocabularies.sentence_pieces",
+  "t5x_lite.data.vocabularies.sentencepiece_models",
+  "t5x_lite.data.vocabularies.tokenizer_json",
 )  # fmt: skip
 
 # Where seqio and TensorFlow are imported. Of `data` and `inference`, only in

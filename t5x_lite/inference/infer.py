@@ -20,12 +20,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import seqio
-import tensorflow as tf
 from jax.experimental import multihost_utils
 
-from t5x_lite.data import feature_converters
-from t5x_lite.data.resolved_task import ResolvedTask
+from t5x_lite.data import rows
+from t5x_lite.data.vocabulary_record import Task
 from t5x_lite.devices.layout import Layout
 from t5x_lite.files import text_files
 from t5x_lite.files.text_files import Record
@@ -39,7 +37,7 @@ __all__ = ["Codec", "Generate", "Score", "codec", "run", "run_file"]
 
 
 def codec(
-  task: ResolvedTask,
+  task: Task,
   row_format: RowFormat,
   lengths: Mapping[str, int],
   *,
@@ -92,17 +90,13 @@ def codec(
   )
 
 
-def _delimiter(task: ResolvedTask, given: str | None) -> str:
+def _delimiter(task: Task, given: str | None) -> str:
   """Returns the text between inputs and the targets that continue them."""
-  found = {
-    getattr(part, "delimiter", " ")
-    for part in task.parts
-    if not _ends_inputs(part)
-  }
+  found = task.delimiters
   if given is None and len(found) > 1:
     raise ValueError(
       f"the tasks of {task.name} have {len(found)} different delimiters "
-      f"({', '.join(map(repr, sorted(found)))}): set delimiter to one of them"
+      f"({', '.join(map(repr, found))}): set delimiter to one of them"
     )
   if given is not None and not found:
     raise ValueError(
@@ -110,11 +104,6 @@ def _delimiter(task: ResolvedTask, given: str | None) -> str:
       "with EOS, so targets are a separate text; leave it out"
     )
   return given if given is not None else min(found, default=" ")
-
-
-def _ends_inputs(task: seqio.Task) -> bool:
-  inputs = task.output_features.get("inputs")
-  return inputs is not None and inputs.add_eos
 
 
 def run(
@@ -229,34 +218,30 @@ def _run(job, params, read, first_id, *, batch_size, layout):
   """Yields the results of each batch of the records that `read` reads."""
   batch_size = batched.round_up(batch_size, layout)
   records = read()
-  for row_ids, rows in batched.compute(
+  for row_ids, found in batched.compute(
     functools.partial(job.compute, params),
     _batches(job, read, first_id, batch_size),
     batch_size=batch_size,
     layout=layout,
   ):
     yield [
-      job.result(record.fields, {name: row[i] for name, row in rows.items()})
+      job.result(record.fields, {name: x[i] for name, x in found.items()})
       for i, record in enumerate(itertools.islice(records, len(row_ids)))
     ]
 
 
 def _batches(job, read, first_id, batch_size):
   """Converts records to the model's features; yields (row ids, batch)."""
-  spec = tf.TensorSpec([None], tf.int32)
-  ds = tf.data.Dataset.from_generator(
-    lambda: map(job.encode, read()),
-    output_signature={"inputs": spec, "targets": spec},
-  )
-  convert = feature_converters.converter(
-    job.codec.row_format,
-    pack=False,
-    **feature_converters.starts(job.codec.targets.vocabulary),
-  )
-  ds = convert(ds, job.lengths)
-  for batch in ds.batch(batch_size).prefetch(2).as_numpy_iterator():
-    next_id = first_id + len(next(iter(batch.values())))
-    yield np.arange(first_id, next_id, dtype=np.int32), batch
+  of_rows = rows.starts(job.codec.targets.vocabulary)
+  records = read()
+  while batch := list(itertools.islice(records, batch_size)):
+    examples = [job.encode(record) for record in batch]
+    next_id = first_id + len(batch)
+    row_ids = np.arange(first_id, next_id, dtype=np.int32)
+    yield (
+      row_ids,
+      rows.lay_out(job.codec.row_format, examples, job.lengths, **of_rows),
+    )
     first_id = next_id
 
 

@@ -109,7 +109,7 @@ def main(values, arguments):
       f"--top_k={values.top_k} is more than the {vocab_size} tokens of the "
       "vocabulary: give fewer, or leave it out"
     )
-  sampler = _sampler(values, restored.run.sampler)
+  sampler = _sampler(values, restored.sampler)
   if samples > 1 and sampler == decoding.GREEDY:
     raise ValueError(
       f"--num_samples={samples} needs sampling, as greedy samples are all the "
@@ -120,7 +120,7 @@ def main(values, arguments):
     codec=restored.codec(truncate=values.truncate),
     max_new_tokens=values.max_new_tokens,
     sampler=sampler,
-    constraints=restored.run.constraints,
+    constraints=restored.constraints,
     seed=values.seed,
   )
   texts = [{"text": blanks(t)} for t in values.text for _ in range(samples)]

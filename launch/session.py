@@ -1,11 +1,14 @@
 """Holds the steps that commands share: configuration, processes, runs."""
 
 import dataclasses
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
 
-from launch import config, environment, rundir
+from launch import config, environment, gin_slice, rundir
+from t5x_lite.files.slow import announced
 
 
 def load(values):
@@ -46,7 +49,7 @@ def _recorded(model_dir) -> epath.Path | None:
   return path if path.exists() else None
 
 
-def _read(values, recorded):
+def _read(values, recorded, needed=None):
   with environment.importing():  # A file may import tasks.
     config.load(
       values.gin_file,
@@ -57,6 +60,7 @@ def _read(values, recorded):
       # `plan` is of devices that are not here.
       accelerator=True if "topology" in values else None,
       started_with=_recorded(values.model_dir) if _names_run(values) else None,
+      needed=needed,
     )
 
 
@@ -71,16 +75,43 @@ def start_processes(values):
   )
 
 
-@dataclasses.dataclass(frozen=True)
-class Restored:
-  """A run's model with the parameters of one of its checkpoints."""
+# What describes how a run reads and writes text, and no more: reading the rest
+# would import the run's tasks, and with them TensorFlow.
+_OF_TEXT = gin_slice.Needed(
+  roots=("run.Run", "model.Model"),
+  parameters={
+    "run.Run": ("model", "train", "layout", "sampler", "constraints"),
+    "data.Data": ("lengths", "batch_size"),
+  },
+  added={"data.Data.task": "recorded"},
+)
 
-  run: Any
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Restored:
+  """Holds a run's model with the parameters of one of its checkpoints.
+
+  Attributes:
+    task: a `TextTask`, or a `ResolvedTask` if all of the run was read.
+    model: with a vocabulary of known size.
+    params: the model's.
+    layout: the devices that the parameters are on.
+    step: of the checkpoint.
+    lengths: of the task's features.
+    sampler: the run's.
+    constraints: the run's.
+    run: the whole `Run`; None if the run's record was enough.
+  """
+
   task: Any
   model: Any
   params: Any
   layout: Any
   step: int
+  lengths: Mapping[str, int]
+  sampler: Any
+  constraints: Any
+  run: Any = None
 
   def codec(self, *, truncate=False, delimiter=None):
     """Returns what turns texts into the run's tokens and back."""
@@ -89,14 +120,41 @@ class Restored:
     return infer.codec(
       self.task,
       self.model.row_format,
-      self.run.train.lengths,
+      self.lengths,
       truncate=truncate,
       delimiter=delimiter,
     )
 
 
 def restore(values) -> Restored:
-  """Builds the run that a command's flags name and reads its parameters.
+  """Builds the model of a run and reads its parameters, to read and write text.
+
+  What the run records of its task is enough. If it records nothing (it is of an
+  earlier version, or has a vocabulary of the user's own class), or if flags
+  change more than the model, sampling and layout, it is restored as a whole.
+
+  Raises:
+    ValueError: there is no run, or no checkpoint that fits it.
+  """
+  from t5x_lite.data import vocabulary_record
+
+  recorded = _recorded(values.model_dir)
+  if recorded is None or not _changes_little(values):
+    return restore_all(values)
+  task = vocabulary_record.read(values.model_dir)
+  if task is None:
+    with announced("reading the run's tasks, of which it has no record"):
+      return restore_all(values)
+  _read(values, recorded, needed=_OF_TEXT)
+  start_processes(values)
+  environment.keep_programs()
+  from t5x_lite.training import run as run_lib
+
+  return _restored(values, task, config.bound(run_lib.Run))
+
+
+def restore_all(values) -> Restored:
+  """Builds a run, with its tasks, and reads its parameters.
 
   Raises:
     ValueError: there is no run, or no checkpoint that fits it.
@@ -112,11 +170,39 @@ def restore(values) -> Restored:
   run = config.build(run_lib.Run)
   task = resolve(run.train.task)
   vocabulary_record.check(task, values.model_dir)
-  model = run.model.fit_vocabulary(task.vocab_size)
-  params, layout, step = read_params(
-    model, run.layout, values.model_dir, values.step
+  settings = {f.name: getattr(run, f.name) for f in dataclasses.fields(run)}
+  return dataclasses.replace(_restored(values, task, settings), run=run)
+
+
+def _changes_little(values) -> bool:
+  """Tells whether flags leave a run's task and vocabulary as they are."""
+  if values.gin_file or values.gin_search_paths:
+    return False
+  about_tasks = re.compile(r"(\w+/)*data\.Data\.(task|next_stage)\b")
+  return config.names_only(values.gin_bindings, "t5x_lite") and not any(
+    about_tasks.match(binding) for binding in values.gin_bindings
   )
-  return Restored(run, task, model, params, layout, step)
+
+
+def _restored(values, task, settings) -> Restored:
+  """Reads the parameters of a run, given its settings by name."""
+  from t5x_lite import decoding
+  from t5x_lite.devices.layout import Layout
+
+  model = settings["model"].fit_vocabulary(task.vocab_size)
+  params, layout, step = read_params(
+    model, settings.get("layout", Layout()), values.model_dir, values.step
+  )
+  return Restored(
+    task=task,
+    model=model,
+    params=params,
+    layout=layout,
+    step=step,
+    lengths=settings["train"].lengths,
+    sampler=settings.get("sampler", decoding.GREEDY),
+    constraints=settings.get("constraints", decoding.UNCONSTRAINED),
+  )
 
 
 def read_params(model, layout, model_dir, step=None):

@@ -45,6 +45,7 @@ MAY_IMPORT = {
 # Leaves, of neither models nor data, which `tasks` shares.
 _LEAVES = (
   "t5x_lite.checks", "t5x_lite.files.near_names", "t5x_lite.files.text_files",
+  "t5x_lite.files.user_cache",
   "t5x_lite.data.sentinels", "t5x_lite.data.vocabularies.byte",
   "t5x_lite.data.vocabularies.converted",
   "t5x_lite.data.vocabularies.sentence_pieces",

@@ -11,20 +11,26 @@ from launch import config, environment, gin_slice, rundir
 from t5x_lite.files.slow import announced
 
 
-def load(values):
+def load(values, needed=None):
   """Reads the configuration that a command's flags name.
 
   Without --gin_file, the one that --model_dir was trained with.
+
+  Args:
+    values: the command's flags.
+    needed: what to read of a run's configuration, if flags change no more than
+      its model (gin_slice.Needed); None means all.
   """
   recorded = None
-  if not values.gin_file and _names_run(values):
+  if not values.gin_file and names_run(values):
     recorded = _recorded(values.model_dir)
     if recorded is None:
       raise ValueError(
         f"--model_dir={values.model_dir} holds no run (no {rundir.CONFIG} in "
         "it): give --gin_file, or the directory of a run"
       )
-  _read(values, recorded)
+  is_little = recorded is not None and _changes_little(values)
+  _read(values, recorded, needed=needed if is_little else None)
 
 
 def load_on_top(values):
@@ -39,7 +45,8 @@ def load_on_top(values):
     load(values)
 
 
-def _names_run(values) -> bool:
+def names_run(values) -> bool:
+  """Tells whether a command has the flag --model_dir, and it is given."""
   return "model_dir" in values and bool(values.model_dir)
 
 
@@ -59,7 +66,7 @@ def _read(values, recorded, needed=None):
       allowed=values.allow_import if recorded else (),
       # `plan` is of devices that are not here.
       accelerator=True if "topology" in values else None,
-      started_with=_recorded(values.model_dir) if _names_run(values) else None,
+      started_with=_recorded(values.model_dir) if names_run(values) else None,
       needed=needed,
     )
 

@@ -64,7 +64,7 @@ def main(values, arguments):
   options.require(values, "model_dir")
   from launch import session
 
-  restored = session.restore_all(values)
+  restored = session.restore(values)
   import jax
 
   from t5x_lite import decoding

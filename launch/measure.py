@@ -40,7 +40,7 @@ def main(values, arguments):
   options.require(values, "model_dir")
   from launch import config, session
 
-  restored = session.restore_all(values)
+  restored = session.restore(values)
   import jax
 
   from t5x_lite.ablation import measures

@@ -1,8 +1,8 @@
 """Holds the steps that commands share: configuration, processes, runs."""
 
 import dataclasses
+import pathlib
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
@@ -94,74 +94,29 @@ _OF_TEXT = gin_slice.Needed(
 )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Restored:
-  """Holds a run's model with the parameters of one of its checkpoints.
+  """Holds a run and the parameters of one of its checkpoints.
 
   Attributes:
-    task: a `TextTask`, or a `ResolvedTask` if all of the run was read.
+    run: the `Run`.
+    task: the `ResolvedTask` that it trains on.
     model: with a vocabulary of known size.
     params: the model's.
     layout: the devices that the parameters are on.
     step: of the checkpoint.
-    lengths: of the task's features.
-    sampler: the run's.
-    constraints: the run's.
-    run: the whole `Run`; None if the run's record was enough.
   """
 
+  run: Any
   task: Any
   model: Any
   params: Any
   layout: Any
   step: int
-  lengths: Mapping[str, int]
-  sampler: Any
-  constraints: Any
-  run: Any = None
-
-  def codec(self, *, truncate=False, delimiter=None):
-    """Returns what turns texts into the run's tokens and back."""
-    from t5x_lite.inference import infer
-
-    return infer.codec(
-      self.task,
-      self.model.row_format,
-      self.lengths,
-      truncate=truncate,
-      delimiter=delimiter,
-    )
 
 
 def restore(values) -> Restored:
-  """Builds the model of a run and reads its parameters, to read and write text.
-
-  What the run records of its task is enough. If it records nothing (it is of an
-  earlier version, or has a vocabulary of the user's own class), or if flags
-  change more than the model, sampling and layout, it is restored as a whole.
-
-  Raises:
-    ValueError: there is no run, or no checkpoint that fits it.
-  """
-  from t5x_lite.data import vocabulary_record
-
-  recorded = _recorded(values.model_dir)
-  if recorded is None or not _changes_little(values):
-    return restore_all(values)
-  task = vocabulary_record.read(values.model_dir)
-  if task is None:
-    with announced("reading the run's tasks, of which it has no record"):
-      return restore_all(values)
-  _read(values, recorded, needed=_OF_TEXT)
-  start_processes(values)
-  environment.keep_programs()
-  from t5x_lite.training import run as run_lib
-
-  return _restored(values, task, config.bound(run_lib.Run))
-
-
-def restore_all(values) -> Restored:
-  """Builds a run, with its tasks, and reads its parameters.
+  """Builds the run that a command's flags name and reads its parameters.
 
   Raises:
     ValueError: there is no run, or no checkpoint that fits it.
@@ -177,8 +132,73 @@ def restore_all(values) -> Restored:
   run = config.build(run_lib.Run)
   task = resolve(run.train.task)
   vocabulary_record.check(task, values.model_dir)
-  settings = {f.name: getattr(run, f.name) for f in dataclasses.fields(run)}
-  return dataclasses.replace(_restored(values, task, settings), run=run)
+  model = run.model.fit_vocabulary(task.vocab_size)
+  params, layout, step = read_params(
+    model, run.layout, values.model_dir, values.step
+  )
+  return Restored(run, task, model, params, layout, step)
+
+
+def language_model(values) -> Any:
+  """Returns the `LanguageModel` of a run that a command's flags name.
+
+  What the run records of its task is enough. If it records nothing (it is of an
+  earlier version, or has a vocabulary of the user's own class), or if flags
+  change more than the model, sampling and layout, the run is restored.
+
+  Raises:
+    ValueError: there is no run, or no checkpoint that fits it.
+  """
+  from t5x_lite.data import vocabulary_record
+  from t5x_lite.devices.layout import Layout
+
+  recorded = task = None
+  if _changes_little(values):
+    recorded = _recorded(values.model_dir)
+    task = vocabulary_record.read(values.model_dir)
+  if recorded is None or task is None:
+    with announced("reading the run's task, which it does not record"):
+      restored = restore(values)
+    settings = vars(restored.run)
+    return _language_model(values, settings, **_of_model(restored))
+  _read(values, recorded, needed=_OF_TEXT)
+  start_processes(values)
+  environment.keep_programs()
+  from t5x_lite.training import run as run_lib
+
+  settings = config.bound(run_lib.Run)
+  model = settings["model"].fit_vocabulary(task.vocab_size)
+  params, layout, _ = read_params(
+    model, settings.get("layout", Layout()), values.model_dir, values.step
+  )
+  return _language_model(
+    values, settings, task=task, model=model, params=params, layout=layout
+  )
+
+
+def _of_model(restored) -> dict[str, Any]:
+  names = ("task", "model", "params", "layout")
+  return {name: getattr(restored, name) for name in names}
+
+
+def _language_model(values, settings, **of_model):
+  """Makes a `LanguageModel`, given the settings of a run by name."""
+  from t5x_lite.inference import chat
+  from t5x_lite.inference.language_model import LanguageModel
+
+  said = {
+    name: settings[name]
+    for name in ("sampler", "constraints")
+    if name in settings
+  }
+  remote = "://" in str(values.model_dir)
+  template = None if remote else chat.read(pathlib.Path(values.model_dir))
+  return LanguageModel(
+    lengths=settings["train"].lengths,
+    chat_template=template,
+    **said,
+    **of_model,
+  )
 
 
 def _changes_little(values) -> bool:
@@ -188,27 +208,6 @@ def _changes_little(values) -> bool:
   about_tasks = re.compile(r"(\w+/)*data\.Data\.(task|next_stage)\b")
   return config.names_only(values.gin_bindings, "t5x_lite") and not any(
     about_tasks.match(binding) for binding in values.gin_bindings
-  )
-
-
-def _restored(values, task, settings) -> Restored:
-  """Reads the parameters of a run, given its settings by name."""
-  from t5x_lite import decoding
-  from t5x_lite.devices.layout import Layout
-
-  model = settings["model"].fit_vocabulary(task.vocab_size)
-  params, layout, step = read_params(
-    model, settings.get("layout", Layout()), values.model_dir, values.step
-  )
-  return Restored(
-    task=task,
-    model=model,
-    params=params,
-    layout=layout,
-    step=step,
-    lengths=settings["train"].lengths,
-    sampler=settings.get("sampler", decoding.GREEDY),
-    constraints=settings.get("constraints", decoding.UNCONSTRAINED),
   )
 
 

@@ -74,6 +74,7 @@ def load(
   allowed=(),
   accelerator=None,
   started_with=None,
+  needed=None,
 ):
   """Replaces gin's configuration by what the files and bindings say.
 
@@ -94,6 +95,7 @@ def load(
       asks what there is.
     started_with: the config.gin of the run that goes on, or None
       (platform_macros.py).
+    needed: what to read of `recorded` (gin_slice.Needed); None means all.
 
   Raises:
     ConfigError: an unknown file, module, configurable or parameter; a value
@@ -116,7 +118,7 @@ def load(
   ]
   if recorded is not None:
     with gin_errors.explained():
-      gin.parse_config(recorded_gin.open_checked(recorded, allowed))
+      gin.parse_config(recorded_gin.open_checked(recorded, allowed, needed))
   for file in files:
     with gin_errors.explained(folders=folders):
       gin.parse_config_file(str(file))
@@ -195,6 +197,22 @@ def _binding(text) -> str:
         f"of its own: --gin.{name}='\"{value}\"'"
       ) from None
   return f"{name} = {value}"
+
+
+def names_only(bindings, *packages) -> bool:
+  """Tells whether bindings name modules of some packages only.
+
+  Args:
+    bindings: of the command line, `NAME=VALUE`.
+    *packages: such as "t5x_lite"; a macro is of none of them.
+  """
+  names = (binding.partition("=")[0].strip() for binding in bindings)
+  if not all("." in name for name in names):
+    return False
+  found = (gin_errors.package_of(name) for name in _first_names(bindings))
+  return all(
+    package and package.partition(".")[0] in packages for package in found
+  )
 
 
 def is_bound(cls) -> bool:

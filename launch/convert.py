@@ -52,7 +52,7 @@ _COMPANIONS = (
   "spiece.model", "sentencepiece.bpe.model", "tokenizer.model",
   "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
   "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt",
-  "generation_config.json", "config.json",
+  "generation_config.json", "config.json", "chat_template.jinja",
 )  # fmt: skip
 
 

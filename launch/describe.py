@@ -4,7 +4,7 @@ import math
 
 from absl import flags
 
-from launch import options
+from launch import gin_slice, options
 
 USAGE = "--gin_file=FILE [flags]"
 DETAILS = """
@@ -27,6 +27,15 @@ _DEFAULT_LENGTHS = {
   "prefix": {"targets": 512},
 }
 _DEFAULT_BATCH_SIZE = 8
+# Of a run's configuration; the rest would import its tasks, and TensorFlow.
+_NEEDED = gin_slice.Needed(
+  roots=("run.Run", "model.Model"),
+  parameters={
+    "run.Run": ("model", "train", "optimizer", "microbatches"),
+    "data.Data": ("lengths", "batch_size"),
+  },
+  added={"data.Data.task": "recorded"},
+)
 
 
 def define(values):
@@ -70,19 +79,23 @@ def settings(values) -> dict:
   """
   from launch import config, session
 
-  session.load(values)
+  session.load(values, needed=_NEEDED)
   from t5x_lite import model as model_lib
+  from t5x_lite.data import vocabulary_record
   from t5x_lite.training import run as run_lib
 
   run = config.bound(run_lib.Run)
   model = run.get("model") or config.build(model_lib.Model)
   train = run.get("train")
-  if model.transformer.vocab_size is None and values.vocab_size is None:
+  vocab_size = values.vocab_size
+  if vocab_size is None and session.names_run(values) and not values.gin_file:
+    vocab_size = vocabulary_record.size(values.model_dir)
+  if model.transformer.vocab_size is None and vocab_size is None:
     raise ValueError(
       "the model takes its vocabulary size from a tokenizer: give --vocab_size"
     )
-  if values.vocab_size is not None:
-    model = model.fit_vocabulary(values.vocab_size)
+  if vocab_size is not None:
+    model = model.fit_vocabulary(vocab_size)
   lengths = options.parse_lengths(values.lengths)
   optimizer = run.get("optimizer")
   if optimizer is None or values.optimizer:

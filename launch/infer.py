@@ -1,26 +1,35 @@
 """Generates text with a run's model: `t5x_lite infer`."""
 
-import dataclasses
 import itertools
 import re
 import sys
+from collections.abc import Iterator
 
 from absl import flags
 
 from launch import flag_checks, options
 
-USAGE = "--model_dir=RUN --text=TEXT | --input=FILE --output=FILE"
+USAGE = "--model_dir=DIR --text=TEXT | --stream | --input=FILE --output=FILE"
 DETAILS = """
-A model of span corruption fills in blanks, written ___ or <extra_id_0>,
-<extra_id_1>, ...; a language model continues the text. --input is a file of
-JSON Lines, with "inputs" or "text" in each object, or of one text per line; it
-may be compressed. --output is JSON Lines in the same order. It keeps all other
-fields; NaN is written as null. The same command resumes an interrupted job.
-Decoding is greedy unless flags or the run (run.Run.sampler, for example from a
-converted model's generation_config.json) set a sampler; --top_k=1 is greedy.
+--model_dir is a run or a Hugging Face directory as it is. A model of span
+corruption fills in blanks, written ___ or <extra_id_0>, <extra_id_1>, ...; a
+language model continues the text. --stream prints each token as it comes, and
+answers each line of the standard input at once. With --chat, a text is a
+message that is put into the tokenizer's chat template, and the lines of the
+standard input are one conversation.
+
+--input is a file of JSON Lines, with "inputs" or "text" in each object, or of
+one text per line; it may be compressed. --output is JSON Lines in the same
+order. It keeps all other fields; NaN is written as null. The same command
+resumes an interrupted job. With --skip_bad, lines that cannot be read or are
+too long go to OUTPUT.bad.jsonl, with their numbers and what is wrong.
+
+Decoding is greedy unless flags, the run (run.Run.sampler) or the model's
+generation_config.json set a sampler; --top_k=1 is greedy.
 """
 EXAMPLE = """
 t5x_lite infer --model_dir=runs/quickstart --text="A list is ___ of items."
+t5x_lite infer --model_dir=llama --chat --stream --stop="User:"
 t5x_lite infer --model_dir=runs/quickstart --input=questions.jsonl \\
   --output=answers.jsonl --temperature=0.8 --top_p=0.95
 """
@@ -51,17 +60,30 @@ def define(values):
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_integer(
-    "num_samples", 1, "Samples per text.", lower_bound=1, upper_bound=10_000,
-    flag_values=values,
+    "num_samples", 1, "Samples per text, one result each.", lower_bound=1,
+    upper_bound=10_000, flag_values=values,
   )  # fmt: skip
   flags.DEFINE_integer("seed", 0, "Seed of sampling.", flag_values=values)
+  flags.DEFINE_multi_string(
+    "stop", [], "A string before which texts end; may be given several times.",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_bool(
+    "stream", False, "Print tokens as they come; without --text, answer the "
+    "lines of the standard input.",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_bool(
+    "chat", False, "Put texts into the tokenizer's chat template.",
+    flag_values=values,
+  )  # fmt: skip
   options.gin_flags(values, on_top=True)
   options.process_flags(values)
 
 
 def run_flags(values):
   """Defines the flags that `infer` and `score` share."""
-  options.model_dir_flag(values, "Directory of the run to use.")
+  options.model_dir_flag(values, "Directory of a run, or of Hugging Face's.")
   flags.DEFINE_integer(
     "step", None, "Checkpoint to use; by default the newest.", lower_bound=0,
     flag_values=values,
@@ -72,6 +94,16 @@ def run_flags(values):
   )
   flags.DEFINE_bool(
     "truncate", False, "Truncate texts that are too long; else refuse them.",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_bool(
+    "skip_bad", False, "Leave out bad lines of --input, and list them in "
+    "OUTPUT.bad.jsonl.",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_list(
+    "ignore", [], "Options of a Hugging Face directory that are not read, as "
+    "for convert.",
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_integer(
@@ -86,67 +118,86 @@ def main(values, arguments):
   """Generates predictions for the texts of the flags, or of a file."""
   options.no_arguments("infer", arguments)
   options.require(values, "model_dir")
-  check_source(values, bool(values.text), "--text")
-  samples = values.num_samples
-  if samples > 1 and values.input:
-    raise ValueError(
-      "--num_samples works with --text only; for a file, run the command once "
-      "per --seed"
-    )
-  from launch import environment, session
+  if values.stream:
+    _check_stream(values)
+  else:
+    check_source(values, bool(values.text), "--text")
+  if values.chat and values.input:
+    raise ValueError("--chat is for --text and --stream: leave out --input")
+  from launch import environment, loading
 
   with environment.importing():
     from t5x_lite import decoding
-    from t5x_lite.inference import infer
+    from t5x_lite.inference import infer, strategies
 
   flag_checks.fit(values, decoding.Sample, "temperature", "top_k", "top_p")
   flag_checks.fit(values, infer.Generate, "max_new_tokens", "seed")
   flag_checks.output(values, "output")
-  restored = session.restore(values)
-  vocab_size = restored.task.vocab_size
-  if values.top_k is not None and values.top_k > vocab_size:
+  model = loading.of_flags(values)
+  settings = {name: values[name].value for name in strategies.ARGUMENTS}
+  settings |= {
+    "max_new_tokens": values.max_new_tokens,
+    "stop_strings": values.stop,
+    "seed": values.seed,
+    "truncate": values.truncate,
+  }
+  if values.chat and model.chat_template is None:
     raise ValueError(
-      f"--top_k={values.top_k} is more than the {vocab_size} tokens of the "
-      "vocabulary: give fewer, or leave it out"
+      f"--chat: {values.model_dir} has no chat template (chat_template in "
+      "tokenizer_config.json, or chat_template.jinja): leave --chat out"
     )
-  sampler = _sampler(values, restored.run.sampler)
-  if samples > 1 and sampler == decoding.GREEDY:
+  if values.stream:
+    _stream(model, values, settings)
+    return
+  job = model.generation(**settings, count=values.num_samples)
+  texts = [{"text": _prompt(model, text, values.chat)} for text in values.text]
+  finish(job, model, texts, values, _show, num_samples=values.num_samples)
+
+
+def _prompt(model, text, is_chat) -> str:
+  if is_chat:
+    return model.chat_template.prompt([{"role": "user", "content": text}])
+  return blanks(text)
+
+
+def _check_stream(values):
+  """Refuses flags that have no effect with --stream."""
+  others = ("input", "output", "json", "skip_bad")
+  given = [name for name in others if values[name].value]
+  if values.num_samples > 1:
+    given.append("num_samples")
+  if given:
     raise ValueError(
-      f"--num_samples={samples} needs sampling, as greedy samples are all the "
-      "same: add --temperature, --top_k or --top_p"
+      f"--{given[0]} does not go with --stream, which prints one text after "
+      "the other: leave one of them out"
     )
-  job = infer.Generate(
-    model=restored.model,
-    codec=restored.codec(truncate=values.truncate),
-    max_new_tokens=values.max_new_tokens,
-    sampler=sampler,
-    constraints=restored.run.constraints,
-    seed=values.seed,
-  )
-  texts = [{"text": blanks(t)} for t in values.text for _ in range(samples)]
-  finish(job, restored, texts, values, _show)
 
 
-def _sampling(values) -> dict[str, float]:
-  """Returns the sampling settings of the flags."""
-  names = ("temperature", "top_k", "top_p")
-  return {n: values[n].value for n in names if values[n].value is not None}
+def _stream(model, values, settings):
+  """Answers texts of the flags, or lines of the standard input, at once."""
+  if values.num_processes not in (None, 1):
+    raise ValueError("--stream is for one process: leave out --num_processes")
+  history = []
+  for text in values.text or _lines(sys.stdin):
+    if values.chat:
+      history = [] if values.text else history
+      history.append({"role": "user", "content": text})
+      prompt = model.chat_template.prompt(history)
+    else:
+      prompt = blanks(text)
+    answer = ""
+    for piece in model.stream(prompt, **settings):
+      print(piece, end="", flush=True)
+      answer += piece
+    print(flush=True)
+    history.append({"role": "assistant", "content": answer})
 
 
-def _sampler(values, default):
-  """Returns the sampler of the flags; by default the run's."""
-  from t5x_lite import decoding
-
-  given = _sampling(values)
-  if given and default == decoding.GREEDY:
-    default = decoding.Sample()
-  for name in given:
-    if name not in {field.name for field in dataclasses.fields(default)}:
-      raise ValueError(
-        f"--{name}={given[name]}: {default}, which the run samples by, has no "
-        f"{name}; name another with --gin.run.Run.sampler=..."
-      )
-  return dataclasses.replace(default, **given) if given else default
+def _lines(file) -> Iterator[str]:
+  """Yields lines that are not blank, each as soon as it is there."""
+  while line := file.readline():
+    if line.strip():
+      yield line.rstrip("\r\n")
 
 
 def blanks(text) -> str:
@@ -174,20 +225,29 @@ def check_source(values, has_texts, flag):
     raise ValueError("--input and --output go together")
 
 
-def finish(job, restored, records, values, show):
+def finish(job, model, records, values, show, *, num_samples=1):
   """Runs a job on records or on --input, and prints or writes the results."""
   import jax
 
   from t5x_lite.files import json_text
   from t5x_lite.inference import infer
 
-  settings = {"batch_size": values.batch_size, "layout": restored.layout}
+  settings = {"batch_size": values.batch_size, "layout": model.layout}
   if values.input:
     infer.run_file(
-      job, restored.params, values.input, values.output, **settings
+      job,
+      model.params,
+      values.input,
+      values.output,
+      num_samples=num_samples,
+      skip_bad=values.skip_bad,
+      **settings,
     )
     return
-  results = infer.run(job, restored.params, records, **settings)
+  if values.skip_bad:
+    raise ValueError("--skip_bad is for --input: leave it out")
+  records = [record for record in records for _ in range(num_samples)]
+  results = infer.run(job, model.params, records, **settings)
   if jax.process_index() == 0:
     for number, result in enumerate(results, start=1):
       what = f"text {number}"

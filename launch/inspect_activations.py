@@ -62,14 +62,14 @@ def main(values, arguments):
   flag_checks.output(values, "output", folder=True)
   from launch import session
 
-  restored = session.restore(values)
+  model = session.language_model(values)
   from t5x_lite.files import disk, json_text
   from t5x_lite.inference import inspection
 
   found = inspection.inspect(
-    restored.model,
-    restored.params,
-    restored.task.vocabulary,
+    model.model,
+    model.params,
+    model.vocabulary,
     infer.blanks(values.text),
     values.targets,
     top_k=values.top_k,

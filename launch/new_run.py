@@ -7,12 +7,13 @@ import tempfile
 
 from launch import (
   config,
-  converted_vocabulary,
   environment,
   gin_writer,
   rundir,
+  vocabulary_bindings,
 )
 from t5x_lite import decoding, row_formats
+from t5x_lite.inference import converted_vocabulary
 from t5x_lite.interop import config as hf_config
 from t5x_lite.interop import generation as generation_lib
 from t5x_lite.interop import tokenizer_files
@@ -60,7 +61,7 @@ def write(model, params, output: pathlib.Path, values) -> bool:
   files, own = list(values.gin_file), gin_writer.text(model)
   generation, vocabulary = _read_companions(model, output, values.ignore)
   if vocabulary is not None:
-    own += vocabulary.bindings
+    own += vocabulary_bindings.write(vocabulary)
     if not files:
       kind = model.row_format.name
       if vocabulary.has_sentinels and not model.row_format.shares_row:

@@ -19,7 +19,7 @@ from typing import Any
 import gin
 from etils import epath
 
-from launch import gin_errors, user_modules
+from launch import gin_errors, gin_slice, user_modules
 from launch.gin_errors import ConfigError
 
 _OURS = ("t5x_lite", "tasks")
@@ -41,13 +41,17 @@ def _digest(text: str) -> str:
   return hashlib.sha256(text.encode()).hexdigest()
 
 
-def open_checked(path, allowed: Collection[str] = ()) -> io.StringIO:
+def open_checked(
+  path, allowed: Collection[str] = (), needed: gin_slice.Needed | None = None
+) -> io.StringIO:
   """Opens a run's config.gin for gin, once it is known to be whole and safe.
 
   Args:
     path: the file.
     allowed: modules and packages that it may import besides our own. If there
       are any, the folders that it names can be imported from.
+    needed: opens only what these parameters need (gin_slice.py), so that
+      nothing else is imported; None opens all.
 
   Raises:
     ConfigError: the file is cut short, edited, or does what it may not.
@@ -55,6 +59,10 @@ def open_checked(path, allowed: Collection[str] = ()) -> io.StringIO:
   text = _read(path)
   if allowed:
     user_modules.add_recorded(text)
+  if needed is not None:
+    statements = list(_statements(text, path))
+    _check_imports([one for one, _ in statements], text, path, allowed)
+    text = gin_slice.take(text, statements, needed)
   _check(text, path, allowed)
   return _file(text, path)
 
@@ -103,6 +111,7 @@ class _References(gin.config_parser.ParserDelegate):
     return scoped_configurable_name
 
   def macro(self, macro_name):
+    self._names.append(f"{gin_slice.MACRO}{macro_name}")
     return macro_name
 
   def take(self) -> list[str]:
@@ -138,7 +147,8 @@ def _check(text, path, allowed):
         f"{where}a run's configuration includes no other file, but this one "
         f"includes {statement.filename!r}: give the files as --gin_file=FILE"
       )
-    for name in set(names).difference(_BUILTINS):
+    names = {n for n in names if not n.startswith(gin_slice.MACRO)}
+    for name in names.difference(_BUILTINS):
       _check_name(name, symbols, where, allowed)
 
 

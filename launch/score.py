@@ -4,7 +4,7 @@ from absl import flags
 
 from launch import flag_checks, infer, options
 
-USAGE = "--model_dir=RUN --targets=TEXT | --input=FILE --output=OUT"
+USAGE = "--model_dir=DIR --targets=TEXT | --input=FILE --output=OUT"
 DETAILS = """
 Computes log p(targets | inputs) in nats, and per token. --input is JSON Lines
 with "inputs" and "targets". For a language model, a "text" alone, or a plain
@@ -54,19 +54,17 @@ def main(values, arguments):
   options.require(values, "model_dir")
   infer.check_source(values, values.targets is not None, "--targets")
   flag_checks.output(values, "output")
-  from launch import session
+  from launch import loading
 
-  restored = session.restore(values)
-  from t5x_lite.inference import infer as library
-
-  job = library.Score(
-    model=restored.model,
-    codec=restored.codec(truncate=values.truncate, delimiter=values.delimiter),
+  model = loading.of_flags(values)
+  job = model.scoring(
     per_token=values.per_token,
+    truncate=values.truncate,
+    delimiter=values.delimiter,
   )
   pair = {"inputs": values.inputs, "targets": values.targets}
   record = {name: text for name, text in pair.items() if text is not None}
-  infer.finish(job, restored, [record], values, _show)
+  infer.finish(job, model, [record], values, _show)
 
 
 def _show(result) -> str:

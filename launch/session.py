@@ -1,27 +1,36 @@
 """Holds the steps that commands share: configuration, processes, runs."""
 
 import dataclasses
+import pathlib
+import re
 from typing import Any
 
 from etils import epath
 
-from launch import config, environment, rundir
+from launch import config, environment, gin_slice, rundir
+from t5x_lite.files.slow import announced
 
 
-def load(values):
+def load(values, needed=None):
   """Reads the configuration that a command's flags name.
 
   Without --gin_file, the one that --model_dir was trained with.
+
+  Args:
+    values: the command's flags.
+    needed: what to read of a run's configuration, if flags change no more than
+      its model (gin_slice.Needed); None means all.
   """
   recorded = None
-  if not values.gin_file and _names_run(values):
+  if not values.gin_file and names_run(values):
     recorded = _recorded(values.model_dir)
     if recorded is None:
       raise ValueError(
         f"--model_dir={values.model_dir} holds no run (no {rundir.CONFIG} in "
         "it): give --gin_file, or the directory of a run"
       )
-  _read(values, recorded)
+  is_little = recorded is not None and _changes_little(values)
+  _read(values, recorded, needed=needed if is_little else None)
 
 
 def load_on_top(values):
@@ -36,7 +45,8 @@ def load_on_top(values):
     load(values)
 
 
-def _names_run(values) -> bool:
+def names_run(values) -> bool:
+  """Tells whether a command has the flag --model_dir, and it is given."""
   return "model_dir" in values and bool(values.model_dir)
 
 
@@ -46,7 +56,7 @@ def _recorded(model_dir) -> epath.Path | None:
   return path if path.exists() else None
 
 
-def _read(values, recorded):
+def _read(values, recorded, needed=None):
   with environment.importing():  # A file may import tasks.
     config.load(
       values.gin_file,
@@ -56,7 +66,8 @@ def _read(values, recorded):
       allowed=values.allow_import if recorded else (),
       # `plan` is of devices that are not here.
       accelerator=True if "topology" in values else None,
-      started_with=_recorded(values.model_dir) if _names_run(values) else None,
+      started_with=_recorded(values.model_dir) if names_run(values) else None,
+      needed=needed,
     )
 
 
@@ -71,9 +82,30 @@ def start_processes(values):
   )
 
 
+# What describes how a run reads and writes text, and no more: reading the rest
+# would import the run's tasks, and with them TensorFlow.
+_OF_TEXT = gin_slice.Needed(
+  roots=("run.Run", "model.Model"),
+  parameters={
+    "run.Run": ("model", "train", "layout", "sampler", "constraints"),
+    "data.Data": ("lengths", "batch_size"),
+  },
+  added={"data.Data.task": "recorded"},
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Restored:
-  """A run's model with the parameters of one of its checkpoints."""
+  """Holds a run and the parameters of one of its checkpoints.
+
+  Attributes:
+    run: the `Run`.
+    task: the `ResolvedTask` that it trains on.
+    model: with a vocabulary of known size.
+    params: the model's.
+    layout: the devices that the parameters are on.
+    step: of the checkpoint.
+  """
 
   run: Any
   task: Any
@@ -81,18 +113,6 @@ class Restored:
   params: Any
   layout: Any
   step: int
-
-  def codec(self, *, truncate=False, delimiter=None):
-    """Returns what turns texts into the run's tokens and back."""
-    from t5x_lite.inference import infer
-
-    return infer.codec(
-      self.task,
-      self.model.row_format,
-      self.run.train.lengths,
-      truncate=truncate,
-      delimiter=delimiter,
-    )
 
 
 def restore(values) -> Restored:
@@ -117,6 +137,78 @@ def restore(values) -> Restored:
     model, run.layout, values.model_dir, values.step
   )
   return Restored(run, task, model, params, layout, step)
+
+
+def language_model(values) -> Any:
+  """Returns the `LanguageModel` of a run that a command's flags name.
+
+  What the run records of its task is enough. If it records nothing (it is of an
+  earlier version, or has a vocabulary of the user's own class), or if flags
+  change more than the model, sampling and layout, the run is restored.
+
+  Raises:
+    ValueError: there is no run, or no checkpoint that fits it.
+  """
+  from t5x_lite.data import vocabulary_record
+  from t5x_lite.devices.layout import Layout
+
+  recorded = task = None
+  if _changes_little(values):
+    recorded = _recorded(values.model_dir)
+    task = vocabulary_record.read(values.model_dir)
+  if recorded is None or task is None:
+    with announced("reading the run's task, which it does not record"):
+      restored = restore(values)
+    settings = vars(restored.run)
+    return _language_model(values, settings, **_of_model(restored))
+  _read(values, recorded, needed=_OF_TEXT)
+  start_processes(values)
+  environment.keep_programs()
+  from t5x_lite.training import run as run_lib
+
+  settings = config.bound(run_lib.Run)
+  model = settings["model"].fit_vocabulary(task.vocab_size)
+  params, layout, _ = read_params(
+    model, settings.get("layout", Layout()), values.model_dir, values.step
+  )
+  return _language_model(
+    values, settings, task=task, model=model, params=params, layout=layout
+  )
+
+
+def _of_model(restored) -> dict[str, Any]:
+  names = ("task", "model", "params", "layout")
+  return {name: getattr(restored, name) for name in names}
+
+
+def _language_model(values, settings, **of_model):
+  """Makes a `LanguageModel`, given the settings of a run by name."""
+  from t5x_lite.inference import chat
+  from t5x_lite.inference.language_model import LanguageModel
+
+  said = {
+    name: settings[name]
+    for name in ("sampler", "constraints")
+    if name in settings
+  }
+  remote = "://" in str(values.model_dir)
+  template = None if remote else chat.read(pathlib.Path(values.model_dir))
+  return LanguageModel(
+    lengths=settings["train"].lengths,
+    chat_template=template,
+    **said,
+    **of_model,
+  )
+
+
+def _changes_little(values) -> bool:
+  """Tells whether flags leave a run's task and vocabulary as they are."""
+  if values.gin_file or values.gin_search_paths:
+    return False
+  about_tasks = re.compile(r"(\w+/)*data\.Data\.(task|next_stage)\b")
+  return config.names_only(values.gin_bindings, "t5x_lite") and not any(
+    about_tasks.match(binding) for binding in values.gin_bindings
+  )
 
 
 def read_params(model, layout, model_dir, step=None):

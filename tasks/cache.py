@@ -5,25 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import pathlib
-import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from t5x_lite.files.user_cache import directory
 
-def directory() -> pathlib.Path:
-  """Returns $XDG_CACHE_HOME/t5x_lite, or a temporary folder per user."""
-  base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-  path = pathlib.Path(base) / "t5x_lite"
-  try:
-    path.mkdir(parents=True, exist_ok=True)
-    if os.access(path, os.W_OK):
-      return path
-  except OSError:
-    pass
-  path = pathlib.Path(tempfile.gettempdir()) / f"t5x_lite-{os.getuid()}"
-  path.mkdir(mode=0o700, exist_ok=True)
-  return path
+__all__ = [
+  "digest", "directory", "temporary_name", "unit_interval", "write_atomic",
+]  # fmt: skip
 
 
 def digest(parts: Iterable[str | bytes]) -> str:

@@ -1,83 +1,27 @@
-"""Defines the vocabularies of converted models, with their BOS and EOS ids.
+"""Defines the vocabularies of converted models as seqio vocabularies.
 
-A model trained with another library expects that library's ids around a text:
-
-  T5        inputs  a b </s>          decoder  <pad>  -> a b </s>
-  BART      inputs  <s> a b </s>      decoder  </s>   -> <s> a b </s>
-  LLaMA     <s> a b
-  GPT-NeoX  a b                       <|endoftext|> a b without a prompt
-
-`t5x_lite convert` reads these ids from the files in the checkpoint's folder.
+See t5x_lite/data/vocabularies/converted.py.
 """
 
 from __future__ import annotations
 
+from t5x_lite.data.vocabularies.converted import Converted
 from tasks import hf_vocabulary, vocabularies
 
 
-class _Converted:
-  """Adds the BOS and EOS ids of a converted model to a vocabulary."""
-
-  def __init__(
-    self,
-    *arguments,
-    start_id: int,
-    eos_id: int,
-    begin_id: int | None = None,
-    bare_prompts: bool = False,
-    **settings,
-  ):
-    """Creates the vocabulary.
-
-    Args:
-      *arguments: passed to the base class.
-      start_id: the decoder's start token.
-      eos_id: the token that ends a text.
-      begin_id: the first token of an encoder-decoder's inputs and targets.
-      bare_prompts: whether a decoder-only model's prompt omits start_id.
-      **settings: passed to the base class.
-    """
-    super().__init__(*arguments, **settings)
-    self._settings = (start_id, eos_id, begin_id, bare_prompts)
-
-  @property
-  def start_id(self) -> int:
-    return self._settings[0]
-
-  @property
-  def eos_id(self) -> int:
-    return self._settings[1]
-
-  @property
-  def begin_id(self) -> int | None:
-    return self._settings[2]
-
-  @property
-  def bare_prompts(self) -> bool:
-    return self._settings[3]
-
-  def __eq__(self, other) -> bool:
-    ids = getattr(other, "_settings", None)
-    return super().__eq__(other) and self._settings == ids
-
-  def __hash__(self) -> int:
-    return hash((super().__hash__(), self._settings))
-
-  def __repr__(self) -> str:
-    names = ("start_id", "eos_id", "begin_id", "bare_prompts")
-    ids = ", ".join(map("{}={}".format, names, self._settings))
-    return f"{super().__repr__()} with {ids}"
-
-  __str__ = __repr__
-
-
-class SentencePiece(_Converted, vocabularies.SentencePiece):
+class SentencePiece(Converted, vocabularies.SentencePiece):
   """Wraps the SentencePiece model of a converted T5 or LLaMA."""
 
+  recorded_kind = "sentencepiece"
 
-class HuggingFaceTokenizer(_Converted, hf_vocabulary.HuggingFaceTokenizer):
+
+class HuggingFaceTokenizer(Converted, hf_vocabulary.HuggingFaceTokenizer):
   """Wraps the tokenizer.json of a converted model."""
 
+  recorded_kind = "tokenizer_json"
 
-class Bytes(_Converted, vocabularies.Bytes):
+
+class Bytes(Converted, vocabularies.Bytes):
   """Encodes text as bytes for a converted ByT5."""
+
+  recorded_kind = "bytes"

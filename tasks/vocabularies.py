@@ -8,6 +8,7 @@ text, <extra_id_0> is encoded as one token, in Python and in TensorFlow.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Protocol
@@ -17,13 +18,8 @@ import tensorflow as tf
 from absl import logging
 
 from t5x_lite.data import sentinels as text_lib
-from t5x_lite.files import text_files
-from tasks import (
-  cache,
-  hf_vocabulary,
-  sentencepiece_models,
-  sentencepiece_training,
-)
+from t5x_lite.data.vocabularies import sentence_pieces, sentencepiece_models
+from tasks import cache, hf_vocabulary, sentencepiece_training
 from tasks.byte_vocabulary import Bytes
 
 EXTRA_IDS = 100
@@ -32,7 +28,7 @@ TRAINED_PIECES = 3996
 _TRAINING_BYTES = 2_000_000
 
 
-class SentencePiece(seqio.SentencePieceVocabulary):
+class SentencePiece(sentence_pieces.Pieces, seqio.SentencePieceVocabulary):
   """Encodes text by a SentencePiece model, with sentinels also within words.
 
   seqio's sentinel pieces begin with "▁" (a space), so seqio finds no sentinel
@@ -40,6 +36,8 @@ class SentencePiece(seqio.SentencePieceVocabulary):
   "able". U+2581 in a text is decoded as a space, since SentencePiece does not
   distinguish the two.
   """
+
+  recorded_kind = "sentencepiece"
 
   def __init__(
     self,
@@ -61,38 +59,13 @@ class SentencePiece(seqio.SentencePieceVocabulary):
       start: the decoder's start token, such as LLaMA's "<s>"; None means id 0,
         as in T5.
     """
-    super().__init__(path, extra_ids=extra_ids)
+    seqio.SentencePieceVocabulary.__init__(self, path, extra_ids=extra_ids)
     self._pieces = tuple(pieces)
     self._start = start
 
-  @property
-  def sentinel_ids(self) -> tuple[int, ...]:
-    """Returns the ids of <extra_id_0>, <extra_id_1>, ..."""
-    return sentencepiece_models.facts(self.sp_model).sentinel_ids
-
-  @property
-  def extra_ids(self) -> int:
-    """Returns the number of sentinels, of the file or added."""
-    return len(self.sentinel_ids)
-
-  @property
-  def eos_id(self) -> int | None:
-    """Returns the id of EOS; None if the model has none."""
-    found = super().eos_id
-    return None if found < 0 else found
-
-  @property
-  def start_id(self) -> int:
-    """Returns the id of the decoder's start token."""
-    if self._start is None:
-      return 0
-    found = self.tokenizer.PieceToId(self._start)
-    if self.tokenizer.IdToPiece(found) != self._start:
-      raise ValueError(
-        f"{self._sentencepiece_model_file} has no piece {self._start!r} to "
-        "start from (start=...)"
-      )
-    return found
+  def recorded_settings(self) -> dict[str, str | None]:
+    """Returns the arguments of the plain class, but for the model."""
+    return {"start": self._start}
 
   def __eq__(self, other) -> bool:
     same = super().__eq__(other)
@@ -105,31 +78,17 @@ class SentencePiece(seqio.SentencePieceVocabulary):
         raise ValueError(
           f"no SentencePiece model at {path!r}; `t5x_lite vocab` trains one"
         )
-      found = sentencepiece_models.prepare(path, self._pieces)
+      prepared, num_sentinels = _prepare(path, self._pieces)
       model = seqio.SentencePieceVocabulary(
-        found.path, extra_ids=0 if found.num_sentinels else self._extra_ids
+        prepared, extra_ids=0 if num_sentinels else self._extra_ids
       )
       text_lib.check_padding(model)
       self._model = model._model_context()
     return self._model
 
-  @property
-  def _needs_space_at_start(self) -> bool:
-    """Returns whether a sentinel at the start of a text needs a space.
-
-    It does if the model does not add a prefix space.
-    """
-    return not sentencepiece_models.facts(self.sp_model).adds_prefix
-
-  def _encode(self, s: str) -> Sequence[int]:
-    text_files.check_text(s, "the text")
-    at_start = self._needs_space_at_start
-    s = text_lib.spaced(s, self.extra_ids, at_start=at_start)
-    return super()._encode(s)
-
   def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
     if count := self.extra_ids:
-      at_start = self._needs_space_at_start
+      at_start = self.needs_space_at_start
       pattern = text_lib.before_sentinels(count, at_start=at_start)
       for _ in range(2):
         s = tf.strings.regex_replace(s, pattern, r"\1 \2")
@@ -151,6 +110,24 @@ class SentencePiece(seqio.SentencePieceVocabulary):
     return repr(self)
 
 
+@functools.lru_cache
+def _prepare(path: str, pieces: Sequence[str]) -> tuple[str, int]:
+  """Returns the path of a prepared model, and its number of sentinels.
+
+  The path is that of a cached copy if the model had to be changed.
+  """
+  with tf.io.gfile.GFile(path, "rb") as file:
+    serialized = file.read()
+  prepared, count = sentencepiece_models.prepare(serialized, path, pieces)
+  if prepared == serialized:
+    return path, count
+  made = cache.directory() / f"{cache.digest([prepared])}.model"
+  if not made.exists():
+    with cache.write_atomic(made) as temporary:
+      temporary.write_bytes(prepared)
+  return str(made), count
+
+
 class TextSource(Protocol):
   """Provides text to train a vocabulary; equal sources provide equal text."""
 
@@ -163,6 +140,8 @@ class TrainedSentencePiece(SentencePiece):
   Training takes about 2 s. It is deterministic: equal sources give equal
   models, and the cached file is named by a digest of the text and the settings.
   """
+
+  recorded_kind = "sentencepiece"
 
   def __init__(
     self,

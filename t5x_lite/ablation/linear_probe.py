@@ -10,9 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
-from t5x_lite.data import feature_converters
+from t5x_lite.data import rows
 from t5x_lite.data.resolved_task import ResolvedTask
 from t5x_lite.inference import probe
 from t5x_lite.model import Model, Params
@@ -84,21 +83,10 @@ def _batches(
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields full batches of texts as inputs, without targets to predict."""
   ids = [*ids, *ids[: -len(ids) % batch_size]]
-
-  def examples():
-    for text in ids:
-      yield row_format.reading_example(np.array(text, np.int32))
-
-  names = list(next(examples()))
-  spec = tf.TensorSpec([None], tf.int32)
-  ds = tf.data.Dataset.from_generator(
-    examples, output_signature=dict.fromkeys(names, spec)
-  )
-  lengths = dict.fromkeys(names, max(map(len, ids)))
+  examples = [row_format.reading_example(np.array(x, np.int32)) for x in ids]
+  lengths = dict.fromkeys(examples[0], max(map(len, ids)))
   if row_format.generates:
     lengths["targets"] = 1
-  convert = feature_converters.converter(
-    row_format, pack=False, **(starts or {})
-  )
-  rows = convert(ds, lengths)
-  return rows.batch(batch_size).as_numpy_iterator()
+  for first in range(0, len(ids), batch_size):
+    part = examples[first : first + batch_size]
+    yield rows.lay_out(row_format, part, lengths, **(starts or {}))

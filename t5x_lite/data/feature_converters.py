@@ -64,7 +64,6 @@ packed. Padding is where the segment id is 0, whatever the token id.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import seqio
 import tensorflow as tf
@@ -131,20 +130,6 @@ def converter(
     around=around,
     bare_prompts=bare_prompts,
   )
-
-
-def starts(vocabulary: seqio.Vocabulary) -> dict[str, Any]:
-  """Returns the arguments of `converter` for the start of rows.
-
-  They are the vocabulary's `start_id`, `begin_id` and `bare_prompts`, with
-  defaults for those that it lacks.
-  """
-  begin_id = getattr(vocabulary, "begin_id", None)
-  return {
-    "start_id": getattr(vocabulary, "start_id", 0),
-    "around": None if begin_id is None else (begin_id, vocabulary.eos_id),
-    "bare_prompts": getattr(vocabulary, "bare_prompts", False),
-  }
 
 
 _SCORED = ("input_tokens", "target_tokens", "loss_weights")

@@ -9,7 +9,7 @@ from typing import Any
 
 import seqio
 
-from t5x_lite.data import feature_converters
+from t5x_lite.data import rows
 from t5x_lite.files.near_names import did_you_mean, near
 from t5x_lite.row_formats import FEATURES
 
@@ -84,12 +84,26 @@ class ResolvedTask:
     return self.vocabulary.vocab_size
 
   @property
+  def delimiters(self) -> tuple[str, ...]:
+    """Returns the texts between inputs and targets that continue them.
+
+    Sorted; empty if the inputs of all parts end with EOS, so that targets are a
+    separate text.
+    """
+    found = {
+      getattr(part, "delimiter", " ")
+      for part in self.parts
+      if not _ends_inputs(part)
+    }
+    return tuple(sorted(found))
+
+  @property
   def starts(self) -> dict[str, Any]:
     """Returns the arguments of `feature_converters.converter` for row starts.
 
     They are "start_id", "around" and "bare_prompts".
     """
-    return feature_converters.starts(self.vocabulary)
+    return rows.starts(self.vocabulary)
 
   @functools.cached_property
   def vocabulary_digest(self) -> str:
@@ -111,3 +125,8 @@ class ResolvedTask:
       model = json.dumps(pieces, default=str).encode()
     digest.update(model)
     return digest.hexdigest()
+
+
+def _ends_inputs(task: seqio.Task) -> bool:
+  inputs = task.output_features.get("inputs")
+  return inputs is not None and inputs.add_eos

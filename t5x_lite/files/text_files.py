@@ -137,19 +137,25 @@ def read_documents(
       raise ValueError(f"text file {path} is empty")
 
 
-def read_records(path: str) -> Iterator[Record]:
+def read_records(
+  path: str, on_bad_line: Callable[[ValueError], None] = refuse
+) -> Iterator[Record]:
   """Yields the objects of JSON Lines, or plain lines as {"text": line}.
 
   Blank lines are skipped. A text may contain a lone surrogate, written \\ud83d
   in JSON: call `check_text` before tokenizing it.
 
+  Args:
+    path: of the file.
+    on_bad_line: as in `read_documents`.
+
   Raises:
     ValueError: the file is unreadable, or neither text nor JSON Lines.
   """
   path = str(path)
-  is_json, lines = _recognised(path)
+  is_json, lines = _recognised(path, on_bad_line)
   if is_json:
-    yield from _objects(path, lines)
+    yield from _objects(path, lines, on_bad_line=on_bad_line)
     return
   for number, line in lines:
     if line.strip():

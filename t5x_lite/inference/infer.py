@@ -12,24 +12,20 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-import json
-import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import seqio
-import tensorflow as tf
+from absl import logging
 from jax.experimental import multihost_utils
 
-from t5x_lite.data import feature_converters
-from t5x_lite.data.resolved_task import ResolvedTask
+from t5x_lite.data import rows
+from t5x_lite.data.vocabulary_record import Task
 from t5x_lite.devices.layout import Layout
-from t5x_lite.files import text_files
 from t5x_lite.files.text_files import Record
-from t5x_lite.inference import batched, jsonl
+from t5x_lite.inference import batched, input_file, jsonl
 from t5x_lite.inference.jobs import Codec, Generate, Score
 from t5x_lite.inference.progress import Progress
 from t5x_lite.model import Params
@@ -39,7 +35,7 @@ __all__ = ["Codec", "Generate", "Score", "codec", "run", "run_file"]
 
 
 def codec(
-  task: ResolvedTask,
+  task: Task,
   row_format: RowFormat,
   lengths: Mapping[str, int],
   *,
@@ -92,17 +88,13 @@ def codec(
   )
 
 
-def _delimiter(task: ResolvedTask, given: str | None) -> str:
+def _delimiter(task: Task, given: str | None) -> str:
   """Returns the text between inputs and the targets that continue them."""
-  found = {
-    getattr(part, "delimiter", " ")
-    for part in task.parts
-    if not _ends_inputs(part)
-  }
+  found = task.delimiters
   if given is None and len(found) > 1:
     raise ValueError(
       f"the tasks of {task.name} have {len(found)} different delimiters "
-      f"({', '.join(map(repr, sorted(found)))}): set delimiter to one of them"
+      f"({', '.join(map(repr, found))}): set delimiter to one of them"
     )
   if given is not None and not found:
     raise ValueError(
@@ -110,11 +102,6 @@ def _delimiter(task: ResolvedTask, given: str | None) -> str:
       "with EOS, so targets are a separate text; leave it out"
     )
   return given if given is not None else min(found, default=" ")
-
-
-def _ends_inputs(task: seqio.Task) -> bool:
-  inputs = task.output_features.get("inputs")
-  return inputs is not None and inputs.add_eos
 
 
 def run(
@@ -160,6 +147,8 @@ def run_file(
   *,
   batch_size: int = 32,
   layout: Layout | None = None,
+  num_samples: int = 1,
+  skip_bad: bool = False,
 ) -> int:
   """Runs a job on each line of a file and writes JSONL in the same order.
 
@@ -172,6 +161,9 @@ def run_file(
     path_in: JSON Lines, or plain text with one text per line; text_files.py
       detects which.
     path_out: a local `.jsonl` file; see `jsonl.Output`.
+    num_samples: results per line, one after the other.
+    skip_bad: whether to skip lines that cannot be read or do not suit the job;
+      they are listed in PATH_OUT.bad.jsonl, without the ending of PATH_OUT.
 
   Returns:
     The number of lines in the output.
@@ -179,20 +171,14 @@ def run_file(
   Raises:
     ValueError: one line that names the file, its line and the problem.
   """
-  if pathlib.Path(path_in).is_fifo():
-    raise ValueError(
-      f"{path_in} is a pipe, but must be read twice: write it to a file first"
-    )
-  num_records, tokens_sha256 = 0, hashlib.sha256()
-  for record in text_files.read_records(path_in):
-    num_records += 1
-    tokens_sha256.update(json.dumps(record.fields).encode())
-    for ids in job.encode(record).values():
-      tokens_sha256.update(len(ids).to_bytes(8, "little") + ids.tobytes())
-  if not num_records:
-    raise ValueError(f"{path_in} has no texts")
+  source = input_file.Input(
+    path_in, job, num_samples=num_samples, skip_bad=skip_bad
+  )
+  num_records = source.num_records
   identity = {
-    "input": tokens_sha256.hexdigest(),
+    "input": source.sha256,
+    # Left out by default, so that jobs begun by earlier versions go on.
+    **({"num_samples": num_samples} if num_samples > 1 else {}),
     **_settings(job),
     "parameters": fingerprint(params),
   }
@@ -201,6 +187,10 @@ def run_file(
     if jax.process_index() == 0:
       output = stack.enter_context(jsonl.Output(path_out, identity))
       num_done = output.num_lines
+      if source.bad:
+        bad = f"{str(path_out).removesuffix('.jsonl')}.bad.jsonl"
+        source.write_bad(bad)
+        logging.warning("skipped %d bad lines: see %s", len(source.bad), bad)
     if jax.process_count() > 1:
       num_done = int(multihost_utils.broadcast_one_to_all(np.int32(num_done)))
     if num_done > num_records:
@@ -212,9 +202,7 @@ def run_file(
     for results in _run(
       job,
       params,
-      lambda: itertools.islice(
-        text_files.read_records(path_in), num_done, None
-      ),
+      lambda: source.records(num_done),
       num_done,
       batch_size=batch_size,
       layout=layout,
@@ -229,35 +217,34 @@ def _run(job, params, read, first_id, *, batch_size, layout):
   """Yields the results of each batch of the records that `read` reads."""
   batch_size = batched.round_up(batch_size, layout)
   records = read()
-  for row_ids, rows in batched.compute(
+  for row_ids, found in batched.compute(
     functools.partial(job.compute, params),
     _batches(job, read, first_id, batch_size),
     batch_size=batch_size,
     layout=layout,
   ):
     yield [
-      job.result(record.fields, {name: row[i] for name, row in rows.items()})
+      job.result(record.fields, {name: x[i] for name, x in found.items()})
       for i, record in enumerate(itertools.islice(records, len(row_ids)))
     ]
 
 
 def _batches(job, read, first_id, batch_size):
   """Converts records to the model's features; yields (row ids, batch)."""
-  spec = tf.TensorSpec([None], tf.int32)
-  ds = tf.data.Dataset.from_generator(
-    lambda: map(job.encode, read()),
-    output_signature={"inputs": spec, "targets": spec},
-  )
-  convert = feature_converters.converter(
-    job.codec.row_format,
-    pack=False,
-    **feature_converters.starts(job.codec.targets.vocabulary),
-  )
-  ds = convert(ds, job.lengths)
-  for batch in ds.batch(batch_size).prefetch(2).as_numpy_iterator():
-    next_id = first_id + len(next(iter(batch.values())))
-    yield np.arange(first_id, next_id, dtype=np.int32), batch
+  records = read()
+  while some := list(itertools.islice(records, batch_size)):
+    next_id = first_id + len(some)
+    row_ids = np.arange(first_id, next_id, dtype=np.int32)
+    yield row_ids, batch(job, [job.encode(record) for record in some])
     first_id = next_id
+
+
+def batch(
+  job: Generate | Score, examples: Sequence[Mapping[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+  """Returns the rows of examples that a job encoded, int32 [rows, length]."""
+  starts = rows.starts(job.codec.targets.vocabulary)
+  return rows.lay_out(job.codec.row_format, examples, job.lengths, **starts)
 
 
 def fingerprint(params: Params) -> str:
@@ -298,6 +285,9 @@ def _settings(job):
     for field in dataclasses.fields(job)
     if field.name not in ("model", "codec")
   }
+  # Left out by default, so that jobs begun by earlier versions go on.
+  if not settings.get("stop"):
+    settings.pop("stop", None)
   return {
     "job": type(job).__name__,
     "architecture": job.codec.row_format.name,

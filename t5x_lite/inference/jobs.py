@@ -4,7 +4,7 @@ A job encodes a record of texts as token ids, computes a batch of them, and
 decodes the results as new fields of the record. `infer` runs jobs.
 """
 
-import contextlib
+import bisect
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
@@ -16,119 +16,13 @@ import numpy as np
 
 from t5x_lite import checks, decoding
 from t5x_lite.data import sentinels
+from t5x_lite.devices import memory
 from t5x_lite.files.text_files import Record
+from t5x_lite.inference.codec import Codec
 from t5x_lite.model import Batch, Params
-from t5x_lite.row_formats import RowFormat
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Codec:
-  """Encodes texts as a task does, and decodes tokens.
-
-  Attributes:
-    row_format: the model's; it has a decoder.
-    inputs: `vocabulary` and `add_eos` of the inputs, as a seqio.Feature.
-    targets: the same for the targets.
-    lengths: the maximum number of tokens. Without "inputs", inputs and targets
-      share "targets" (language models of one text); with "decoder", they share
-      that.
-    truncate: whether to truncate longer texts rather than refuse them. They are
-      truncated as in training (see trimming.py): before EOS, and inputs without
-      EOS at their beginning.
-    delimiter: the text between inputs and the targets that continue them, if
-      neither has white space there.
-  """
-
-  row_format: RowFormat
-  inputs: Any
-  targets: Any
-  lengths: Mapping[str, int]
-  truncate: bool = False
-  delimiter: str = " "
-
-  @property
-  def is_pair(self) -> bool:
-    """Returns whether inputs have their own length."""
-    return "inputs" in self.lengths
-
-  @property
-  def shared(self) -> int | None:
-    """Returns the length that inputs and targets share, or None."""
-    name = "decoder" if self.is_pair else "targets"
-    return self.lengths.get(name)
-
-  def room_for_inputs(self, num_targets: int) -> int:
-    """Returns the maximum number of input tokens, given the target tokens."""
-    if self.shared is None:
-      return self.lengths["inputs"]
-    left = self.shared - num_targets
-    return min(left, self.lengths.get("inputs", left))
-
-  def encode(
-    self, name: str, content: str, place: str, limit: int
-  ) -> np.ndarray:
-    """Returns the token ids of one text, with EOS as in training."""
-    with _named(place):
-      ids = sentinels.encode(getattr(self, name).vocabulary, content)
-    return self._fit(name, ids, place, limit)
-
-  def encode_pair(
-    self, given: str, targets: str, place: str
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the token ids of inputs and targets, encoded as in training.
-
-    If inputs end with EOS, they and the targets are separate texts. Otherwise
-    the targets continue the inputs: see `sentinels.encode_continuation`.
-    """
-    with _named(place):
-      if self.inputs.add_eos:
-        ids = (
-          sentinels.encode(self.inputs.vocabulary, given),
-          sentinels.encode(self.targets.vocabulary, targets),
-        )
-      else:
-        ids = sentinels.encode_continuation(
-          self.targets.vocabulary,
-          given,
-          self._delimiter(given, targets) + targets,
-          alone=not self.row_format.shares_row,
-        )
-    limit = self.lengths["targets"]
-    target_ids = self._fit("targets", ids[1], place, limit)
-    limit = self.room_for_inputs(len(target_ids))
-    input_ids = self._fit("inputs", ids[0], place, limit)
-    return input_ids, target_ids
-
-  def _delimiter(self, given, targets) -> str:
-    has_space = given[-1:].isspace() or targets[:1].isspace()
-    return self.delimiter if given and targets and not has_space else ""
-
-  def _fit(self, name, ids, place, limit) -> np.ndarray:
-    """Appends EOS as in training; truncates or refuses long ids."""
-    feature = getattr(self, name)
-    eos_id = sentinels.eos_id(feature.vocabulary)
-    end = [eos_id] if feature.add_eos and eos_id is not None else []
-    if len(ids) + len(end) > limit:
-      if not self.truncate:
-        raise ValueError(
-          f"{place}: {name} has {len(ids) + len(end)} tokens, more than the "
-          f"maximum of {limit}: shorten it, raise Data.lengths, or set "
-          "truncate=True"
-        )
-      end = end[:limit]
-      excess = len(ids) + len(end) - limit
-      is_prompt = name == "inputs" and not feature.add_eos
-      ids = ids[excess:] if is_prompt else ids[: len(ids) - excess]
-    return np.array([*ids, *end], np.int32)
-
-  def starts_with_token(self, prompt: Sequence[int]) -> bool:
-    """Returns whether a language model's prompt begins with a start token."""
-    bare = getattr(self.targets.vocabulary, "bare_prompts", False)
-    return not (bare and len(prompt))
-
-  def decode(self, ids: Sequence[int]) -> str:
-    """Returns the text of predicted tokens, up to EOS."""
-    return sentinels.decode(self.targets.vocabulary, ids)
+# New tokens whose keys and values are not worth counting.
+_ALWAYS_FITS = 8192
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,6 +43,7 @@ class Generate:
     constraints: the constraints on predictions; max_new_tokens overrides their
       lengths.
     seed: the seed of the sampler.
+    stop: strings before which a text ends; they may span tokens.
   """
 
   model: decoding.Predictor
@@ -157,9 +52,13 @@ class Generate:
   sampler: decoding.Sampler = decoding.Greedy()
   constraints: decoding.Constraints = decoding.UNCONSTRAINED
   seed: int = 0
+  stop: Sequence[str] = ()
 
   def __post_init__(self):
     checks.fields(self)
+    object.__setattr__(self, "stop", tuple(self.stop))
+    if "" in self.stop:
+      raise ValueError("stop has an empty string: give the text to stop at")
     if self.max_new_tokens is None:
       object.__setattr__(self, "max_new_tokens", self._default_length())
     else:
@@ -178,7 +77,8 @@ class Generate:
       sentinels.known_ids(vocabulary),
       self.constraints.end_ids(sentinels.eos_id(vocabulary)),
     )
-    _check_positions(self.model, self.codec, sum(self.lengths.values()))
+    self.codec.check_positions(self.model, sum(self.lengths.values()))
+    _check_memory(self.model, self.max_new_tokens)
 
   def _default_length(self):
     length = self.codec.lengths["targets"]
@@ -235,12 +135,33 @@ class Generate:
       drawable=sentinels.known_ids(self.codec.targets.vocabulary),
     )._asdict()
 
+  def read(self, tokens: Sequence[int]) -> tuple[str, int | None]:
+    """Returns the text of predicted tokens.
+
+    If a stop string is in it, the text ends there, and the number of tokens up
+    to the end of that string is returned too, or else None.
+    """
+    text = self._decode(tokens)
+    if not any(string in text for string in self.stop):
+      return text, None
+    count = 1 + bisect.bisect_left(
+      range(1, len(tokens)),
+      True,
+      key=lambda n: any(x in self._decode(tokens[:n]) for x in self.stop),
+    )
+    text = self._decode(tokens[:count])
+    places = [text.find(string) for string in self.stop if string in text]
+    return text[: min(places, default=len(text))], count
+
+  def _decode(self, tokens) -> str:
+    if len(tokens) and tokens[-1] in self.constraints.ends:
+      tokens = tokens[:-1]  # The vocabulary only removes its own EOS.
+    return self.codec.decode(tokens)
+
   def result(self, fields, row) -> dict[str, Any]:
     length = int(row["lengths"])
-    tokens = row["tokens"][:length]
-    if length and tokens[-1] in self.constraints.ends:
-      tokens = tokens[:-1]  # The vocabulary only removes its own EOS.
-    prediction = self.codec.decode(tokens)
+    prediction, stopped = self.read(row["tokens"][:length])
+    length = length if stopped is None else stopped
     result = {
       **fields,
       "prediction": prediction,
@@ -293,7 +214,7 @@ class Score:
     checks.fields(self)
     lengths = self.codec.lengths
     together = lengths["targets"] + lengths.get("inputs", 0)
-    _check_positions(self.model, self.codec, self.codec.shared or together)
+    self.codec.check_positions(self.model, self.codec.shared or together)
 
   @property
   def lengths(self) -> dict[str, int]:
@@ -348,15 +269,6 @@ def _score(model, params, batch, *, per_token):
   return {**out, "scores": scores, "log_probs": log_probs}
 
 
-@contextlib.contextmanager
-def _named(place):
-  """Adds a record's place to an error message."""
-  try:
-    yield
-  except ValueError as error:
-    raise ValueError(f"{place}: {error}") from None
-
-
 def _text(record, *names):
   """Returns the first of the named fields that a record has."""
   for name in names:
@@ -372,24 +284,21 @@ def _text(record, *names):
   raise ValueError(f"{record.place}: no field {wanted}; its fields: {found}")
 
 
-def _check_positions(model, codec, decoder_length):
-  """Refuses lengths beyond the learned position embeddings."""
-  needed = {"encoder": codec.lengths.get("inputs"), "decoder": decoder_length}
-  if not codec.row_format.shares_row:
-    needed["decoder"] -= needed["encoder"]
-    if getattr(codec.targets.vocabulary, "begin_id", None) is not None:
-      needed = {
-        "encoder": needed["encoder"] + 2,
-        "decoder": needed["decoder"] + 1,
-      }
-  for side, length in needed.items():
-    stack = getattr(getattr(model, "transformer", None), side, None)
-    limit = getattr(getattr(stack, "position", None), "max_length", None)
-    if limit is not None and length > limit:
-      raise ValueError(
-        f"the {side} needs {length} positions, but the model has {limit} "
-        "learned ones: lower the lengths or max_new_tokens"
-      )
+def _check_memory(model, max_new_tokens):
+  """Refuses a cache that has no room in the memory of a device."""
+  if max_new_tokens <= _ALWAYS_FITS or not hasattr(model, "abstract"):
+    return
+  sides = dict.fromkeys(model.row_format.sides, 1)
+  prefill = functools.partial(model.prefill, max_new_tokens=max_new_tokens)
+  batch = model.row_format.abstract_batch(1, sides)
+  _, state = jax.eval_shape(prefill, model.abstract(), batch)
+  needed = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+  available = memory.available_bytes()
+  if available is not None and needed > available:
+    raise ValueError(
+      f"max_new_tokens={max_new_tokens} needs {needed / 2**30:.3g} GiB of keys "
+      f"and values per text, and {available / 2**30:.3g} are free: lower it"
+    )
 
 
 def _rounded(x):

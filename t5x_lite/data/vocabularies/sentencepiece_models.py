@@ -14,27 +14,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import sentencepiece
-import tensorflow as tf
 from google.protobuf import message
 from sentencepiece import sentencepiece_model_pb2
 
 from t5x_lite.data import sentinels as text_lib
 from t5x_lite.files import text_files
-from tasks import cache
 
 _USER_DEFINED = sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED
-
-
-class Prepared(NamedTuple):
-  """Holds a prepared model.
-
-  Attributes:
-    path: the path of the file or, if something was changed, of a cached copy.
-    num_sentinels: the number of sentinels in the file.
-  """
-
-  path: str
-  num_sentinels: int
 
 
 class Facts(NamedTuple):
@@ -49,20 +35,24 @@ class Facts(NamedTuple):
   adds_prefix: bool
 
 
-@functools.lru_cache
-def prepare(path: str, pieces: Sequence[str] = ()) -> Prepared:
+def prepare(
+  serialized: bytes, path: str, pieces: Sequence[str] = ()
+) -> tuple[bytes, int]:
   """Adds pieces to a model and normalises its sentinels.
 
   Args:
-    path: the path of the model.
+    serialized: the content of the file.
+    path: of the file, for messages.
     pieces: texts that become one token each, with ids after those of the file.
+
+  Returns:
+    The model, which is `serialized` itself if nothing has changed, and the
+    number of sentinels in the file.
 
   Raises:
     ValueError: the file is not a model; a piece exists already; or pieces are
       given for a model with sentinels.
   """
-  with tf.io.gfile.GFile(path, "rb") as file:
-    serialized = file.read()
   load(serialized, path)
   model = sentencepiece_model_pb2.ModelProto.FromString(serialized)
   sentinels = _sentinels(model)
@@ -70,21 +60,26 @@ def prepare(path: str, pieces: Sequence[str] = ()) -> Prepared:
     raise ValueError(
       f"{path} has sentinels but no <extra_id_0>: their numbers must start at 0"
     )
-  changed = False
+  changed = bool(pieces)
   for number, index in enumerate(sentinels):
     piece, name = model.pieces[index], f"▁<extra_id_{number}>"
     if piece.piece != name or piece.type != _USER_DEFINED:
       piece.piece, piece.type, changed = name, _USER_DEFINED, True
   if pieces:
     _add(model, pieces, path)
-  if not changed and not pieces:
-    return Prepared(path, len(sentinels))
-  serialized = model.SerializeToString(deterministic=True)
-  made = cache.directory() / f"{cache.digest([serialized])}.model"
-  if not made.exists():
-    with cache.write_atomic(made) as temporary:
-      temporary.write_bytes(serialized)
-  return Prepared(str(made), len(sentinels))
+  if not changed:
+    return serialized, len(sentinels)
+  return model.SerializeToString(deterministic=True), len(sentinels)
+
+
+def with_sentinels(serialized: bytes, count: int) -> bytes:
+  """Adds sentinels at the end of a model, as seqio does: the last id is 0's."""
+  model = sentencepiece_model_pb2.ModelProto.FromString(serialized)
+  for number in reversed(range(count)):
+    model.pieces.add(
+      piece=f"▁<extra_id_{number}>", score=0.0, type=_USER_DEFINED
+    )
+  return model.SerializeToString()
 
 
 @functools.lru_cache(maxsize=16)

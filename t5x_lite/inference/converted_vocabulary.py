@@ -1,11 +1,16 @@
-"""Writes gin bindings for the vocabulary of a converted run."""
+"""Reads the tokenizer of a Hugging Face directory, and builds it."""
 
 import dataclasses
 import pathlib
 from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
-from launch import environment
 from t5x_lite.data import sentinels
+from t5x_lite.data.vocabularies import (
+  converted,
+  sentencepiece_models,
+  tokenizer_json,
+)
 from t5x_lite.interop import generation as generation_lib
 from t5x_lite.interop import tokenizer_files
 
@@ -15,17 +20,28 @@ _BYTES = {"<pad>": 0, "</s>": 1, "<unk>": 2}
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-  """Describes a vocabulary by its gin bindings.
+  """Describes a vocabulary.
 
   Attributes:
-    bindings: gin bindings that set it for the text tasks.
-    eos_id: the id that ends its texts.
+    kind: one of recorded_vocabulary.KINDS.
+    path: of its file; None for bytes.
+    settings: of its class, besides the path.
+    around: the ids around a text, arguments of `converted.Converted`.
+    is_plain: whether `around` has what the class has by itself.
     has_sentinels: whether it has sentinels.
   """
 
-  bindings: str
-  eos_id: int
+  kind: str
+  path: pathlib.Path | None
+  settings: Mapping[str, object]
+  around: Mapping[str, object]
+  is_plain: bool
   has_sentinels: bool
+
+  @property
+  def eos_id(self) -> int:
+    """Returns the id that ends its texts."""
+    return self.around["eos_id"]
 
 
 def find(
@@ -59,8 +75,7 @@ def find(
   if files is None or not (files.after or files.eos or ends):
     return None
   kind = _KINDS[files.path.suffix if files.path else ""]
-  with environment.importing():  # TensorFlow, which vocabularies are made of.
-    table = kind(files, is_encoder_decoder=is_encoder_decoder)
+  table = kind(files, is_encoder_decoder=is_encoder_decoder)
   if table is None:
     return None
   if is_encoder_decoder:
@@ -68,8 +83,14 @@ def find(
     around["start_id"] = generation.start_id
   else:
     around = _around_text(files, table, ends)
+  around = {name: value for name, value in around.items() if value is not False}
   return Vocabulary(
-    _bindings(table, around), around["eos_id"], table.has_sentinels
+    kind=table.kind,
+    path=files.path,
+    settings=table.settings,
+    around=around,
+    is_plain=around == table.plain,
+    has_sentinels=table.has_sentinels,
   )
 
 
@@ -78,15 +99,15 @@ class _Table:
   """Describes a vocabulary's class, and looks up ids of special tokens.
 
   Attributes:
-    name: the name of the vocabulary's class.
-    settings: the arguments of that class.
+    kind: as in recorded_vocabulary.py.
+    settings: the arguments of its class, but for the path.
     find: maps a token to its id, or None.
     plain: the default special ids around texts.
     has_sentinels: whether it has sentinels.
     where: its name in error messages.
   """
 
-  name: str
+  kind: str
   settings: Mapping[str, object]
   find: Callable[[str], int | None]
   plain: Mapping[str, object] | None
@@ -141,12 +162,10 @@ def _around_text(files, table, ends) -> dict[str, object]:
 def _bytes(files, *, is_encoder_decoder) -> _Table:
   del is_encoder_decoder
   plain = {"start_id": 0, "eos_id": _BYTES["</s>"]}
-  return _Table("Bytes", {}, _BYTES.get, plain, True, "ByT5's vocabulary")
+  return _Table("bytes", {}, _BYTES.get, plain, True, "ByT5's vocabulary")
 
 
 def _sentencepiece(files, *, is_encoder_decoder) -> _Table:
-  from tasks import sentencepiece_models
-
   model = sentencepiece_models.load(files.path.read_bytes(), str(files.path))
   size = model.GetPieceSize()
   extra_ids = files.extra_ids
@@ -171,24 +190,22 @@ def _sentencepiece(files, *, is_encoder_decoder) -> _Table:
     found = model.PieceToId(name)
     return found if model.IdToPiece(found) == name else pieces.get(name)
 
-  settings = {"path": str(files.path.absolute()), "extra_ids": extra_ids}
+  settings = {"extra_ids": extra_ids}
   if pieces:
     settings["pieces"] = list(pieces)
   plain = {"start_id": 0, "eos_id": model.eos_id()}
   return _Table(
-    "SentencePiece", settings, find, plain, is_encoder_decoder, str(files.path)
+    "sentencepiece", settings, find, plain, is_encoder_decoder, str(files.path)
   )
 
 
 def _huggingface(files, *, is_encoder_decoder) -> _Table | None:
-  from tasks import hf_vocabulary
-
   # Built here only to look up ids and the offset.
   eos = files.after[-1] if files.after else files.eos
-  settings = {"path": str(files.path.absolute()), "extra_ids": 0}
+  settings = {"extra_ids": 0}
   if eos is not None:
     settings["eos"] = eos
-  vocabulary = hf_vocabulary.HuggingFaceTokenizer(**settings)
+  vocabulary = tokenizer_json.TokenizerJson(str(files.path), **settings)
   find = vocabulary.tokenizer.token_to_id
   missing = [token for token in files.added.values() if find(token) is None]
   if missing:
@@ -199,7 +216,7 @@ def _huggingface(files, *, is_encoder_decoder) -> _Table | None:
   if eos is not None and find(eos) is not None and vocabulary.offset:
     return None
   return _Table(
-    "HuggingFaceTokenizer",
+    "tokenizer_json",
     settings,
     find,
     None,
@@ -211,18 +228,19 @@ def _huggingface(files, *, is_encoder_decoder) -> _Table | None:
 _KINDS = {"": _bytes, ".model": _sentencepiece, ".json": _huggingface}
 
 
-def _bindings(table, around) -> str:
-  around = {name: value for name, value in around.items() if value is not False}
-  module, name = "converted", table.name
-  settings = {**table.settings, **around}
-  if around == table.plain:
-    module, settings = "vocabularies", table.settings
-  value = f"@{module}.{name}()"
-  lines = [
-    "from tasks import text",
-    f"from tasks import {module}",
-    *(f"{module}.{name}.{key} = {said!r}" for key, said in settings.items()),
-    f"text.corpus_task.vocabulary = {value}",
-    f"text.text_task.vocabulary = {value}",
-  ]
-  return "\n".join(lines) + "\n"
+def build(found: Vocabulary) -> Any:
+  """Returns the vocabulary that was found, in plain Python."""
+  if found.kind == "bytes":
+    return converted.Bytes(**found.around)
+  path, settings = str(found.path), dict(found.settings)
+  if found.kind == "tokenizer_json":
+    return converted.TokenizerJson(path, **settings, **found.around)
+  extra_ids = settings.pop("extra_ids")
+  model, num_sentinels = sentencepiece_models.prepare(
+    found.path.read_bytes(), path, tuple(settings.get("pieces", ()))
+  )
+  if not num_sentinels:
+    model = sentencepiece_models.with_sentinels(model, extra_ids)
+  vocabulary = converted.SentencePiece(model, path=path, **found.around)
+  sentinels.check_padding(vocabulary)
+  return vocabulary

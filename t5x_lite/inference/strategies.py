@@ -1,0 +1,65 @@
+"""Makes samplers of `transformers`' generation arguments, by one table.
+
+temperature=0.8, top_k=40   decoding.Sample(temperature=0.8, top_k=40)
+do_sample=True              decoding.Sample(), or the default if it samples
+do_sample=False             decoding.GREEDY
+"""
+
+import dataclasses
+from typing import Any
+
+from t5x_lite import decoding
+
+# Argument -> the class in `decoding` whose field of that name it sets.
+ARGUMENTS = {
+  "temperature": decoding.Sample,
+  "top_k": decoding.Sample,
+  "top_p": decoding.Sample,
+}
+
+
+def sampler(
+  default: Any, *, do_sample: bool | None = None, **given: Any
+) -> Any:
+  """Returns the sampler of generation arguments.
+
+  Args:
+    default: the model's own, which arguments change.
+    do_sample: whether tokens are drawn at random; None: if the default does, or
+      if an argument says how.
+    **given: values by the names in `ARGUMENTS`; None is not given.
+
+  Raises:
+    ValueError: arguments that contradict each other, or do not fit the default.
+  """
+  given = {name: value for name, value in given.items() if value is not None}
+  if do_sample is False:
+    if given:
+      name, value = next(iter(given.items()))
+      raise ValueError(
+        f"{name}={value} has no effect with do_sample=False: leave one out"
+      )
+    return decoding.GREEDY
+  if default == decoding.GREEDY and (given or do_sample):
+    kinds = {ARGUMENTS[name] for name in given} or {decoding.Sample}
+    default = kinds.pop()()
+  for name, value in given.items():
+    if name not in {field.name for field in dataclasses.fields(default)}:
+      raise ValueError(
+        f"{name}={value}: {default}, which the model samples by, has no {name}:"
+        " leave it out, or name another sampler in the run (run.Run.sampler)"
+      )
+  return dataclasses.replace(default, **given) if given else default
+
+
+def check_samples(sampler: Any, count: int) -> None:
+  """Refuses several samples of a sampler that gives the same each time.
+
+  Raises:
+    ValueError: `sampler` is greedy and `count` is above 1.
+  """
+  if count > 1 and sampler == decoding.GREEDY:
+    raise ValueError(
+      f"num_return_sequences={count} needs sampling, as greedy samples are all "
+      "the same: set temperature, top_k or top_p"
+    )

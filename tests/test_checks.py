@@ -35,7 +35,7 @@ RESULTS = {
   "Cutter", "Entry", "Format", "Generation", "Gpu", "Inspection", "Instruction",
   "Kernel", "Links", "Loaded", "Matrix", "NewestVerified", "Options", "Pattern",
   "Placed", "Plan", "Program", "ProgramCosts", "Question", "ResolvedTask",
-  "Rotary", "Scan", "Scores", "Slopes", "SpanPlan", "Summary", "Table",
+  "Ring", "Rotary", "Scan", "Scores", "Slopes", "SpanPlan", "Summary", "Table",
   "TokenizerFiles", "Topology", "TrainState", "Visibility",
 }  # fmt: skip
 

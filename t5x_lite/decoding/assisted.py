@@ -24,6 +24,7 @@ from t5x_lite.decoding.drafts import Draft, StepsBack
 from t5x_lite.decoding.loop import GREEDY, UNCONSTRAINED, Generated
 from t5x_lite.decoding.samplers import Greedy, Sampler
 from t5x_lite.model import Params
+from t5x_lite.nn.caches import Caching
 
 _ACCEPT, _CORRECT = 2, 3  # The uses of a key (Choices.keys).
 
@@ -56,6 +57,7 @@ def generate_assisted(
   constraints: Constraints = UNCONSTRAINED,
   row_ids: jax.Array | None = None,
   drawable: np.ndarray | None = None,
+  caching: Caching | None = None,
 ) -> tuple[Generated, Acceptance]:
   """Continues each row of a batch as `generate` does, in fewer steps.
 
@@ -71,6 +73,8 @@ def generate_assisted(
     draft_params: the parameters of a draft model.
     max_new_tokens, sampler, key, eos_id, constraints, row_ids, drawable: as of
       `generate`; they hold for the draft too.
+    caching: as of `generate`, for the model alone; its prefill_chunk must be
+      above the number of draft tokens.
 
   Returns:
     what was generated, and how many draft tokens were accepted.
@@ -85,6 +89,7 @@ def generate_assisted(
     model, params, draft, draft_params, batch, key,
     jnp.array(ends or (-1,), jnp.int32), row_ids, drawable,
     max_new_tokens=max_new_tokens, sampler=sampler, constraints=constraints,
+    caching=caching,
   )  # fmt: skip
 
 
@@ -100,7 +105,7 @@ class _Carry(NamedTuple):
 @functools.partial(
   jax.jit,
   static_argnums=(0, 2),
-  static_argnames=("max_new_tokens", "sampler", "constraints"),
+  static_argnames=("max_new_tokens", "sampler", "constraints", "caching"),
 )
 def _generate(
   model,
@@ -116,11 +121,13 @@ def _generate(
   max_new_tokens,
   sampler,
   constraints,
+  caching,
 ):
   num_rows, num_draft = row_ids_B.shape[0], draft.num_tokens
   # A round writes all of its tokens, also where a row needs fewer.
+  kept = {} if caching is None else {"caching": caching}
   logits_BV, state = model.prefill(
-    params, batch, max_new_tokens=max_new_tokens + num_draft
+    params, batch, max_new_tokens=max_new_tokens + num_draft, **kept
   )
   size = logits_BV.shape[-1]
   if drawable is None:

@@ -11,6 +11,7 @@ from t5x_lite.decoding.choices import fit_drawable, row_lengths, settled
 from t5x_lite.decoding.constraints import Constraints
 from t5x_lite.decoding.samplers import Greedy, Sampler
 from t5x_lite.model import Batch, Params
+from t5x_lite.nn.caches import Caching
 
 GREEDY = Greedy()
 UNCONSTRAINED = Constraints()
@@ -57,6 +58,7 @@ def generate(
   constraints: Constraints = UNCONSTRAINED,
   row_ids: jax.Array | None = None,
   drawable: np.ndarray | None = None,
+  caching: Caching | None = None,
 ) -> Generated:
   """Continues each row of a batch until EOS or max_new_tokens.
 
@@ -80,6 +82,8 @@ def generate(
     drawable: bool [number of ids], marks the ids that may be generated, as
       `sentinels.known_ids` gives them for a vocabulary. Ids beyond, which pad
       the model's vocabulary, are never generated. None: all the model's ids.
+    caching: how keys and values are kept and long prompts are read, for models
+      whose `prefill` takes it. None: as the model does.
 
   Raises:
     ValueError: max_new_tokens is below 1, a key is missing, or the constraints
@@ -99,13 +103,14 @@ def generate(
     max_new_tokens=max_new_tokens,
     sampler=sampler,
     constraints=constraints,
+    caching=caching,
   )
 
 
 @functools.partial(
   jax.jit,
   static_argnums=0,
-  static_argnames=("max_new_tokens", "sampler", "constraints"),
+  static_argnames=("max_new_tokens", "sampler", "constraints", "caching"),
 )
 def _generate(
   model,
@@ -119,6 +124,7 @@ def _generate(
   max_new_tokens,
   sampler,
   constraints,
+  caching,
 ):
   row_keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, row_ids_B)
   columns_T = jnp.arange(max_new_tokens)
@@ -162,7 +168,10 @@ def _generate(
     tokens_B, done_B, generated = emit(step, logits_BV, done_B, generated)
     return step + 1, state, tokens_B, done_B, generated
 
-  logits_BV, state = model.prefill(params, batch, max_new_tokens=max_new_tokens)
+  kept = {} if caching is None else {"caching": caching}
+  logits_BV, state = model.prefill(
+    params, batch, max_new_tokens=max_new_tokens, **kept
+  )
   if drawable is None:
     constraints.check(np.ones(logits_BV.shape[-1], bool), constraints.ends)
   shape_BT = (row_ids_B.shape[0], max_new_tokens)

@@ -49,7 +49,7 @@ def prefill_decoder_of_encoder(
   rows, length, _ = encoded_BSD.shape
   cache = transformer.decoder.empty_cache(
     rows, max_new_tokens, source_length=length,
-    dtype=caching.dtype or transformer.dtype,
+    dtype=caching.dtype or transformer.dtype, chunk=caching.prefill_chunk,
   )  # fmt: skip
   zeros_B1 = jnp.zeros((rows, 1), jnp.int32)
   first = TokenInfo(zeros_B1, zeros_B1, zeros_B1 + 1, zeros_B1 > 0)
@@ -82,7 +82,7 @@ def prefill_decoder_only(
 
   cache = transformer.decoder.empty_cache(
     rows, length + max_new_tokens,
-    dtype=caching.dtype or transformer.dtype,
+    dtype=caching.dtype or transformer.dtype, chunk=caching.prefill_chunk,
   )  # fmt: skip
   chunk = min(caching.prefill_chunk or length, length)
   if chunk < length:

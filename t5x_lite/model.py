@@ -15,31 +15,16 @@ import jax.numpy as jnp
 
 from t5x_lite import checks, row_formats
 from t5x_lite.losses import CrossEntropy, Loss, Term, Terms, objective
-from t5x_lite.nn import attention_rules
+from t5x_lite.nn import attention_rules, decode_state
 from t5x_lite.nn.attention_rules import TokenInfo
-from t5x_lite.nn.caches import StackCache
+from t5x_lite.nn.caches import PLAIN_CACHE, Caching
+from t5x_lite.nn.decode_state import DecodeState
 from t5x_lite.nn.heads import Head
 from t5x_lite.nn.transformer import Transformer
 from t5x_lite.row_formats import RowFormat, token_info
 
 Batch = Mapping[str, jax.Array]
 Params = dict[str, Any]
-
-
-class DecodeState(NamedTuple):
-  """What generation carries from token to token.
-
-  Attributes:
-    cache: of the decoder; every row writes the same slot.
-    slot: int32 scalar, the next slot to write.
-    next: the info of the next token of each row, [B, 1].
-    source: the encoder's tokens, or None.
-  """
-
-  cache: StackCache
-  slot: jax.Array
-  next: TokenInfo
-  source: TokenInfo | None
 
 
 class Outputs(NamedTuple):
@@ -258,37 +243,98 @@ class Model:
     return jax.vmap(row)(states_BTD, *scored)
 
   def prefill(
-    self, params: Params, batch: Batch, *, max_new_tokens: int
+    self,
+    params: Params,
+    batch: Batch,
+    *,
+    max_new_tokens: int,
+    caching: Caching = PLAIN_CACHE,
   ) -> tuple[jax.Array, DecodeState]:
     """Reads the inputs and fills a cache with room for the new tokens.
 
     The inputs are the encoder's tokens or, in a decoder-only model, the tokens
     that `decoder_causal_attention` marks: start token and prompt. Rows are not
-    packed, and prompts may differ in length. The decoder of an encoder starts
-    from the first of its input tokens, or from 0.
+    packed; prompts may differ in length, padded on the right or on the left.
+    Without `decoder_positions`, positions count a row's marked tokens. The
+    decoder of an encoder starts from the first of its input tokens, or from 0.
+
+    Args:
+      params: as from `init`.
+      batch: the inputs.
+      max_new_tokens: slots of the cache beside those of the prompts.
+      caching: how the cache is kept, and long prompts are read.
 
     Returns:
       float32 logits [B, V] of the first new token, and the state.
+
+    Raises:
+      ValueError: an encoder alone; or chunks of a prompt that is read as a
+        whole (prefix-LM).
     """
     if self.transformer.decoder is None:
       raise ValueError("an encoder-only model does not generate")
-
-    def forward(transformer):
-      if transformer.has_encoder:
-        return _prefill_decoder_of_encoder(transformer, batch, max_new_tokens)
-      return _prefill_decoder_only(transformer, batch, max_new_tokens)
-
-    return self._apply(forward, params)[0]
+    room = {"max_new_tokens": max_new_tokens, "caching": caching}
+    run = self._bound(params)
+    if self.transformer.has_encoder:
+      encoded_BSD, source = run(lambda bound: _encoded(bound, batch))
+      start_B = jnp.zeros(encoded_BSD.shape[0], jnp.int32)
+      if "decoder_input_tokens" in batch:
+        start_B = batch["decoder_input_tokens"][:, 0]
+      return decode_state.prefill_decoder_of_encoder(
+        self.transformer, run, encoded_BSD, source, start_B, **room
+      )
+    tokens = token_info(batch, "decoder")
+    if "decoder_positions" not in batch:
+      counted = jnp.cumsum(tokens.prefix, axis=1, dtype=jnp.int32) - 1
+      tokens = tokens._replace(position=jnp.maximum(counted, 0))
+    return decode_state.prefill_decoder_only(
+      self.transformer, run, batch["decoder_input_tokens"], tokens, **room
+    )
 
   def decode_step(
     self, params: Params, state: DecodeState, tokens_B: jax.Array
   ) -> tuple[jax.Array, DecodeState]:
     """Appends one token per row; returns logits [B, V] of the next."""
+    logits_B1V, state = self.decode_tokens(params, state, tokens_B[:, None])
+    return logits_B1V[:, 0], state
 
-    def forward(transformer):
-      return _step(transformer, state, tokens_B, source_BSD=None)
+  def decode_tokens(
+    self,
+    params: Params,
+    state: DecodeState,
+    tokens_BT: jax.Array,
+    *,
+    lengths_B: jax.Array | None = None,
+  ) -> tuple[jax.Array, DecodeState]:
+    """Appends several tokens per row.
 
-    return self._apply(forward, params)[0]
+    The cache needs T free slots even in rows that append fewer.
+
+    Args:
+      params: as from `init`.
+      state: as from `prefill`.
+      tokens_BT: the tokens.
+      lengths_B: how many of its T tokens each row appends, int32 in [0, T]; the
+        others are padding. None: all T, and rows stay in step.
+
+    Returns:
+      float32 logits [B, T, V] of the token after each, and the state.
+    """
+    return decode_state.step(
+      self.transformer, self._bound(params), state, tokens_BT,
+      lengths_B=lengths_B,
+    )  # fmt: skip
+
+  def roll_back(self, state: DecodeState, count_B: jax.Array) -> DecodeState:
+    """Returns the state before the last `count_B` tokens of each row.
+
+    Only tokens that were appended since the prefill can be taken back.
+    """
+    return decode_state.roll_back(self.transformer, state, count_B)
+
+  def _bound(self, params):
+    """Returns a function that calls another with the bound Transformer."""
+    return lambda forward: self._apply(forward, params)[0]
 
   def _apply(self, forward, params, key=None, collect=()):
     """Returns what `forward` gives, and what the modules sow in `collect`."""
@@ -336,55 +382,3 @@ def _hidden(transformer, batch) -> tuple[jax.Array, TokenInfo]:
     source = {"source_BSD": encoded_BSD, "source_tokens": tokens}
   ids, tokens = batch["decoder_input_tokens"], token_info(batch, "decoder")
   return transformer.decode(ids, tokens, **source)[0], tokens
-
-
-def _prefill_decoder_of_encoder(transformer, batch, max_new_tokens):
-  encoded_BSD, source = _encoded(transformer, batch)
-  rows, length, _ = encoded_BSD.shape
-  cache = transformer.decoder.empty_cache(
-    rows, max_new_tokens, source_length=length, dtype=transformer.dtype
-  )
-  start_B = jnp.zeros(rows, jnp.int32)
-  if "decoder_input_tokens" in batch:
-    start_B = batch["decoder_input_tokens"][:, 0]
-  zeros_B1 = jnp.zeros((rows, 1), jnp.int32)
-  first = TokenInfo(zeros_B1, zeros_B1, zeros_B1 + 1, zeros_B1 > 0)
-  state = DecodeState(cache, jnp.int32(0), first, source)
-  return _step(transformer, state, start_B, source_BSD=encoded_BSD)
-
-
-def _prefill_decoder_only(transformer, batch, max_new_tokens):
-  ids = batch["decoder_input_tokens"]
-  rows, length = ids.shape
-  tokens = token_info(batch, "decoder")
-  tokens = tokens._replace(segment=tokens.prefix.astype(jnp.int32))
-  prompt_length_B = jnp.sum(tokens.segment, axis=1)
-  cache = transformer.decoder.empty_cache(
-    rows, length + max_new_tokens, dtype=transformer.dtype
-  )
-  slot = jnp.int32(0)
-  hidden_BTD, cache = transformer.decode(ids, tokens, cache=cache, slot=slot)
-
-  def last(x_BT):
-    places_B1 = jnp.maximum(prompt_length_B - 1, 0)[:, None]
-    x_BT = jnp.broadcast_to(x_BT, (rows, length, *x_BT.shape[2:]))
-    places = places_B1.reshape(rows, 1, *(1,) * (x_BT.ndim - 2))
-    return jnp.take_along_axis(x_BT, places, axis=1)
-
-  first = transformer.decoder.position.following(jax.tree.map(last, tokens))
-  first = first._replace(prefix=jnp.zeros_like(first.prefix))
-  state = DecodeState(cache, jnp.int32(length), first, None)
-  return transformer.logits(last(hidden_BTD))[:, 0], state
-
-
-def _step(transformer, state, tokens_B, *, source_BSD):
-  here = state.next
-  source = {}
-  if state.source is not None:
-    source = {"source_BSD": source_BSD, "source_tokens": state.source}
-  hidden_B1D, cache = transformer.decode(
-    tokens_B[:, None], here, cache=state.cache, slot=state.slot, **source
-  )
-  following = transformer.decoder.position.following(here)
-  new_state = DecodeState(cache, state.slot + 1, following, state.source)
-  return transformer.logits(hidden_B1D)[:, 0], new_state

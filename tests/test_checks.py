@@ -30,11 +30,12 @@ from tests import tiny
 
 # What the library makes by itself, and nobody configures.
 RESULTS = {
-  "Array", "Benchmark", "Buckets", "Case", "Cell", "Chip", "Cluster", "Codec",
+  "Array", "Benchmark", "Buckets", "Case", "Cell", "Chip", "Choices",
+  "Cluster", "Codec",
   "Cutter", "Entry", "Format", "Generation", "Gpu", "Inspection", "Instruction",
   "Kernel", "Links", "Loaded", "Matrix", "NewestVerified", "Options", "Pattern",
   "Placed", "Plan", "Program", "ProgramCosts", "Question", "ResolvedTask",
-  "Rotary", "Scan", "Scores", "Slopes", "SpanPlan", "Summary", "Table",
+  "Ring", "Rotary", "Scan", "Scores", "Slopes", "SpanPlan", "Summary", "Table",
   "TokenizerFiles", "Topology", "TrainState", "Visibility",
 }  # fmt: skip
 

@@ -21,7 +21,7 @@ MAY_IMPORT = {
   "model": ("checks", "nn", "losses", "row_formats"),
   "optim": ("checks",),
   "devices": ("checks",),
-  "decoding": ("checks", "model"),
+  "decoding": ("checks", "nn", "model"),
   "checkpoints": ("checks", "files"),
   "accounting": ("files", "nn", "losses", "devices"),
   "interop": ("files", "nn", "model", "devices", "decoding"),

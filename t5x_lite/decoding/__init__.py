@@ -1,6 +1,8 @@
 """Generates token sequences from a model's next-token logits."""
 
+from t5x_lite.decoding.assisted import Acceptance, generate_assisted
 from t5x_lite.decoding.constraints import Constraints
+from t5x_lite.decoding.drafts import Draft, DraftModel, PromptLookup
 from t5x_lite.decoding.loop import (
   GREEDY,
   UNCONSTRAINED,
@@ -11,6 +13,7 @@ from t5x_lite.decoding.loop import (
 from t5x_lite.decoding.samplers import Greedy, Sample, Sampler
 
 __all__ = [
-  "GREEDY", "UNCONSTRAINED", "Constraints", "Generated", "Greedy", "Predictor",
-  "Sample", "Sampler", "generate",
+  "GREEDY", "UNCONSTRAINED", "Acceptance", "Constraints", "Draft", "DraftModel",
+  "Generated", "Greedy", "Predictor", "PromptLookup", "Sample", "Sampler",
+  "generate", "generate_assisted",
 ]  # fmt: skip

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t5x_lite.decoding.choices import fit_drawable, row_lengths, settled
 from t5x_lite.decoding.constraints import Constraints
 from t5x_lite.decoding.samplers import Greedy, Sampler
 from t5x_lite.model import Batch, Params
+from t5x_lite.nn.caches import Caching
 
 GREEDY = Greedy()
 UNCONSTRAINED = Constraints()
@@ -56,6 +58,7 @@ def generate(
   constraints: Constraints = UNCONSTRAINED,
   row_ids: jax.Array | None = None,
   drawable: np.ndarray | None = None,
+  caching: Caching | None = None,
 ) -> Generated:
   """Continues each row of a batch until EOS or max_new_tokens.
 
@@ -79,22 +82,16 @@ def generate(
     drawable: bool [number of ids], marks the ids that may be generated, as
       `sentinels.known_ids` gives them for a vocabulary. Ids beyond, which pad
       the model's vocabulary, are never generated. None: all the model's ids.
+    caching: how keys and values are kept and long prompts are read, for models
+      whose `prefill` takes it. None: as the model does.
 
   Raises:
     ValueError: max_new_tokens is below 1, a key is missing, or the constraints
       leave no token at some step.
   """
-  if max_new_tokens < 1:
-    raise ValueError(f"max_new_tokens ({max_new_tokens}) must be at least 1")
-  if key is None:
-    if not isinstance(sampler, Greedy):
-      raise ValueError(f"{sampler} samples at random: pass key=")
-    key = jax.random.key(0)
-  ends = constraints.end_ids(eos_id)
-  if drawable is not None:
-    constraints.check(np.asarray(drawable), ends)
-  if row_ids is None:
-    row_ids = jnp.arange(next(iter(batch.values())).shape[0])
+  key, ends, row_ids = settled(
+    batch, max_new_tokens, sampler, key, eos_id, constraints, row_ids, drawable
+  )
   return _generate(
     model,
     params,
@@ -106,13 +103,14 @@ def generate(
     max_new_tokens=max_new_tokens,
     sampler=sampler,
     constraints=constraints,
+    caching=caching,
   )
 
 
 @functools.partial(
   jax.jit,
   static_argnums=0,
-  static_argnames=("max_new_tokens", "sampler", "constraints"),
+  static_argnames=("max_new_tokens", "sampler", "constraints", "caching"),
 )
 def _generate(
   model,
@@ -126,17 +124,19 @@ def _generate(
   max_new_tokens,
   sampler,
   constraints,
+  caching,
 ):
   row_keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, row_ids_B)
   columns_T = jnp.arange(max_new_tokens)
-  prompt_length_B, limit_B = _lengths(batch, max_new_tokens, constraints)
+  prompt_length_B, limit_B = row_lengths(batch, max_new_tokens, constraints)
 
   def emit(step, logits_BV, done_B, generated):
     """Samples one token for each unfinished row and writes it at `step`."""
     step_keys_B = jax.vmap(jax.random.fold_in, (0, None))(row_keys_B, step)
     choices_BV = logits_BV
     if drawable is not None:
-      choices_BV = jnp.where(_fit(drawable, logits_BV), logits_BV, -jnp.inf)
+      known_V = fit_drawable(drawable, logits_BV.shape[-1])
+      choices_BV = jnp.where(known_V, logits_BV, -jnp.inf)
     choices_BV = constraints.allow(
       choices_BV,
       step=step,
@@ -168,7 +168,10 @@ def _generate(
     tokens_B, done_B, generated = emit(step, logits_BV, done_B, generated)
     return step + 1, state, tokens_B, done_B, generated
 
-  logits_BV, state = model.prefill(params, batch, max_new_tokens=max_new_tokens)
+  kept = {} if caching is None else {"caching": caching}
+  logits_BV, state = model.prefill(
+    params, batch, max_new_tokens=max_new_tokens, **kept
+  )
   if drawable is None:
     constraints.check(np.ones(logits_BV.shape[-1], bool), constraints.ends)
   shape_BT = (row_ids_B.shape[0], max_new_tokens)
@@ -182,28 +185,3 @@ def _generate(
   tokens_B, done_B, generated = emit(0, logits_BV, row_ids_B < 0, empty)
   carry = (jnp.int32(1), state, tokens_B, done_B, generated)
   return jax.lax.while_loop(unfinished, body, carry)[-1]
-
-
-def _fit(drawable, logits_BV):
-  """Fits `drawable` to the model's vocabulary size, bool [V]."""
-  size = logits_BV.shape[-1]
-  known_V = jnp.asarray(drawable)[:size]
-  return jnp.pad(known_V, (0, size - len(known_V)))
-
-
-def _lengths(batch, max_new_tokens, constraints):
-  """Returns each row's prompt length and maximum number of new tokens.
-
-  A language model's prompt is its start token and text, as `prefill` takes it;
-  an encoder-decoder's is the start token only.
-  """
-  rows = next(iter(batch.values())).shape[0]
-  prompt_length_B = jnp.ones(rows, jnp.int32)
-  if (
-    "encoder_input_tokens" not in batch and "decoder_causal_attention" in batch
-  ):
-    prompt_length_B = jnp.sum(batch["decoder_causal_attention"], axis=1)
-  limit_B = jnp.full(rows, max_new_tokens)
-  if constraints.max_length is not None:
-    limit_B = jnp.minimum(limit_B, constraints.max_length - prompt_length_B)
-  return prompt_length_B, limit_B

@@ -19,6 +19,9 @@ class Sampler(Protocol):
 
   def __call__(self, logits_BV: jax.Array, key: jax.Array) -> jax.Array: ...
 
+  def probabilities(self, logits_BV: jax.Array) -> jax.Array:
+    """Returns how probable each token is to be chosen, float32 [B, V]."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Greedy:
@@ -27,6 +30,9 @@ class Greedy:
   def __call__(self, logits_BV: jax.Array, key: jax.Array) -> jax.Array:
     del key
     return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+
+  def probabilities(self, logits_BV: jax.Array) -> jax.Array:
+    return jax.nn.one_hot(jnp.argmax(logits_BV, -1), logits_BV.shape[-1])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +56,25 @@ class Sample:
     checks.fields(self)
 
   def __call__(self, logits_BV: jax.Array, key: jax.Array) -> jax.Array:
+    kept_BK, ids_BK = self._kept(logits_BV)
+    choice_B = jax.random.categorical(key, kept_BK).astype(jnp.int32)
+    if ids_BK is None:
+      return choice_B
+    return jnp.take_along_axis(ids_BK, choice_B[..., None], axis=-1)[..., 0]
+
+  def probabilities(self, logits_BV: jax.Array) -> jax.Array:
+    kept_BK, ids_BK = self._kept(logits_BV)
+    probs_BK = jax.nn.softmax(kept_BK)
+    if ids_BK is None:
+      return probs_BK
+    zeros_BV = jnp.zeros(logits_BV.shape, jnp.float32)
+    return jnp.put_along_axis(zeros_BV, ids_BK, probs_BK, -1, inplace=False)
+
+  def _kept(self, logits_BV):
+    """Returns the logits of the tokens that may come, and their ids.
+
+    Tokens that top_k keeps alone, with their ids; without it all, and None.
+    """
     logits_BV = logits_BV.astype(jnp.float32)
     # Subtract the maximum first: divided by a small temperature, large logits
     # would overflow to infinity.
@@ -62,10 +87,7 @@ class Sample:
     if self.top_p is not None and self.top_p < 1:
       kept_BV = _nucleus(logits_BV, self.top_p)
       logits_BV = jnp.where(kept_BV, logits_BV, -jnp.inf)
-    choice_B = jax.random.categorical(key, logits_BV).astype(jnp.int32)
-    if ids_BK is None:
-      return choice_B
-    return jnp.take_along_axis(ids_BK, choice_B[..., None], axis=-1)[..., 0]
+    return logits_BV, ids_BK
 
 
 def _nucleus(logits_BV: jax.Array, p: float) -> jax.Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from t5x_lite import checks
 from t5x_lite.nn import attention_rules, contexts
 from t5x_lite.nn.attention_rules import AttentionRule
-from t5x_lite.nn.caches import KVCache
+from t5x_lite.nn.caches import Int8KVCache, KVCache, empty_kv
 from t5x_lite.nn.dropout import dropout
 from t5x_lite.nn.kernels import table
 from t5x_lite.nn.kernels.bias import as_array
@@ -140,7 +140,7 @@ class CoreAttention:
     self,
     module: nn.Module,
     q_BNTH: jax.Array,
-    kv: KVCache,
+    kv: KVCache | Int8KVCache,
     context: contexts.AttentionContext,
   ) -> jax.Array:
     """Returns [B, N, T, H], in the dtype of the queries.
@@ -161,6 +161,7 @@ class CoreAttention:
       def drop(probs):
         return dropout(module, probs, self.dropout_rate)
 
+    kv = kv.read()
     kernel = table.KERNELS[context.kernel].run
     if drop is not None:  # Only einsum takes it.
       kernel = functools.partial(kernel, dropout_mask=drop)
@@ -263,9 +264,9 @@ class Attention(nn.Module):
     context: contexts.AttentionContext,
     *,
     position: PositionEncoding,
-    cache: KVCache | None = None,
+    cache: KVCache | Int8KVCache | None = None,
     slot: jax.Array | None = None,
-  ) -> tuple[jax.Array, KVCache]:
+  ) -> tuple[jax.Array, KVCache | Int8KVCache]:
     """Attends from x to the source.
 
     Args:
@@ -300,11 +301,11 @@ class Attention(nn.Module):
     out_BTNH = out_BNTH.swapaxes(1, 2)
     return self.projections.from_heads(out_BTNH, x_BTD.shape[-1]), kv
 
-  def empty_cache(self, batch: int, length: int, dtype) -> KVCache:
+  def empty_cache(
+    self, batch: int, length: int, dtype
+  ) -> KVCache | Int8KVCache:
     """Returns a cache of `length` empty slots a row."""
-    num_kv_heads = self.kv_heads
-    shape = (batch, num_kv_heads, length, self.head_dim)
-    return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+    return empty_kv(batch, self.kv_heads, length, self.head_dim, dtype)
 
   def _heads(self, name, x_BTD, num_heads, init=None):
     heads = "heads" if name == "query" else "kv_heads"

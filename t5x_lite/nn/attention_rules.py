@@ -192,6 +192,18 @@ def reads_prefix(rule: AttentionRule) -> bool:
   return isinstance(rule, PrefixCausal) or any(map(reads_prefix, parts))
 
 
+def looks_ahead(rule: AttentionRule) -> bool:
+  """Tells whether a token of a prompt may attend to one after it.
+
+  Found by asking the rule for the mask of eight tokens of one prefix.
+  """
+  with jax.ensure_compile_time_eval():
+    index_BT = jnp.arange(8, dtype=jnp.int32)[None]
+    ones_BT = jnp.ones_like(index_BT)
+    tokens = TokenInfo(index_BT, index_BT, ones_BT, ones_BT > 0)
+    return bool(jnp.any(jnp.triu(mask(rule, tokens, tokens), k=1)))
+
+
 def mask(rule: AttentionRule, query: TokenInfo, key: TokenInfo) -> jax.Array:
   """Returns a rule's mask, restricted to segments and without padding.
 

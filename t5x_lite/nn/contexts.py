@@ -7,7 +7,7 @@ import jax
 
 from t5x_lite.nn import attention_rules
 from t5x_lite.nn.attention_rules import AttentionRule, Full, TokenInfo
-from t5x_lite.nn.caches import KVCache, SharedKV
+from t5x_lite.nn.caches import Int8KVCache, KVCache, SharedKV
 from t5x_lite.nn.kernels.bias import Bias, as_array
 from t5x_lite.nn.kernels.table import KERNELS
 from t5x_lite.nn.kernels.visibility import Visibility
@@ -128,7 +128,7 @@ class LayerContext(NamedTuple):
   position: PositionEncoding
   source_BSD: jax.Array | None
   cross_attention: AttentionContext | None
-  shared_kv: KVCache | None
+  shared_kv: KVCache | Int8KVCache | None
 
 
 def layer_contexts(

@@ -67,9 +67,13 @@ class PositionEncoding(nn.Module):
     del query, key
     return None
 
-  def following(self, tokens: TokenInfo) -> TokenInfo:
-    """Returns the info of the tokens generated after these, one for each."""
-    return tokens._replace(index=tokens.index + 1, position=tokens.position + 1)
+  def following(
+    self, tokens: TokenInfo, steps: jax.Array | int = 1
+  ) -> TokenInfo:
+    """Returns the info of the tokens generated `steps` after these."""
+    return tokens._replace(
+      index=tokens.index + steps, position=tokens.position + steps
+    )
 
 
 class NoPosition(PositionEncoding):
@@ -347,11 +351,13 @@ class Learned2D(PositionEncoding):
     x_BTD += _rows(text, tokens.position, dtype)
     return x_BTD + _rows(blank, tokens.features["block_positions"], dtype)
 
-  def following(self, tokens: TokenInfo) -> TokenInfo:
+  def following(
+    self, tokens: TokenInfo, steps: jax.Array | int = 1
+  ) -> TokenInfo:
     # What fills a blank keeps the blank's position in the text.
-    in_block = tokens.features["block_positions"] + 1
+    in_block = tokens.features["block_positions"] + steps
     features = {**tokens.features, "block_positions": in_block}
-    return tokens._replace(index=tokens.index + 1, features=features)
+    return tokens._replace(index=tokens.index + steps, features=features)
 
 
 def _table(module, name, rows, width):

@@ -17,6 +17,7 @@ from t5x_lite.nn.attention import Attention
 from t5x_lite.nn.attention_rules import AttentionRule, TokenInfo
 from t5x_lite.nn.caches import (
   LayerCache,
+  Ring,
   SharedKV,
   StackCache,
   empty_tokens,
@@ -325,6 +326,8 @@ class Stack(nn.Module):
       x_BTD = pooling.pool(x_BTD, tokens, self.pool)
       tokens = pooling.pooled_tokens(tokens, self.pool)
 
+    if cache and cache.ring:
+      slot = cache.ring.slots(tokens)
     cached_tokens = cache and write_tokens(cache.tokens, tokens, slot)
     keys = shared_kv.tokens if shared_kv else (cached_tokens or tokens)
     context = layer_contexts(
@@ -345,7 +348,9 @@ class Stack(nn.Module):
     if self.final_norm is not None:
       x_BTD = self.final_norm(x_BTD)
     x_BTD = dropout(self, x_BTD, self.output_dropout_rate)
-    return x_BTD, cache and StackCache(layer_caches, cached_tokens)
+    if cache is not None:
+      cache = StackCache(layer_caches, cached_tokens, cache.ring)
+    return x_BTD, cache
 
   def _run_all(self, run, x_BTD, caches):
     """Runs all layers, scanned or one by one."""
@@ -365,9 +370,17 @@ class Stack(nn.Module):
     return x_BTD, caches and tuple(written)
 
   def empty_cache(
-    self, batch: int, length: int, *, source_length: int = 0, dtype
-  ) -> StackCache:
-    """Returns a cache of `length` empty slots a row."""
+    self, batch: int, length: int, *, source_length: int = 0, dtype,
+    chunk: int | None = None,
+  ) -> StackCache:  # fmt: skip
+    """Returns a cache of `length` empty slots a row, or of a ring of fewer.
+
+    A ring where all layers have windows and at most `chunk` tokens are
+    appended at once; None for no ring.
+    """
+    rules = [layer.rule or self.rule for layer in self.period]
+    ring = Ring.fit(rules, length, chunk)
+    length = ring.length if ring else length
 
     def layer_cache(layer):
       cross = layer.cross_attention
@@ -384,4 +397,4 @@ class Stack(nn.Module):
       )
     else:
       layers = tuple(layer_cache(layer) for layer in self.layers)
-    return StackCache(layers, empty_tokens(batch, length))
+    return StackCache(layers, empty_tokens(batch, length), ring)

@@ -149,13 +149,19 @@ class DecoderDecoder(nn.Module):
     return SharedKV(cache.kv.write(kv, slot), written)
 
   def empty_cache(
-    self, batch: int, length: int, *, source_length: int = 0, dtype
+    self,
+    batch: int,
+    length: int,
+    *,
+    source_length: int = 0,
+    dtype,
+    chunk: int | None = None,
   ) -> DecoderDecoderCache:
-    """Returns a cache of `length` empty slots a row."""
+    """Returns an empty cache; arguments as of Stack.empty_cache."""
     del source_length
     attention = self.cross_decoder.period[0].attention
     kv = attention.empty_cache(batch, length, dtype)
     return DecoderDecoderCache(
-      self.self_decoder.empty_cache(batch, length, dtype=dtype),
+      self.self_decoder.empty_cache(batch, length, dtype=dtype, chunk=chunk),
       SharedKV(kv, empty_tokens(batch, length)),
     )

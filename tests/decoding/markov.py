@@ -42,6 +42,14 @@ class Markov:
       jax.debug.callback(self.on_step)
     return params["log_probs"][tokens], {"steps": state["steps"] + 1}
 
+  def decode_tokens(self, params, state, tokens, *, lengths_B):
+    steps = state["steps"] + jnp.max(lengths_B)
+    return params["log_probs"][tokens], {"steps": steps}
+
+  def roll_back(self, state, count):
+    del count
+    return state
+
   def logits(self, params, batch):
     return params["log_probs"][batch["decoder_input_tokens"]]
 

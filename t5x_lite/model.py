@@ -17,29 +17,13 @@ from t5x_lite import checks, row_formats
 from t5x_lite.losses import CrossEntropy, Loss, Term, Terms, objective
 from t5x_lite.nn import attention_rules
 from t5x_lite.nn.attention_rules import TokenInfo
-from t5x_lite.nn.caches import StackCache
+from t5x_lite.nn.decode_state import DecodeState
 from t5x_lite.nn.heads import Head
 from t5x_lite.nn.transformer import Transformer
 from t5x_lite.row_formats import RowFormat, token_info
 
 Batch = Mapping[str, jax.Array]
 Params = dict[str, Any]
-
-
-class DecodeState(NamedTuple):
-  """What generation carries from token to token.
-
-  Attributes:
-    cache: of the decoder; every row writes the same slot.
-    slot: int32 scalar, the next slot to write.
-    next: the info of the next token of each row, [B, 1].
-    source: the encoder's tokens, or None.
-  """
-
-  cache: StackCache
-  slot: jax.Array
-  next: TokenInfo
-  source: TokenInfo | None
 
 
 class Outputs(NamedTuple):

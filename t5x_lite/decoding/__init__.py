@@ -1,16 +1,22 @@
 """Generates token sequences from a model's next-token logits."""
 
+from t5x_lite.decoding.beam import Beam
 from t5x_lite.decoding.constraints import Constraints
-from t5x_lite.decoding.loop import (
-  GREEDY,
-  UNCONSTRAINED,
+from t5x_lite.decoding.loop import GREEDY, UNCONSTRAINED, generate
+from t5x_lite.decoding.phrases import Phrases
+from t5x_lite.decoding.repetition import Repetition
+from t5x_lite.decoding.request import (
   Generated,
   Predictor,
-  generate,
+  Sampler,
+  Search,
+  Strategy,
 )
-from t5x_lite.decoding.samplers import Greedy, Sample, Sampler
+from t5x_lite.decoding.samplers import Greedy, Sample
+from t5x_lite.decoding.trie import Trie
 
 __all__ = [
-  "GREEDY", "UNCONSTRAINED", "Constraints", "Generated", "Greedy", "Predictor",
-  "Sample", "Sampler", "generate",
+  "GREEDY", "UNCONSTRAINED", "Beam", "Constraints", "Generated", "Greedy",
+  "Phrases", "Predictor", "Repetition", "Sample", "Sampler", "Search",
+  "Strategy", "Trie", "generate",
 ]  # fmt: skip

@@ -154,7 +154,7 @@ class Generate:
   model: decoding.Predictor
   codec: Codec
   max_new_tokens: checks.Count | None = None
-  sampler: decoding.Sampler = decoding.Greedy()
+  sampler: decoding.Strategy = decoding.Greedy()
   constraints: decoding.Constraints = decoding.UNCONSTRAINED
   seed: int = 0
 

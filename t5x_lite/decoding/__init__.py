@@ -1,19 +1,26 @@
 """Generates token sequences from a model's next-token logits."""
 
-from t5x_lite.decoding.assisted import Acceptance, generate_assisted
+from t5x_lite.decoding.assisted import Assisted
+from t5x_lite.decoding.beam import Beam
 from t5x_lite.decoding.constraints import Constraints
 from t5x_lite.decoding.drafts import Draft, DraftModel, PromptLookup
-from t5x_lite.decoding.loop import (
-  GREEDY,
-  UNCONSTRAINED,
+from t5x_lite.decoding.loop import GREEDY, UNCONSTRAINED, generate
+from t5x_lite.decoding.phrases import Phrases
+from t5x_lite.decoding.repetition import Repetition
+from t5x_lite.decoding.request import (
+  Acceptance,
   Generated,
   Predictor,
-  generate,
+  Sampler,
+  Search,
+  Strategy,
 )
-from t5x_lite.decoding.samplers import Greedy, Sample, Sampler
+from t5x_lite.decoding.samplers import Greedy, Sample
+from t5x_lite.decoding.trie import Trie
 
 __all__ = [
-  "GREEDY", "UNCONSTRAINED", "Acceptance", "Constraints", "Draft", "DraftModel",
-  "Generated", "Greedy", "Predictor", "PromptLookup", "Sample", "Sampler",
-  "generate", "generate_assisted",
+  "GREEDY", "UNCONSTRAINED", "Acceptance", "Assisted", "Beam", "Constraints",
+  "Draft", "DraftModel", "Generated", "Greedy", "Phrases", "Predictor",
+  "PromptLookup", "Repetition", "Sample", "Sampler", "Search", "Strategy",
+  "Trie", "generate",
 ]  # fmt: skip

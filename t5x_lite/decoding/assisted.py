@@ -6,91 +6,54 @@ of them at once; those that it would have chosen stay, and one of its own
 follows. The text has the distribution of the model alone.
 """
 
-import functools
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from t5x_lite.decoding.choices import (
-  Choices,
-  fit_drawable,
-  row_lengths,
-  settled,
-)
-from t5x_lite.decoding.constraints import Constraints
-from t5x_lite.decoding.drafts import Draft, StepsBack
-from t5x_lite.decoding.loop import GREEDY, UNCONSTRAINED, Generated
-from t5x_lite.decoding.samplers import Greedy, Sampler
-from t5x_lite.model import Params
-from t5x_lite.nn.caches import Caching
+from t5x_lite import checks
+from t5x_lite.decoding.choices import Choices
+from t5x_lite.decoding.drafts import Draft, written
+from t5x_lite.decoding.request import Acceptance, Generated, Request, Sampler
+from t5x_lite.decoding.samplers import Greedy
 
 _ACCEPT, _CORRECT = 2, 3  # The uses of a key (Choices.keys).
 
 
-class Acceptance(NamedTuple):
-  """How many draft tokens stood, int32 [B] each.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Assisted:
+  """Draws tokens with the help of a draft, in fewer steps of the model.
+
+  With Greedy the tokens are those of Greedy alone; with other samplers they
+  have the same distribution, but are not the same draws. The model must have
+  `decode_tokens` and `roll_back`, as `Model` has. `Generated.acceptance` says
+  how many draft tokens were accepted. Of `Caching`, prefill_chunk must be above
+  the number of draft tokens.
 
   Attributes:
-    rounds: the model's steps after the prompt, in which a row took part.
-    proposed: draft tokens of these that could be of use.
-    accepted: draft tokens that are part of the text.
+    draft: proposes tokens: a DraftModel, whose parameters `generate` takes as
+      draft_params, or PromptLookup.
+    sampler: draws the tokens.
   """
 
-  rounds: jax.Array
-  proposed: jax.Array
-  accepted: jax.Array
+  draft: Draft
+  sampler: Sampler = Greedy()
 
+  def __post_init__(self):
+    checks.fields(self)
 
-def generate_assisted(
-  model: StepsBack,
-  params: Params,
-  batch: dict[str, jax.Array],
-  *,
-  draft: Draft,
-  draft_params: Params | None = None,
-  max_new_tokens: int,
-  sampler: Sampler = GREEDY,
-  key: jax.Array | None = None,
-  eos_id: int | None = None,
-  constraints: Constraints = UNCONSTRAINED,
-  row_ids: jax.Array | None = None,
-  drawable: np.ndarray | None = None,
-  caching: Caching | None = None,
-) -> tuple[Generated, Acceptance]:
-  """Continues each row of a batch as `generate` does, in fewer steps.
+  @property
+  def is_random(self) -> bool:
+    """Returns whether tokens are drawn at random."""
+    return getattr(self.sampler, "is_random", True)
 
-  With Greedy the tokens are those of `generate`; with other samplers they have
-  the same distribution, but are not the same draws. A row's text depends only
-  on `key` and its row id, not on its place or the other rows.
-
-  Args:
-    model: whose text is generated.
-    params: the model's parameters.
-    batch: prompts, in the format of training batches.
-    draft: proposes tokens: a DraftModel, or PromptLookup.
-    draft_params: the parameters of a draft model.
-    max_new_tokens, sampler, key, eos_id, constraints, row_ids, drawable: as of
-      `generate`; they hold for the draft too.
-    caching: as of `generate`, for the model alone; its prefill_chunk must be
-      above the number of draft tokens.
-
-  Returns:
-    what was generated, and how many draft tokens were accepted.
-
-  Raises:
-    ValueError: as of `generate`; or the draft's vocabulary is another.
-  """
-  key, ends, row_ids = settled(
-    batch, max_new_tokens, sampler, key, eos_id, constraints, row_ids, drawable
-  )
-  return _generate(
-    model, params, draft, draft_params, batch, key,
-    jnp.array(ends or (-1,), jnp.int32), row_ids, drawable,
-    max_new_tokens=max_new_tokens, sampler=sampler, constraints=constraints,
-    caching=caching,
-  )  # fmt: skip
+  def search(self, request: Request) -> Generated:
+    """Runs the rounds; see `generate`."""
+    # A round writes all of its tokens, also where a row needs fewer.
+    logits_BV, state = request.prefill(further_tokens=self.draft.num_tokens)
+    choices = Choices(request, self.sampler, logits_BV.shape[-1])
+    return _rounds(logits_BV, state, self.draft, choices)
 
 
 class _Carry(NamedTuple):
@@ -99,56 +62,21 @@ class _Carry(NamedTuple):
   last_B: jax.Array
   done_B: jax.Array
   generated: Generated
-  acceptance: Acceptance
 
 
-@functools.partial(
-  jax.jit,
-  static_argnums=(0, 2),
-  static_argnames=("max_new_tokens", "sampler", "constraints", "caching"),
-)
-def _generate(
-  model,
-  params,
-  draft,
-  draft_params,
-  batch,
-  key,
-  end_ids,
-  row_ids_B,
-  drawable,
-  *,
-  max_new_tokens,
-  sampler,
-  constraints,
-  caching,
-):
-  num_rows, num_draft = row_ids_B.shape[0], draft.num_tokens
-  # A round writes all of its tokens, also where a row needs fewer.
-  kept = {} if caching is None else {"caching": caching}
-  logits_BV, state = model.prefill(
-    params, batch, max_new_tokens=max_new_tokens + num_draft, **kept
-  )
-  size = logits_BV.shape[-1]
-  if drawable is None:
-    constraints.check(np.ones(size, bool), constraints.ends)
-  prompt_length_B, limit_B = row_lengths(batch, max_new_tokens, constraints)
-  choices = Choices(
-    sampler=sampler,
-    constraints=constraints,
-    end_ids=end_ids,
-    row_keys_B=jax.vmap(jax.random.fold_in, (None, 0))(key, row_ids_B),
-    prompt_length_B=prompt_length_B,
-    limit_B=limit_B,
-    drawable_V=None if drawable is None else fit_drawable(drawable, size),
-    vocab_size=size,
-  )
+def _rounds(
+  logits_BV: jax.Array, state: Any, draft: Draft, choices: Choices
+) -> Generated:
+  request = choices.request
+  model, params = request.model, request.params
+  limit_B, max_new_tokens = request.limit_B, request.max_new_tokens
+  num_rows, num_draft = limit_B.shape[0], draft.num_tokens
   columns_T = jnp.arange(num_draft + 1)
 
   def emit(logits_BTV, tokens_BT, count_B, done_B, generated):
     """Appends the first `count_B` tokens, up to a row's end."""
     step_BT = generated.lengths[:, None] + jnp.arange(tokens_BT.shape[1])
-    is_last_BT = jnp.isin(tokens_BT, end_ids)
+    is_last_BT = jnp.isin(tokens_BT, request.end_ids)
     is_last_BT |= step_BT + 1 >= limit_B[:, None]
     first_B = jnp.argmax(is_last_BT, axis=1)
     ends_B = jnp.any(is_last_BT, axis=1) & (first_B < count_B)
@@ -158,26 +86,24 @@ def _generate(
     log_probs_BT = jnp.take_along_axis(
       log_probs_BTV, tokens_BT[..., None], axis=-1
     )[..., 0]
-    place_BT = jnp.arange(max_new_tokens) - generated.lengths[:, None]
-    is_new_BT = (place_BT >= 0) & (place_BT < count_B[:, None])
-
-    def write(old_BT, new_BT):
-      new_BT = jnp.take_along_axis(new_BT, place_BT, axis=1, mode="clip")
-      return jnp.where(is_new_BT, new_BT, old_BT)
-
-    generated = Generated(
-      tokens=write(generated.tokens, tokens_BT),
-      lengths=generated.lengths + count_B,
-      log_probs=write(generated.log_probs, log_probs_BT),
+    step_B = generated.lengths
+    log_probs_BT = written(generated.log_probs, log_probs_BT, step_B, count_B)
+    generated = generated._replace(
+      tokens=written(generated.tokens, tokens_BT, step_B, count_B),
+      lengths=step_B + count_B,
+      log_probs=log_probs_BT,
+      scores=jnp.sum(log_probs_BT, axis=1),
     )
     return count_B, done_B | ends_B, generated
 
   def body(carry):
-    step_B = carry.generated.lengths
+    generated = carry.generated
+    step_B = generated.lengths
     # How many tokens the round can add: the draft's but for the last.
     left_B = jnp.where(carry.done_B, 0, limit_B - step_B)
+    texts_BN = jnp.pad(generated.tokens, [(0, 0), (0, num_draft)])
     proposal, draft_state = draft.propose(
-      draft_params, carry.draft_state, step_B, left_B, choices
+      request.draft_params, carry.draft_state, texts_BN, step_B, left_B, choices
     )
     read_B = jnp.minimum(left_B, num_draft + 1)
     tokens_BT = jnp.concatenate(
@@ -187,16 +113,21 @@ def _generate(
       params, carry.state, tokens_BT, lengths_B=read_B
     )
     usable_B = jnp.maximum(read_B - 1, 0)
+    texts_BN = written(texts_BN, proposal.tokens_BK, step_B, num_draft)
+    step_BT = step_B[:, None] + columns_T
+    allowed_BTV = choices.allow(logits_BTV, texts_BN, step_BT)
     accepted_B, next_B = _verify(
-      choices, logits_BTV, proposal, usable_B, step_B
+      choices, allowed_BTV, proposal, usable_B, step_BT
     )
+    # A row for which no token is left ends, as in `generate`.
+    is_over_B = jnp.max(_at(allowed_BTV, accepted_B), axis=-1) == -jnp.inf
     drafted_BT = jnp.pad(proposal.tokens_BK, [(0, 0), (0, 1)])
     is_next_BT = columns_T == accepted_B[:, None]
     tokens_BT = jnp.where(is_next_BT, next_B[:, None], drafted_BT)
     count_B, done_B, generated = emit(
-      logits_BTV, tokens_BT, accepted_B + 1, carry.done_B, carry.generated
+      logits_BTV, tokens_BT, accepted_B + ~is_over_B, carry.done_B, generated
     )
-    rounds, proposed, accepted = carry.acceptance
+    rounds, proposed, accepted = generated.acceptance
     acceptance = Acceptance(
       rounds + ~carry.done_B,
       proposed + usable_B,
@@ -205,7 +136,7 @@ def _generate(
     return _Carry(
       model.roll_back(state, usable_B - accepted_B),
       draft.accept(draft_state, proposal, accepted_B, next_B),
-      next_B, done_B, generated, acceptance,
+      next_B, done_B | is_over_B, generated._replace(acceptance=acceptance),
     )  # fmt: skip
 
   zeros_B = jnp.zeros(num_rows, jnp.int32)
@@ -213,23 +144,29 @@ def _generate(
     tokens=jnp.zeros((num_rows, max_new_tokens), jnp.int32),
     lengths=zeros_B,
     log_probs=jnp.zeros((num_rows, max_new_tokens), jnp.float32),
+    scores=jnp.zeros(num_rows, jnp.float32),
+    acceptance=Acceptance(zeros_B, zeros_B, zeros_B),
   )
-  allowed_B1V = choices.allow(logits_BV[:, None], zeros_B[:, None])
+  logits_B1V = logits_BV[:, None]
+  allowed_B1V = choices.allow(logits_B1V, empty.tokens, zeros_B[:, None])
   first_B = choices.draw(allowed_B1V[:, 0], zeros_B)
+  is_over_B = jnp.max(allowed_B1V[:, 0], axis=-1) == -jnp.inf
   _, done_B, generated = emit(
-    logits_BV[:, None], first_B[:, None], zeros_B + 1, row_ids_B < 0, empty
+    logits_B1V, first_B[:, None], zeros_B + 1,
+    request.is_padding_B | is_over_B, empty,
+  )  # fmt: skip
+  draft_state = draft.start(
+    request.draft_params, request.batch, first_B, max_new_tokens
   )
-  draft_state = draft.start(draft_params, batch, first_B, max_new_tokens)
   carry = _Carry(
     model.roll_back(state, zeros_B),  # Of a row each, as in the loop.
     draft_state, first_B, done_B, generated,
-    Acceptance(zeros_B, zeros_B, zeros_B),
   )  # fmt: skip
   carry = jax.lax.while_loop(lambda c: ~jnp.all(c.done_B), body, carry)
-  return carry.generated, carry.acceptance
+  return carry.generated
 
 
-def _verify(choices, logits_BTV, proposal, usable_B, step_B):
+def _verify(choices, allowed_BTV, proposal, usable_B, step_BT):
   """Returns how many draft tokens stand, and the token that follows them.
 
   Algorithm 1, Leviathan et al. 2023, arXiv:2211.17192: a token drawn from q
@@ -238,15 +175,14 @@ def _verify(choices, logits_BTV, proposal, usable_B, step_B):
 
   Args:
     choices: what may come.
-    logits_BTV: the model's, before each of K draft tokens and after them.
+    allowed_BTV: the model's logits, before each of K draft tokens and after
+      them, constraints applied.
     proposal: the draft tokens.
     usable_B: how many of them may stand.
-    step_B: the number of tokens generated before.
+    step_BT: the number of tokens generated before each.
   """
   sampler, tokens_BK = choices.sampler, proposal.tokens_BK
   num_draft = tokens_BK.shape[1]
-  step_BT = step_B[:, None] + jnp.arange(num_draft + 1)
-  allowed_BTV = choices.allow(logits_BTV, step_BT)
   usable_BK = jnp.arange(num_draft) < usable_B[:, None]
 
   def accepted(stands_BK):
@@ -274,7 +210,7 @@ def _verify(choices, logits_BTV, proposal, usable_B, step_B):
   # Where p is q to rounding, nothing may be left of a token that was refused.
   any_B1 = jnp.any(rest_BV > 0, axis=-1, keepdims=True)
   rest_BV = jnp.where(any_B1, rest_BV, p_BV)
-  keys_B = choices.keys((step_B + accepted_B)[:, None], _CORRECT)[:, 0]
+  keys_B = choices.keys(_at(step_BT, accepted_B)[:, None], _CORRECT)[:, 0]
   next_B = jax.vmap(jax.random.categorical)(keys_B, jnp.log(rest_BV))
   return accepted_B, next_B.astype(jnp.int32)
 

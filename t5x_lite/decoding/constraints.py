@@ -1,4 +1,4 @@
-"""Constrains generated text: forced and suppressed tokens, and lengths."""
+"""Constrains generated text: forced and excluded tokens, and lengths."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,6 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5x_lite import checks
+from t5x_lite.decoding.phrases import Phrases
+from t5x_lite.decoding.repetition import Repetition
+from t5x_lite.decoding.texts import Texts, without
+from t5x_lite.decoding.trie import Trie
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +35,10 @@ class Constraints:
     min_length, min_new_tokens: no text ends before this length.
     max_length, max_new_tokens: the default maximum length, if a caller gives
       none; the latter takes precedence.
+    repetition: what becomes of tokens that a text already has.
+    phrases: sequences of tokens that no text may have.
+    among: the texts of which one must be generated; what `first` forces comes
+      before it.
 
   Raises:
     ValueError: a negative id, a length that leaves no token, or an id that is
@@ -46,6 +54,9 @@ class Constraints:
   min_new_tokens: checks.Whole = 0
   max_length: Annotated[int, checks.Range(2, 2**31 - 1)] | None = None
   max_new_tokens: checks.Count | None = None
+  repetition: Repetition | None = None
+  phrases: Phrases | None = None
+  among: Trie | None = None
 
   def __post_init__(self):
     checks.fields(self)
@@ -90,6 +101,7 @@ class Constraints:
           f"{known_V.sum()} tokens of the vocabulary: correct {name} of the "
           "constraints"
         )
+    self._check_among(known_V)
     barred = {"suppressed": self.suppressed}
     barred["suppressed_first"] = self.suppressed_first
     if self.min_length > 1 or self.min_new_tokens:
@@ -101,6 +113,20 @@ class Constraints:
         f"{', '.join(name for name, ids in barred.items() if ids)}"
       )
 
+  def _check_among(self, known_V):
+    """Refuses a trie none of whose texts can be generated."""
+    if self.among is None:
+      return
+    unknown = sorted(
+      i for i in self.among.ids() if not known_V[i : i + 1].any()
+    )
+    if unknown:
+      raise ValueError(
+        f"among has the id {unknown[0]}, which is not one of the "
+        f"{known_V.sum()} tokens of the vocabulary: correct among of the "
+        "constraints"
+      )
+
   def unbounded(self) -> "Constraints":
     """Returns a copy without maximum lengths, for callers that give one."""
     return dataclasses.replace(self, max_length=None, max_new_tokens=None)
@@ -109,45 +135,55 @@ class Constraints:
     self,
     logits_BV: jax.Array,
     *,
+    prompts: Texts,
+    tokens_BT: jax.Array,
     step: jax.Array,
-    prompt_length_B: jax.Array,
     limit_B: jax.Array,
     end_ids: jax.Array,
   ) -> jax.Array:
     """Returns the logits with -inf for the tokens that are not allowed.
 
     Args:
-      logits_BV: the logits of the next token.
+      logits_BV: the logits of the next token, or its log probabilities.
+      prompts: the tokens before the first generated one.
+      tokens_BT: what was generated; from column `step` on anything.
       step: the number of tokens generated so far, int32 scalar.
-      prompt_length_B: the number of prompt tokens.
       limit_B: the maximum number of tokens to generate.
       end_ids: int32 [N], the ids that end a text.
     """
     ids_V = jnp.arange(logits_BV.shape[-1])
+    prompt_length_B = prompts.length_B
     alone_B = prompt_length_B == 1
+    texts = prompts.continued(tokens_BT, step)
+    if self.repetition is not None:
+      logits_BV = self.repetition.apply(logits_BV, texts, prompt_length_B)
+    if self.phrases is not None:
+      logits_BV = self.phrases.ban(logits_BV, texts)
     if self.min_length or self.min_new_tokens:
       early_B = (prompt_length_B + step < self.min_length) | (
         step < self.min_new_tokens
       )
-      logits_BV = _without(logits_BV, early_B, jnp.isin(ids_V, end_ids))
+      ends_V = jnp.isin(ids_V, end_ids)
+      logits_BV = without(logits_BV, early_B[:, None] & ends_V)
+    forced_B = alone_B & (self.first is not None)
+    if self.among is not None:
+      allowed_BV = self.among.allowed(
+        tokens_BT, forced_B.astype(jnp.int32), step, end_ids, len(ids_V)
+      )
+      logits_BV = without(logits_BV, ~allowed_BV)
     if self.suppressed:
-      always_B = jnp.ones_like(alone_B)
       removed_V = jnp.isin(ids_V, jnp.array(self.suppressed))
-      logits_BV = _without(logits_BV, always_B, removed_V)
+      logits_BV = without(logits_BV, removed_V)
     if self.suppressed_first:
-      first_free_B = jnp.where(alone_B & (self.first is not None), 1, 0)
       removed_V = jnp.isin(ids_V, jnp.array(self.suppressed_first))
-      logits_BV = _without(logits_BV, step == first_free_B, removed_V)
+      here_B = step == jnp.where(forced_B, 1, 0)
+      logits_BV = without(logits_BV, here_B[:, None] & removed_V)
     if self.first is not None:
       only_V = jnp.where(ids_V == self.first, 0.0, -jnp.inf)
-      here_B = alone_B & (step == 0)
+      here_B = forced_B & (step == 0)
       logits_BV = jnp.where(here_B[:, None], only_V, logits_BV)
     if self.last is not None:
       only_V = jnp.where(ids_V == self.last, 0.0, -jnp.inf)
       here_B = step == limit_B - 1
       logits_BV = jnp.where(here_B[:, None], only_V, logits_BV)
     return logits_BV
-
-
-def _without(logits_BV, here_B, removed_V):
-  return jnp.where(here_B[:, None] & removed_V, -jnp.inf, logits_BV)

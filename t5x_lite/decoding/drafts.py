@@ -59,14 +59,21 @@ class Draft(Protocol):
     """Reads the prompts and the first new token; returns a state."""
 
   def propose(
-    self, params: Params, state: Any, step_B, left_B, choices: Choices
+    self,
+    params: Params,
+    state: Any,
+    texts_BN: jax.Array,
+    step_B: jax.Array,
+    left_B: jax.Array,
+    choices: Choices,
   ) -> tuple[Proposal, Any]:
     """Proposes the tokens after those that were generated.
 
     Args:
       params: the draft's, or None.
       state: as from `start` or `accept`.
-      step_B: the number of tokens generated so far.
+      texts_BN: the tokens generated so far, and room for K more.
+      step_B: how many they are.
       left_B: how many more are of use; 0 in a row that has ended.
       choices: what may come.
     """
@@ -100,20 +107,23 @@ class DraftModel:
     unread_B2 = jnp.stack([first_B, 0 * first_B], axis=1)
     return _ModelState(decoding, unread_B2, one_B, 0 * one_B)
 
-  def propose(self, params, state, step_B, left_B, choices):
+  def propose(self, params, state, texts_BN, step_B, left_B, choices):
     is_greedy = isinstance(choices.sampler, Greedy)
 
-    def choose(logits_BV, step_B):
+    def choose(logits_BV, texts_BN, step_B):
       if logits_BV.shape[-1] != choices.vocab_size:
         raise ValueError(
           f"the draft model has {logits_BV.shape[-1]} ids, the model "
           f"{choices.vocab_size}: use a draft model of the same vocabulary"
         )
-      allowed_BV = choices.allow(logits_BV[:, None], step_B[:, None])[:, 0]
-      token_B = choices.draw(allowed_BV, step_B, _DRAW)
+      logits_B1V = logits_BV[:, None]
+      allowed_B1V = choices.allow(logits_B1V, texts_BN, step_B[:, None])
+      token_B = choices.draw(allowed_B1V[:, 0], step_B, _DRAW)
+      texts_BN = written(texts_BN, token_B[:, None], step_B, 1)
       if is_greedy:
-        return token_B, None
-      return token_B, choices.sampler.probabilities(allowed_BV)
+        return texts_BN, (token_B, None)
+      probs_BV = choices.sampler.probabilities(allowed_B1V[:, 0])
+      return texts_BN, (token_B, probs_BV)
 
     unread_B = jnp.where(left_B > 0, state.num_unread_B, 0)
     logits_B2V, decoding = self.model.decode_tokens(
@@ -121,20 +131,21 @@ class DraftModel:
     )
     newest_B = jnp.maximum(unread_B - 1, 0)[:, None, None]
     logits_BV = jnp.take_along_axis(logits_B2V, newest_B, axis=1)[:, 0]
-    first = choose(logits_BV, step_B)
+    texts_BN, first = choose(logits_BV, texts_BN, step_B)
 
     def body(carry, i):
-      decoding, token_B = carry
+      decoding, texts_BN, token_B = carry
       # What follows the last token of use need not be read.
       reads_B = (i < left_B).astype(jnp.int32)
       logits_B1V, decoding = self.model.decode_tokens(
         params, decoding, token_B[:, None], lengths_B=reads_B
       )
-      chosen = choose(logits_B1V[:, 0], step_B + i)
-      return (decoding, chosen[0]), chosen
+      texts_BN, chosen = choose(logits_B1V[:, 0], texts_BN, step_B + i)
+      return (decoding, texts_BN, chosen[0]), chosen
 
-    (decoding, _), others = jax.lax.scan(
-      body, (decoding, first[0]), jnp.arange(1, self.num_tokens)
+    carry = decoding, texts_BN, first[0]
+    (decoding, *_), others = jax.lax.scan(
+      body, carry, jnp.arange(1, self.num_tokens)
     )
     proposal = jax.tree.map(
       lambda x, xs: jnp.moveaxis(jnp.concatenate([x[None], xs]), 0, 1),
@@ -206,8 +217,8 @@ class PromptLookup:
     text = _Text(jnp.pad(ids_BS, [(0, 0), (0, room)]), jnp.sum(real_BS, axis=1))
     return text.append(first_B[:, None], jnp.ones_like(first_B))
 
-  def propose(self, params, state, step_B, left_B, choices):
-    del params, step_B, left_B, choices
+  def propose(self, params, state, texts_BN, step_B, left_B, choices):
+    del params, texts_BN, step_B, left_B, choices
     start_B = state.continuation(self.ngram)
     places_BK = start_B[:, None] + jnp.arange(self.num_tokens)
     tokens_BK = jnp.take_along_axis(state.ids_BL, places_BK, 1, mode="clip")
@@ -230,10 +241,7 @@ class _Text(NamedTuple):
 
   def append(self, tokens_BT, count_B) -> "_Text":
     """Appends the first `count_B` of the tokens."""
-    places_BL = jnp.arange(self.ids_BL.shape[1]) - self.length_B[:, None]
-    new_BL = jnp.take_along_axis(tokens_BT, places_BL, axis=1, mode="clip")
-    is_new_BL = (places_BL >= 0) & (places_BL < count_B[:, None])
-    ids_BL = jnp.where(is_new_BL, new_BL, self.ids_BL)
+    ids_BL = written(self.ids_BL, tokens_BT, self.length_B, count_B)
     return _Text(ids_BL, self.length_B + count_B)
 
   def continuation(self, ngram: int) -> jax.Array:
@@ -251,3 +259,13 @@ class _Text(NamedTuple):
       match_BL += going_BL
     found_B = jnp.argmax(match_BL, axis=1)
     return jnp.where(jnp.any(match_BL > 0, axis=1), found_B, self.length_B)
+
+
+def written(
+  into_BN: jax.Array, new_BT: jax.Array, start_B: jax.Array, count_B: jax.Array
+) -> jax.Array:
+  """Returns rows with the first `count_B` of T numbers written at `start_B`."""
+  place_BN = jnp.arange(into_BN.shape[1]) - start_B[:, None]
+  new_BN = jnp.take_along_axis(new_BT, place_BN, axis=1, mode="clip")
+  is_new_BN = (place_BN >= 0) & (place_BN < jnp.reshape(count_B, (-1, 1)))
+  return jnp.where(is_new_BN, new_BN, into_BN)

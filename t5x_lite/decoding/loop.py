@@ -1,49 +1,26 @@
 """Runs the generation loop: one prefill, then one token per row and step."""
 
 import functools
-from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_lite.decoding.choices import fit_drawable, row_lengths, settled
 from t5x_lite.decoding.constraints import Constraints
-from t5x_lite.decoding.samplers import Greedy, Sampler
-from t5x_lite.model import Batch, Params
+from t5x_lite.decoding.request import (
+  Generated,
+  Predictor,
+  Request,
+  Sampler,
+  Strategy,
+  prompt_texts,
+)
+from t5x_lite.decoding.samplers import Greedy
+from t5x_lite.model import Params
 from t5x_lite.nn.caches import Caching
 
 GREEDY = Greedy()
 UNCONSTRAINED = Constraints()
-
-
-class Predictor(Protocol):
-  """A model that predicts the next token, such as `Model`; hashable."""
-
-  def prefill(
-    self, params: Params, batch: Batch, *, max_new_tokens: int
-  ) -> tuple[jax.Array, Any]:
-    """Reads the prompts; returns logits [B, V] and the decoding state."""
-
-  def decode_step(
-    self, params: Params, state: Any, tokens_B: jax.Array
-  ) -> tuple[jax.Array, Any]:
-    """Appends one token per row; returns logits [B, V] of the next."""
-
-
-class Generated(NamedTuple):
-  """Holds the result of `generate`.
-
-  tokens: int32 [B, max_new_tokens]; 0 after a row's end.
-  lengths: int32 [B], the number of tokens, EOS included; 0 for padding rows.
-  log_probs: float32 [B, max_new_tokens], the model's log probability of each
-    token, in nats, over all ids and before constraints, temperature, top_k and
-    top_p; 0 after a row's end.
-  """
-
-  tokens: jax.Array
-  lengths: jax.Array
-  log_probs: jax.Array
 
 
 def generate(
@@ -52,13 +29,14 @@ def generate(
   batch: dict[str, jax.Array],
   *,
   max_new_tokens: int,
-  sampler: Sampler = GREEDY,
+  sampler: Strategy = GREEDY,
   key: jax.Array | None = None,
   eos_id: int | None = None,
   constraints: Constraints = UNCONSTRAINED,
   row_ids: jax.Array | None = None,
   drawable: np.ndarray | None = None,
   caching: Caching | None = None,
+  draft_params: Params | None = None,
 ) -> Generated:
   """Continues each row of a batch until EOS or max_new_tokens.
 
@@ -71,8 +49,9 @@ def generate(
     params: the model's parameters.
     batch: prompts, in the format of training batches.
     max_new_tokens: the maximum number of tokens to generate, EOS included.
-    sampler: maps (logits [V], key) to a token.
-    key: a random key; only Greedy needs none.
+    sampler: the strategy: maps (logits [V], key) to a token, or has a loop of
+      its own, as `Beam`, `Contrastive` and `Assisted` do.
+    key: a random key; strategies that draw nothing need none.
     eos_id: the token that ends a row if the constraints name none; None: rows
       never end early.
     constraints: forced and suppressed tokens, lengths, and the tokens that end
@@ -84,14 +63,23 @@ def generate(
       the model's vocabulary, are never generated. None: all the model's ids.
     caching: how keys and values are kept and long prompts are read, for models
       whose `prefill` takes it. None: as the model does.
+    draft_params: the parameters of the draft model of `Assisted`.
 
   Raises:
     ValueError: max_new_tokens is below 1, a key is missing, or the constraints
       leave no token at some step.
   """
-  key, ends, row_ids = settled(
-    batch, max_new_tokens, sampler, key, eos_id, constraints, row_ids, drawable
-  )
+  if max_new_tokens < 1:
+    raise ValueError(f"max_new_tokens ({max_new_tokens}) must be at least 1")
+  if key is None:
+    if getattr(sampler, "is_random", True):
+      raise ValueError(f"{sampler} samples at random: pass key=")
+    key = jax.random.key(0)
+  ends = constraints.end_ids(eos_id)
+  if drawable is not None:
+    constraints.check(np.asarray(drawable), ends)
+  if row_ids is None:
+    row_ids = jnp.arange(next(iter(batch.values())).shape[0])
   return _generate(
     model,
     params,
@@ -100,6 +88,7 @@ def generate(
     jnp.array(ends or (-1,), jnp.int32),
     row_ids,
     drawable,
+    draft_params,
     max_new_tokens=max_new_tokens,
     sampler=sampler,
     constraints=constraints,
@@ -120,31 +109,47 @@ def _generate(
   end_ids,
   row_ids_B,
   drawable,
+  draft_params,
   *,
   max_new_tokens,
   sampler,
   constraints,
   caching,
 ):
-  row_keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, row_ids_B)
-  columns_T = jnp.arange(max_new_tokens)
-  prompt_length_B, limit_B = row_lengths(batch, max_new_tokens, constraints)
+  prompts = prompt_texts(batch)
+  limit_B = jnp.full(len(row_ids_B), max_new_tokens)
+  if constraints.max_length is not None:
+    limit_B = jnp.minimum(limit_B, constraints.max_length - prompts.length_B)
+  request = Request(
+    model=model,
+    params=params,
+    batch=batch,
+    row_keys_B=jax.vmap(jax.random.fold_in, (None, 0))(key, row_ids_B),
+    is_padding_B=row_ids_B < 0,
+    max_new_tokens=max_new_tokens,
+    prompts=prompts,
+    limit_B=limit_B,
+    end_ids=end_ids,
+    drawable=drawable,
+    constraints=constraints,
+    caching=caching,
+    draft_params=draft_params,
+  )
+  if hasattr(sampler, "search"):
+    return sampler.search(request)
+  return _sample(request, sampler)
+
+
+def _sample(request: Request, sampler: Sampler) -> Generated:
+  """Generates token by token, each drawn by the sampler."""
+  columns_T = jnp.arange(request.max_new_tokens)
 
   def emit(step, logits_BV, done_B, generated):
     """Samples one token for each unfinished row and writes it at `step`."""
-    step_keys_B = jax.vmap(jax.random.fold_in, (0, None))(row_keys_B, step)
-    choices_BV = logits_BV
-    if drawable is not None:
-      known_V = fit_drawable(drawable, logits_BV.shape[-1])
-      choices_BV = jnp.where(known_V, logits_BV, -jnp.inf)
-    choices_BV = constraints.allow(
-      choices_BV,
-      step=step,
-      prompt_length_B=prompt_length_B,
-      limit_B=limit_B,
-      end_ids=end_ids,
-    )
-    tokens_B = jax.vmap(sampler)(choices_BV, step_keys_B)
+    choices_BV = request.allow(logits_BV, generated.tokens, step)
+    # A row for which no token is left ends.
+    done_B |= jnp.max(choices_BV, axis=-1) == -jnp.inf
+    tokens_B = jax.vmap(sampler)(choices_BV, request.keys(step))
     log_probs_BV = jax.nn.log_softmax(logits_BV.astype(jnp.float32))
     log_probs_B = jnp.take_along_axis(log_probs_BV, tokens_B[:, None], 1)[:, 0]
     tokens_B = jnp.where(done_B, 0, tokens_B)
@@ -154,34 +159,32 @@ def _generate(
       tokens=jnp.where(here_T, tokens_B[:, None], generated.tokens),
       lengths=generated.lengths + ~done_B,
       log_probs=jnp.where(here_T, log_probs_B[:, None], generated.log_probs),
+      scores=generated.scores + log_probs_B,
     )
-    ended_B = jnp.isin(tokens_B, end_ids) | (generated.lengths >= limit_B)
+    is_full_B = generated.lengths >= request.limit_B
+    ended_B = jnp.isin(tokens_B, request.end_ids) | is_full_B
     return tokens_B, done_B | ended_B, generated
 
   def unfinished(carry):
     step, _, _, done_B, _ = carry
-    return (step < max_new_tokens) & ~jnp.all(done_B)
+    return (step < request.max_new_tokens) & ~jnp.all(done_B)
 
   def body(carry):
     step, state, tokens_B, done_B, generated = carry
-    logits_BV, state = model.decode_step(params, state, tokens_B)
+    logits_BV, state = request.step(state, tokens_B)
     tokens_B, done_B, generated = emit(step, logits_BV, done_B, generated)
     return step + 1, state, tokens_B, done_B, generated
 
-  kept = {} if caching is None else {"caching": caching}
-  logits_BV, state = model.prefill(
-    params, batch, max_new_tokens=max_new_tokens, **kept
-  )
-  if drawable is None:
-    constraints.check(np.ones(logits_BV.shape[-1], bool), constraints.ends)
-  shape_BT = (row_ids_B.shape[0], max_new_tokens)
+  logits_BV, state = request.prefill()
+  shape_BT = (logits_BV.shape[0], request.max_new_tokens)
   empty = Generated(
     tokens=jnp.zeros(shape_BT, jnp.int32),
     lengths=jnp.zeros(shape_BT[0], jnp.int32),
     log_probs=jnp.zeros(shape_BT, jnp.float32),
+    scores=jnp.zeros(shape_BT[0], jnp.float32),
   )
   # The first token comes from the prefill's logits, outside the loop, so that
   # no decode step is computed in vain at the end.
-  tokens_B, done_B, generated = emit(0, logits_BV, row_ids_B < 0, empty)
-  carry = (jnp.int32(1), state, tokens_B, done_B, generated)
+  first = emit(0, logits_BV, request.is_padding_B, empty)
+  carry = (jnp.int32(1), state, *first)
   return jax.lax.while_loop(unfinished, body, carry)[-1]

@@ -38,7 +38,7 @@ def evaluate(
   *,
   layout: Layout | None = None,
   metric_fns: bool = True,
-  sampler: decoding.Sampler = decoding.GREEDY,
+  sampler: decoding.Strategy = decoding.GREEDY,
   constraints: decoding.Constraints = decoding.UNCONSTRAINED,
   max_new_tokens: int | None = None,
 ) -> Metrics:
@@ -171,7 +171,7 @@ def task_metrics(
   reader: Reader,
   *,
   layout: Layout | None = None,
-  sampler: decoding.Sampler = decoding.GREEDY,
+  sampler: decoding.Strategy = decoding.GREEDY,
   constraints: decoding.Constraints = decoding.UNCONSTRAINED,
   max_new_tokens: int | None = None,
   seed: int = 0,

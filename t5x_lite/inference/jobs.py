@@ -49,7 +49,7 @@ class Generate:
   model: decoding.Predictor
   codec: Codec
   max_new_tokens: checks.Count | None = None
-  sampler: decoding.Sampler = decoding.Greedy()
+  sampler: decoding.Strategy = decoding.Greedy()
   constraints: decoding.Constraints = decoding.UNCONSTRAINED
   seed: int = 0
   stop: Sequence[str] = ()
@@ -121,7 +121,7 @@ class Generate:
       )
 
   def compute(self, params, batch, row_ids):
-    return decoding.generate(
+    found = decoding.generate(
       self.model,
       params,
       batch,
@@ -133,7 +133,8 @@ class Generate:
       constraints=self.constraints,
       row_ids=row_ids,
       drawable=sentinels.known_ids(self.codec.targets.vocabulary),
-    )._asdict()
+    )
+    return {k: v for k, v in found._asdict().items() if v is not None}
 
   def read(self, tokens: Sequence[int]) -> tuple[str, int | None]:
     """Returns the text of predicted tokens.

@@ -10,7 +10,7 @@ from typing import Literal
 from t5x_lite import checks
 from t5x_lite.checkpoints import Retention, WarmStart
 from t5x_lite.data import Data
-from t5x_lite.decoding import GREEDY, UNCONSTRAINED, Constraints, Sampler
+from t5x_lite.decoding import GREEDY, UNCONSTRAINED, Constraints, Strategy
 from t5x_lite.devices.layout import Layout
 from t5x_lite.model import Model
 from t5x_lite.optim.optimizers import Optimizer
@@ -45,7 +45,7 @@ class Run:
     keep: which checkpoints to keep.
     warm_start: the checkpoint to initialise the parameters from; None
       initialises them at random.
-    sampler: the sampler of sample predictions, and the default of `infer`.
+    sampler: the strategy of sample predictions, and the default of `infer`.
     constraints: the constraints on all generated text.
     trackers: where to send the records, besides metrics.jsonl and TensorBoard.
   """
@@ -68,7 +68,7 @@ class Run:
   batch_timeout_seconds: checks.Positive = 1800.0
   keep: Retention = Retention()
   warm_start: WarmStart | None = None
-  sampler: Sampler = GREEDY
+  sampler: Strategy = GREEDY
   constraints: Constraints = UNCONSTRAINED
   trackers: Sequence[Tracker] = ()
 

@@ -2,12 +2,23 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from t5x_lite import row_formats
 from t5x_lite.losses import Term
+
+
+class State(NamedTuple):
+  """The state of a model that looks at the last token alone."""
+
+  slot: jax.Array
+
+  def take_rows(self, index, *, slots=None):
+    del index, slots
+    return self
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,16 +46,15 @@ class Markov:
       )
     last = jnp.maximum(jnp.sum(real, axis=-1) - 1, 0)
     token = jnp.take_along_axis(tokens, last[:, None], axis=-1)[:, 0]
-    return params["log_probs"][token], {"steps": jnp.int32(0)}
+    return params["log_probs"][token], State(jnp.int32(0))
 
   def decode_step(self, params, state, tokens):
     if self.on_step is not None:
       jax.debug.callback(self.on_step)
-    return params["log_probs"][tokens], {"steps": state["steps"] + 1}
+    return params["log_probs"][tokens], State(state.slot + 1)
 
   def decode_tokens(self, params, state, tokens, *, lengths_B):
-    steps = state["steps"] + jnp.max(lengths_B)
-    return params["log_probs"][tokens], {"steps": steps}
+    return params["log_probs"][tokens], State(state.slot + lengths_B)
 
   def roll_back(self, state, count):
     del count

@@ -10,14 +10,15 @@ import pytest
 from scipy import stats
 
 from t5x_lite.decoding import (
+  GREEDY,
+  Assisted,
   Constraints,
   DraftModel,
-  Greedy,
   PromptLookup,
+  Repetition,
   Sample,
-  assisted,
   generate,
-  generate_assisted,
+  loop,
 )
 from tests import tiny
 from tests.decoding.markov import Markov, prompts
@@ -25,6 +26,12 @@ from tests.decoding.test_loop import CHAIN, EOS
 from tests.decoding.test_models import prompts_of
 
 NEW = 11
+
+
+def assist(model, params, batch, *, draft, sampler=GREEDY, **settings):
+  assisted = Assisted(draft=draft, sampler=sampler)
+  out = generate(model, params, batch, sampler=assisted, **settings)
+  return out, out.acceptance
 
 
 def truncated(model, params):
@@ -48,7 +55,9 @@ def test_greedy_text_is_the_models_own_token_for_token(name, draft):
   model = tiny.ALL[name]()
   params = model.init(jax.random.key(1))
   batch, settings = repeating(model), {"max_new_tokens": NEW, "eos_id": 4}
-  settings["constraints"] = Constraints(min_new_tokens=3, suppressed=[5])
+  settings["constraints"] = Constraints(
+    min_new_tokens=3, suppressed=[5], repetition=Repetition(penalty=1.3)
+  )
   settings["drawable"] = np.arange(tiny.VOCAB) != 6
   expected = generate(model, params, batch, **settings)
   smaller, their = truncated(model, params)
@@ -56,7 +65,7 @@ def test_greedy_text_is_the_models_own_token_for_token(name, draft):
   if draft == "model":
     given = {"draft": DraftModel(model=smaller, num_tokens=3)}
     given["draft_params"] = their
-  out, counts = generate_assisted(model, params, batch, **given, **settings)
+  out, counts = assist(model, params, batch, **given, **settings)
   np.testing.assert_array_equal(out.tokens, expected.tokens)
   np.testing.assert_array_equal(out.lengths, expected.lengths)
   np.testing.assert_allclose(out.log_probs, expected.log_probs, atol=1e-4)
@@ -71,7 +80,7 @@ def test_a_draft_that_is_the_model_is_accepted_as_a_whole():
   params = model.init(jax.random.key(0))
   batch = prompts_of(model, tiny.batch(model))
   draft = DraftModel(model=model, num_tokens=3)
-  out, counts = generate_assisted(
+  out, counts = assist(
     model, params, batch, draft=draft, draft_params=params, max_new_tokens=NEW
   )
   # One token of the prompt's step, then four a round: 1 + 4 + 4 + 2.
@@ -105,7 +114,7 @@ def test_sampled_text_has_the_models_distribution(name, draft):
       "draft": DraftModel(model=Markov(), num_tokens=2),
       "draft_params": OTHER,
     }
-  out, counts = generate_assisted(
+  out, counts = assist(
     Markov(), CHAIN, prompts(*[[2, 3, 2]] * num_rows), **given,
     max_new_tokens=new, sampler=sampler, key=jax.random.key(5), eos_id=EOS,
   )  # fmt: skip
@@ -137,7 +146,7 @@ def test_sampled_text_has_the_models_distribution(name, draft):
 
 def test_a_row_is_not_swayed_by_its_neighbours():
   def draw(rows, row_ids):
-    out, _ = generate_assisted(
+    out, _ = assist(
       Markov(), CHAIN, prompts(*rows), max_new_tokens=9, sampler=Sample(),
       draft=DraftModel(model=Markov(), num_tokens=3), draft_params=OTHER,
       key=jax.random.key(3), row_ids=jnp.array(row_ids),
@@ -169,12 +178,12 @@ def test_mistakes_are_told():
   params, batch = model.init(jax.random.key(0)), tiny.batch(model)
   other = tiny.with_vocab(model, 40)
   with pytest.raises(ValueError, match="draft model has 40 ids, the model 37"):
-    generate_assisted(
+    assist(
       model, params, batch, draft=DraftModel(model=other),
       draft_params=other.init(jax.random.key(0)), max_new_tokens=2,
     )  # fmt: skip
   with pytest.raises(ValueError, match="pass key="):
-    generate_assisted(
+    assist(
       model, params, batch, draft=PromptLookup(), max_new_tokens=2,
       sampler=Sample(),
     )  # fmt: skip
@@ -183,11 +192,10 @@ def test_mistakes_are_told():
 
 
 def test_compiles_once_for_equal_shapes_and_settings():
-  assisted._generate.clear_cache()
+  loop._generate.clear_cache()
   for seed in range(2):
-    generate_assisted(
+    assist(
       Markov(), CHAIN, prompts([seed], [2]), max_new_tokens=3,
       draft=PromptLookup(), sampler=Sample(top_k=2), key=jax.random.key(seed),
     )  # fmt: skip
-  assert assisted._generate._cache_size() == 1
-  assert Greedy() == Greedy()
+  assert loop._generate._cache_size() == 1

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x_lite.decoding import DraftModel, generate, generate_assisted
+from t5x_lite.decoding import Assisted, DraftModel, generate
 from t5x_lite.nn.attention_rules import Causal, Or, PrefixCausal, Window
 from t5x_lite.nn.caches import Caching, Int8KVCache, KVCache, Ring, empty_kv
 from tests import tiny
@@ -105,12 +105,9 @@ def test_a_draft_and_a_ring_give_the_models_text():
   ), num_tokens=3)  # fmt: skip
   settings = {"max_new_tokens": 8, "caching": Caching(prefill_chunk=4)}
   expected = generate(model, params, batch, max_new_tokens=8)
-  out, _ = generate_assisted(
-    model, params, batch, draft=draft, draft_params=params, **settings
-  )
+  settings |= {"sampler": Assisted(draft=draft), "draft_params": params}
+  out = generate(model, params, batch, **settings)
   np.testing.assert_array_equal(out.tokens, expected.tokens)
   few = {**settings, "caching": Caching(prefill_chunk=3)}
   with pytest.raises(ValueError, match="appends 4 tokens to a cache that ta"):
-    generate_assisted(
-      model, params, batch, draft=draft, draft_params=params, **few
-    )
+    generate(model, params, batch, **few)

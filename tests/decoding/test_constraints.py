@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from t5x_lite.decoding import Constraints, generate
+from t5x_lite.decoding.texts import Texts
 from tests.decoding.markov import Markov, prompts
 from tests.decoding.test_loop import CHAIN
 
@@ -73,8 +74,11 @@ def test_the_same_tokens_may_come_as_in_transformers(settings):
     for step in range(4):
       ours = constraints.allow(
         jnp.asarray(logits),
+        prompts=Texts(
+          jnp.zeros((1, prompt_length), int), jnp.array([prompt_length])
+        ),
+        tokens_BT=jnp.zeros((1, 4), jnp.int32),
         step=jnp.int32(step),
-        prompt_length_B=jnp.array([prompt_length]),
         limit_B=jnp.array([4]),
         end_ids=jnp.array(ENDS),
       )

@@ -15,13 +15,15 @@ import numpy as np
 
 from t5x_lite.decoding.choices import (
   Choices,
+  Generated,
+  empty,
   fit_drawable,
   row_lengths,
   settled,
 )
 from t5x_lite.decoding.constraints import Constraints
 from t5x_lite.decoding.drafts import Draft, StepsBack
-from t5x_lite.decoding.loop import GREEDY, UNCONSTRAINED, Generated
+from t5x_lite.decoding.loop import GREEDY, UNCONSTRAINED
 from t5x_lite.decoding.samplers import Greedy, Sampler
 from t5x_lite.model import Params
 from t5x_lite.nn.caches import Caching
@@ -145,33 +147,6 @@ def _generate(
   )
   columns_T = jnp.arange(num_draft + 1)
 
-  def emit(logits_BTV, tokens_BT, count_B, done_B, generated):
-    """Appends the first `count_B` tokens, up to a row's end."""
-    step_BT = generated.lengths[:, None] + jnp.arange(tokens_BT.shape[1])
-    is_last_BT = jnp.isin(tokens_BT, end_ids)
-    is_last_BT |= step_BT + 1 >= limit_B[:, None]
-    first_B = jnp.argmax(is_last_BT, axis=1)
-    ends_B = jnp.any(is_last_BT, axis=1) & (first_B < count_B)
-    count_B = jnp.where(ends_B, first_B + 1, count_B)
-    count_B = jnp.where(done_B, 0, count_B)
-    log_probs_BTV = jax.nn.log_softmax(logits_BTV.astype(jnp.float32))
-    log_probs_BT = jnp.take_along_axis(
-      log_probs_BTV, tokens_BT[..., None], axis=-1
-    )[..., 0]
-    place_BT = jnp.arange(max_new_tokens) - generated.lengths[:, None]
-    is_new_BT = (place_BT >= 0) & (place_BT < count_B[:, None])
-
-    def write(old_BT, new_BT):
-      new_BT = jnp.take_along_axis(new_BT, place_BT, axis=1, mode="clip")
-      return jnp.where(is_new_BT, new_BT, old_BT)
-
-    generated = Generated(
-      tokens=write(generated.tokens, tokens_BT),
-      lengths=generated.lengths + count_B,
-      log_probs=write(generated.log_probs, log_probs_BT),
-    )
-    return count_B, done_B | ends_B, generated
-
   def body(carry):
     step_B = carry.generated.lengths
     # How many tokens the round can add: the draft's but for the last.
@@ -193,8 +168,8 @@ def _generate(
     drafted_BT = jnp.pad(proposal.tokens_BK, [(0, 0), (0, 1)])
     is_next_BT = columns_T == accepted_B[:, None]
     tokens_BT = jnp.where(is_next_BT, next_B[:, None], drafted_BT)
-    count_B, done_B, generated = emit(
-      logits_BTV, tokens_BT, accepted_B + 1, carry.done_B, carry.generated
+    generated, count_B, done_B = choices.append(
+      carry.generated, logits_BTV, tokens_BT, accepted_B + 1, carry.done_B
     )
     rounds, proposed, accepted = carry.acceptance
     acceptance = Acceptance(
@@ -209,16 +184,12 @@ def _generate(
     )  # fmt: skip
 
   zeros_B = jnp.zeros(num_rows, jnp.int32)
-  empty = Generated(
-    tokens=jnp.zeros((num_rows, max_new_tokens), jnp.int32),
-    lengths=zeros_B,
-    log_probs=jnp.zeros((num_rows, max_new_tokens), jnp.float32),
-  )
   allowed_B1V = choices.allow(logits_BV[:, None], zeros_B[:, None])
   first_B = choices.draw(allowed_B1V[:, 0], zeros_B)
-  _, done_B, generated = emit(
-    logits_BV[:, None], first_B[:, None], zeros_B + 1, row_ids_B < 0, empty
-  )
+  generated, _, done_B = choices.append(
+    empty(num_rows, max_new_tokens), logits_BV[:, None], first_B[:, None],
+    zeros_B + 1, row_ids_B < 0,
+  )  # fmt: skip
   draft_state = draft.start(draft_params, batch, first_B, max_new_tokens)
   carry = _Carry(
     model.roll_back(state, zeros_B),  # Of a row each, as in the loop.

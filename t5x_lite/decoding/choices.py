@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,21 @@ import numpy as np
 
 from t5x_lite.decoding.constraints import Constraints
 from t5x_lite.decoding.samplers import Greedy, Sampler
+
+
+class Generated(NamedTuple):
+  """Holds the result of `generate`.
+
+  tokens: int32 [B, max_new_tokens]; 0 after a row's end.
+  lengths: int32 [B], the number of tokens, EOS included; 0 for padding rows.
+  log_probs: float32 [B, max_new_tokens], the model's log probability of each
+    token, in nats, over all ids and before constraints, temperature, top_k and
+    top_p; 0 after a row's end.
+  """
+
+  tokens: jax.Array
+  lengths: jax.Array
+  log_probs: jax.Array
 
 
 @functools.partial(
@@ -66,6 +82,46 @@ class Choices:
     limits = self.prompt_length_B, self.limit_B
     return jax.vmap(row)(logits_BTV, step_BT, *limits)
 
+  def append(
+    self,
+    generated: Generated,
+    logits_BTV: jax.Array,
+    tokens_BT: jax.Array,
+    count_B: jax.Array,
+    done_B: jax.Array,
+  ) -> tuple[Generated, jax.Array, jax.Array]:
+    """Appends the first `count_B` tokens of each unfinished row, up to its end.
+
+    Args:
+      generated: what was generated before.
+      logits_BTV: the model's, before each token.
+      tokens_BT: the tokens.
+      count_B: how many of them.
+      done_B: the rows that have ended.
+
+    Returns:
+      what was generated, how many tokens were appended, and which rows ended.
+    """
+    step_BT = generated.lengths[:, None] + jnp.arange(tokens_BT.shape[1])
+    is_last_BT = jnp.isin(tokens_BT, self.end_ids)
+    is_last_BT |= step_BT + 1 >= self.limit_B[:, None]
+    first_B = jnp.argmax(is_last_BT, axis=1)
+    ends_B = jnp.any(is_last_BT, axis=1) & (first_B < count_B)
+    count_B = jnp.where(ends_B, first_B + 1, count_B)
+    count_B = jnp.where(done_B, 0, count_B)
+    log_probs_BTV = jax.nn.log_softmax(logits_BTV.astype(jnp.float32))
+    log_probs_BT = jnp.take_along_axis(
+      log_probs_BTV, tokens_BT[..., None], axis=-1
+    )[..., 0]
+    generated = generated._replace(
+      tokens=write_at(generated.tokens, tokens_BT, generated.lengths, count_B),
+      lengths=generated.lengths + count_B,
+      log_probs=write_at(
+        generated.log_probs, log_probs_BT, generated.lengths, count_B
+      ),
+    )
+    return generated, count_B, done_B | ends_B
+
   def draw(
     self, allowed_BV: jax.Array, step_B: jax.Array, use: int | None = None
   ) -> jax.Array:
@@ -88,6 +144,25 @@ class Choices:
       return key if use is None else jax.random.fold_in(key, use)
 
     return jax.vmap(jax.vmap(one, (None, 0)))(self.row_keys_B, step_BT)
+
+
+def empty(rows: int, max_new_tokens: int) -> Generated:
+  """Returns rows of which nothing is generated yet."""
+  return Generated(
+    tokens=jnp.zeros((rows, max_new_tokens), jnp.int32),
+    lengths=jnp.zeros(rows, jnp.int32),
+    log_probs=jnp.zeros((rows, max_new_tokens), jnp.float32),
+  )
+
+
+def write_at(
+  old_BL: jax.Array, new_BT: jax.Array, start_B: jax.Array, count_B: jax.Array
+) -> jax.Array:
+  """Returns `old` with the first `count` of `new` from column `start` on."""
+  place_BL = jnp.arange(old_BL.shape[1]) - start_B[:, None]
+  new_BL = jnp.take_along_axis(new_BT, place_BL, axis=1, mode="clip")
+  is_new_BL = (place_BL >= 0) & (place_BL < count_B[:, None])
+  return jnp.where(is_new_BL, new_BL, old_BL)
 
 
 def settled(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite import checks
-from t5x_lite.decoding.choices import Choices
+from t5x_lite.decoding.choices import Choices, write_at
 from t5x_lite.decoding.samplers import Greedy
 from t5x_lite.model import Batch, Params
 
@@ -230,10 +230,7 @@ class _Text(NamedTuple):
 
   def append(self, tokens_BT, count_B) -> "_Text":
     """Appends the first `count_B` of the tokens."""
-    places_BL = jnp.arange(self.ids_BL.shape[1]) - self.length_B[:, None]
-    new_BL = jnp.take_along_axis(tokens_BT, places_BL, axis=1, mode="clip")
-    is_new_BL = (places_BL >= 0) & (places_BL < count_B[:, None])
-    ids_BL = jnp.where(is_new_BL, new_BL, self.ids_BL)
+    ids_BL = write_at(self.ids_BL, tokens_BT, self.length_B, count_B)
     return _Text(ids_BL, self.length_B + count_B)
 
   def continuation(self, ngram: int) -> jax.Array:

@@ -1,13 +1,18 @@
 """Runs the generation loop: one prefill, then one token per row and step."""
 
 import functools
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_lite.decoding.choices import fit_drawable, row_lengths, settled
+from t5x_lite.decoding.choices import (
+  Generated,
+  fit_drawable,
+  row_lengths,
+  settled,
+)
 from t5x_lite.decoding.constraints import Constraints
 from t5x_lite.decoding.samplers import Greedy, Sampler
 from t5x_lite.model import Batch, Params
@@ -29,21 +34,6 @@ class Predictor(Protocol):
     self, params: Params, state: Any, tokens_B: jax.Array
   ) -> tuple[jax.Array, Any]:
     """Appends one token per row; returns logits [B, V] of the next."""
-
-
-class Generated(NamedTuple):
-  """Holds the result of `generate`.
-
-  tokens: int32 [B, max_new_tokens]; 0 after a row's end.
-  lengths: int32 [B], the number of tokens, EOS included; 0 for padding rows.
-  log_probs: float32 [B, max_new_tokens], the model's log probability of each
-    token, in nats, over all ids and before constraints, temperature, top_k and
-    top_p; 0 after a row's end.
-  """
-
-  tokens: jax.Array
-  lengths: jax.Array
-  log_probs: jax.Array
 
 
 def generate(

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from t5x_lite import checks, row_formats
 from t5x_lite.losses import CrossEntropy, Loss, Term, Terms, objective
-from t5x_lite.nn import attention_rules, decode_state
+from t5x_lite.nn import attention_rules, decode_steps
 from t5x_lite.nn.attention_rules import TokenInfo
 from t5x_lite.nn.caches import PLAIN_CACHE, Caching
 from t5x_lite.nn.decode_state import DecodeState
@@ -280,14 +280,14 @@ class Model:
       start_B = jnp.zeros(encoded_BSD.shape[0], jnp.int32)
       if "decoder_input_tokens" in batch:
         start_B = batch["decoder_input_tokens"][:, 0]
-      return decode_state.prefill_decoder_of_encoder(
+      return decode_steps.prefill_decoder_of_encoder(
         self.transformer, run, encoded_BSD, source, start_B, **room
       )
     tokens = token_info(batch, "decoder")
     if "decoder_positions" not in batch:
       counted = jnp.cumsum(tokens.prefix, axis=1, dtype=jnp.int32) - 1
       tokens = tokens._replace(position=jnp.maximum(counted, 0))
-    return decode_state.prefill_decoder_only(
+    return decode_steps.prefill_decoder_only(
       self.transformer, run, batch["decoder_input_tokens"], tokens, **room
     )
 
@@ -320,7 +320,7 @@ class Model:
     Returns:
       float32 logits [B, T, V] of the token after each, and the state.
     """
-    return decode_state.step(
+    return decode_steps.step(
       self.transformer, self._bound(params), state, tokens_BT,
       lengths_B=lengths_B,
     )  # fmt: skip
@@ -330,7 +330,7 @@ class Model:
 
     Only tokens that were appended since the prefill can be taken back.
     """
-    return decode_state.roll_back(self.transformer, state, count_B)
+    return decode_steps.roll_back(self.transformer, state, count_B)
 
   def _bound(self, params):
     """Returns a function that calls another with the bound Transformer."""

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 
 from t5x_lite import checks
 from t5x_lite.decoding.choices import Choices
-from t5x_lite.decoding.drafts import Draft, written
+from t5x_lite.decoding.drafts import Draft
 from t5x_lite.decoding.request import Acceptance, Generated, Request, Sampler
 from t5x_lite.decoding.samplers import Greedy
+from t5x_lite.decoding.texts import write_at
 
 _ACCEPT, _CORRECT = 2, 3  # The uses of a key (Choices.keys).
 
@@ -73,29 +74,6 @@ def _rounds(
   num_rows, num_draft = limit_B.shape[0], draft.num_tokens
   columns_T = jnp.arange(num_draft + 1)
 
-  def emit(logits_BTV, tokens_BT, count_B, done_B, generated):
-    """Appends the first `count_B` tokens, up to a row's end."""
-    step_BT = generated.lengths[:, None] + jnp.arange(tokens_BT.shape[1])
-    is_last_BT = jnp.isin(tokens_BT, request.end_ids)
-    is_last_BT |= step_BT + 1 >= limit_B[:, None]
-    first_B = jnp.argmax(is_last_BT, axis=1)
-    ends_B = jnp.any(is_last_BT, axis=1) & (first_B < count_B)
-    count_B = jnp.where(ends_B, first_B + 1, count_B)
-    count_B = jnp.where(done_B, 0, count_B)
-    log_probs_BTV = jax.nn.log_softmax(logits_BTV.astype(jnp.float32))
-    log_probs_BT = jnp.take_along_axis(
-      log_probs_BTV, tokens_BT[..., None], axis=-1
-    )[..., 0]
-    step_B = generated.lengths
-    log_probs_BT = written(generated.log_probs, log_probs_BT, step_B, count_B)
-    generated = generated._replace(
-      tokens=written(generated.tokens, tokens_BT, step_B, count_B),
-      lengths=step_B + count_B,
-      log_probs=log_probs_BT,
-      scores=jnp.sum(log_probs_BT, axis=1),
-    )
-    return count_B, done_B | ends_B, generated
-
   def body(carry):
     generated = carry.generated
     step_B = generated.lengths
@@ -113,7 +91,7 @@ def _rounds(
       params, carry.state, tokens_BT, lengths_B=read_B
     )
     usable_B = jnp.maximum(read_B - 1, 0)
-    texts_BN = written(texts_BN, proposal.tokens_BK, step_B, num_draft)
+    texts_BN = write_at(texts_BN, proposal.tokens_BK, step_B, num_draft)
     step_BT = step_B[:, None] + columns_T
     allowed_BTV = choices.allow(logits_BTV, texts_BN, step_BT)
     accepted_B, next_B = _verify(
@@ -124,8 +102,8 @@ def _rounds(
     drafted_BT = jnp.pad(proposal.tokens_BK, [(0, 0), (0, 1)])
     is_next_BT = columns_T == accepted_B[:, None]
     tokens_BT = jnp.where(is_next_BT, next_B[:, None], drafted_BT)
-    count_B, done_B, generated = emit(
-      logits_BTV, tokens_BT, accepted_B + ~is_over_B, carry.done_B, generated
+    generated, count_B, done_B = choices.append(
+      generated, logits_BTV, tokens_BT, accepted_B + ~is_over_B, carry.done_B
     )
     rounds, proposed, accepted = generated.acceptance
     acceptance = Acceptance(
@@ -140,20 +118,16 @@ def _rounds(
     )  # fmt: skip
 
   zeros_B = jnp.zeros(num_rows, jnp.int32)
-  empty = Generated(
-    tokens=jnp.zeros((num_rows, max_new_tokens), jnp.int32),
-    lengths=zeros_B,
-    log_probs=jnp.zeros((num_rows, max_new_tokens), jnp.float32),
-    scores=jnp.zeros(num_rows, jnp.float32),
-    acceptance=Acceptance(zeros_B, zeros_B, zeros_B),
+  empty = Generated.empty(num_rows, max_new_tokens)._replace(
+    acceptance=Acceptance(zeros_B, zeros_B, zeros_B)
   )
   logits_B1V = logits_BV[:, None]
   allowed_B1V = choices.allow(logits_B1V, empty.tokens, zeros_B[:, None])
   first_B = choices.draw(allowed_B1V[:, 0], zeros_B)
   is_over_B = jnp.max(allowed_B1V[:, 0], axis=-1) == -jnp.inf
-  _, done_B, generated = emit(
-    logits_B1V, first_B[:, None], zeros_B + 1,
-    request.is_padding_B | is_over_B, empty,
+  generated, _, done_B = choices.append(
+    empty, logits_B1V, first_B[:, None], zeros_B + 1,
+    request.is_padding_B | is_over_B,
   )  # fmt: skip
   draft_state = draft.start(
     request.draft_params, request.batch, first_B, max_new_tokens

@@ -3,9 +3,10 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from t5x_lite.decoding.request import Request, Sampler
-from t5x_lite.decoding.texts import Texts
+from t5x_lite.decoding.request import Generated, Request, Sampler
+from t5x_lite.decoding.texts import Texts, write_at
 
 
 class Choices(NamedTuple):
@@ -50,6 +51,47 @@ class Choices(NamedTuple):
       request.drawn(logits_BTV), texts_BN, step_BT, request.prompts,
       request.limit_B,
     )  # fmt: skip
+
+  def append(
+    self,
+    generated: Generated,
+    logits_BTV: jax.Array,
+    tokens_BT: jax.Array,
+    count_B: jax.Array,
+    done_B: jax.Array,
+  ) -> tuple[Generated, jax.Array, jax.Array]:
+    """Appends the first `count_B` tokens of each unfinished row, up to its end.
+
+    Args:
+      generated: what was generated before.
+      logits_BTV: the model's, before each token.
+      tokens_BT: the tokens.
+      count_B: how many of them.
+      done_B: the rows that have ended.
+
+    Returns:
+      what was generated, how many tokens were appended, and which rows ended.
+    """
+    step_B = generated.lengths
+    step_BT = step_B[:, None] + jnp.arange(tokens_BT.shape[1])
+    is_last_BT = jnp.isin(tokens_BT, self.request.end_ids)
+    is_last_BT |= step_BT + 1 >= self.request.limit_B[:, None]
+    first_B = jnp.argmax(is_last_BT, axis=1)
+    ends_B = jnp.any(is_last_BT, axis=1) & (first_B < count_B)
+    count_B = jnp.where(ends_B, first_B + 1, count_B)
+    count_B = jnp.where(done_B, 0, count_B)
+    log_probs_BTV = jax.nn.log_softmax(logits_BTV.astype(jnp.float32))
+    log_probs_BT = jnp.take_along_axis(
+      log_probs_BTV, tokens_BT[..., None], axis=-1
+    )[..., 0]
+    log_probs_BT = write_at(generated.log_probs, log_probs_BT, step_B, count_B)
+    generated = generated._replace(
+      tokens=write_at(generated.tokens, tokens_BT, step_B, count_B),
+      lengths=step_B + count_B,
+      log_probs=log_probs_BT,
+      scores=jnp.sum(log_probs_BT, axis=1),
+    )
+    return generated, count_B, done_B | ends_B
 
   def draw(
     self, allowed_BV: jax.Array, step_B: jax.Array, use: int | None = None

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from t5x_lite import checks
 from t5x_lite.decoding.choices import Choices
 from t5x_lite.decoding.samplers import Greedy
+from t5x_lite.decoding.texts import write_at
 from t5x_lite.model import Batch, Params
 
 _DRAW = 1  # The use of a key (Choices.keys).
@@ -119,7 +120,7 @@ class DraftModel:
       logits_B1V = logits_BV[:, None]
       allowed_B1V = choices.allow(logits_B1V, texts_BN, step_B[:, None])
       token_B = choices.draw(allowed_B1V[:, 0], step_B, _DRAW)
-      texts_BN = written(texts_BN, token_B[:, None], step_B, 1)
+      texts_BN = write_at(texts_BN, token_B[:, None], step_B, 1)
       if is_greedy:
         return texts_BN, (token_B, None)
       probs_BV = choices.sampler.probabilities(allowed_B1V[:, 0])
@@ -241,7 +242,7 @@ class _Text(NamedTuple):
 
   def append(self, tokens_BT, count_B) -> "_Text":
     """Appends the first `count_B` of the tokens."""
-    ids_BL = written(self.ids_BL, tokens_BT, self.length_B, count_B)
+    ids_BL = write_at(self.ids_BL, tokens_BT, self.length_B, count_B)
     return _Text(ids_BL, self.length_B + count_B)
 
   def continuation(self, ngram: int) -> jax.Array:
@@ -260,12 +261,3 @@ class _Text(NamedTuple):
     found_B = jnp.argmax(match_BL, axis=1)
     return jnp.where(jnp.any(match_BL > 0, axis=1), found_B, self.length_B)
 
-
-def written(
-  into_BN: jax.Array, new_BT: jax.Array, start_B: jax.Array, count_B: jax.Array
-) -> jax.Array:
-  """Returns rows with the first `count_B` of T numbers written at `start_B`."""
-  place_BN = jnp.arange(into_BN.shape[1]) - start_B[:, None]
-  new_BN = jnp.take_along_axis(new_BT, place_BN, axis=1, mode="clip")
-  is_new_BN = (place_BN >= 0) & (place_BN < jnp.reshape(count_B, (-1, 1)))
-  return jnp.where(is_new_BN, new_BN, into_BN)

@@ -176,13 +176,7 @@ def _sample(request: Request, sampler: Sampler) -> Generated:
     return step + 1, state, tokens_B, done_B, generated
 
   logits_BV, state = request.prefill()
-  shape_BT = (logits_BV.shape[0], request.max_new_tokens)
-  empty = Generated(
-    tokens=jnp.zeros(shape_BT, jnp.int32),
-    lengths=jnp.zeros(shape_BT[0], jnp.int32),
-    log_probs=jnp.zeros(shape_BT, jnp.float32),
-    scores=jnp.zeros(shape_BT[0], jnp.float32),
-  )
+  empty = Generated.empty(logits_BV.shape[0], request.max_new_tokens)
   # The first token comes from the prefill's logits, outside the loop, so that
   # no decode step is computed in vain at the end.
   first = emit(0, logits_BV, request.is_padding_B, empty)

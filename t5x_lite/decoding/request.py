@@ -66,6 +66,16 @@ class Generated(NamedTuple):
   scores: jax.Array
   acceptance: Acceptance | None = None
 
+  @classmethod
+  def empty(cls, rows: int, max_new_tokens: int) -> "Generated":
+    """Returns rows of which nothing is generated yet."""
+    return cls(
+      tokens=jnp.zeros((rows, max_new_tokens), jnp.int32),
+      lengths=jnp.zeros(rows, jnp.int32),
+      log_probs=jnp.zeros((rows, max_new_tokens), jnp.float32),
+      scores=jnp.zeros(rows, jnp.float32),
+    )
+
 
 class Request(NamedTuple):
   """What a strategy needs to continue a batch; it exists inside jit alone.

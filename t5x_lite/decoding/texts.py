@@ -48,6 +48,16 @@ class Texts(NamedTuple):
     return jnp.where(places_BN >= 0, found_BN, -1)
 
 
+def write_at(
+  into_BN: jax.Array, new_BT: jax.Array, start_B: jax.Array, count_B: jax.Array
+) -> jax.Array:
+  """Returns rows with the first `count_B` of T numbers written at `start_B`."""
+  place_BN = jnp.arange(into_BN.shape[1]) - start_B[:, None]
+  new_BN = jnp.take_along_axis(new_BT, place_BN, axis=1, mode="clip")
+  is_new_BN = (place_BN >= 0) & (place_BN < jnp.reshape(count_B, (-1, 1)))
+  return jnp.where(is_new_BN, new_BN, into_BN)
+
+
 def mark(
   marked_BV: jax.Array, tokens_BN: jax.Array, here_BN: jax.Array
 ) -> jax.Array:

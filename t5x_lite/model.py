@@ -242,8 +242,13 @@ class Model:
     return jax.vmap(row)(states_BTD, *scored)
 
   def prefill(
-    self, params: Params, batch: Batch, *, max_new_tokens: int
-  ) -> tuple[jax.Array, DecodeState]:
+    self,
+    params: Params,
+    batch: Batch,
+    *,
+    max_new_tokens: int,
+    with_states: bool = False,
+  ) -> tuple[jax.Array, ...]:
     """Reads the inputs and fills a cache with room for the new tokens.
 
     The inputs are the encoder's tokens or, in a decoder-only model, the tokens
@@ -252,7 +257,9 @@ class Model:
     from the first of its input tokens, or from 0.
 
     Returns:
-      float32 logits [B, V] of the first new token, and the state.
+      float32 logits [B, V] of the first new token, and the decoding state; with
+      `with_states` also what the stack gives for the decoder's tokens, [B, T,
+      D], T = 1 with an encoder.
     """
     if self.transformer.decoder is None:
       raise ValueError("an encoder-only model does not generate")
@@ -262,17 +269,22 @@ class Model:
         return _prefill_decoder_of_encoder(transformer, batch, max_new_tokens)
       return _prefill_decoder_only(transformer, batch, max_new_tokens)
 
-    return self._apply(forward, params)[0]
+    return self._apply(forward, params)[0][: 3 if with_states else 2]
 
   def decode_step(
-    self, params: Params, state: DecodeState, tokens_B: jax.Array
-  ) -> tuple[jax.Array, DecodeState]:
-    """Appends one token per row; returns logits [B, V] of the next."""
+    self,
+    params: Params,
+    state: DecodeState,
+    tokens_B: jax.Array,
+    *,
+    with_states: bool = False,
+  ) -> tuple[jax.Array, ...]:
+    """Appends one token per row; returns as `prefill` does, for the next."""
 
     def forward(transformer):
       return _step(transformer, state, tokens_B, source_BSD=None)
 
-    return self._apply(forward, params)[0]
+    return self._apply(forward, params)[0][: 3 if with_states else 2]
 
   def _apply(self, forward, params, key=None, collect=()):
     """Returns what `forward` gives, and what the modules sow in `collect`."""
@@ -356,7 +368,7 @@ def _prefill_decoder_only(transformer, batch, max_new_tokens):
   first = transformer.decoder.position.following(jax.tree.map(last, tokens))
   first = first._replace(prefix=jnp.zeros_like(first.prefix))
   state = DecodeState(cache, jnp.int32(length), first, None)
-  return transformer.logits(last(hidden_BTD))[:, 0], state
+  return transformer.logits(last(hidden_BTD))[:, 0], state, hidden_BTD
 
 
 def _step(transformer, state, tokens_B, *, source_BSD):
@@ -369,4 +381,4 @@ def _step(transformer, state, tokens_B, *, source_BSD):
   )
   following = transformer.decoder.position.following(here)
   new_state = DecodeState(cache, state.slot + 1, following, state.source)
-  return transformer.logits(hidden_B1D)[:, 0], new_state
+  return transformer.logits(hidden_B1D)[:, 0], new_state, hidden_B1D

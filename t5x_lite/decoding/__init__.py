@@ -2,6 +2,7 @@
 
 from t5x_lite.decoding.beam import Beam
 from t5x_lite.decoding.constraints import Constraints
+from t5x_lite.decoding.contrastive import Contrastive
 from t5x_lite.decoding.loop import GREEDY, UNCONSTRAINED, generate
 from t5x_lite.decoding.phrases import Phrases
 from t5x_lite.decoding.repetition import Repetition
@@ -16,7 +17,7 @@ from t5x_lite.decoding.samplers import Greedy, Sample
 from t5x_lite.decoding.trie import Trie
 
 __all__ = [
-  "GREEDY", "UNCONSTRAINED", "Beam", "Constraints", "Generated", "Greedy",
-  "Phrases", "Predictor", "Repetition", "Sample", "Sampler", "Search",
+  "GREEDY", "UNCONSTRAINED", "Beam", "Constraints", "Contrastive", "Generated",
+  "Greedy", "Phrases", "Predictor", "Repetition", "Sample", "Sampler", "Search",
   "Strategy", "Trie", "generate",
 ]  # fmt: skip

@@ -12,7 +12,12 @@ from t5x_lite.model import Batch, Params
 
 
 class Predictor(Protocol):
-  """A model that predicts the next token, such as `Model`; hashable."""
+  """A model that predicts the next token, such as `Model`; hashable.
+
+  Its state has `take_rows` and `slot`, as `DecodeState` has, for strategies
+  that go on with several texts per row. For `Contrastive`, both methods also
+  take `with_states=True`, and return hidden states as a third result.
+  """
 
   def prefill(
     self, params: Params, batch: Batch, *, max_new_tokens: int
@@ -73,19 +78,31 @@ class Request(NamedTuple):
   drawable: jax.Array | None
   constraints: Constraints
 
-  def prefill(self) -> tuple[jax.Array, Any]:
-    """Reads the prompts; returns logits [B, V] and the decoding state."""
-    logits_BV, state = self.model.prefill(
-      self.params, self.batch, max_new_tokens=self.max_new_tokens
+  def prefill(
+    self, *, further_tokens: int = 0, **options: bool
+  ) -> tuple[jax.Array, ...]:
+    """Reads the prompts; returns logits [B, V] and the decoding state.
+
+    Args:
+      further_tokens: how many more than max_new_tokens the cache has room for.
+      **options: `with_states`, of a `Predictor`.
+    """
+    found = self.model.prefill(
+      self.params,
+      self.batch,
+      max_new_tokens=self.max_new_tokens + further_tokens,
+      **options,
     )
     if self.drawable is None:
-      known_V = np.ones(logits_BV.shape[-1], bool)
+      known_V = np.ones(found[0].shape[-1], bool)
       self.constraints.check(known_V, self.constraints.ends)
-    return logits_BV, state
+    return found
 
-  def step(self, state: Any, tokens_B: jax.Array) -> tuple[jax.Array, Any]:
+  def step(
+    self, state: Any, tokens_B: jax.Array, **options: bool
+  ) -> tuple[jax.Array, ...]:
     """Appends one token per row; returns logits [B, V] of the next."""
-    return self.model.decode_step(self.params, state, tokens_B)
+    return self.model.decode_step(self.params, state, tokens_B, **options)
 
   def allow(
     self, logits_RV: jax.Array, tokens_RT: jax.Array, step: jax.Array

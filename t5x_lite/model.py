@@ -249,7 +249,8 @@ class Model:
     *,
     max_new_tokens: int,
     caching: Caching = PLAIN_CACHE,
-  ) -> tuple[jax.Array, DecodeState]:
+    with_states: bool = False,
+  ) -> tuple[jax.Array, ...]:
     """Reads the inputs and fills a cache with room for the new tokens.
 
     The inputs are the encoder's tokens or, in a decoder-only model, the tokens
@@ -263,9 +264,12 @@ class Model:
       batch: the inputs.
       max_new_tokens: slots of the cache beside those of the prompts.
       caching: how the cache is kept, and long prompts are read.
+      with_states: whether to return hidden states too.
 
     Returns:
-      float32 logits [B, V] of the first new token, and the state.
+      float32 logits [B, V] of the first new token, and the decoding state; with
+      `with_states` also what the stack gives for the decoder's tokens, [B, T,
+      D], T = 1 with an encoder.
 
     Raises:
       ValueError: an encoder alone; or chunks of a prompt that is read as a
@@ -280,23 +284,32 @@ class Model:
       start_B = jnp.zeros(encoded_BSD.shape[0], jnp.int32)
       if "decoder_input_tokens" in batch:
         start_B = batch["decoder_input_tokens"][:, 0]
-      return decode_steps.prefill_decoder_of_encoder(
+      found = decode_steps.prefill_decoder_of_encoder(
         self.transformer, run, encoded_BSD, source, start_B, **room
       )
+      return found[: 3 if with_states else 2]
     tokens = token_info(batch, "decoder")
     if "decoder_positions" not in batch:
       counted = jnp.cumsum(tokens.prefix, axis=1, dtype=jnp.int32) - 1
       tokens = tokens._replace(position=jnp.maximum(counted, 0))
-    return decode_steps.prefill_decoder_only(
+    found = decode_steps.prefill_decoder_only(
       self.transformer, run, batch["decoder_input_tokens"], tokens, **room
     )
+    return found[: 3 if with_states else 2]
 
   def decode_step(
-    self, params: Params, state: DecodeState, tokens_B: jax.Array
-  ) -> tuple[jax.Array, DecodeState]:
-    """Appends one token per row; returns logits [B, V] of the next."""
-    logits_B1V, state = self.decode_tokens(params, state, tokens_B[:, None])
-    return logits_B1V[:, 0], state
+    self,
+    params: Params,
+    state: DecodeState,
+    tokens_B: jax.Array,
+    *,
+    with_states: bool = False,
+  ) -> tuple[jax.Array, ...]:
+    """Appends one token per row; returns as `prefill` does, for the next."""
+    logits_B1V, *others = decode_steps.step(
+      self.transformer, self._bound(params), state, tokens_B[:, None]
+    )
+    return logits_B1V[:, 0], *others[: 2 if with_states else 1]
 
   def decode_tokens(
     self,
@@ -323,7 +336,7 @@ class Model:
     return decode_steps.step(
       self.transformer, self._bound(params), state, tokens_BT,
       lengths_B=lengths_B,
-    )  # fmt: skip
+    )[:2]  # fmt: skip
 
   def roll_back(self, state: DecodeState, count_B: jax.Array) -> DecodeState:
     """Returns the state before the last `count_B` tokens of each row.

@@ -3,6 +3,8 @@
 from t5x_lite.decoding.assisted import Assisted
 from t5x_lite.decoding.beam import Beam
 from t5x_lite.decoding.constraints import Constraints
+from t5x_lite.decoding.continuous import generate_continuously
+from t5x_lite.decoding.contrastive import Contrastive
 from t5x_lite.decoding.drafts import Draft, DraftModel, PromptLookup
 from t5x_lite.decoding.loop import GREEDY, UNCONSTRAINED, generate
 from t5x_lite.decoding.phrases import Phrases
@@ -20,7 +22,7 @@ from t5x_lite.decoding.trie import Trie
 
 __all__ = [
   "GREEDY", "UNCONSTRAINED", "Acceptance", "Assisted", "Beam", "Constraints",
-  "Draft", "DraftModel", "Generated", "Greedy", "Phrases", "Predictor",
-  "PromptLookup", "Repetition", "Sample", "Sampler", "Search", "Strategy",
-  "Trie", "generate",
+  "Contrastive", "Draft", "DraftModel", "Generated", "Greedy", "Phrases",
+  "Predictor", "PromptLookup", "Repetition", "Sample", "Sampler", "Search",
+  "Strategy", "Trie", "generate", "generate_continuously",
 ]  # fmt: skip

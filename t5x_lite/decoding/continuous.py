@@ -13,17 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_lite.decoding.choices import (
-  Choices,
-  Generated,
-  empty,
-  fit_drawable,
-  row_lengths,
-  settled,
-)
+from t5x_lite.decoding.choices import Choices
 from t5x_lite.decoding.constraints import Constraints
 from t5x_lite.decoding.loop import GREEDY, UNCONSTRAINED
-from t5x_lite.decoding.samplers import Sampler
+from t5x_lite.decoding.request import (
+  Generated,
+  Request,
+  Sampler,
+  prompt_texts,
+  row_limits,
+  settled,
+)
+from t5x_lite.decoding.texts import Texts
 from t5x_lite.model import Model, Params
 from t5x_lite.nn.caches import PLAIN_CACHE, Caching
 
@@ -64,11 +65,17 @@ def generate_continuously(
     NumPy arrays in the order of the prompts.
 
   Raises:
-    ValueError: rows is below 1, or as of `generate`.
+    ValueError: rows is below 1, the sampler does more than draw a token at a
+      time, or as of `generate`.
   """
   if rows < 1:
     raise ValueError(f"rows ({rows}) must be at least 1")
-  key, ends, row_ids = settled(
+  if hasattr(sampler, "search"):
+    raise ValueError(
+      f"rows that come and go are continued token by token, not by {sampler}: "
+      "use Greedy or Sample, or generate"
+    )
+  key, end_ids, row_ids = settled(
     batch, max_new_tokens, sampler, key, eos_id, constraints, row_ids, drawable
   )
   if drawable is None:
@@ -77,11 +84,11 @@ def generate_continuously(
   batch = {name: np.asarray(values) for name, values in batch.items()}
   row_ids = np.asarray(row_ids)
   settings = _Settings(max_new_tokens, sampler, constraints, caching)
-  end_ids = jnp.array(ends or (-1,), jnp.int32)
   queue = collections.deque(np.flatnonzero(row_ids >= 0))
   occupants = np.full(min(rows, max(1, len(queue))), -1)
   results = jax.tree.map(
-    lambda x: np.zeros(x.shape, x.dtype), empty(len(row_ids), max_new_tokens)
+    lambda x: np.zeros(x.shape, x.dtype),
+    Generated.empty(len(row_ids), max_new_tokens),
   )
   prompts = [
     {name: x[i] for name, x in batch.items()} for i in range(len(row_ids))
@@ -104,7 +111,9 @@ def generate_continuously(
       settings=settings,
     )  # fmt: skip
     ended = np.flatnonzero((occupants >= 0) & np.asarray(pool.done_B))
-    for kept, found in zip(results, pool.generated, strict=True):
+    for kept, found in zip(
+      jax.tree.leaves(results), jax.tree.leaves(pool.generated), strict=True
+    ):
       kept[occupants[ended]] = np.asarray(found)[ended]
     occupants[ended] = -1
   return results
@@ -125,7 +134,8 @@ class _Pool(NamedTuple):
     last_B: the newest token of each row, not read yet.
     done_B: the rows that have ended, or are free.
     generated: the tokens of each row so far.
-    row_ids_B, prompt_length_B, limit_B: as of Choices.
+    row_ids_B: what makes each row's samples its own.
+    prompts, limit_B: as of Request.
   """
 
   state: Any
@@ -133,21 +143,27 @@ class _Pool(NamedTuple):
   done_B: jax.Array
   generated: Generated
   row_ids_B: jax.Array
-  prompt_length_B: jax.Array
+  prompts: Texts
   limit_B: jax.Array
 
-  def choices(self, key, end_ids, drawable, settings, size) -> Choices:
-    """Returns what the rows may choose of `size` ids."""
-    return Choices(
-      sampler=settings.sampler,
-      constraints=settings.constraints,
-      end_ids=end_ids,
+  def choices(self, model, params, key, end_ids, drawable, settings) -> Choices:
+    """Returns what the rows may choose."""
+    request = Request(
+      model=model,
+      params=params,
+      batch={},
       row_keys_B=jax.vmap(jax.random.fold_in, (None, 0))(key, self.row_ids_B),
-      prompt_length_B=self.prompt_length_B,
+      is_padding_B=self.row_ids_B < 0,
+      max_new_tokens=settings.max_new_tokens,
+      prompts=self.prompts,
       limit_B=self.limit_B,
-      drawable_V=None if drawable is None else fit_drawable(drawable, size),
-      vocab_size=size,
+      end_ids=end_ids,
+      drawable=drawable,
+      constraints=settings.constraints,
+      caching=settings.caching,
+      draft_params=None,
     )
+    return Choices(request, settings.sampler, model.transformer.vocab_size)
 
 
 def _span(prompt) -> tuple[str, int, int, int]:
@@ -176,19 +192,22 @@ def _cut(prompt):
 
 def _start(model, params, prompt, row_id, settings, length):
   """Reads a prompt; returns its logits and a pool of its one row."""
-  room = settings.max_new_tokens
+  room, prompts = settings.max_new_tokens, prompt_texts(prompt)
   if "encoder_input_tokens" not in prompt:
     # All buckets make caches of one length.
-    room += length - prompt["decoder_input_tokens"].shape[1]
+    further = length - prompt["decoder_input_tokens"].shape[1]
+    tokens_BS = jnp.pad(prompts.tokens_BS, [(0, 0), (0, further)])
+    room, prompts = room + further, prompts._replace(tokens_BS=tokens_BS)
   logits_BV, state = model.prefill(
     params, prompt, max_new_tokens=room, caching=settings.caching
   )
   zeros_B = jnp.zeros(logits_BV.shape[0], jnp.int32)
-  limits = row_lengths(prompt, settings.max_new_tokens, settings.constraints)
+  limits_B = row_limits(prompts, settings.max_new_tokens, settings.constraints)
   return logits_BV, _Pool(
     model.roll_back(state, zeros_B),  # A slot of each row.
-    zeros_B, zeros_B > 0, empty(len(zeros_B), settings.max_new_tokens),
-    zeros_B + row_id, *limits,
+    zeros_B, zeros_B > 0,
+    Generated.empty(len(zeros_B), settings.max_new_tokens),
+    zeros_B + row_id, prompts, limits_B,
   )  # fmt: skip
 
 
@@ -220,7 +239,7 @@ def _admit(
 ):  # fmt: skip
   """Reads a prompt into a free place and draws its first token."""
   logits_BV, row = _start(model, params, prompt, row_id, settings, length)
-  choices = row.choices(key, end_ids, drawable, settings, logits_BV.shape[-1])
+  choices = row.choices(model, params, key, end_ids, drawable, settings)
   row = _extended(row, choices, logits_BV)
 
   def put(old, new):
@@ -239,8 +258,7 @@ def _run(
   model, params, pool, is_taken_B, has_next, key, end_ids, drawable, *, settings
 ):
   """Decodes until a row has ended whose place is wanted, or all have."""
-  size = model.transformer.vocab_size
-  choices = pool.choices(key, end_ids, drawable, settings, size)
+  choices = pool.choices(model, params, key, end_ids, drawable, settings)
 
   def goes_on(pool):
     busy_B = is_taken_B & ~pool.done_B
@@ -259,10 +277,13 @@ def _run(
 def _extended(pool, choices, logits_BV):
   """Draws a token for each row that has not ended."""
   step_B, logits_B1V = pool.generated.lengths, logits_BV[:, None]
-  allowed_B1V = choices.allow(logits_B1V, step_B[:, None])
+  allowed_B1V = choices.allow(
+    logits_B1V, pool.generated.tokens, step_B[:, None]
+  )
+  # A row for which no token is left ends, as in `generate`.
+  done_B = pool.done_B | (jnp.max(allowed_B1V[:, 0], axis=-1) == -jnp.inf)
   token_B = choices.draw(allowed_B1V[:, 0], step_B)
   generated, _, done_B = choices.append(
-    pool.generated, logits_B1V, token_B[:, None], jnp.ones_like(step_B),
-    pool.done_B,
+    pool.generated, logits_B1V, token_B[:, None], jnp.ones_like(step_B), done_B
   )  # fmt: skip
   return pool._replace(last_B=token_B, done_B=done_B, generated=generated)

@@ -260,4 +260,3 @@ class _Text(NamedTuple):
       match_BL += going_BL
     found_B = jnp.argmax(match_BL, axis=1)
     return jnp.where(jnp.any(match_BL > 0, axis=1), found_B, self.length_B)
-

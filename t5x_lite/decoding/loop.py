@@ -14,6 +14,8 @@ from t5x_lite.decoding.request import (
   Sampler,
   Strategy,
   prompt_texts,
+  row_limits,
+  settled,
 )
 from t5x_lite.decoding.samplers import Greedy
 from t5x_lite.model import Params
@@ -69,23 +71,15 @@ def generate(
     ValueError: max_new_tokens is below 1, a key is missing, or the constraints
       leave no token at some step.
   """
-  if max_new_tokens < 1:
-    raise ValueError(f"max_new_tokens ({max_new_tokens}) must be at least 1")
-  if key is None:
-    if getattr(sampler, "is_random", True):
-      raise ValueError(f"{sampler} samples at random: pass key=")
-    key = jax.random.key(0)
-  ends = constraints.end_ids(eos_id)
-  if drawable is not None:
-    constraints.check(np.asarray(drawable), ends)
-  if row_ids is None:
-    row_ids = jnp.arange(next(iter(batch.values())).shape[0])
+  key, end_ids, row_ids = settled(
+    batch, max_new_tokens, sampler, key, eos_id, constraints, row_ids, drawable
+  )
   return _generate(
     model,
     params,
     batch,
     key,
-    jnp.array(ends or (-1,), jnp.int32),
+    end_ids,
     row_ids,
     drawable,
     draft_params,
@@ -117,9 +111,6 @@ def _generate(
   caching,
 ):
   prompts = prompt_texts(batch)
-  limit_B = jnp.full(len(row_ids_B), max_new_tokens)
-  if constraints.max_length is not None:
-    limit_B = jnp.minimum(limit_B, constraints.max_length - prompts.length_B)
   request = Request(
     model=model,
     params=params,
@@ -128,7 +119,7 @@ def _generate(
     is_padding_B=row_ids_B < 0,
     max_new_tokens=max_new_tokens,
     prompts=prompts,
-    limit_B=limit_B,
+    limit_B=row_limits(prompts, max_new_tokens, constraints),
     end_ids=end_ids,
     drawable=drawable,
     constraints=constraints,

@@ -204,11 +204,57 @@ def prompt_texts(batch: Batch) -> Texts:
   tokens_BS = batch.get("decoder_input_tokens")
   if tokens_BS is None:
     tokens_BS = jnp.zeros((rows, 1), jnp.int32)
-  if (
-    "encoder_input_tokens" not in batch and "decoder_causal_attention" in batch
-  ):
+  order_BS = prompt_order(batch)
+  if order_BS is not None:
     length_B = jnp.sum(batch["decoder_causal_attention"], axis=1)
+    tokens_BS = jnp.take_along_axis(tokens_BS, order_BS, axis=1)
   return Texts(tokens_BS, length_B)
+
+
+def prompt_order(batch: Batch) -> jax.Array | None:
+  """Returns the columns of each prompt, padding last, [B, S].
+
+  None for an encoder-decoder, whose prompt is a start token.
+  """
+  in_prompt_BS = batch.get("decoder_causal_attention")
+  if "encoder_input_tokens" in batch or in_prompt_BS is None:
+    return None
+  return jnp.argsort(in_prompt_BS == 0, axis=1, stable=True)
+
+
+def settled(
+  batch, max_new_tokens, sampler, key, eos_id, constraints, row_ids, drawable
+):
+  """Returns the key, the ids that end a text, and the row ids of a generation.
+
+  Args: as of `generate`.
+
+  Raises:
+    ValueError: max_new_tokens is below 1, a key is missing, or the constraints
+      leave no token at some step.
+  """
+  if max_new_tokens < 1:
+    raise ValueError(f"max_new_tokens ({max_new_tokens}) must be at least 1")
+  if key is None:
+    if getattr(sampler, "is_random", True):
+      raise ValueError(f"{sampler} samples at random: pass key=")
+    key = jax.random.key(0)
+  ends = constraints.end_ids(eos_id)
+  if drawable is not None:
+    constraints.check(np.asarray(drawable), ends)
+  if row_ids is None:
+    row_ids = jnp.arange(next(iter(batch.values())).shape[0])
+  return key, jnp.array(ends or (-1,), jnp.int32), row_ids
+
+
+def row_limits(
+  prompts: Texts, max_new_tokens: int, constraints: Constraints
+) -> jax.Array:
+  """Returns the maximum number of new tokens of each row, int32 [B]."""
+  limit_B = jnp.full(prompts.length_B.shape, max_new_tokens)
+  if constraints.max_length is not None:
+    limit_B = jnp.minimum(limit_B, constraints.max_length - prompts.length_B)
+  return limit_B
 
 
 def _fit(drawable, size):

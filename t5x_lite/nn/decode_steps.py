@@ -28,7 +28,7 @@ def prefill_decoder_of_encoder(
   *,
   max_new_tokens: int,
   caching: Caching,
-) -> tuple[jax.Array, DecodeState]:
+) -> tuple[jax.Array, DecodeState, jax.Array]:
   """Reads each row's start token; see Model.prefill."""
   rows, length, _ = encoded_BSD.shape
   cache = transformer.decoder.empty_cache(
@@ -38,10 +38,10 @@ def prefill_decoder_of_encoder(
   zeros_B1 = jnp.zeros((rows, 1), jnp.int32)
   first = TokenInfo(zeros_B1, zeros_B1, zeros_B1 + 1, zeros_B1 > 0)
   state = DecodeState(cache, jnp.int32(0), first, source)
-  logits_B1V, state = step(
+  logits_B1V, state, hidden_B1D = step(
     transformer, run, state, start_B[:, None], source_BSD=encoded_BSD
   )
-  return logits_B1V[:, 0], state
+  return logits_B1V[:, 0], state, hidden_B1D
 
 
 def prefill_decoder_only(
@@ -52,7 +52,7 @@ def prefill_decoder_only(
   *,
   max_new_tokens: int,
   caching: Caching,
-) -> tuple[jax.Array, DecodeState]:
+) -> tuple[jax.Array, DecodeState, jax.Array]:
   """Reads the prompts, the tokens of the prefix; see Model.prefill."""
   rows, length = ids_BT.shape
   tokens = tokens._replace(segment=tokens.prefix.astype(jnp.int32))
@@ -72,30 +72,31 @@ def prefill_decoder_only(
   if chunk < length:
     _check_no_lookahead(transformer.decoder, chunk)
 
-  def read(cache, states_BD, start, size):
-    """Reads `size` columns; keeps the states of the rows that end in them."""
+  def read(cache, start, size):
+    """Reads `size` columns from `start` on."""
     part = jax.tree.map(
       lambda x: jax.lax.dynamic_slice_in_dim(x, start, size, axis=1),
       (ids_BT, tokens),
     )
-    hidden_BTD, cache = run(
-      lambda bound: bound.decode(*part, cache=cache, slot=start)
-    )
-    place_B = jnp.clip(last_B - start, 0, size - 1)[:, None, None]
-    found_BD = jnp.take_along_axis(hidden_BTD, place_B, axis=1)[:, 0]
-    if states_BD is None:
-      return cache, found_BD
-    ends_here_B = (last_B >= start) & (last_B < start + size)
-    return cache, jnp.where(ends_here_B[:, None], found_BD, states_BD)
+    return run(lambda bound: bound.decode(*part, cache=cache, slot=start))
 
   # The chunk that is not whole comes first, so that no slot is lost.
   first = length % chunk or chunk
-  cache, states_BD = read(cache, None, jnp.int32(0), first)
+  hidden_BTD, cache = read(cache, jnp.int32(0), first)
+
+  def read_further(i, kept):
+    hidden_BTD, cache = kept
+    start = first + i * chunk
+    new_BTD, cache = read(cache, start, chunk)
+    return jax.lax.dynamic_update_slice_in_dim(
+      hidden_BTD, new_BTD, start, axis=1
+    ), cache
+
   if rest := (length - first) // chunk:
-    cache, states_BD = jax.lax.fori_loop(
-      0, rest, lambda i, kept: read(*kept, first + i * chunk, chunk),
-      (cache, states_BD),
-    )  # fmt: skip
+    hidden_BTD = jnp.pad(hidden_BTD, [(0, 0), (0, length - first), (0, 0)])
+    hidden_BTD, cache = jax.lax.fori_loop(
+      0, rest, read_further, (hidden_BTD, cache)
+    )
 
   def last(x_BT):
     places = last_B.reshape(rows, *(1,) * (x_BT.ndim - 1))
@@ -104,7 +105,9 @@ def prefill_decoder_only(
   following = transformer.decoder.position.following(jax.tree.map(last, tokens))
   following = following._replace(prefix=jnp.zeros_like(following.prefix))
   state = DecodeState(cache, jnp.int32(length), following, None)
-  return run(lambda bound: bound.logits(states_BD[:, None]))[:, 0], state
+  states_B1D = last(hidden_BTD)
+  logits_BV = run(lambda bound: bound.logits(states_B1D))[:, 0]
+  return logits_BV, state, hidden_BTD
 
 
 def _check_no_lookahead(decoder, chunk):
@@ -126,7 +129,7 @@ def step(
   *,
   lengths_B: jax.Array | None = None,
   source_BSD: jax.Array | None = None,
-) -> tuple[jax.Array, DecodeState]:
+) -> tuple[jax.Array, DecodeState, jax.Array]:
   """Appends tokens to each row; see Model.decode_tokens."""
   rows, length = tokens_BT.shape
   following = transformer.decoder.position.following
@@ -153,11 +156,11 @@ def step(
     hidden_BTD, cache = bound.decode(
       tokens_BT, here, cache=state.cache, slot=state.slot, **source
     )
-    return bound.logits(hidden_BTD), cache
+    return bound.logits(hidden_BTD), cache, hidden_BTD
 
-  logits_BTV, cache = run(forward)
-  following_B1 = following(state.next, advance)
-  return logits_BTV, DecodeState(cache, slot, following_B1, state.source)
+  logits_BTV, cache, hidden_BTD = run(forward)
+  state = DecodeState(cache, slot, following(state.next, advance), state.source)
+  return logits_BTV, state, hidden_BTD
 
 
 def roll_back(

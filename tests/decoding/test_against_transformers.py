@@ -11,6 +11,7 @@ from t5x_lite.decoding import (
   UNCONSTRAINED,
   Beam,
   Constraints,
+  Contrastive,
   Phrases,
   Repetition,
   generate,
@@ -66,6 +67,26 @@ class Case:
       self.model, self.params, batch, max_new_tokens=new, sampler=sampler,
       constraints=constraints,
     )  # fmt: skip
+
+  def their_states(self, prompt, texts):
+    """Returns log probabilities [N, T, V] and last states [N, T, D], uncached.
+
+    Args:
+      prompt: of all texts.
+      texts: N sequences of equal length, start token or prompt included.
+    """
+    import torch
+
+    texts = torch.tensor(np.array(texts)).long()
+    inputs = {"input_ids": texts}
+    if self.reads_encoder:
+      ids = torch.tensor(np.array([prompt] * len(texts))).long()
+      inputs = {"input_ids": ids, "decoder_input_ids": texts}
+    with torch.no_grad():
+      out = self.hf(**inputs, output_hidden_states=True, use_cache=False)
+    side = "decoder_hidden_states" if self.reads_encoder else "hidden_states"
+    log_probs = out.logits.log_softmax(-1).numpy()
+    return log_probs, getattr(out, side)[-1].numpy()
 
   def theirs(self, new=NEW, **options):
     """Returns [tokens of the best, ...] and scores for each prompt.
@@ -236,3 +257,25 @@ def test_beams_keep_to_forced_tokens_and_lengths(case):
     case, Beam(num_beams=3), constraints, num_beams=3, min_new_tokens=3,
     suppress_tokens=[4, 6], forced_eos_token_id=case.ends[0], **theirs,
   )  # fmt: skip
+
+
+def test_contrastive_search_is_equation_5(case):
+  """Su et al. 2022, arXiv:2202.06417, with `transformers`' states."""
+  alpha, k, new, num_prompts = 0.6, 3, 5, 12
+  case = dataclasses.replace(case, prompts=case.prompts[:num_prompts])
+  sampler = Contrastive(penalty_alpha=alpha, top_k=k)
+  ours = case.ours(sampler, Constraints(ends=case.ends), new=new)
+  greedy = case.ours(GREEDY, Constraints(ends=case.ends), new=new)
+  assert (ours.tokens != greedy.tokens).any()
+  for i, prompt in enumerate(case.prompts):
+    text = [0] if case.reads_encoder else prompt.tolist()
+    start = len(text)
+    while len(text) - start < new and not {*text[start:]} & {*case.ends}:
+      probs = np.exp(case.their_states(prompt, [text])[0][0, -1])
+      top = np.argsort(-probs)[:k]
+      _, states = case.their_states(prompt, [[*text, v] for v in top])
+      states /= np.linalg.norm(states, axis=-1, keepdims=True)
+      nearest = [max(h[:-1] @ h[-1]) for h in states]
+      scores = (1 - alpha) * probs[top] - alpha * np.array(nearest)
+      text.append(int(top[scores.argmax()]))
+    assert ours.tokens[i, : ours.lengths[i]].tolist() == text[start:], i

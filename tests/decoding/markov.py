@@ -57,8 +57,7 @@ class Markov:
     return params["log_probs"][tokens], State(state.slot + lengths_B)
 
   def roll_back(self, state, count):
-    del count
-    return state
+    return State(state.slot - count)
 
   def logits(self, params, batch):
     return params["log_probs"][batch["decoder_input_tokens"]]

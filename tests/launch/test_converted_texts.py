@@ -188,14 +188,20 @@ def run(theirs):
   return run
 
 
+@pytest.fixture(scope="module", params=["run", "hf"])
+def place(request, theirs, run):
+  """Returns a directory to use: that of the run, or theirs as it is."""
+  return run if request.param == "run" else theirs.directory
+
+
 def _command(capsys, *argv):
   capsys.readouterr()
   assert main.main([*argv, "--json"]) == 0
   return json.loads(capsys.readouterr().out)
 
 
-def test_text_goes_on_and_ends_as_theirs_does(theirs, run, capsys):
-  ours = _command(capsys, "infer", f"--model_dir={run}", f"--text={PROMPT}")
+def test_text_goes_on_and_ends_as_theirs_does(theirs, place, capsys):
+  ours = _command(capsys, "infer", f"--model_dir={place}", f"--text={PROMPT}")
   new = theirs.generate()
   assert ours["num_tokens"] == len(new)
   given = None
@@ -212,8 +218,8 @@ def test_text_goes_on_and_ends_as_theirs_does(theirs, run, capsys):
     assert ours["prediction"].split() == text
 
 
-def test_targets_are_scored_as_theirs_are(theirs, run, capsys):
-  score = ["score", f"--model_dir={run}", f"--inputs={PROMPT}"]
+def test_targets_are_scored_as_theirs_are(theirs, place, capsys):
+  score = ["score", f"--model_dir={place}", f"--inputs={PROMPT}"]
   ours = _command(capsys, *score, f"--targets={TARGETS}")
   if theirs.kind.start_id is None:
     prompt = theirs.ids(PROMPT)

@@ -149,7 +149,8 @@ def main(values, arguments):
   if values.stream:
     _stream(model, values, settings)
     return
-  job = model.generation(**settings, count=values.num_samples)
+  job = model.generation(**settings)
+  strategies.check_samples(job.sampler, num_samples=values.num_samples)
   texts = [{"text": _prompt(model, text, values.chat)} for text in values.text]
   finish(job, model, texts, values, _show, num_samples=values.num_samples)
 

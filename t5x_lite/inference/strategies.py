@@ -52,14 +52,19 @@ def sampler(
   return dataclasses.replace(default, **given) if given else default
 
 
-def check_samples(sampler: Any, count: int) -> None:
+def check_samples(sampler: Any, **named: int) -> None:
   """Refuses several samples of a sampler that gives the same each time.
 
+  Args:
+    sampler: chooses the tokens.
+    **named: the number of samples, by the name that the caller knows it by.
+
   Raises:
-    ValueError: `sampler` is greedy and `count` is above 1.
+    ValueError: `sampler` is greedy and the number is above 1.
   """
+  ((name, count),) = named.items()
   if count > 1 and sampler == decoding.GREEDY:
     raise ValueError(
-      f"num_return_sequences={count} needs sampling, as greedy samples are all "
+      f"{name}={count} needs sampling, as greedy samples are all "
       "the same: set temperature, top_k or top_p"
     )

@@ -14,7 +14,8 @@ MESSAGES = [
 ]
 CHATML = """
 {%- for message in messages %}
-    {{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}
+    {{- '<|im_start|>' + message.role + '\n' + message.content }}
+    {{- '<|im_end|>\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}
     {{- '<|im_start|>assistant\n' }}
@@ -73,7 +74,7 @@ def test_the_default_of_several_templates_is_taken(tmp_path):
     ("{{ messages.__class__.__mro__ }}", "unsafe"),
     ("{{ ''.__class__.__base__.__subclasses__() }}", "unsafe"),
     ("{% for %}", "Expected"),
-    ("{{ messages.append(1) }}", "not safely callable"),
+    ("{{ messages.append(1) }}", "unsafe"),
   ],
 )
 def test_what_a_template_may_not_do_is_refused_in_one_line(

@@ -146,7 +146,7 @@ def test_arguments_make_samplers_by_one_table():
     ({"top_k": 385}, "top_k=385 is more than the 384 tokens"),
     ({"num_return_sequences": 2}, "num_return_sequences=2 needs sampling"),
     ({"temperature": -1.0}, "temperature"),
-    ({"stop_strings": [""]}, "stop has an empty string"),
+    ({"stop_strings": [""]}, "stop='' is empty"),
     ({"max_new_tokens": 32}, "leaves no room for a prompt"),
   ],
 )

@@ -134,7 +134,8 @@ def main(values, arguments):
   flag_checks.fit(values, infer.Generate, "max_new_tokens", "seed")
   flag_checks.output(values, "output")
   model = loading.of_flags(values)
-  settings = {name: values[name].value for name in strategies.ARGUMENTS}
+  names = [name for name in strategies.ARGUMENTS if name in values]
+  settings = {name: values[name].value for name in names}
   settings |= {
     "max_new_tokens": values.max_new_tokens,
     "stop_strings": values.stop,

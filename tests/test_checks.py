@@ -31,13 +31,13 @@ from tests import tiny
 # What the library makes by itself, and nobody configures.
 RESULTS = {
   "Array", "Benchmark", "Buckets", "Case", "Cell", "ChatTemplate", "Chip",
-  "Cluster", "Codec",
-  "Cutter", "Entry", "Feature", "Format", "Generation", "Gpu", "Inspection", "Instruction",
-  "Kernel", "LanguageModel", "Links", "Loaded", "Matrix", "NewestVerified", "Options", "Pattern",
-  "Placed", "Plan", "Program", "ProgramCosts", "Question", "ResolvedTask",
-  "Rotary", "Scan", "Scores", "Slopes", "SpanPlan", "Summary", "Table",
-  "TextTask", "TokenizerFiles", "Topology", "TrainState", "Visibility",
-  "Vocabulary", "Watched",
+  "Cluster", "Codec", "Cutter", "Entry", "Feature", "Format", "Generation",
+  "Gpu", "Inspection", "Instruction", "Kernel", "LanguageModel", "Links",
+  "Loaded", "Matrix", "NewestVerified", "Options", "Pattern", "Placed",
+  "Plan", "Program", "ProgramCosts", "Question", "ResolvedTask", "Rotary",
+  "Scan", "Scores", "Slopes", "SpanPlan", "Summary", "Table", "TextTask",
+  "TokenizerFiles", "Topology", "TrainState", "Visibility", "Vocabulary",
+  "Watched",
 }  # fmt: skip
 
 # Values of the fields that have no default, by field or by "Class.field".

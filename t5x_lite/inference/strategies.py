@@ -40,9 +40,16 @@ def sampler(
         f"{name}={value} has no effect with do_sample=False: leave one out"
       )
     return decoding.GREEDY
+  kinds = {ARGUMENTS[name]: name for name in given}
+  if len(kinds) > 1:
+    one, other = list(kinds.values())[:2]
+    raise ValueError(
+      f"{one}={given[one]} and {other}={given[other]} are of two ways to "
+      "generate: leave one out"
+    )
   if default == decoding.GREEDY and (given or do_sample):
-    kinds = {ARGUMENTS[name] for name in given} or {decoding.Sample}
-    default = kinds.pop()()
+    (kind,) = kinds or (decoding.Sample,)
+    return kind(**given)
   for name, value in given.items():
     if name not in {field.name for field in dataclasses.fields(default)}:
       raise ValueError(

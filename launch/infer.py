@@ -134,7 +134,8 @@ def main(values, arguments):
   flag_checks.fit(values, infer.Generate, "max_new_tokens", "seed")
   flag_checks.output(values, "output")
   model = loading.of_flags(values)
-  settings = {name: values[name].value for name in strategies.ARGUMENTS}
+  names = [name for name in strategies.ARGUMENTS if name in values]
+  settings = {name: values[name].value for name in names}
   settings |= {
     "max_new_tokens": values.max_new_tokens,
     "stop_strings": values.stop,
@@ -149,7 +150,8 @@ def main(values, arguments):
   if values.stream:
     _stream(model, values, settings)
     return
-  job = model.generation(**settings, count=values.num_samples)
+  job = model.generation(**settings)
+  strategies.check_samples(job.sampler, num_samples=values.num_samples)
   texts = [{"text": _prompt(model, text, values.chat)} for text in values.text]
   finish(job, model, texts, values, _show, num_samples=values.num_samples)
 

@@ -30,13 +30,14 @@ from tests import tiny
 
 # What the library makes by itself, and nobody configures.
 RESULTS = {
-  "Array", "Benchmark", "Buckets", "Case", "Cell", "Chip", "Choices",
-  "Cluster", "Codec",
-  "Cutter", "Entry", "Format", "Generation", "Gpu", "Inspection", "Instruction",
-  "Kernel", "Links", "Loaded", "Matrix", "NewestVerified", "Options", "Pattern",
-  "Placed", "Plan", "Program", "ProgramCosts", "Question", "ResolvedTask",
-  "Ring", "Rotary", "Scan", "Scores", "Slopes", "SpanPlan", "Summary", "Table",
-  "TokenizerFiles", "Topology", "TrainState", "Visibility",
+  "Array", "Benchmark", "Buckets", "Case", "Cell", "ChatTemplate", "Chip",
+  "Cluster", "Codec", "Cutter", "Entry", "Feature", "Format", "Generation",
+  "Gpu", "Inspection", "Instruction", "Kernel", "LanguageModel", "Links",
+  "Loaded", "Matrix", "NewestVerified", "Options", "Pattern", "Placed",
+  "Plan", "Program", "ProgramCosts", "Question", "ResolvedTask", "Ring",
+  "Rotary", "Scan", "Scores", "Slopes", "SpanPlan", "Summary", "Table",
+  "TextTask", "TokenizerFiles", "Topology", "TrainState", "Visibility",
+  "Vocabulary", "Watched",
 }  # fmt: skip
 
 # Values of the fields that have no default, by field or by "Class.field".

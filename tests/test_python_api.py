@@ -5,15 +5,33 @@ import pathlib
 import subprocess
 import sys
 
+from launch import main
 from t5x_lite import training
 from tests import guides
+from tests.launch.test_mistakes import write_hf
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
 def program() -> str:
-  (text,) = guides.blocks("python_api.md", "python")
-  return text
+  return guides.blocks("python_api.md", "python")[1]
+
+
+def test_six_lines_lead_from_a_run_to_text(tmp_path, monkeypatch, capsys):
+  text, _ = guides.blocks("python_api.md", "python")
+  assert len([line for line in text.splitlines() if line]) <= 6
+  write_hf(tmp_path / "hf")
+  run = tmp_path / "runs" / "quickstart"
+  convert = [f"--input={tmp_path}/hf", "--to=run", f"--output={run}"]
+  assert main.main(["convert", *convert]) == 0
+  monkeypatch.chdir(tmp_path)
+  capsys.readouterr()
+  exec(compile(text, "docs/python_api.md", "exec"), {})
+  generated, scores = map(
+    ast.literal_eval, capsys.readouterr().out.splitlines()
+  )
+  assert [type(text) for text in generated] == [str]
+  assert len(scores) == 1 and scores[0] < 0
 
 
 def test_the_program_of_the_guide_learns_generates_saves_and_loads(

@@ -81,7 +81,7 @@ def load(
     params=loaded.params,
     task=TextTask(
       name=str(directory),
-      features={name: Feature(vocabulary, is_pair) for name in names},
+      features={name: Feature(vocabulary, True) for name in names},
       delimiters=() if is_pair else (" ",),
     ),
     lengths=lengths,

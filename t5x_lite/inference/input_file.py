@@ -60,8 +60,8 @@ class Input:
       for ids in encoded.values():
         digest.update(len(ids).to_bytes(8, "little") + ids.tobytes())
     if not count:
-      bad = f"; the first of {len(self.bad)} bad lines: {self.bad[0]}"
-      raise ValueError(f"{path} has no texts{bad if self.bad else ''}")
+      found = f"; the first of {len(self.bad)} bad lines: " if self.bad else ""
+      raise ValueError(f"{path} has no texts{found}{''.join(self.bad[:1])}")
     self.num_records, self.sha256 = count * num_samples, digest.hexdigest()
 
   def records(self, first: int) -> Iterator[Record]:

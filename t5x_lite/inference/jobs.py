@@ -58,7 +58,7 @@ class Generate:
     checks.fields(self)
     object.__setattr__(self, "stop", tuple(self.stop))
     if "" in self.stop:
-      raise ValueError("stop has an empty string: give the text to stop at")
+      raise ValueError("stop='' is empty: give the text to stop at")
     if self.max_new_tokens is None:
       object.__setattr__(self, "max_new_tokens", self._default_length())
     else:

@@ -83,7 +83,8 @@ class LanguageModel:
       ValueError: an argument or a text does not suit the model.
     """
     count = num_return_sequences
-    job = self.generation(truncate=truncate, count=count, **arguments)
+    job = self.generation(truncate=truncate, **arguments)
+    strategies.check_samples(job.sampler, num_return_sequences=count)
     found = infer.run(
       job,
       self.params,
@@ -103,7 +104,6 @@ class LanguageModel:
     stop_strings: Sequence[str] = (),
     seed: int = 0,
     truncate: bool = False,
-    count: int = 1,
     **strategy: Any,
   ) -> infer.Generate:
     """Returns the job that generates, as its arguments say.
@@ -113,7 +113,6 @@ class LanguageModel:
       stop_strings: a text ends before the first of these.
       seed: the seed of sampling.
       truncate: whether to truncate long texts rather than refuse them.
-      count: the samples that are wanted of each text.
       **strategy: `do_sample`, `temperature`, `top_k` and `top_p`, with the
         meaning that they have in `transformers`; by default the model's own.
 
@@ -136,7 +135,6 @@ class LanguageModel:
         "fewer, or leave it out"
       )
     sampler = strategies.sampler(self.sampler, **strategy)
-    strategies.check_samples(sampler, count)
     is_one = isinstance(stop_strings, str)
     return infer.Generate(
       model=self.model,
@@ -221,7 +219,8 @@ class LanguageModel:
       ValueError: there are not as many inputs as targets, or a text does not
         suit the model.
     """
-    records = [{"targets": text} for text in _texts(targets)]
+    name = "text" if inputs is None else "targets"
+    records = [{name: text} for text in _texts(targets)]
     if inputs is not None:
       if len(_texts(inputs)) != len(records):
         raise ValueError(

@@ -40,9 +40,16 @@ def sampler(
         f"{name}={value} has no effect with do_sample=False: leave one out"
       )
     return decoding.GREEDY
+  kinds = {ARGUMENTS[name]: name for name in given}
+  if len(kinds) > 1:
+    one, other = list(kinds.values())[:2]
+    raise ValueError(
+      f"{one}={given[one]} and {other}={given[other]} are of two ways to "
+      "generate: leave one out"
+    )
   if default == decoding.GREEDY and (given or do_sample):
-    kinds = {ARGUMENTS[name] for name in given} or {decoding.Sample}
-    default = kinds.pop()()
+    (kind,) = kinds or (decoding.Sample,)
+    return kind(**given)
   for name, value in given.items():
     if name not in {field.name for field in dataclasses.fields(default)}:
       raise ValueError(
@@ -52,14 +59,19 @@ def sampler(
   return dataclasses.replace(default, **given) if given else default
 
 
-def check_samples(sampler: Any, count: int) -> None:
+def check_samples(sampler: Any, **named: int) -> None:
   """Refuses several samples of a sampler that gives the same each time.
 
+  Args:
+    sampler: chooses the tokens.
+    **named: the number of samples, by the name that the caller knows it by.
+
   Raises:
-    ValueError: `sampler` is greedy and `count` is above 1.
+    ValueError: `sampler` is greedy and the number is above 1.
   """
+  ((name, count),) = named.items()
   if count > 1 and sampler == decoding.GREEDY:
     raise ValueError(
-      f"num_return_sequences={count} needs sampling, as greedy samples are all "
+      f"{name}={count} needs sampling, as greedy samples are all "
       "the same: set temperature, top_k or top_p"
     )

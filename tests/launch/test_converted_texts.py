@@ -5,8 +5,10 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+import t5x_lite
 from launch import config, main
 from t5x_lite import interop
 from t5x_lite.data import vocabulary_record
@@ -188,14 +190,20 @@ def run(theirs):
   return run
 
 
+@pytest.fixture(scope="module", params=["run", "hf"])
+def place(request, theirs, run):
+  """Returns a directory to use: that of the run, or theirs as it is."""
+  return run if request.param == "run" else theirs.directory
+
+
 def _command(capsys, *argv):
   capsys.readouterr()
   assert main.main([*argv, "--json"]) == 0
   return json.loads(capsys.readouterr().out)
 
 
-def test_text_goes_on_and_ends_as_theirs_does(theirs, run, capsys):
-  ours = _command(capsys, "infer", f"--model_dir={run}", f"--text={PROMPT}")
+def test_text_goes_on_and_ends_as_theirs_does(theirs, place, capsys):
+  ours = _command(capsys, "infer", f"--model_dir={place}", f"--text={PROMPT}")
   new = theirs.generate()
   assert ours["num_tokens"] == len(new)
   given = None
@@ -212,8 +220,8 @@ def test_text_goes_on_and_ends_as_theirs_does(theirs, run, capsys):
     assert ours["prediction"].split() == text
 
 
-def test_targets_are_scored_as_theirs_are(theirs, run, capsys):
-  score = ["score", f"--model_dir={run}", f"--inputs={PROMPT}"]
+def test_targets_are_scored_as_theirs_are(theirs, place, capsys):
+  score = ["score", f"--model_dir={place}", f"--inputs={PROMPT}"]
   ours = _command(capsys, *score, f"--targets={TARGETS}")
   if theirs.kind.start_id is None:
     prompt = theirs.ids(PROMPT)
@@ -224,6 +232,18 @@ def test_targets_are_scored_as_theirs_are(theirs, run, capsys):
     expected = theirs.log_probs(theirs.ids(PROMPT), decoded)
   assert ours["num_tokens"] == len(expected)
   assert ours["log_likelihood"] == pytest.approx(sum(expected), abs=1e-3)
+
+
+def test_embeddings_are_the_means_of_their_last_states(theirs):
+  import torch
+
+  ids = torch.tensor([theirs.ids(PROMPT)])
+  is_pair = theirs.kind.start_id is not None
+  model = theirs.model.get_encoder() if is_pair else theirs.model.base_model
+  with torch.no_grad():
+    states = model(input_ids=ids).last_hidden_state[0].numpy()
+  ours = t5x_lite.load(theirs.directory).embed([PROMPT])
+  np.testing.assert_allclose(ours[0], states.mean(0), atol=2e-4, rtol=1e-3)
 
 
 def test_the_way_back_says_the_same(theirs, run, tmp_path):

@@ -1,0 +1,175 @@
+"""A LanguageModel generates, streams, scores and embeds texts."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from t5x_lite import decoding
+from t5x_lite.data.vocabularies.byte import Bytes
+from t5x_lite.data.vocabulary_record import Feature, TextTask
+from t5x_lite.inference import strategies
+from t5x_lite.inference.language_model import LanguageModel
+from t5x_lite.inference.probe import probe
+from tests import tiny
+
+VOCABULARY = Bytes()
+TEXTS = ["one", "<extra_id_0> b"]
+
+
+@functools.cache
+def language_model(kind):
+  model = tiny.with_vocab({"t5": tiny.t5, "palm": tiny.palm}[kind](), 384)
+  names = ("inputs", "targets") if kind == "t5" else ("targets",)
+  task = TextTask(
+    name="bytes",
+    features={name: Feature(VOCABULARY, True) for name in names},
+    delimiters=() if kind == "t5" else (" ",),
+  )
+  # A low id of a letter is likelier, so that there is text to look at.
+  params = tiny.random_params(model)
+  return LanguageModel(
+    model=model,
+    params=params,
+    task=task,
+    lengths=dict.fromkeys(names, 32),
+    constraints=decoding.Constraints(
+      suppressed=[i for i in range(384) if not 100 <= i < 126]
+    ),
+  )
+
+
+@pytest.mark.parametrize("kind", ["t5", "palm"])
+@pytest.mark.parametrize("arguments", [{}, {"temperature": 1.0, "seed": 3}])
+def test_pieces_of_a_stream_are_the_generated_text(kind, arguments):
+  model = language_model(kind)
+  (text,) = model.generate(["one"], max_new_tokens=8, **arguments)
+  pieces = list(model.stream("one", max_new_tokens=8, **arguments))
+  assert len(text) == len(pieces) == 8
+  assert "".join(pieces) == text
+  # A stop string of two tokens; one that begins alike delays the pieces only.
+  stop = [text[3:5], f"{text[1:3]}?"]
+  before = text[: text.index(stop[0])]
+  arguments = arguments | {"max_new_tokens": 8, "stop_strings": stop}
+  assert model.generate(["one"], **arguments) == [before]
+  pieces = list(model.stream("one", **arguments))
+  assert "".join(pieces) == before
+
+
+def test_a_stream_ends_early_at_a_stop_string_or_when_it_is_left():
+  steps, model = [], language_model("palm")
+  barred = [i for i in model.constraints.suppressed if i != VOCABULARY.eos_id]
+  model = dataclasses.replace(
+    model, constraints=decoding.Constraints(suppressed=barred)
+  )
+  (text,) = model.generate(["one"], max_new_tokens=16)
+
+  decode = VOCABULARY.decode
+
+  def count(tokens):
+    steps.append(len(tokens))
+    return decode(tokens)
+
+  arguments = {"max_new_tokens": 16, "stop_strings": text[1]}
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(VOCABULARY, "decode", count, raising=False)
+    assert (
+      "".join(model.stream("one", **arguments)) == text[: text.index(text[1])]
+    )
+  assert max(steps) < 8  # Of the 16 tokens that there is room for.
+  first = next(stream := model.stream("one", max_new_tokens=16))
+  stream.close()
+  assert text.startswith(first)
+
+
+def test_samples_of_a_text_come_in_a_list():
+  model = language_model("palm")
+  arguments = {"temperature": 1.0, "max_new_tokens": 6}
+  found = model.generate(TEXTS, num_return_sequences=3, **arguments)
+  assert [len(set(samples)) for samples in found] == [3, 3]
+  assert found != model.generate(
+    TEXTS, num_return_sequences=3, seed=1, **arguments
+  )
+  assert model.generate([], max_new_tokens=6) == []
+
+
+@pytest.mark.parametrize("kind", ["t5", "palm"])
+def test_targets_are_scored_in_nats(kind):
+  model = language_model(kind)
+  found = model.score(TEXTS, ["two", "three"])
+  assert len(found) == 2 and max(found) < 0
+  # The same by the model's own logits, for the first pair.
+  if kind == "t5":
+    given, written = VOCABULARY.encode("one"), VOCABULARY.encode("two")
+    batch = model.model.row_format.of_text([*given, 1], written)
+    targets = np.array([*written, 1])
+    logits = model.model.logits(model.params, batch)
+    log_probs = jax.nn.log_softmax(logits)[0]
+    expected = sum(log_probs[i, t] for i, t in enumerate(targets))
+    assert found[0] == pytest.approx(float(expected), abs=1e-4)
+  else:
+    whole = model.score(None, ["one two"])
+    assert whole[0] < found[0]
+
+
+@pytest.mark.parametrize("kind", ["t5", "palm"])
+def test_an_embedding_is_the_mean_of_the_last_states(kind):
+  model = language_model(kind)
+  found = model.embed(["one", "a longer text"])
+  assert found.shape == (2, tiny.WIDTH) and found.dtype == np.float32
+  ids = VOCABULARY.encode("one") + ([1] if kind == "t5" else [])
+  batch = model.model.row_format.of_text(ids, [])
+  side = model.model.row_format.sides[0]
+  states = probe(model.model, model.params, batch)[side].states[-1][0]
+  # Before the final norm, which has no bias here.
+  if kind == "palm":
+    states -= states.mean(-1, keepdims=True)
+  scale = model.params[side]["final_norm"]["scale"]
+  normed = states / np.sqrt(np.mean(states**2, -1, keepdims=True) + 1e-6)
+  np.testing.assert_allclose(
+    found[0], (normed * scale).mean(0), atol=1e-4, rtol=1e-3
+  )
+  np.testing.assert_allclose(model.embed(["one"])[0], found[0], atol=1e-5)
+
+
+def test_arguments_make_samplers_by_one_table():
+  make = functools.partial(strategies.sampler, decoding.GREEDY)
+  assert make() == make(do_sample=False) == decoding.GREEDY
+  assert make(do_sample=True) == decoding.Sample()
+  sample = decoding.Sample(temperature=0.5, top_k=3)
+  assert make(temperature=0.5, top_k=3, top_p=None) == sample
+  assert strategies.sampler(sample) == sample
+  assert strategies.sampler(sample, top_k=9).temperature == 0.5
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ({"do_sample": False, "temperature": 0.5}, "temperature=0.5 has no effect"),
+    ({"top_k": 385}, "top_k=385 is more than the 384 tokens"),
+    ({"num_return_sequences": 2}, "num_return_sequences=2 needs sampling"),
+    ({"temperature": -1.0}, "temperature"),
+    ({"stop_strings": [""]}, "stop='' is empty"),
+    ({"max_new_tokens": 32}, "leaves no room for a prompt"),
+  ],
+)
+def test_arguments_that_do_not_fit_are_named(arguments, message):
+  with pytest.raises(ValueError, match=message):
+    language_model("palm").generate(["a"], **arguments)
+
+
+def test_a_text_in_place_of_texts_and_unknown_arguments_are_refused():
+  model = language_model("palm")
+  with pytest.raises(ValueError, match=r"must be a list of texts: \['a'\]"):
+    model.generate("a")
+  with pytest.raises(ValueError, match="1 inputs for 2 targets"):
+    model.score(["a"], ["b", "c"])
+  with pytest.raises(TypeError, match="no argument 'beams'"):
+    model.generate(["a"], beams=2)
+
+
+def test_a_cache_that_no_memory_holds_is_refused():
+  with pytest.raises(ValueError, match="max_new_tokens=100000000 needs .* GiB"):
+    language_model("t5").generate(["a"], max_new_tokens=100_000_000)

@@ -52,7 +52,7 @@ GIVEN = {
   "decay_steps": 2, "amount": 1.0, "batch_size": 4, "total_steps": 3,
   "learning_rate": 1e-3, "path": "runs/a", "task": "a",
   "lengths": {"inputs": 8}, "tasks": ["a"], "question": "which?",
-  "grid": {"a": {"b": ()}}, "mode": "R",
+  "grid": {"a": {"b": ()}}, "mode": "R", "sequences": [(1, 2), (3,)],
   "inputs": "{a}", "targets": "{b}", "in_shape": (2,), "out_shape": (3,),
   "axes": ("embed", "mlp"), "norm": norms.RMSNorm(), "layer": STACK.layer,
   "layers": [STACK.layer], "attention": STACK.layer.attention,

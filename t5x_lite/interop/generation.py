@@ -3,7 +3,7 @@
 As in `transformers` 5, generation_config.json is asked alone where it is there,
 and otherwise config.json; only token ids that it does not name are taken from
 config.json all the same. A default that the decoder here does not have, such as
-beams, is refused by name.
+stop strings, is refused by name.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from t5x_lite.decoding import GREEDY, Constraints, Greedy, Sample
+from t5x_lite import decoding
 from t5x_lite.files import json_text
 from t5x_lite.interop import config as config_json
 
@@ -20,35 +20,33 @@ NAME = "generation_config.json"
 
 # Value that leaves things as they are: any other is refused.
 _UNSUPPORTED = {
-  "constraints": None, "diversity_penalty": 0.0, "dola_layers": None,
+  "constraints": None, "dola_layers": None,
   "encoder_no_repeat_ngram_size": 0, "encoder_repetition_penalty": 1.0,
   "exponential_decay_length_penalty": None, "force_words_ids": None,
   "forced_decoder_ids": None, "guidance_scale": 1.0, "max_time": None,
-  "no_repeat_ngram_size": 0, "num_beam_groups": 1, "num_beams": 1,
-  "num_return_sequences": 1, "penalty_alpha": 0.0, "repetition_penalty": 1.0,
-  "sequence_bias": None, "stop_strings": None, "token_healing": False,
-  "watermarking_config": None,
+  "num_return_sequences": 1, "penalty_alpha": 0.0, "sequence_bias": None,
+  "stop_strings": None, "token_healing": False, "watermarking_config": None,
 }  # fmt: skip
 # The same where tokens are drawn.
 _UNSUPPORTED_SAMPLING = {
-  "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "min_p": 0.0, "top_h": None,
-  "typical_p": 1.0,
+  "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "top_h": None,
 }  # fmt: skip
 _HONOURED = {
   "bad_words_ids", "begin_suppress_tokens", "bos_token_id",
-  "decoder_start_token_id", "do_sample", "eos_token_id",
-  "force_bos_token_to_be_generated", "forced_bos_token_id",
-  "forced_eos_token_id", "max_length", "max_new_tokens", "min_length",
-  "min_new_tokens", "pad_token_id", "suppress_tokens", "temperature", "top_k",
-  "top_p",
+  "decoder_start_token_id", "diversity_penalty", "do_sample", "early_stopping",
+  "eos_token_id", "force_bos_token_to_be_generated", "forced_bos_token_id",
+  "forced_eos_token_id", "length_penalty", "max_length", "max_new_tokens",
+  "min_length", "min_new_tokens", "min_p", "no_repeat_ngram_size",
+  "num_beam_groups", "num_beams", "pad_token_id", "repetition_penalty",
+  "suppress_tokens", "temperature", "top_k", "top_p", "typical_p",
 }  # fmt: skip
-# How it is computed and what is given back; what only beams read.
+# How it is computed and what is given back.
 _WITHOUT_EFFECT = {
   "_commit_hash", "_from_model_config", "assistant_confidence_threshold",
   "assistant_early_exit", "assistant_ensemble_weight", "assistant_lookbehind",
   "cache_config", "cache_implementation", "compile_config",
-  "continuous_batching_config", "disable_compile", "early_stopping",
-  "is_assistant", "length_penalty", "low_memory", "max_cache_len",
+  "continuous_batching_config", "disable_compile", "is_assistant",
+  "low_memory", "max_cache_len",
   "max_matching_ngram_size", "num_assistant_tokens",
   "num_assistant_tokens_schedule", "output_attentions",
   "output_hidden_states", "output_logits", "output_scores",
@@ -66,7 +64,7 @@ def _are_ids(value) -> bool:
 
 
 # Option -> what it must be, and whether a value is; the rest is checked where
-# it is used (Constraints, Sample).
+# it is used (decoding.Constraints, decoding.Sample).
 _KINDS = {
   "eos_token_id": (
     "a token id or a list of them",
@@ -87,7 +85,19 @@ _KINDS = {
     ("a list of token ids", _are_ids),
   ),
   **dict.fromkeys(
-    ("temperature", "top_k", "top_p"),
+    (
+      "diversity_penalty",
+      "length_penalty",
+      "min_p",
+      "no_repeat_ngram_size",
+      "num_beam_groups",
+      "num_beams",
+      "repetition_penalty",
+      "temperature",
+      "top_k",
+      "top_p",
+      "typical_p",
+    ),
     ("a number", lambda value: type(value) in (int, float)),
   ),
   **dict.fromkeys(
@@ -105,6 +115,8 @@ _NAMES = {
   "suppressed_first": "begin_suppress_tokens",
 }
 
+# What beams call as `transformers` does.
+_BEAM = ("early_stopping", "length_penalty", "num_beams")
 # What `transformers` takes where tokens are drawn and nothing is said.
 _TOP_K = 50
 # Whose decoders start from the padding token, said or not.
@@ -124,13 +136,15 @@ class Generation:
   """
 
   start_id: int | None
-  constraints: Constraints
-  sampler: Greedy | Sample
+  constraints: decoding.Constraints
+  sampler: decoding.Greedy | decoding.Sample | decoding.Beam
   notes: tuple[str, ...] = ()
 
 
 # Of a directory without config.json.
-UNSAID = Generation(start_id=0, constraints=Constraints(), sampler=GREEDY)
+UNSAID = Generation(
+  start_id=0, constraints=decoding.Constraints(), sampler=decoding.GREEDY
+)
 
 
 def read(
@@ -257,7 +271,7 @@ def _start(values, fallback, path) -> tuple[int, list[str]]:
   )
 
 
-def _constraints(values, fallback) -> Constraints:
+def _constraints(values, fallback) -> decoding.Constraints:
   ends = values.get("eos_token_id", fallback.get("eos_token_id", ()))
   ends = tuple(ends) if isinstance(ends, list | tuple) else (ends,)
   first, last = (values.get(f"forced_{end}_token_id") for end in ("bos", "eos"))
@@ -269,14 +283,14 @@ def _constraints(values, fallback) -> Constraints:
         f"forced_eos_token_id has {len(last)} ids, {last}: keep one"
       )
     last = last[0]
-  bad = [word for word in values.get("bad_words_ids", ()) if len(word) > 1]
-  if bad:
-    raise ValueError(
-      f"bad_words_ids has words of several tokens, {bad[0]}, which are not "
-      "supported: remove them there, or go without: --ignore=bad_words_ids"
-    )
-  bad = {word for (word,) in values.get("bad_words_ids", ())} - {*ends}
-  return Constraints(
+  words = values.get("bad_words_ids", ())
+  bad = {word[0] for word in words if len(word) == 1} - {*ends}
+  phrases = sorted(tuple(word) for word in words if len(word) > 1)
+  repetition = decoding.Repetition(
+    penalty=values.get("repetition_penalty", 1.0),
+    no_repeat_ngram_size=values.get("no_repeat_ngram_size", 0),
+  )
+  return decoding.Constraints(
     ends=ends,
     first=first,
     last=last,
@@ -286,22 +300,32 @@ def _constraints(values, fallback) -> Constraints:
     min_new_tokens=values.get("min_new_tokens", 0),
     max_length=values.get("max_length"),
     max_new_tokens=values.get("max_new_tokens"),
+    repetition=None if repetition == decoding.Repetition() else repetition,
+    phrases=decoding.Phrases(banned=phrases) if phrases else None,
   )
 
 
-def _sampler(values) -> Greedy | Sample:
-  if not values.get("do_sample"):
-    return GREEDY
-  top_p = values.get("top_p", 1.0)
-  return Sample(
-    temperature=values.get("temperature", 1.0),
-    top_k=values.get("top_k", _TOP_K) or None,
-    top_p=top_p if top_p < 1 else None,
-  )
+def _sampler(values) -> decoding.Greedy | decoding.Sample | decoding.Beam:
+  sample = None
+  if values.get("do_sample"):
+    top_p, typical_p = (values.get(n, 1.0) for n in ("top_p", "typical_p"))
+    sample = decoding.Sample(
+      temperature=values.get("temperature", 1.0),
+      top_k=values.get("top_k", _TOP_K) or None,
+      top_p=top_p if top_p < 1 else None,
+      min_p=values.get("min_p") or None,
+      typical_p=typical_p if typical_p < 1 else None,
+    )
+  if values.get("num_beams", 1) == 1:
+    return sample or decoding.GREEDY
+  names = *_BEAM, "diversity_penalty"
+  given = {name: values[name] for name in names if name in values}
+  groups = values.get("num_beam_groups", 1)
+  return decoding.Beam(sample=sample, groups=groups, **given)
 
 
 def describe(
-  constraints: Constraints,
+  constraints: decoding.Constraints,
   sampler: Any,
   *,
   eos_id: int,
@@ -316,6 +340,8 @@ def describe(
     is_encoder_decoder: whether the model is one.
   """
   ends = list(constraints.end_ids(eos_id))
+  repetition = constraints.repetition or decoding.Repetition()
+  phrases = constraints.phrases or decoding.Phrases()
   start = "decoder_start_token_id" if is_encoder_decoder else "bos_token_id"
   options = {
     start: start_id,
@@ -324,21 +350,43 @@ def describe(
     "forced_eos_token_id": constraints.last,
     "suppress_tokens": list(constraints.suppressed) or None,
     "begin_suppress_tokens": list(constraints.suppressed_first) or None,
-    "bad_words_ids": None,  # Among the suppressed ones.
+    # Those of one token are among the suppressed ones.
+    "bad_words_ids": list(map(list, phrases.banned)) or None,
+    "no_repeat_ngram_size": repetition.no_repeat_ngram_size or None,
+    "repetition_penalty": repetition.penalty,
     "min_length": constraints.min_length or None,
     "min_new_tokens": constraints.min_new_tokens or None,
     "max_length": constraints.max_length,
     "max_new_tokens": constraints.max_new_tokens,
   }
-  if isinstance(sampler, Sample):
+  if isinstance(sampler, decoding.Greedy | decoding.Sample | decoding.Beam):
+    options |= _described_sampler(sampler)
+  return options
+
+
+def _described_sampler(sampler) -> dict[str, Any]:
+  further = ("diversity_penalty", "do_sample", "num_beam_groups")
+  options = dict.fromkeys((*_BEAM, *further))
+  if isinstance(sampler, decoding.Beam):
+    if sampler.length_norm != "power":
+      raise ValueError(
+        f"length_norm ({sampler.length_norm!r}) has no name in {NAME}: set "
+        "Beam.length_norm='power'"
+      )
+    options |= {name: getattr(sampler, name) for name in _BEAM}
+    if sampler.groups > 1:
+      options["num_beam_groups"] = sampler.groups
+      options["diversity_penalty"] = sampler.diversity_penalty
+    sampler = sampler.sample
+  if isinstance(sampler, decoding.Sample):
     options |= {
       "do_sample": True,
       "temperature": sampler.temperature,
       "top_k": sampler.top_k or 0,
       "top_p": sampler.top_p or 1.0,
+      "min_p": sampler.min_p,
+      "typical_p": sampler.typical_p,
     }
-  elif isinstance(sampler, Greedy):
-    options["do_sample"] = None
   return options
 
 

@@ -9,10 +9,11 @@ import pytest
 import seqio
 
 from t5x_lite import row_formats
-from t5x_lite.decoding import Sample, generate
+from t5x_lite.decoding import Beam, Contrastive, Sample, generate
 from t5x_lite.devices.layout import Layout
 from t5x_lite.inference import jobs
 from tests import tiny
+from tests.nn.test_against_numpy_yoco import yoco
 
 NEW = 5
 
@@ -71,6 +72,22 @@ def test_generated_tokens_have_the_logits_of_teacher_forcing(name):
     np.testing.assert_allclose(
       log_probs[i, weights].max(-1), out.log_probs[i], atol=1e-5
     )
+
+
+@pytest.mark.parametrize("strategy", [Beam(num_beams=3), Contrastive(top_k=3)])
+@pytest.mark.parametrize("name", ["t5 scanned", "yoco"])
+def test_caches_that_move_give_the_log_probabilities_without(name, strategy):
+  model = yoco() if name == "yoco" else tiny.t5(scan=True)
+  params = tiny.random_params(model)
+  batch = prompts_of(model, tiny.batch(model))
+  out = generate(model, params, batch, max_new_tokens=NEW, sampler=strategy)
+  forced = with_targets(model, batch, np.asarray(out.tokens))
+  log_probs = jax.nn.log_softmax(tiny.jit(model.logits)(params, forced))
+  for i, weights in enumerate(forced["decoder_loss_weights"] > 0):
+    expected = np.asarray(log_probs[i])[weights][range(NEW), out.tokens[i]]
+    np.testing.assert_allclose(expected, out.log_probs[i], atol=1e-4)
+    if isinstance(strategy, Beam):
+      np.testing.assert_allclose(out.scores[i], expected.mean(), atol=1e-4)
 
 
 def test_scores_are_sums_of_weighted_log_probabilities():

@@ -83,6 +83,31 @@ def test_top_p_counts_mass_after_temperature_and_top_k():
   )
 
 
+def test_min_p_keeps_tokens_by_their_ratio_to_the_most_probable():
+  probs = np.array([0.05, 0.5, 0.2, 0.15, 0.1])
+  expected = probs * (probs >= 0.3 * 0.5)
+  check(counts(Sample(min_p=0.29), jnp.log(probs)), expected)
+  check(counts(Sample(min_p=1.0), jnp.log(probs)), probs * (probs == 0.5))
+  check(counts(Sample(min_p=0.0), jnp.log(probs)), probs)
+
+
+def test_typical_p_keeps_tokens_of_nearly_the_entropy():
+  # The entropy is 1.37 nats: of -log p, 0.69 1.61 1.90 2.30 3.00, the nearest
+  # are the second, the third and then the first.
+  probs = np.array([0.5, 0.2, 0.15, 0.1, 0.05])
+  for p, kept in ((0.19, 1), (0.21, 2), (0.36, 3), (0.86, 4), (0.99, 5)):
+    expected = np.zeros(5)
+    nearest = np.argsort(np.abs(-np.log(probs) + probs @ np.log(probs)))[:kept]
+    expected[nearest] = probs[nearest]
+    check(counts(Sample(typical_p=p), jnp.log(probs)), expected)
+
+
+def test_truncated_logits_keep_their_values():
+  logits = jnp.array([[1.0, 3.0, 0.0, 2.0, 2.5]])
+  out = Sample(temperature=2.0, top_k=3, top_p=0.7).truncated(logits)
+  assert out.tolist() == [[-np.inf, 1.5, -np.inf, -np.inf, 1.25]]
+
+
 def support(sampler, logits_BV, num_draws=600):
   keys = jax.random.split(jax.random.key(1), num_draws)
   draws = jax.vmap(sampler, (None, 0))(logits_BV, keys)
@@ -93,7 +118,8 @@ def support(sampler, logits_BV, num_draws=600):
   "settings",
   [
     {"top_k": 5}, {"top_p": 0.2}, {"top_p": 0.7},
-    {"temperature": 2.0, "top_k": 8, "top_p": 0.8},
+    {"temperature": 2.0, "top_k": 8, "top_p": 0.8}, {"min_p": 0.3},
+    {"typical_p": 0.6}, {"top_k": 9, "min_p": 0.05, "typical_p": 0.7},
   ],
 )  # fmt: skip
 def test_support_is_that_of_the_transformers_package(settings):
@@ -106,6 +132,10 @@ def test_support_is_that_of_the_transformers_package(settings):
     theirs = hf.TopKLogitsWarper(settings["top_k"])(None, theirs)
   if "top_p" in settings:
     theirs = hf.TopPLogitsWarper(settings["top_p"])(None, theirs)
+  if "min_p" in settings:
+    theirs = hf.MinPLogitsWarper(settings["min_p"])(None, theirs)
+  if "typical_p" in settings:
+    theirs = hf.TypicalLogitsWarper(settings["typical_p"])(None, theirs)
   kept = [set(np.flatnonzero(row).tolist()) for row in (theirs > -1e30).numpy()]
   ours = support(Sample(**settings), jnp.asarray(logits))
   # 600 draws may miss a rare token but can never leave the support.
@@ -121,6 +151,8 @@ def test_support_is_that_of_the_transformers_package(settings):
     ({"top_k": 2.5}, r"top_k \(2.5\)"),
     ({"top_p": 0.0}, r"top_p \(0.0\)"),
     ({"top_p": 1.5}, r"top_p \(1.5\)"),
+    ({"min_p": -0.1}, r"min_p \(-0.1\)"),
+    ({"typical_p": 0.0}, r"typical_p \(0.0\)"),
   ],
 )
 def test_settings_out_of_range_are_refused_by_name(settings, message):

@@ -5,7 +5,14 @@ import json
 
 import pytest
 
-from t5x_lite.decoding import GREEDY, Constraints, Sample
+from t5x_lite.decoding import (
+  GREEDY,
+  Beam,
+  Constraints,
+  Phrases,
+  Repetition,
+  Sample,
+)
 from t5x_lite.interop import generation
 
 CONFIG = {"model_type": "bart"}
@@ -73,6 +80,14 @@ def test_start_and_ends_are_theirs(tmp_path, config, said):
     ({"max_new_tokens": 30}, {"max_new_tokens": 30}),
     ({"num_beams": 1, "length_penalty": 2.0, "repetition_penalty": 1.0}, {}),
     ({"temperature": 0.5, "min_p": 0.1}, {}),  # Of greedy decoding.
+    (
+      {"repetition_penalty": 1.1, "no_repeat_ngram_size": 3},
+      {"repetition": Repetition(penalty=1.1, no_repeat_ngram_size=3)},
+    ),
+    (
+      {"bad_words_ids": [[1, 2], [4]]},
+      {"suppressed": (4,), "phrases": Phrases(banned=[(1, 2)])},
+    ),
   ],
 )
 def test_options_become_constraints(tmp_path, beside, options, fields):
@@ -89,6 +104,14 @@ def test_options_become_constraints(tmp_path, beside, options, fields):
     ({"temperature": 0.6, "top_p": 0.9}, Sample(
       temperature=0.6, top_k=50, top_p=0.9)),
     ({"top_k": 0, "top_p": 1.0}, Sample()),
+    ({"top_k": 0, "min_p": 0.1, "typical_p": 0.9},
+     Sample(min_p=0.1, typical_p=0.9)),
+    ({"num_beams": 4}, Beam(num_beams=4, sample=Sample(top_k=50))),
+    ({"num_beams": 4, "early_stopping": True, "length_penalty": 2.0,
+      "do_sample": False},
+     Beam(num_beams=4, early_stopping=True, length_penalty=2.0)),
+    ({"num_beams": 6, "num_beam_groups": 3, "diversity_penalty": 0.5,
+      "do_sample": False}, Beam(num_beams=6, groups=3, diversity_penalty=0.5)),
   ],
 )  # fmt: skip
 def test_sampling_is_theirs(tmp_path, options, sampler):
@@ -113,9 +136,9 @@ def test_what_files_disagree_on_is_told(tmp_path):
 @pytest.mark.parametrize(
   "options",
   [
-    {"num_beams": 4}, {"repetition_penalty": 1.1}, {"no_repeat_ngram_size": 3},
-    {"min_p": 0.1, "do_sample": True}, {"stop_strings": ["\n"]},
-    {"bad_words_ids": [[1, 2]]}, {"an_option_of_tomorrow": 1},
+    {"num_return_sequences": 2}, {"penalty_alpha": 0.6},
+    {"epsilon_cutoff": 0.1, "do_sample": True}, {"stop_strings": ["\n"]},
+    {"an_option_of_tomorrow": 1},
   ],
 )  # fmt: skip
 def test_other_options_are_refused_unless_ignored(tmp_path, options):
@@ -145,6 +168,11 @@ def test_other_options_are_refused_unless_ignored(tmp_path, options):
       {"do_sample": True, "top_p": "x"},
       "top_p .'x'. must be a number",
     ),
+    ({"num_beams": "4"}, "num_beams .'4'. must be a number"),
+    (
+      {"num_beams": 4, "early_stopping": "soon"},
+      "early_stopping .'soon'. must",
+    ),
   ],
 )
 def test_mistakes_are_one_line(tmp_path, options, message):
@@ -158,8 +186,14 @@ def test_what_is_written_is_read_again(tmp_path, pair):
   every = Constraints(
     ends=(4, 6), first=3, last=4, suppressed=(1, 2), suppressed_first=(7,),
     min_length=2, min_new_tokens=1, max_length=9, max_new_tokens=8,
+    repetition=Repetition(penalty=1.2, no_repeat_ngram_size=2),
+    phrases=Phrases(banned=[(5, 6)]),
   )  # fmt: skip
-  samplers = GREEDY, Sample(temperature=0.7, top_p=0.9), Sample(top_k=50)
+  samplers = (
+    GREEDY, Sample(temperature=0.7, top_p=0.9), Sample(top_k=50, min_p=0.1),
+    Beam(num_beams=2, early_stopping="never", sample=Sample(typical_p=0.5)),
+    Beam(num_beams=4, groups=2, diversity_penalty=0.5),
+  )  # fmt: skip
   like = {"num_beams": 1, "do_sample": True, "min_length": 7, "pad_token_id": 1}
   for constraints, sampler in itertools.product(
     (every, Constraints(ends=(4,))), samplers

@@ -9,7 +9,7 @@ from t5x_lite.decoding import Assisted, DraftModel, generate
 from t5x_lite.nn.attention_rules import Causal, Or, PrefixCausal, Window
 from t5x_lite.nn.caches import Caching, Int8KVCache, KVCache, Ring, empty_kv
 from tests import tiny
-from tests.decoding.test_decode_state import yoco
+from tests.decoding.test_decode_steps import yoco
 from tests.decoding.test_models import prompts_of
 
 INPUTS, STEPS = (7, 0, 5), 6
@@ -96,7 +96,7 @@ def test_a_ring_gives_the_uncached_logits_of_ragged_prompts(build):
 
 def test_a_draft_and_a_ring_give_the_models_text():
   model = tiny.palm(rule=Window(3))
-  params = model.init(jax.random.key(0))
+  params = tiny.random_params(model)
   batch = prompts_of(model, tiny.batch(model))
   draft = DraftModel(model=model.__class__(
     transformer=model.transformer.clone(

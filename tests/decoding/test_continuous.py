@@ -16,7 +16,7 @@ from t5x_lite.decoding import (
 from t5x_lite.nn.attention_rules import Window
 from t5x_lite.nn.caches import Caching
 from tests import tiny
-from tests.decoding.test_decode_state import yoco
+from tests.decoding.test_decode_steps import yoco
 from tests.decoding.test_models import prompts_of
 
 INPUTS = (19, 3, 0, 7, 30, 11, 2)
@@ -48,11 +48,18 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+  "name",
+  [
+    "prefix_lm",
+    pytest.param("yoco", marks=pytest.mark.slow),
+    pytest.param("encoder_decoder", marks=pytest.mark.slow),
+  ],
+)
 def test_texts_are_those_of_one_batch_and_nothing_is_compiled_again(name):
   build, caching = MODELS[name]
   model, batch = build(), many(build())
-  params = model.init(jax.random.key(2))
+  params = tiny.random_params(model)
   row_ids = np.array([0, 1, 2, -1, 4, 5, 6])
   expected = generate(model, params, batch, row_ids=row_ids, **SETTINGS)
   for compiled in (continuous._admit, continuous._run):
@@ -76,7 +83,7 @@ def test_texts_are_those_of_one_batch_and_nothing_is_compiled_again(name):
 
 def test_draws_are_those_of_one_batch():
   model = tiny.llama()
-  params, batch = model.init(jax.random.key(2)), many(model)
+  params, batch = tiny.random_params(model), many(model)
   settings = {**SETTINGS, "sampler": Sample(top_k=9), "eos_id": 3}
   settings["key"] = jax.random.key(7)
   out = generate_continuously(model, params, batch, rows=2, **settings)

@@ -64,7 +64,16 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+QUICK = ("t5_scan", "learned", "sinks")
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(n, marks=() if n in QUICK else pytest.mark.slow)
+    for n in MODELS
+  ],
+)
 def test_rows_that_append_and_take_back_tokens_have_their_uncached_logits(name):
   model = MODELS[name]()
   params = tiny.random_params(model)
@@ -164,7 +173,7 @@ def test_chunks_are_refused_where_a_prompt_is_read_as_a_whole():
   assert not looks_ahead(Or((Window(4), And((Causal(), Sinks(2))))))
 
 
-@pytest.mark.parametrize("name", ["rope", "prefix", "learned", "t5_bias"])
+@pytest.mark.parametrize("name", ["rope", "prefix", "t5_bias"])
 def test_padding_on_the_left_gives_what_padding_on_the_right_does(name):
   model = MODELS[name]()
   params = tiny.random_params(model)

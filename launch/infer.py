@@ -53,6 +53,23 @@ def define(values):
     "probability.",
     flag_values=values,
   )  # fmt: skip
+  flags.DEFINE_float(
+    "min_p", None, "Sample from tokens that are at least this many times as "
+    "probable as the most probable.",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_integer(
+    "num_beams", None, "Search with this many beams.", lower_bound=1,
+    upper_bound=1000, flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_bool(
+    "do_sample", None, "Sample; with --num_beams, draw the beams.",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_integer(
+    "no_repeat_ngram_size", None, "No sequence of this many tokens comes "
+    "twice.", lower_bound=0, flag_values=values,
+  )  # fmt: skip
   flags.DEFINE_integer(
     "max_new_tokens", None,
     "Maximum number of new tokens; by default that of run.Run.constraints, or "
@@ -60,7 +77,8 @@ def define(values):
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_integer(
-    "num_samples", 1, "Samples per text, one result each.", lower_bound=1,
+    "num_samples", 1, "Texts that are written for each, sampled one by one, or "
+    "the best of the beams.", lower_bound=1,
     upper_bound=10_000, flag_values=values,
   )  # fmt: skip
   flags.DEFINE_integer("seed", 0, "Seed of sampling.", flag_values=values)
@@ -130,7 +148,9 @@ def main(values, arguments):
     from t5x_lite import decoding
     from t5x_lite.inference import infer, strategies
 
-  flag_checks.fit(values, decoding.Sample, "temperature", "top_k", "top_p")
+  flag_checks.fit(
+    values, decoding.Sample, "temperature", "top_k", "top_p", "min_p"
+  )
   flag_checks.fit(values, infer.Generate, "max_new_tokens", "seed")
   flag_checks.output(values, "output")
   model = loading.of_flags(values)
@@ -141,6 +161,7 @@ def main(values, arguments):
     "stop_strings": values.stop,
     "seed": values.seed,
     "truncate": values.truncate,
+    "num_return_sequences": values.num_samples,
   }
   if values.chat and model.chat_template is None:
     raise ValueError(
@@ -152,8 +173,10 @@ def main(values, arguments):
     return
   job = model.generation(**settings)
   strategies.check_samples(job.sampler, num_samples=values.num_samples)
+  is_beam = isinstance(job.sampler, decoding.Beam)
   texts = [{"text": _prompt(model, text, values.chat)} for text in values.text]
-  finish(job, model, texts, values, _show, num_samples=values.num_samples)
+  copies = 1 if is_beam else values.num_samples
+  finish(job, model, texts, values, _show, num_samples=copies)
 
 
 def _prompt(model, text, is_chat) -> str:
@@ -257,7 +280,11 @@ def finish(job, model, records, values, show, *, num_samples=1):
 
 
 def _show(result) -> str:
-  """Formats a result for the terminal."""
+  """Formats a result for the terminal, one paragraph per text."""
+  if "sequences" in result:
+    return "\n".join(
+      _show(one | {"text": result["text"]}) for one in result["sequences"]
+    )
   given = result.get("inputs", result.get("text"))
   bold = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
   if "filled" in result:

@@ -283,11 +283,13 @@ def _settings(job):
   settings = {
     field.name: getattr(job, field.name)
     for field in dataclasses.fields(job)
-    if field.name not in ("model", "codec")
+    if field.name not in ("model", "codec", "draft_params")
   }
   # Left out by default, so that jobs begun by earlier versions go on.
   if not settings.get("stop"):
     settings.pop("stop", None)
+  if getattr(job, "draft_params", None) is not None:
+    settings["draft_parameters"] = fingerprint(job.draft_params)
   return {
     "job": type(job).__name__,
     "architecture": job.codec.row_format.name,

@@ -44,6 +44,7 @@ class Generate:
       lengths.
     seed: the seed of the sampler.
     stop: strings before which a text ends; they may span tokens.
+    draft_params: the parameters of the draft model of `Assisted`.
   """
 
   model: decoding.Predictor
@@ -53,6 +54,7 @@ class Generate:
   constraints: decoding.Constraints = decoding.UNCONSTRAINED
   seed: int = 0
   stop: Sequence[str] = ()
+  draft_params: Params | None = dataclasses.field(default=None, repr=False)
 
   def __post_init__(self):
     checks.fields(self)
@@ -133,8 +135,10 @@ class Generate:
       constraints=self.constraints,
       row_ids=row_ids,
       drawable=sentinels.known_ids(self.codec.targets.vocabulary),
+      draft_params=self.draft_params,
     )
-    return {k: v for k, v in found._asdict().items() if v is not None}
+    names = ("tokens", "lengths", "log_probs")
+    return {name: getattr(found, name) for name in names}
 
   def read(self, tokens: Sequence[int]) -> tuple[str, int | None]:
     """Returns the text of predicted tokens.
@@ -160,11 +164,19 @@ class Generate:
     return self.codec.decode(tokens)
 
   def result(self, fields, row) -> dict[str, Any]:
+    if row["lengths"].ndim:  # Several texts, the best first.
+      sequences = [
+        self._result(fields, {name: x[i] for name, x in row.items()})
+        for i in range(len(row["lengths"]))
+      ]
+      return {**fields, **sequences[0], "sequences": sequences}
+    return {**fields, **self._result(fields, row)}
+
+  def _result(self, fields, row):
     length = int(row["lengths"])
     prediction, stopped = self.read(row["tokens"][:length])
     length = length if stopped is None else stopped
     result = {
-      **fields,
       "prediction": prediction,
       "log_likelihood": _rounded(row["log_probs"][:length].sum()),
       "num_tokens": length,

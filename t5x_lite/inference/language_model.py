@@ -70,7 +70,7 @@ class LanguageModel:
 
     Args:
       texts: the prompts. A blank is written <extra_id_0>, <extra_id_1>, ...
-      num_return_sequences: the number of samples of each text.
+      num_return_sequences: the number of texts that are written for each.
       batch_size: texts per batch.
       truncate: whether to truncate long texts rather than refuse them.
       **arguments: of `generation`.
@@ -83,18 +83,23 @@ class LanguageModel:
       ValueError: an argument or a text does not suit the model.
     """
     count = num_return_sequences
-    job = self.generation(truncate=truncate, **arguments)
+    job = self.generation(
+      truncate=truncate, num_return_sequences=count, **arguments
+    )
     strategies.check_samples(job.sampler, num_return_sequences=count)
+    copies = 1 if isinstance(job.sampler, decoding.Beam) else count
     found = infer.run(
       job,
       self.params,
-      [{"text": text} for text in _texts(texts) for _ in range(count)],
+      [{"text": text} for text in _texts(texts) for _ in range(copies)],
       batch_size=batch_size,
       layout=self.layout,
     )
-    written = [result["prediction"] for result in found]
     if count == 1:
-      return written
+      return [result["prediction"] for result in found]
+    if copies == 1:
+      return [[x["prediction"] for x in r["sequences"]] for r in found]
+    written = [result["prediction"] for result in found]
     return [written[i : i + count] for i in range(0, len(written), count)]
 
   def generation(
@@ -104,6 +109,7 @@ class LanguageModel:
     stop_strings: Sequence[str] = (),
     seed: int = 0,
     truncate: bool = False,
+    num_return_sequences: int = 1,
     **strategy: Any,
   ) -> infer.Generate:
     """Returns the job that generates, as its arguments say.
@@ -113,20 +119,22 @@ class LanguageModel:
       stop_strings: a text ends before the first of these.
       seed: the seed of sampling.
       truncate: whether to truncate long texts rather than refuse them.
-      **strategy: `do_sample`, `temperature`, `top_k` and `top_p`, with the
-        meaning that they have in `transformers`; by default the model's own.
+      num_return_sequences: the texts that are wanted of each prompt. Beams
+        return as many; of other strategies, each takes a run of the job.
+      **strategy: any of `strategies.ARGUMENTS`, with the meaning that they have
+        in `transformers` (docs/decoding.md); by default the model's own. An
+        `assistant` is a LanguageModel that drafts.
 
     Raises:
       TypeError: there is no such argument.
       ValueError: values that do not fit, or contradict each other.
     """
-    known = ("do_sample", *strategies.ARGUMENTS)
     for name in strategy:
-      if name not in known:
+      if name not in strategies.ARGUMENTS:
         raise TypeError(
           f"generate has no argument {name!r}; it has max_new_tokens, "
-          f"{', '.join(known)}, num_return_sequences, stop_strings, seed, "
-          "batch_size and truncate"
+          f"{', '.join(strategies.ARGUMENTS)}, num_return_sequences, "
+          "stop_strings, seed, batch_size and truncate"
         )
     top_k, size = strategy.get("top_k"), self.vocabulary.vocab_size
     if top_k is not None and top_k > size:
@@ -134,14 +142,16 @@ class LanguageModel:
         f"top_k={top_k} is more than the {size} tokens of the vocabulary: give "
         "fewer, or leave it out"
       )
-    sampler = strategies.sampler(self.sampler, **strategy)
+    default = strategies.Settings(self.sampler, self.constraints)
+    settings = strategies.settings(
+      default, count=num_return_sequences, **strategy
+    )
     is_one = isinstance(stop_strings, str)
     return infer.Generate(
       model=self.model,
       codec=self.codec(truncate=truncate),
       max_new_tokens=max_new_tokens,
-      sampler=sampler,
-      constraints=self.constraints,
+      **settings._asdict(),
       seed=seed,
       stop=(stop_strings,) if is_one else tuple(stop_strings),
     )

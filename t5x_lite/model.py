@@ -6,6 +6,7 @@ Some models read more: features of tokens (`TokenInfo.features`), and
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +15,14 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite import checks, row_formats
-from t5x_lite.losses import CrossEntropy, Loss, Term, Terms, objective
+from t5x_lite.losses import (
+  CrossEntropy,
+  Loss,
+  Term,
+  Terms,
+  objective,
+  sown_terms,
+)
 from t5x_lite.nn import attention_rules, decode_steps
 from t5x_lite.nn.attention_rules import TokenInfo
 from t5x_lite.nn.caches import PLAIN_CACHE, Caching
@@ -131,13 +139,16 @@ class Model:
 
   def abstract(self) -> Params:
     """Returns the parameters' shapes and dtypes without computing them."""
-    return jax.eval_shape(self.init, jax.random.key(0))
+    dtype = jnp.dtype(self.param_dtype)
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, dtype), nn.unbox(_shapes(self))
+    )
 
   def logical_axes(self) -> Params:
     """Returns a tuple of logical axis names per parameter."""
     return jax.tree.map(
       lambda boxed: boxed.names,
-      jax.eval_shape(self._init, jax.random.key(0)),
+      _shapes(self),
       is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata),
     )
 
@@ -187,7 +198,7 @@ class Model:
       return states_BTD, head, tokens, classes
 
     found, sown = self._apply(forward, params, key, collect=("losses",))
-    return Outputs(*found, auxiliary=_auxiliary(sown.get("losses", {})))
+    return Outputs(*found, auxiliary=sown_terms(sown.get("losses", {})))
 
   def logits(self, params: Params, batch: Batch) -> jax.Array:
     """Returns float32 logits [B, T, V]."""
@@ -358,16 +369,10 @@ class Model:
     return apply({"params": params}, rngs=rngs)
 
 
-def _auxiliary(sown) -> dict[str, Term]:
-  """Returns the terms that modules sowed, all layers of a name in one."""
-  layers = jax.tree.leaves(sown, is_leaf=lambda x: "weight" in x)
-  if not layers:
-    return {}
-  parts = (
-    jnp.concatenate([layer[name].ravel() for layer in layers])
-    for name in ("sum", "weight")
-  )
-  return {"moe_loss": Term(*parts)}
+@functools.lru_cache(maxsize=32)
+def _shapes(model: Model) -> Params:
+  """Returns the shapes and axes of parameters; tracing takes a second."""
+  return jax.eval_shape(model._init, jax.random.key(0))
 
 
 def _classifier(transformer: Transformer):

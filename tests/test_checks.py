@@ -51,6 +51,7 @@ GIVEN = {
   "num_layers": 2, "width": 20, "peak": 1.0, "value": 1.0, "steps": 3,
   "decay_steps": 2, "amount": 1.0, "batch_size": 4, "total_steps": 3,
   "learning_rate": 1e-3, "path": "runs/a", "task": "a",
+  "draft": decoding.PromptLookup(),
   "lengths": {"inputs": 8}, "tasks": ["a"], "question": "which?",
   "grid": {"a": {"b": ()}}, "mode": "R", "sequences": [(1, 2), (3,)],
   "inputs": "{a}", "targets": "{b}", "in_shape": (2,), "out_shape": (3,),

@@ -2,9 +2,9 @@
 
 from t5x_lite.losses.classification import Classification, Reward
 from t5x_lite.losses.cross_entropy import CrossEntropy
-from t5x_lite.losses.terms import Loss, Term, Terms, objective
+from t5x_lite.losses.terms import Loss, Term, Terms, objective, sown_terms
 
 __all__ = [
   "Classification", "CrossEntropy", "Loss", "Reward", "Term", "Terms",
-  "objective",
+  "objective", "sown_terms",
 ]  # fmt: skip

@@ -98,3 +98,15 @@ def objective(
     if name in terms
   ]
   return sum(parts[1:], parts[0])
+
+
+def sown_terms(sown: Any) -> dict[str, Term]:
+  """Returns the terms that modules sowed, all layers of a name in one."""
+  layers = jax.tree.leaves(sown, is_leaf=lambda x: "weight" in x)
+  if not layers:
+    return {}
+  parts = (
+    jnp.concatenate([layer[name].ravel() for layer in layers])
+    for name in ("sum", "weight")
+  )
+  return {"moe_loss": Term(*parts)}

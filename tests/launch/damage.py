@@ -72,7 +72,7 @@ FILES = [
   ("model.safetensors", _NOISE, "is cut short or damaged"),
   ("model.safetensors", b"\xff" * 8, "is cut short or damaged"),
   ("generation_config.json", b"[", "generation_config.json is damaged"),
-  ("generation_config.json", b'{"num_beams": 4}', "--ignore=num_beams"),
+  ("generation_config.json", b'{"stop_strings": "a"}', "--ignore=stop_strings"),
   ("tokenizer_config.json", b"[1]", "tokenizer_config.json"),
   ("tokenizer_config.json", _DEEP, "tokenizer_config.json"),
   ("spiece.model", b"", "spiece.model (0 bytes) is no SentencePiece model"),

@@ -19,7 +19,7 @@ def test_what_is_not_supported_is_refused_and_leaves_nothing(tmp_path, capsys):
   small_t5(source)
   generation = source / "generation_config.json"
   for said, message in [
-    ({"num_beams": 4, "min_p": 0.5}, "num_beams = 4; remove them there, or go"),
+    ({"penalty_alpha": 0.5, "stop_strings": ["a"]}, "remove them there, or go"),
     ({"decoder_start_token_id": 400}, "400, but the model has 384 ids"),
     ({"eos_token_id": [1, 384]}, "eos_token_id is 384, but the model has 384"),
   ]:
@@ -28,17 +28,17 @@ def test_what_is_not_supported_is_refused_and_leaves_nothing(tmp_path, capsys):
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not run.exists()
-  generation.write_text(json.dumps({"num_beams": 4}))
+  generation.write_text(json.dumps({"stop_strings": ["a"]}))
   for to, ignored, message in [
-    ("run", "num_beams,num_beam", "--ignore=num_beam: no file that comes wi"),
-    ("run", "d_model", "they have: decoder_start_token_id, eos_token_id, n"),
-    ("hf", "num_beams", "--ignore=num_beams is for --to=run, not --to=hf"),
+    ("run", "stop_strings,stop", "--ignore=stop: no file that comes with"),
+    ("run", "d_model", "they have: decoder_start_token_id, eos_token_id, s"),
+    ("hf", "top_k", "--ignore=top_k is for --to=run, not --to=hf"),
   ]:
     assert convert(source, to, run, f"--ignore={ignored}") == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not run.exists()
-  assert convert(source, "run", run, "--ignore=num_beams") == 0
+  assert convert(source, "run", run, "--ignore=stop_strings") == 0
   generation.write_text("{}")
   settings = json.dumps({"tokenizer_class": "ByT5Tokenizer", "eos_token": "x"})
   (source / "tokenizer_config.json").write_text(settings)

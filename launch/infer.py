@@ -9,7 +9,7 @@ from absl import flags
 
 from launch import flag_checks, options
 
-USAGE = "--model_dir=DIR --text=TEXT | --stream | --input=FILE [flags]"
+USAGE = "--model_dir=DIR --text=TEXT | --stream | --input=FILE"
 DETAILS = """
 --model_dir is a run or a Hugging Face directory as it is. A model of span
 corruption fills in blanks, written ___ or <extra_id_0>, <extra_id_1>, ...; a

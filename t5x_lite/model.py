@@ -14,15 +14,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t5x_lite import checks, row_formats
-from t5x_lite.losses import (
-  CrossEntropy,
-  Loss,
-  Term,
-  Terms,
-  objective,
-  sown_terms,
-)
+from t5x_lite import checks, losses, row_formats
+from t5x_lite.losses import CrossEntropy, Loss, Term, Terms
 from t5x_lite.nn import attention_rules, decode_steps
 from t5x_lite.nn.attention_rules import TokenInfo
 from t5x_lite.nn.caches import PLAIN_CACHE, Caching
@@ -182,7 +175,7 @@ class Model:
     self, params: Params, batch: Batch, *, key: jax.Array | None = None
   ) -> jax.Array:
     """Returns what training minimises on a batch, a float32 scalar."""
-    return objective(self.loss, self.terms(params, batch, key=key))
+    return losses.objective(self.loss, self.terms(params, batch, key=key))
 
   def outputs(
     self, params: Params, batch: Batch, *, key: jax.Array | None = None
@@ -198,7 +191,7 @@ class Model:
       return states_BTD, head, tokens, classes
 
     found, sown = self._apply(forward, params, key, collect=("losses",))
-    return Outputs(*found, auxiliary=sown_terms(sown.get("losses", {})))
+    return Outputs(*found, auxiliary=losses.sown_terms(sown.get("losses", {})))
 
   def logits(self, params: Params, batch: Batch) -> jax.Array:
     """Returns float32 logits [B, T, V]."""

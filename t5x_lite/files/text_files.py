@@ -143,11 +143,8 @@ def read_records(
   """Yields the objects of JSON Lines, or plain lines as {"text": line}.
 
   Blank lines are skipped. A text may contain a lone surrogate, written \\ud83d
-  in JSON: call `check_text` before tokenizing it.
-
-  Args:
-    path: of the file.
-    on_bad_line: as in `read_documents`.
+  in JSON: call `check_text` before tokenizing it. `on_bad_line` is as in
+  `read_documents`.
 
   Raises:
     ValueError: the file is unreadable, or neither text nor JSON Lines.
@@ -188,11 +185,8 @@ def check_text(text: str, place: str) -> None:
   """Refuses a text with a lone surrogate, which cannot be encoded as UTF-8.
 
   A lone surrogate is half of a UTF-16 pair. It comes from "\\ud83d" in JSON or
-  Python, or from command-line bytes that are not UTF-8.
-
-  Args:
-    text: a text to be tokenized.
-    place: its origin, for the error message.
+  Python, or from command-line bytes that are not UTF-8. `place` is the text's
+  origin, for the message.
 
   Raises:
     ValueError: the text has a lone surrogate; names the place and character.

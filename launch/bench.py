@@ -4,7 +4,7 @@ import importlib.util
 
 from absl import flags
 
-from launch import describe, options
+from launch import decode_table, describe, options
 
 USAGE = "--gin_file=FILE [flags]"
 DETAILS = """
@@ -13,7 +13,9 @@ Prints tokens per second, step time, model FLOP/s, the percentage of the matmul
 peak (measured in the same run), and peak memory. The gin file of a run sets the
 batch size, the lengths and the optimizer; for the gin file of a model, set them
 by flags. With --against=transformers, the same architecture trains in PyTorch
-too, in a process of its own, by AdamW in float32; steps alternate.
+too, in a process of its own, by AdamW in float32; steps alternate. With
+--decode, it is greedy generation that is timed, of --lengths=inputs=PROMPT,
+targets=NEW (64 and 64) in batches of 1, 8 and 64, or of --batch_size.
 """
 EXAMPLE = """
 t5x_lite bench --gin_file=gin/models/t5_1_1/small.gin --batch_size=8 \\
@@ -21,6 +23,7 @@ t5x_lite bench --gin_file=gin/models/t5_1_1/small.gin --batch_size=8 \\
 t5x_lite bench --gin_file=gin/models/llama/bench.gin --optimizer=adamw
 t5x_lite bench --gin_file=gin/models/t5_1_1/small.gin --optimizer=adamw \\
   --against=transformers
+t5x_lite bench --decode --gin_file=gin/models/llama/bench.gin
 """
 
 
@@ -42,6 +45,10 @@ def define(values):
     "against", None, ["transformers"],
     "Library whose training steps are timed too.", flag_values=values,
   )  # fmt: skip
+  flags.DEFINE_bool(
+    "decode", False, "Time generation rather than training.",
+    flag_values=values,
+  )  # fmt: skip
   flags.DEFINE_bool("json", False, "Print one JSON object.", flag_values=values)
   options.process_flags(values)
 
@@ -60,6 +67,14 @@ def main(values, arguments):
   from t5x_lite.files import json_text
   from t5x_lite.training import bench
 
+  if values.decode:
+    result = _decode(values, given["model"])
+    if jax.process_index() == 0:
+      show = decode_table.text
+      print(
+        json_text.dumps(result, what="bench") if values.json else show(result)
+      )
+    return
   model, optimizer = given.pop("model"), given.pop("optimizer")
   if values.against:
     from t5x_lite.interop import huggingface
@@ -73,6 +88,28 @@ def main(values, arguments):
       print(json_text.dumps(result, what="bench"))
     else:
       print(_table(result))
+
+
+def _decode(values, model) -> dict:
+  """Times generation."""
+  from t5x_lite.training import decode_bench
+
+  lengths = {"inputs": 64, "targets": 64} | options.parse_lengths(
+    values.lengths
+  )
+  against = None
+  if values.against:
+    from t5x_lite.interop import huggingface
+
+    _, against = huggingface.described(model.transformer)
+  return decode_bench.bench(
+    model,
+    batch_sizes=[values.batch_size] if values.batch_size else [1, 8, 64],
+    prompt_tokens=lengths["inputs"],
+    new_tokens=lengths["targets"],
+    repeats=values.steps,
+    against=against,
+  )
 
 
 def _check_installed(peer):

@@ -66,6 +66,13 @@ class Generated(NamedTuple):
   scores: jax.Array
   acceptance: Acceptance | None = None
 
+  def arrays(self) -> dict[str, jax.Array]:
+    """Returns what every strategy gives, by name."""
+    return {
+      "tokens": self.tokens, "lengths": self.lengths,
+      "log_probs": self.log_probs, "scores": self.scores,
+    }  # fmt: skip
+
   @classmethod
   def empty(cls, rows: int, max_new_tokens: int) -> "Generated":
     """Returns rows of which nothing is generated yet."""

@@ -233,7 +233,7 @@ def task_metrics(
       constraints=constraints,
       row_ids=row_ids,
       drawable=drawable,
-    )._asdict()
+    ).arrays()
 
   def run(function, dataset, arrange):
     batch_size = batched.round_up(spec.batch_size, layout)

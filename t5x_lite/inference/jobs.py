@@ -123,7 +123,7 @@ class Generate:
       )
 
   def compute(self, params, batch, row_ids):
-    found = decoding.generate(
+    return decoding.generate(
       self.model,
       params,
       batch,
@@ -136,9 +136,7 @@ class Generate:
       row_ids=row_ids,
       drawable=sentinels.known_ids(self.codec.targets.vocabulary),
       draft_params=self.draft_params,
-    )
-    names = ("tokens", "lengths", "log_probs")
-    return {name: getattr(found, name) for name in names}
+    ).arrays()
 
   def read(self, tokens: Sequence[int]) -> tuple[str, int | None]:
     """Returns the text of predicted tokens.

@@ -32,6 +32,7 @@ class Peer:
     *,
     batch_size: int,
     lengths: Mapping[str, int],
+    work: str = "train",
   ):
     """Starts the process, which takes one step, its warmup.
 
@@ -39,7 +40,9 @@ class Peer:
       options: the model, as a config.json of Hugging Face says it
         (interop/huggingface.py: `described`).
       batch_size: rows of a batch.
-      lengths: {"inputs", "targets"} in tokens, as for a run.
+      lengths: {"inputs", "targets"} in tokens, as for a run; to generate, of
+        the prompt and of what is new.
+      work: "train" or "generate".
 
     Raises:
       ValueError: `transformers` fails; the line says with what.
@@ -55,7 +58,8 @@ class Peer:
       env={k: v for k, v in os.environ.items() if k not in _OURS},
     )
     settings = {
-      "options": options, "batch_size": batch_size, "lengths": lengths
+      "options": options, "batch_size": batch_size, "lengths": lengths,
+      "work": work,
     }  # fmt: skip
     with announced("starting transformers"):
       self.about = self._ask(json_text.dumps(settings))
@@ -63,6 +67,10 @@ class Peer:
   def step(self) -> dict[str, float]:
     """Takes a step; returns "seconds", "cpu_seconds" and "loss"."""
     return self._ask("")
+
+  def generate(self, count: int) -> dict[str, float]:
+    """Generates `count` tokens a row; returns "seconds", "cpu_seconds"."""
+    return self._ask(str(count))
 
   def __enter__(self) -> "Peer":
     return self
@@ -94,20 +102,29 @@ def check(
   Raises:
     ValueError: it is not.
   """
-  if platform != "cpu":
-    raise ValueError(f"transformers is compared on a CPU, not on a {platform}")
+  check_device(model, platform)
   if not isinstance(optimizer, AdamW):
     raise ValueError(
       f"transformers is compared by AdamW, not {type(optimizer).__name__}: "
       "give --optimizer=adamw"
     )
-  if model.transformer.dtype != "float32":
-    raise ValueError(
-      "transformers is compared in float32, not in "
-      f"{model.transformer.dtype}: give --gin.DTYPE='\"float32\"'"
-    )
   if microbatches != 1:
     raise ValueError(
       f"transformers is compared by whole batches, not {microbatches} "
       "microbatches: give --gin.Run.microbatches=1"
+    )
+
+
+def check_device(model: Model, platform: str) -> None:
+  """Checks that a model computes where and as the peer does.
+
+  Raises:
+    ValueError: it does not.
+  """
+  if platform != "cpu":
+    raise ValueError(f"transformers is compared on a CPU, not on a {platform}")
+  if model.transformer.dtype != "float32":
+    raise ValueError(
+      "transformers is compared in float32, not in "
+      f"{model.transformer.dtype}: give --gin.DTYPE='\"float32\"'"
     )

@@ -70,7 +70,7 @@ def main(values, arguments):
     model.model,
     model.params,
     model.vocabulary,
-    infer.blanks(values.text),
+    model.codec().blanks.mark(values.text),
     values.targets,
     top_k=values.top_k,
   )

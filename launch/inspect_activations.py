@@ -4,7 +4,7 @@ import pathlib
 
 from absl import flags
 
-from launch import flag_checks, infer, options
+from launch import flag_checks, options
 
 USAGE = "--model_dir=RUN --text=TEXT [--targets=TEXT]"
 DETAILS = """

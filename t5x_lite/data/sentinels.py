@@ -240,14 +240,10 @@ def text_ids(vocabulary: Vocabulary) -> np.ndarray:
   """
   names = ("eos_id", "unk_id", "start_id", "begin_id")
   special = {0, *(getattr(vocabulary, name, None) for name in names)}
-  special |= {
-    *sentinel_ids(vocabulary),
-    *getattr(vocabulary, "special_ids", ()),
-  }
+  special |= {*sentinel_ids(vocabulary)}
+  special |= {*getattr(vocabulary, "special_ids", ())}
   is_text = known_ids(vocabulary)
-  is_text[[i for i in special if i is not None and 0 <= i < len(is_text)]] = (
-    False
-  )
+  is_text[[i for i in special - {None} if 0 <= i < len(is_text)]] = False
   return is_text
 
 

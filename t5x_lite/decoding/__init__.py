@@ -23,8 +23,8 @@ from t5x_lite.decoding.samplers import Greedy, Sample
 from t5x_lite.decoding.trie import Trie
 
 __all__ = [
-  "GREEDY", "UNCONSTRAINED", "Acceptance", "Assisted", "Beam", "BlankByBlank", "Constraints",
-  "Contrastive", "Draft", "DraftModel", "EasyFirst", "Generated", "Greedy", "Phrases",
-  "Predictor", "PromptLookup", "Repetition", "Sample", "Sampler", "Search",
-  "Strategy", "Trie", "generate", "generate_continuously",
+  "GREEDY", "UNCONSTRAINED", "Acceptance", "Assisted", "Beam", "BlankByBlank",
+  "Constraints", "Contrastive", "Draft", "DraftModel", "EasyFirst", "Generated",
+  "Greedy", "Phrases", "Predictor", "PromptLookup", "Repetition", "Sample",
+  "Sampler", "Search", "Strategy", "Trie", "generate", "generate_continuously",
 ]  # fmt: skip

@@ -12,6 +12,7 @@ from etils import epath
 from launch import describe, infer, main, options, tasks
 from launch import eval as evaluate
 from t5x_lite.data import Data
+from t5x_lite.inference import blanks
 from tasks import vocabularies
 
 
@@ -45,9 +46,8 @@ def test_blanks_become_sentinels():
   assert mark("a __init__ b") == "a __init__ b"
   assert mark("<extra_id_0> ___") == "<extra_id_0> ___"
   # Of GLM, the number is the kind of blank.
-  assert (
-    blanks.KINDS["spans"].mark("___ a ___") == "<extra_id_0> a <extra_id_0>"
-  )
+  mark = blanks.KINDS["spans"].mark
+  assert mark("___ a ___") == "<extra_id_0> a <extra_id_0>"
 
 
 def test_fill_ins_and_continuations_read_well():

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from t5x_lite.data import sentinels
-from t5x_lite.inference import blanks
+from t5x_lite.inference.blanks import SENTINELS, Blanks
 from t5x_lite.row_formats import RowFormat
 
 
@@ -37,7 +37,7 @@ class Codec:
   lengths: Mapping[str, int]
   truncate: bool = False
   delimiter: str = " "
-  blanks: blanks.Blanks = blanks.SENTINELS
+  blanks: Blanks = SENTINELS
 
   @property
   def is_pair(self) -> bool:

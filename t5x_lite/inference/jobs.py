@@ -101,8 +101,7 @@ class Generate:
         f"stop={self.stop[0]!r} ends a text, but this model fills the blanks "
         "of one: leave it out"
       )
-    stack = self.model.transformer.decoder
-    limit = getattr(getattr(stack, "position", None), "max_blank", None)
+    limit = self._blank_positions
     if limit is not None and self.max_new_tokens > limit:
       raise ValueError(
         f"max_new_tokens ({self.max_new_tokens}) is more than a blank has "
@@ -123,7 +122,13 @@ class Generate:
       length = self.constraints.max_length - 1  # Without the start token.
     if self.codec.shared is not None:
       length = min(length, max(self.codec.shared // 2, 1))
-    return length
+    return min(length, self._blank_positions or length)
+
+  @property
+  def _blank_positions(self):
+    """Returns the learned positions within a blank, or None."""
+    stack = getattr(getattr(self.model, "transformer", None), "decoder", None)
+    return getattr(getattr(stack, "position", None), "max_blank", None)
 
   @property
   def _prompt_length(self):

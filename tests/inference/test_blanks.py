@@ -218,7 +218,7 @@ def test_blanks_of_glm_are_filled_from_left_to_right():
   for call, match in {
     lambda: model.generate(["a b"]): "text 1: the text has no blank to fill",
     lambda: model.generate(["___"], max_new_tokens=13):
-      r"max_new_tokens \(13\) is more than .* max_blank \(12\)",
+      r"max_new_tokens \(13\) is more than .*max_blank \(12\)",
     lambda: model.generate(["___"], penalty_alpha=0.6, top_k=4):
       "Contrastive generates a whole text",
     lambda: model.score(["a ___"], ["b"]): "prefix that .* gives no log p",

@@ -1,6 +1,5 @@
 """Generates text with a run's model: `t5x_lite infer`."""
 
-import itertools
 import re
 import sys
 from collections.abc import Iterator
@@ -12,8 +11,9 @@ from launch import flag_checks, options
 USAGE = "--model_dir=DIR --text=TEXT | --stream | --input=FILE"
 DETAILS = """
 --model_dir is a run or a Hugging Face directory as it is. A model of span
-corruption fills in blanks, written ___ or <extra_id_0>, <extra_id_1>, ...; a
-language model continues the text. --stream prints each token as it comes, and
+corruption fills in blanks, written ___ or <extra_id_0>, <extra_id_1>, ..., and
+so do GLM and an encoder, of which each blank is one token; a language model
+continues the text. --stream prints each token as it comes, and
 answers each line of the standard input at once. With --chat, a text is a
 message that is put into the tokenizer's chat template, and the lines of the
 standard input are one conversation.
@@ -182,7 +182,7 @@ def main(values, arguments):
 def _prompt(model, text, is_chat) -> str:
   if is_chat:
     return model.chat_template.prompt([{"role": "user", "content": text}])
-  return blanks(text)
+  return model.codec().blanks.mark(text)
 
 
 def _check_stream(values):
@@ -209,7 +209,7 @@ def _stream(model, values, settings):
       history.append({"role": "user", "content": text})
       prompt = model.chat_template.prompt(history)
     else:
-      prompt = blanks(text)
+      prompt = model.codec().blanks.mark(text)
     answer = ""
     for piece in model.stream(prompt, **settings):
       print(piece, end="", flush=True)
@@ -223,19 +223,6 @@ def _lines(file) -> Iterator[str]:
   while line := file.readline():
     if line.strip():
       yield line.rstrip("\r\n")
-
-
-def blanks(text) -> str:
-  """Replaces ___ by sentinels: "a ___ b" -> "a <extra_id_0> b".
-
-  A text that already has sentinels is unchanged.
-  """
-  from t5x_lite.data import sentinels
-
-  if sentinels.has_sentinels(text):
-    return text
-  numbers = itertools.count()
-  return re.sub(r"_{3,}", lambda _: f"<extra_id_{next(numbers)}>", text)
 
 
 def check_source(values, has_texts, flag):

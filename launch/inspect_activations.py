@@ -4,7 +4,7 @@ import pathlib
 
 from absl import flags
 
-from launch import flag_checks, infer, options
+from launch import flag_checks, options
 
 USAGE = "--model_dir=RUN --text=TEXT [--targets=TEXT]"
 DETAILS = """
@@ -70,7 +70,7 @@ def main(values, arguments):
     model.model,
     model.params,
     model.vocabulary,
-    infer.blanks(values.text),
+    model.codec().blanks.mark(values.text),
     values.targets,
     top_k=values.top_k,
   )

@@ -114,7 +114,7 @@ def _read_companions(model, folder, ignore):
     for note in generation.notes:
       rundir.say(note)
   vocabulary = converted_vocabulary.find(
-    folder, generation, is_encoder_decoder=pair, ignore=ignore
+    folder, generation, row_format=model.row_format, ignore=ignore
   )
   constraints = generation.constraints
   if vocabulary is not None and constraints.ends == (vocabulary.eos_id,):

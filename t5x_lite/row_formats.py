@@ -101,6 +101,10 @@ class RowFormat:
         f"{', '.join(sorted(names))}: {reason}"
       )
 
+  def blanks(self, task_features: Iterable[str]) -> str:
+    """Names how the blanks of a prompt are filled (inference/blanks.py)."""
+    return "spans" if "positions" in task_features else "sentinels"
+
   def _refusal(self, names: set[str]) -> str | None:
     """Returns why a task of these features makes no sense, or None."""
     if "positions" in names:
@@ -120,8 +124,7 @@ class RowFormat:
   def feature_lengths(self, names: Sequence[str], lengths: Lengths) -> Lengths:
     """Returns the length of each feature of a task, and of "decoder" if given.
 
-    Aligned features have equal lengths, and one of them suffices, e.g.
-    {"inputs": 512} for MLM.
+    One length of aligned features suffices, e.g. {"inputs": 512} for MLM.
 
     Args:
       names: of the task's features, in their order.
@@ -171,7 +174,7 @@ class RowFormat:
     {"inputs": 511, "targets": 511, "decoder": 512} is for a prefix LM that
     splits windows of 512 tokens anywhere.
     """
-    return ("decoder",) if "inputs" in names else ()
+    return ("decoder",) if self.shares_row and "inputs" in names else ()
 
   def row_lengths(self, lengths: Lengths) -> dict[str, int]:
     """Returns the length of each side, from the lengths of features.
@@ -293,9 +296,6 @@ class EncoderDecoder(RowFormat):
       )
     return None
 
-  def _optional_lengths(self, names):
-    return ()
-
   def _row_lengths(self, lengths):
     return {"encoder": lengths["inputs"], "decoder": lengths["targets"]}
 
@@ -354,11 +354,11 @@ class Encoder(RowFormat):
     if "weights" in names:
       yield [name for name in names if name not in LABELS]
 
-  def _optional_lengths(self, names):
-    return ()
-
   def _row_lengths(self, lengths):
     return {"encoder": lengths["inputs"]}
+
+  def blanks(self, task_features):
+    return "masks"
 
   def prompts(self, batch):
     raise ValueError("an encoder-only model does not generate")

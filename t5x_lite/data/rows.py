@@ -44,7 +44,8 @@ def lay_out(
   Args:
     row_format: the architecture's.
     examples: int32 vectors "inputs" and "targets"; an encoder's have "weights"
-      too. Empty targets are a prompt.
+      too. Empty targets are a prompt, with the "positions" of its blanks if it
+      is GLM's.
     lengths: of the features, as for `feature_converters.converter`.
     start_id, around, bare_prompts: as there.
 
@@ -53,8 +54,8 @@ def lay_out(
   """
   row_lengths = row_format.row_lengths(lengths)
   if around and not row_format.shares_row:
-    row_lengths["encoder"] += 2
-    row_lengths["decoder"] += 1
+    ends = {"encoder": 2, "decoder": 1}
+    row_lengths = {side: n + ends[side] for side, n in row_lengths.items()}
   arrange = _ARRANGE[row_format]
   arranged = [
     arrange(
@@ -105,6 +106,8 @@ def _encoder_decoder(example, *, start_id, around, bare_prompts) -> Arrays:
 
 def _decoder(example, *, start_id, around, bare_prompts) -> Arrays:
   del around
+  if "positions" in example:
+    return _blanks(**example)
   inputs, targets = example["inputs"], example["targets"]
   tokens = _joined(inputs, _at_least_one(targets))
   arranged = {
@@ -120,12 +123,32 @@ def _decoder(example, *, start_id, around, bare_prompts) -> Arrays:
   return {name: values[first:] for name, values in arranged.items()}
 
 
-def _encoder(example, *, start_id, around, bare_prompts) -> Arrays:
-  del start_id, around, bare_prompts
+def _blanks(inputs, targets, positions) -> Arrays:
+  """Arranges a text with blanks (GLM); weights mark those to fill."""
+  assert not len(targets), "only prompts"
+  weights = np.zeros_like(inputs)
+  weights[positions] = 1
   return {
-    "encoder_input_tokens": example["inputs"],
-    "encoder_target_tokens": example["targets"],
-    "encoder_loss_weights": example["weights"],
+    "decoder_input_tokens": inputs,
+    "decoder_loss_weights": weights,
+    "decoder_causal_attention": np.ones_like(inputs),
+    "decoder_block_positions": np.zeros_like(inputs),
+  }
+
+
+def _encoder(example, *, start_id, around, bare_prompts) -> Arrays:
+  del start_id, bare_prompts
+  inputs, targets, weights = (
+    example[name] for name in ("inputs", "targets", "weights")
+  )
+  if around:
+    begin, end = ([token] for token in around)
+    inputs, targets = _joined(begin, inputs, end), _joined(begin, targets, end)
+    weights = _joined([0], weights, [0])
+  return {
+    "encoder_input_tokens": inputs,
+    "encoder_target_tokens": targets,
+    "encoder_loss_weights": weights,
   }
 
 

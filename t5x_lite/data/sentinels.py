@@ -232,6 +232,40 @@ def known_ids(vocabulary: Vocabulary) -> np.ndarray:
   return has_token
 
 
+def text_ids(vocabulary: Vocabulary) -> np.ndarray:
+  """Returns whether each id is a token that a text has, bool [ids].
+
+  Padding, what stands around texts, the unknown token, masks and other special
+  tokens are not.
+  """
+  names = ("eos_id", "unk_id", "start_id", "begin_id")
+  special = {0, *(getattr(vocabulary, name, None) for name in names)}
+  special |= {*sentinel_ids(vocabulary)}
+  special |= {*getattr(vocabulary, "special_ids", ())}
+  is_text = known_ids(vocabulary)
+  is_text[[i for i in special - {None} if 0 <= i < len(is_text)]] = False
+  return is_text
+
+
+def mask(vocabulary: Vocabulary) -> tuple[str, int]:
+  """Returns how a masked token is written, and its id.
+
+  It is the vocabulary's `mask_token`, if it has one, or <extra_id_0>.
+
+  Raises:
+    ValueError: the vocabulary has neither.
+  """
+  token = getattr(vocabulary, "mask_token", None)
+  if token is not None:
+    return token, vocabulary.mask_id
+  if not sentinel_ids(vocabulary):
+    raise ValueError(
+      f"vocabulary {vocabulary} has no mask token: name it as mask_token in "
+      "tokenizer_config.json, or use a vocabulary with <extra_id_0>"
+    )
+  return "<extra_id_0>", sentinel_ids(vocabulary)[0]
+
+
 def fill(
   vocabulary: Vocabulary,
   text: str,

@@ -2,10 +2,12 @@
 
 from t5x_lite.decoding.assisted import Assisted
 from t5x_lite.decoding.beam import Beam
+from t5x_lite.decoding.blank_by_blank import BlankByBlank
 from t5x_lite.decoding.constraints import Constraints
 from t5x_lite.decoding.continuous import generate_continuously
 from t5x_lite.decoding.contrastive import Contrastive
 from t5x_lite.decoding.drafts import Draft, DraftModel, PromptLookup
+from t5x_lite.decoding.easy_first import EasyFirst
 from t5x_lite.decoding.loop import GREEDY, UNCONSTRAINED, generate
 from t5x_lite.decoding.phrases import Phrases
 from t5x_lite.decoding.repetition import Repetition
@@ -21,8 +23,8 @@ from t5x_lite.decoding.samplers import Greedy, Sample
 from t5x_lite.decoding.trie import Trie
 
 __all__ = [
-  "GREEDY", "UNCONSTRAINED", "Acceptance", "Assisted", "Beam", "Constraints",
-  "Contrastive", "Draft", "DraftModel", "Generated", "Greedy", "Phrases",
-  "Predictor", "PromptLookup", "Repetition", "Sample", "Sampler", "Search",
-  "Strategy", "Trie", "generate", "generate_continuously",
+  "GREEDY", "UNCONSTRAINED", "Acceptance", "Assisted", "Beam", "BlankByBlank",
+  "Constraints", "Contrastive", "Draft", "DraftModel", "EasyFirst", "Generated",
+  "Greedy", "Phrases", "Predictor", "PromptLookup", "Repetition", "Sample",
+  "Sampler", "Search", "Strategy", "Trie", "generate", "generate_continuously",
 ]  # fmt: skip

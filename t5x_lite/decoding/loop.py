@@ -133,28 +133,12 @@ def _generate(
 
 def _sample(request: Request, sampler: Sampler) -> Generated:
   """Generates token by token, each drawn by the sampler."""
-  columns_T = jnp.arange(request.max_new_tokens)
 
   def emit(step, logits_BV, done_B, generated):
-    """Samples one token for each unfinished row and writes it at `step`."""
-    choices_BV = request.allow(logits_BV, generated.tokens, step)
-    # A row for which no token is left ends.
-    done_B |= jnp.max(choices_BV, axis=-1) == -jnp.inf
-    tokens_B = jax.vmap(sampler)(choices_BV, request.keys(step))
-    log_probs_BV = jax.nn.log_softmax(logits_BV.astype(jnp.float32))
-    log_probs_B = jnp.take_along_axis(log_probs_BV, tokens_B[:, None], 1)[:, 0]
-    tokens_B = jnp.where(done_B, 0, tokens_B)
-    log_probs_B = jnp.where(done_B, 0.0, log_probs_B)
-    here_T = columns_T == step
-    generated = Generated(
-      tokens=jnp.where(here_T, tokens_B[:, None], generated.tokens),
-      lengths=generated.lengths + ~done_B,
-      log_probs=jnp.where(here_T, log_probs_B[:, None], generated.log_probs),
-      scores=generated.scores + log_probs_B,
+    tokens_B, done_B, generated = request.emit(
+      sampler, step, logits_BV, done_B, generated
     )
-    is_full_B = generated.lengths >= request.limit_B
-    ended_B = jnp.isin(tokens_B, request.end_ids) | is_full_B
-    return tokens_B, done_B | ended_B, generated
+    return tokens_B, done_B | jnp.isin(tokens_B, request.end_ids), generated
 
   def unfinished(carry):
     step, _, _, done_B, _ = carry

@@ -175,6 +175,37 @@ class Request(NamedTuple):
     """Returns the random key of each row at a step."""
     return jax.vmap(jax.random.fold_in, (0, None))(self.row_keys_B, step)
 
+  def emit(
+    self,
+    sampler: "Sampler",
+    step: jax.Array,
+    logits_BV: jax.Array,
+    done_B: jax.Array,
+    generated: Generated,
+  ) -> tuple[jax.Array, jax.Array, Generated]:
+    """Draws one token for each unfinished row and writes it at `step`.
+
+    Returns:
+      the tokens, 0 in finished rows; which rows have no token left or no room
+      for another; and what was generated.
+    """
+    choices_BV = self.allow(logits_BV, generated.tokens, step)
+    # A row for which no token is left ends.
+    done_B |= jnp.max(choices_BV, axis=-1) == -jnp.inf
+    tokens_B = jax.vmap(sampler)(choices_BV, self.keys(step))
+    log_probs_BV = jax.nn.log_softmax(logits_BV.astype(jnp.float32))
+    log_probs_B = jnp.take_along_axis(log_probs_BV, tokens_B[:, None], 1)[:, 0]
+    tokens_B = jnp.where(done_B, 0, tokens_B)
+    log_probs_B = jnp.where(done_B, 0.0, log_probs_B)
+    here_T = jnp.arange(self.max_new_tokens) == step
+    generated = Generated(
+      tokens=jnp.where(here_T, tokens_B[:, None], generated.tokens),
+      lengths=generated.lengths + ~done_B,
+      log_probs=jnp.where(here_T, log_probs_B[:, None], generated.log_probs),
+      scores=generated.scores + log_probs_B,
+    )
+    return tokens_B, done_B | (generated.lengths >= self.limit_B), generated
+
 
 class Sampler(Protocol):
   """Maps logits [..., V] and a random key to token ids [...], int32.

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from t5x_lite.data import sentinels
+from t5x_lite.inference.blanks import SENTINELS, Blanks
 from t5x_lite.row_formats import RowFormat
 
 
@@ -16,7 +17,7 @@ class Codec:
   """Encodes texts as a task does, and decodes tokens.
 
   Attributes:
-    row_format: the model's; it has a decoder.
+    row_format: the model's.
     inputs: `vocabulary` and `add_eos` of the inputs, as a seqio.Feature.
     targets: the same for the targets.
     lengths: the maximum number of tokens. Without "inputs", inputs and targets
@@ -27,6 +28,7 @@ class Codec:
       EOS at their beginning.
     delimiter: the text between inputs and the targets that continue them, if
       neither has white space there.
+    blanks: how prompts are written.
   """
 
   row_format: RowFormat
@@ -35,6 +37,7 @@ class Codec:
   lengths: Mapping[str, int]
   truncate: bool = False
   delimiter: str = " "
+  blanks: Blanks = SENTINELS
 
   @property
   def is_pair(self) -> bool:

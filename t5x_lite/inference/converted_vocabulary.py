@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from t5x_lite import row_formats
 from t5x_lite.data import sentinels
 from t5x_lite.data.vocabularies import (
   converted,
@@ -13,6 +14,7 @@ from t5x_lite.data.vocabularies import (
 )
 from t5x_lite.interop import generation as generation_lib
 from t5x_lite.interop import tokenizer_files
+from t5x_lite.row_formats import RowFormat
 
 _T5_SENTINELS = 100  # If no file says: mT5's says 0, its model has its own.
 _BYTES = {"<pad>": 0, "</s>": 1, "<unk>": 2}
@@ -48,7 +50,7 @@ def find(
   folder: pathlib.Path,
   generation: generation_lib.Generation,
   *,
-  is_encoder_decoder: bool,
+  row_format: RowFormat,
   ignore: Collection[str],
 ) -> Vocabulary | None:
   """Reads the tokenizer in a folder, and the special tokens around texts.
@@ -56,7 +58,7 @@ def find(
   Args:
     folder: the folder with the tokenizer's files.
     generation: the settings of config.json and generation_config.json.
-    is_encoder_decoder: whether the model is an encoder-decoder.
+    row_format: the model's.
     ignore: options not to read.
 
   Returns:
@@ -68,6 +70,7 @@ def find(
     ValueError: the vocabulary lacks a special token, or the special tokens
       around a text are not supported.
   """
+  is_encoder_decoder = row_format is row_formats.ENCODER_DECODER
   files = tokenizer_files.read(
     folder, is_encoder_decoder=is_encoder_decoder, ignore=ignore
   )
@@ -75,14 +78,14 @@ def find(
   if files is None or not (files.after or files.eos or ends):
     return None
   kind = _KINDS[files.path.suffix if files.path else ""]
-  table = kind(files, is_encoder_decoder=is_encoder_decoder)
+  table = kind(files, row_format)
   if table is None:
     return None
-  if is_encoder_decoder:
-    around = _around_pair(files, table)
-    around["start_id"] = generation.start_id
-  else:
+  if row_format.shares_row:
     around = _around_text(files, table, ends)
+  else:
+    around = _around_whole(files, table)
+    around["start_id"] = generation.start_id if row_format.generates else 0
   around = {name: value for name, value in around.items() if value is not False}
   return Vocabulary(
     kind=table.kind,
@@ -125,13 +128,13 @@ class _Table:
     return found
 
 
-def _around_pair(files, table) -> dict[str, object]:
-  """Returns the special ids around the texts of an encoder-decoder."""
+def _around_whole(files, table) -> dict[str, object]:
+  """Returns the special ids around each text that an encoder reads."""
   if len(files.before) > 1 or len(files.after) != 1:
     raise ValueError(
       f"{table.where} puts {list(files.before)} before and"
       f" {list(files.after)} after a text, which is not supported for an"
-      " encoder-decoder: at most one token before, and one (EOS) after"
+      " encoder: at most one token before, and one (EOS) after"
     )
   around = {"eos_id": table.id(files.after[0], "eos_token")}
   if files.before:
@@ -159,13 +162,14 @@ def _around_text(files, table, ends) -> dict[str, object]:
   }
 
 
-def _bytes(files, *, is_encoder_decoder) -> _Table:
-  del is_encoder_decoder
+def _bytes(files, row_format) -> _Table:
+  del row_format
   plain = {"start_id": 0, "eos_id": _BYTES["</s>"]}
   return _Table("bytes", {}, _BYTES.get, plain, True, "ByT5's vocabulary")
 
 
-def _sentencepiece(files, *, is_encoder_decoder) -> _Table:
+def _sentencepiece(files, row_format) -> _Table:
+  is_encoder_decoder = row_format is row_formats.ENCODER_DECODER
   model = sentencepiece_models.load(files.path.read_bytes(), str(files.path))
   size = model.GetPieceSize()
   extra_ids = files.extra_ids
@@ -199,12 +203,14 @@ def _sentencepiece(files, *, is_encoder_decoder) -> _Table:
   )
 
 
-def _huggingface(files, *, is_encoder_decoder) -> _Table | None:
+def _huggingface(files, row_format) -> _Table | None:
   # Built here only to look up ids and the offset.
   eos = files.after[-1] if files.after else files.eos
   settings = {"extra_ids": 0}
   if eos is not None:
     settings["eos"] = eos
+  if files.mask is not None and not row_format.generates:
+    settings["mask"] = files.mask
   vocabulary = tokenizer_json.TokenizerJson(str(files.path), **settings)
   find = vocabulary.tokenizer.token_to_id
   missing = [token for token in files.added.values() if find(token) is None]
@@ -215,7 +221,7 @@ def _huggingface(files, *, is_encoder_decoder) -> _Table | None:
     )
   if eos is not None and find(eos) is not None and vocabulary.offset:
     return None
-  return _Table(
+  table = _Table(
     "tokenizer_json",
     settings,
     find,
@@ -223,6 +229,9 @@ def _huggingface(files, *, is_encoder_decoder) -> _Table | None:
     vocabulary.extra_ids > 0,
     str(files.path),
   )
+  if "mask" in settings:
+    table.id(settings["mask"], "mask_token")
+  return table
 
 
 _KINDS = {"": _bytes, ".model": _sentencepiece, ".json": _huggingface}

@@ -20,6 +20,12 @@ from t5x_lite.interop import load_hf
 _LONGEST = 32_768
 # New tokens where no file says how many; `transformers` takes 20.
 _NEW_TOKENS = 128
+# By row format: the features of texts.
+_FEATURES = {
+  row_formats.ENCODER_DECODER: ("inputs", "targets"),
+  row_formats.CAUSAL: ("targets",),
+  row_formats.ENCODER: ("inputs", "targets", "weights"),
+}
 _LIMITS = ("max_position_embeddings", "n_positions")
 
 
@@ -45,20 +51,16 @@ def load(
   directory = pathlib.Path(directory).expanduser()
   loaded = load_hf(directory, layout=layout)
   row_format = loaded.model.row_format
-  is_pair = row_format is row_formats.ENCODER_DECODER
-  if not is_pair and row_format is not row_formats.CAUSAL:
-    raise ValueError(
-      f"{directory} holds a model of architecture {row_format.name}, which "
-      "does not generate: give an encoder-decoder or a language model"
+  generation = generation_lib.UNSAID
+  if row_format.generates:
+    generation = generation_lib.read(
+      directory,
+      is_encoder_decoder=not row_format.shares_row,
+      vocab_size=loaded.model.transformer.vocab_size,
+      ignore=ignore,
     )
-  generation = generation_lib.read(
-    directory,
-    is_encoder_decoder=is_pair,
-    vocab_size=loaded.model.transformer.vocab_size,
-    ignore=ignore,
-  )
   found = converted_vocabulary.find(
-    directory, generation, is_encoder_decoder=is_pair, ignore=ignore
+    directory, generation, row_format=row_format, ignore=ignore
   )
   if found is None:
     raise ValueError(
@@ -70,10 +72,11 @@ def load(
     logging.info("%s", note)
   vocabulary = converted_vocabulary.build(found)
   model = loaded.model.fit_vocabulary(vocabulary.vocab_size)
-  names = ("inputs", "targets") if is_pair else ("targets",)
+  names = _FEATURES[row_format]
   lengths = _lengths(model, loaded.options, names)
   constraints = generation.constraints
-  if constraints.max_new_tokens is None and constraints.max_length is None:
+  says_length = constraints.max_new_tokens or constraints.max_length
+  if row_format.generates and says_length is None:
     most = min(_NEW_TOKENS, lengths["targets"])
     constraints = dataclasses.replace(constraints, max_new_tokens=most)
   return LanguageModel(
@@ -81,8 +84,11 @@ def load(
     params=loaded.params,
     task=TextTask(
       name=str(directory),
-      features={name: Feature(vocabulary, True) for name in names},
-      delimiters=() if is_pair else (" ",),
+      # What an encoder reads gets its ends as its row is laid out.
+      features={
+        name: Feature(vocabulary, row_format.generates) for name in names
+      },
+      delimiters=(" ",) if row_format.shares_row else (),
     ),
     lengths=lengths,
     sampler=generation.sampler,
@@ -101,8 +107,8 @@ def _lengths(
   ]
   lengths = {}
   for name in names:
-    side = "encoder" if name == "inputs" else "decoder"
-    stack = getattr(model.transformer, side) or model.transformer.decoder
+    encoder, decoder = model.transformer.encoder, model.transformer.decoder
+    stack = (encoder if name == "inputs" else decoder) or encoder or decoder
     limit = getattr(stack.position, "max_length", None)
     if limit is not None and len(names) > 1:
       limit -= 2  # For the start and end tokens around texts.

@@ -21,11 +21,12 @@ import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
+from t5x_lite import row_formats
 from t5x_lite.data import rows
 from t5x_lite.data.vocabulary_record import Task
 from t5x_lite.devices.layout import Layout
 from t5x_lite.files.text_files import Record
-from t5x_lite.inference import batched, input_file, jsonl
+from t5x_lite.inference import batched, blanks, input_file, jsonl
 from t5x_lite.inference.jobs import Codec, Generate, Score
 from t5x_lite.inference.progress import Progress
 from t5x_lite.model import Params
@@ -53,21 +54,11 @@ def codec(
       `delimiter`, or a space.
 
   Raises:
-    ValueError: the architecture cannot generate, or not for this task; or the
-      delimiter is unused, or ambiguous in a mixture.
+    ValueError: the architecture does not take this task; or the delimiter is
+      unused, or ambiguous in a mixture.
   """
-  if not row_format.generates:
-    raise ValueError(
-      "an encoder-only model has no decoder to generate or score with: use a "
-      "causal, prefix or encoder_decoder model"
-    )
   of = task.features
-  if "positions" in of:
-    raise ValueError(
-      f"task {task.name} fills in blanks by block positions (GLM), which a "
-      "prompt does not have: use a prefix_lm or span_corruption task"
-    )
-  row_format.check({"inputs", "targets", "weights"} & of.keys())
+  row_format.check(set(row_formats.FEATURES) & of.keys())
   names = [name for name in ("inputs", "targets") if name in of]
   if missing := set(names) - lengths.keys():
     raise ValueError(
@@ -85,6 +76,7 @@ def codec(
     },
     truncate=truncate,
     delimiter=_delimiter(task, delimiter),
+    blanks=blanks.KINDS[row_format.blanks(of)],
   )
 
 

@@ -31,14 +31,16 @@ class Generate:
 
   Adds "prediction", "log_likelihood" (of its tokens, in nats) and "num_tokens"
   (EOS included). If the text has blanks, adds "filled", the text with the
-  blanks filled in. A record's samples depend only on the seed and its place in
-  the file.
+  blanks filled in. An encoder's "prediction" is that text. An encoder's and
+  GLM's results also have "token_log_likelihoods", in the order of the text.
+  A record's samples depend only on the seed and its place in the file.
 
   Attributes:
     model: predicts the tokens.
     codec: encodes and decodes texts.
     max_new_tokens: None takes the constraints' length, or else the length of
       the task's targets, but at most half of a length shared with the inputs.
+      For an encoder, the maximum number of masks.
     sampler: chooses tokens.
     constraints: the constraints on predictions; max_new_tokens overrides their
       lengths.
@@ -79,8 +81,38 @@ class Generate:
       sentinels.known_ids(vocabulary),
       self.constraints.end_ids(sentinels.eos_id(vocabulary)),
     )
-    self.codec.check_positions(self.model, sum(self.lengths.values()))
+    self._check_blanks()
+    needed = self.codec.blanks.decoder_positions(self.lengths)
+    self.codec.check_positions(self.model, needed)
     _check_memory(self.model, self.max_new_tokens)
+
+  def _check_blanks(self):
+    """Refuses what has no meaning where given blanks are filled."""
+    if self.codec.blanks.is_free:
+      return
+    if hasattr(self.sampler, "search"):
+      raise ValueError(
+        f"{type(self.sampler).__name__} generates a whole text, but this model "
+        "fills blanks token by token: leave out num_beams, penalty_alpha, "
+        "prompt_lookup_num_tokens and assistant, or run.Run.sampler"
+      )
+    if self.stop:
+      raise ValueError(
+        f"stop={self.stop[0]!r} ends a text, but this model fills the blanks "
+        "of one: leave it out"
+      )
+    limit = self._blank_positions
+    if limit is not None and self.max_new_tokens > limit:
+      raise ValueError(
+        f"max_new_tokens ({self.max_new_tokens}) is more than a blank has "
+        f"positions, Learned2D.max_blank ({limit}): lower it"
+      )
+
+  @property
+  def strategy(self) -> decoding.Strategy:
+    """Returns how a text is generated, or its blanks filled."""
+    vocabulary = self.codec.targets.vocabulary
+    return self.codec.blanks.strategy(self.sampler, vocabulary)
 
   def _default_length(self):
     length = self.codec.lengths["targets"]
@@ -90,7 +122,13 @@ class Generate:
       length = self.constraints.max_length - 1  # Without the start token.
     if self.codec.shared is not None:
       length = min(length, max(self.codec.shared // 2, 1))
-    return length
+    return min(length, self._blank_positions or length)
+
+  @property
+  def _blank_positions(self):
+    """Returns the learned positions within a blank, or None."""
+    stack = getattr(getattr(self.model, "transformer", None), "decoder", None)
+    return getattr(getattr(stack, "position", None), "max_blank", None)
 
   @property
   def _prompt_length(self):
@@ -101,17 +139,19 @@ class Generate:
     return {"inputs": self._prompt_length, "targets": self.max_new_tokens}
 
   def encode(self, record: Record) -> Mapping[str, np.ndarray]:
-    prompt = self.codec.encode(
-      "inputs",
-      _text(record, "inputs", "text"),
-      record.place,
-      self._prompt_length,
-    )
-    self._check_room(prompt, record.place)
-    return {"inputs": prompt, "targets": np.zeros(0, np.int32)}
+    text, limit = _text(record, "inputs", "text"), self._prompt_length
+    example = self.codec.blanks.encode(self.codec, text, record.place, limit)
+    self._check_room(example, record.place)
+    return example
 
-  def _check_room(self, prompt, place):
-    """Refuses a prompt that leaves no token before max_length."""
+  def _check_room(self, example, place):
+    """Refuses a prompt that leaves no token, or fewer than it has masks."""
+    prompt, masks = example["inputs"], sum(example.get("weights", ()))
+    if masks > self.max_new_tokens:
+      raise ValueError(
+        f"{place}: the text has {masks} masks, more than max_new_tokens "
+        f"({self.max_new_tokens}): raise it or leave it out"
+      )
     most = self.constraints.max_length
     if most is None or not self.codec.row_format.shares_row:
       return
@@ -128,13 +168,13 @@ class Generate:
       params,
       batch,
       max_new_tokens=self.max_new_tokens,
-      sampler=self.sampler,
+      sampler=self.strategy,
       # Always Threefry: its samples do not depend on batching.
       key=jax.random.key(self.seed, impl="threefry2x32"),
       eos_id=sentinels.eos_id(self.codec.targets.vocabulary),
       constraints=self.constraints,
       row_ids=row_ids,
-      drawable=sentinels.known_ids(self.codec.targets.vocabulary),
+      drawable=self.codec.blanks.drawable(self.codec.targets.vocabulary),
       draft_params=self.draft_params,
     ).arrays()
 
@@ -171,20 +211,29 @@ class Generate:
     return {**fields, **self._result(fields, row)}
 
   def _result(self, fields, row):
-    length = int(row["lengths"])
-    prediction, stopped = self.read(row["tokens"][:length])
-    length = length if stopped is None else stopped
+    length, blanks = int(row["lengths"]), self.codec.blanks
+    given = fields.get("inputs", fields.get("text"))
+    if blanks.is_free:
+      prediction, stopped = self.read(row["tokens"][:length])
+      length = length if stopped is None else stopped
+      texts = blanks.fill(self.codec, given, prediction)
+    else:
+      ends = self.constraints.end_ids(
+        sentinels.eos_id(self.codec.targets.vocabulary)
+      )
+      tokens = row["tokens"][:length].tolist()
+      texts = blanks.texts(
+        self.codec, given, tokens, ends=ends, limit=self._prompt_length
+      )
+    log_probs = row["log_probs"][:length]
     result = {
-      "prediction": prediction,
-      "log_likelihood": _rounded(row["log_probs"][:length].sum()),
+      "prediction": texts["prediction"],
+      "log_likelihood": _rounded(log_probs.sum()),
       "num_tokens": length,
     }
-    given = fields.get("inputs", fields.get("text"))
-    if sentinels.has_sentinels(given):
-      result["filled"] = sentinels.fill(
-        self.codec.targets.vocabulary, given, prediction
-      )
-    return result
+    if not blanks.is_free:
+      result["token_log_likelihoods"] = [_rounded(x) for x in log_probs]
+    return result | texts
 
 
 class Scorer(Protocol):
@@ -223,6 +272,12 @@ class Score:
 
   def __post_init__(self):
     checks.fields(self)
+    if not self.codec.blanks.is_free:
+      raise ValueError(
+        f"a model of architecture {self.codec.row_format.name} that fills in "
+        "masks or blocks (MLM, GLM) gives no log p(targets | inputs): use a "
+        "causal, prefix or encoder_decoder model and another objective"
+      )
     lengths = self.codec.lengths
     together = lengths["targets"] + lengths.get("inputs", 0)
     self.codec.check_positions(self.model, self.codec.shared or together)

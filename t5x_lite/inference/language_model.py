@@ -69,15 +69,16 @@ class LanguageModel:
     """Returns what the model writes after each text, or for its blanks.
 
     Args:
-      texts: the prompts. A blank is written <extra_id_0>, <extra_id_1>, ...
+      texts: the prompts. A blank is written <extra_id_0>, <extra_id_1>, ...;
+        blanks.py has what encoders and GLM take.
       num_return_sequences: the number of texts that are written for each.
       batch_size: texts per batch.
       truncate: whether to truncate long texts rather than refuse them.
       **arguments: of `generation`.
 
     Returns:
-      A text for each prompt; with num_return_sequences above 1, a list of
-      texts for each.
+      A text for each prompt, an encoder's with its masks filled in; with
+      num_return_sequences above 1, a list of texts for each.
 
     Raises:
       ValueError: an argument or a text does not suit the model.
@@ -171,7 +172,7 @@ class LanguageModel:
     """
     job = self.generation(truncate=truncate, **arguments)
     example = job.encode(Record("text 1", {"text": text}))
-    if not streaming.is_streamable(job.sampler):
+    if not streaming.is_streamable(job.strategy):
       yield self.generate([text], truncate=truncate, **arguments)[0]
       return
     ends = job.constraints.end_ids(self.vocabulary.eos_id)

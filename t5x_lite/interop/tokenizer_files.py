@@ -29,7 +29,7 @@ class TokenizerFiles:
 
   Attributes:
     path: the vocabulary's file; None for ByT5's bytes.
-    bos, eos: names of tokens; None where no file names one.
+    bos, eos, mask: names of tokens; None where no file names one.
     before, after: names of the tokens that are put before and after a text.
     added: id -> token, of those that come in other files than the vocabulary.
     extra_ids: sentinels beyond those of the file, where the settings say.
@@ -38,6 +38,7 @@ class TokenizerFiles:
   path: pathlib.Path | None
   bos: str | None
   eos: str | None
+  mask: str | None
   before: tuple[str, ...]
   after: tuple[str, ...]
   added: Mapping[int, str] = dataclasses.field(default_factory=dict)
@@ -69,12 +70,14 @@ def read(
   names = dict(settings)
   if "added_tokens_decoder" not in settings:
     names |= _object(directory / _SPECIAL)
-  bos, eos = (_content(names.get(f"{end}_token")) for end in ("bos", "eos"))
+  bos, eos, mask = (
+    _content(names.get(f"{name}_token")) for name in ("bos", "eos", "mask")
+  )
   added = {
     int(i): _content(token)
     for i, token in settings.get("added_tokens_decoder", {}).items()
   } or {i: token for token, i in _object(directory / _ADDED).items()}
-  found = {"bos": bos, "eos": eos, "added": added}
+  found = {"bos": bos, "eos": eos, "mask": mask, "added": added}
   found["extra_ids"] = settings.get("extra_ids")
   kind = settings.get("tokenizer_class", "").removesuffix("Fast")
   path = directory / "spiece.model"

@@ -12,6 +12,7 @@ from etils import epath
 from launch import describe, infer, main, options, tasks
 from launch import eval as evaluate
 from t5x_lite.data import Data
+from t5x_lite.inference import blanks
 from tasks import vocabularies
 
 
@@ -40,9 +41,13 @@ def test_a_character_of_several_tokens_shows_once(vocabulary):
 
 
 def test_blanks_become_sentinels():
-  assert infer.blanks("a ___ b ____.") == "a <extra_id_0> b <extra_id_1>."
-  assert infer.blanks("a __init__ b") == "a __init__ b"
-  assert infer.blanks("<extra_id_0> ___") == "<extra_id_0> ___"
+  mark = blanks.SENTINELS.mark
+  assert mark("a ___ b ____.") == "a <extra_id_0> b <extra_id_1>."
+  assert mark("a __init__ b") == "a __init__ b"
+  assert mark("<extra_id_0> ___") == "<extra_id_0> ___"
+  # Of GLM, the number is the kind of blank.
+  mark = blanks.KINDS["spans"].mark
+  assert mark("___ a ___") == "<extra_id_0> a <extra_id_0>"
 
 
 def test_fill_ins_and_continuations_read_well():

@@ -42,6 +42,7 @@ class TokenizerJson:
     eos: str | None = None,
     start: str | None = None,
     pieces: Sequence[str] = (),
+    mask: str | None = None,
   ):
     """Stores the settings; the file is read on first use.
 
@@ -51,11 +52,13 @@ class TokenizerJson:
       eos: the EOS token; None finds it by the rules in hf_files.py.
       start: the decoder's start token, such as "<s>"; None means id 0.
       pieces: new tokens, which get ids after those of the file.
+      mask: the token of masked language models, such as "[MASK]".
     """
     self._path = str(path)
     self._eos = eos
     self._start = start
     self._pieces = tuple(pieces)
+    self._mask = mask
     self._given_extra_ids = extra_ids
 
   @property
@@ -167,6 +170,16 @@ class TokenizerJson:
       )
     return found
 
+  @property
+  def mask_token(self) -> str | None:
+    """Returns how a masked token is written; None if it is a sentinel."""
+    return self._mask
+
+  @functools.cached_property
+  def mask_id(self) -> int | None:
+    """Returns the id of the mask token."""
+    return self._first_id([self._mask] if self._mask else ())
+
   @functools.cached_property
   def _unk(self) -> str | None:
     return hf_files.unknown(self._path, self.tokenizer)
@@ -240,7 +253,8 @@ class TokenizerJson:
     return {i: number for number, i in enumerate(self.sentinel_ids)}
 
   @functools.cached_property
-  def _special(self) -> frozenset[int]:
+  def special_ids(self) -> frozenset[int]:
+    """Returns the ids of special tokens, which no decoded text has."""
     added = self.tokenizer.get_added_tokens_decoder()
     return frozenset(
       i + self.offset for i, token in added.items() if token.special
@@ -253,7 +267,9 @@ class TokenizerJson:
         # Uses the file's spelling: mT5's sentinels begin with "▁".
         within = self.tokenizer.id_to_token(i - self.offset)
         tokens.append(within or f"<extra_id_{self._numbers[i]}>")
-      elif self.offset <= i < self._base_vocab_size and i not in self._special:
+      elif (
+        self.offset <= i < self._base_vocab_size and i not in self.special_ids
+      ):
         tokens.append(self.tokenizer.id_to_token(i - self.offset))
     tokens = [token for token in tokens if token is not None]
     decoder = self.tokenizer.decoder

@@ -8,6 +8,7 @@ from t5x_lite.decoding.contrastive import Contrastive
 from t5x_lite.decoding.drafts import Draft, DraftModel, PromptLookup
 from t5x_lite.decoding.loop import GREEDY, UNCONSTRAINED, generate
 from t5x_lite.decoding.phrases import Phrases
+from t5x_lite.decoding.regex import Regex
 from t5x_lite.decoding.repetition import Repetition
 from t5x_lite.decoding.request import (
   Acceptance,
@@ -23,6 +24,6 @@ from t5x_lite.decoding.trie import Trie
 __all__ = [
   "GREEDY", "UNCONSTRAINED", "Acceptance", "Assisted", "Beam", "Constraints",
   "Contrastive", "Draft", "DraftModel", "Generated", "Greedy", "Phrases",
-  "Predictor", "PromptLookup", "Repetition", "Sample", "Sampler", "Search",
-  "Strategy", "Trie", "generate", "generate_continuously",
+  "Predictor", "PromptLookup", "Regex", "Repetition", "Sample", "Sampler",
+  "Search", "Strategy", "Trie", "generate", "generate_continuously",
 ]  # fmt: skip

@@ -1,5 +1,6 @@
 """Generates token sequences from a model's next-token logits."""
 
+from t5x_lite.decoding import json_schema
 from t5x_lite.decoding.assisted import Assisted
 from t5x_lite.decoding.beam import Beam
 from t5x_lite.decoding.constraints import Constraints
@@ -26,4 +27,5 @@ __all__ = [
   "Contrastive", "Draft", "DraftModel", "Generated", "Greedy", "Phrases",
   "Predictor", "PromptLookup", "Regex", "Repetition", "Sample", "Sampler",
   "Search", "Strategy", "Trie", "generate", "generate_continuously",
+  "json_schema",
 ]  # fmt: skip

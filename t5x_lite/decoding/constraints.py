@@ -135,11 +135,10 @@ class Constraints:
     """
     if self.among is None:
       return
-    forced = self.last is not None
-    shortest = self.among.shortest + forced
+    shortest = self.among.shortest + (self.last is not None)
     if shortest > max_new_tokens:
       raise ValueError(
-        f"max_new_tokens ({max_new_tokens}) is less than the {shortest} tokens "
+        f"max_new_tokens={max_new_tokens} is less than the {shortest} tokens "
         f"of the shortest text that {type(self.among).__name__} allows: raise "
         "it"
       )

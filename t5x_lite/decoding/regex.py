@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import types
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -71,7 +72,7 @@ def _table(pattern, first, later) -> Table:
   )
   if not table.is_possible:
     raise ValueError(
-      f"regex {pattern!r:.80} matches no text that the tokens of the "
+      f"regex={pattern!r:.80} matches no text that the tokens of the "
       "vocabulary can spell: correct it"
     )
   return table
@@ -119,23 +120,17 @@ def _edges(after_SB, states_C, spelled):
 
 def _bytes_automaton(pattern: str) -> tuple[np.ndarray, np.ndarray]:
   """Returns the states after each byte [S, 256], and where texts may end."""
-  try:
-    import outlines_core
-  except ImportError:
-    raise ValueError(
-      "regular expressions and JSON schemas need the package outlines-core: "
-      'pip install "t5x_lite[patterns]"'
-    ) from None
+  library = outlines_core()
   end = 256
-  vocabulary = outlines_core.Vocabulary(
+  vocabulary = library.Vocabulary(
     end, {bytes([byte]): [byte] for byte in range(end)}
   )
   try:
-    index = outlines_core.Index(pattern, vocabulary)
+    index = library.Index(pattern, vocabulary)
   except ValueError as error:
     reason = " ".join(str(error).split())
     raise ValueError(
-      f"regex {pattern!r:.80} cannot be used: {reason:.120}; write it in the "
+      f"regex={pattern!r:.80} cannot be used: {reason:.120}; write it in the "
       "syntax of Rust, without look-around, back-references, ^, $ and \\b"
     ) from None
   transitions = index.get_transitions()
@@ -150,3 +145,19 @@ def _bytes_automaton(pattern: str) -> tuple[np.ndarray, np.ndarray]:
   may_end_S = np.zeros(len(after_SB), bool)
   may_end_S[[numbers[state] for state in index.get_final_states()]] = True
   return after_SB, may_end_S
+
+
+def outlines_core() -> types.ModuleType:
+  """Returns the package that reads expressions and JSON schemas.
+
+  Raises:
+    ValueError: it is not installed.
+  """
+  try:
+    import outlines_core
+  except ImportError:
+    raise ValueError(
+      "regular expressions and JSON schemas need the package outlines-core: "
+      'pip install "t5x_lite[patterns]"'
+    ) from None
+  return outlines_core

@@ -79,6 +79,7 @@ class Generate:
       sentinels.known_ids(vocabulary),
       self.constraints.end_ids(sentinels.eos_id(vocabulary)),
     )
+    self.constraints.check_length(self.max_new_tokens)
     self.codec.check_positions(self.model, sum(self.lengths.values()))
     _check_memory(self.model, self.max_new_tokens)
 

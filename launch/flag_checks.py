@@ -57,7 +57,14 @@ def output(values, name, *, folder=False):
 
 
 # Flags whose values are paths, by which the library names files.
-_PATHS = ("cache_dir", "gin_file", "input", "model_dir", "output")
+_PATHS = (
+  "cache_dir",
+  "gin_file",
+  "input",
+  "json_schema",
+  "model_dir",
+  "output",
+)
 
 
 def named(line, names, arguments) -> str:

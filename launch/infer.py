@@ -1,5 +1,6 @@
 """Generates text with a run's model: `t5x_lite infer`."""
 
+import pathlib
 import re
 import sys
 from collections.abc import Iterator
@@ -25,11 +26,13 @@ resumes an interrupted job. With --skip_bad, lines that cannot be read or are
 too long go to OUTPUT.bad.jsonl, with their numbers and what is wrong.
 
 Decoding is greedy unless flags, the run (run.Run.sampler) or the model's
-generation_config.json set a sampler; --top_k=1 is greedy.
+generation_config.json set a sampler; --top_k=1 is greedy. --regex and
+--json_schema (docs/decoding.md) need `pip install "t5x_lite[patterns]"`.
 """
 EXAMPLE = """
 t5x_lite infer --model_dir=runs/quickstart --text="A list is ___ of items."
 t5x_lite infer --model_dir=llama --chat --stream --stop="User:"
+t5x_lite infer --model_dir=llama --text="Born in" --regex=" (1[0-9]|20)[0-9]{2}"
 t5x_lite infer --model_dir=runs/quickstart --input=questions.jsonl \\
   --output=answers.jsonl --temperature=0.8 --top_p=0.95
 """
@@ -69,6 +72,14 @@ def define(values):
   flags.DEFINE_integer(
     "no_repeat_ngram_size", None, "No sequence of this many tokens comes "
     "twice.", lower_bound=0, flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_string(
+    "regex", None, "A regular expression that each text matches.",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_string(
+    "json_schema", None, "File of a JSON schema by which each text is valid.",
+    flag_values=values,
   )  # fmt: skip
   flags.DEFINE_integer(
     "max_new_tokens", None,
@@ -146,6 +157,7 @@ def main(values, arguments):
 
   with environment.importing():
     from t5x_lite import decoding
+    from t5x_lite.files import json_text
     from t5x_lite.inference import infer, strategies
 
   flag_checks.fit(
@@ -156,6 +168,9 @@ def main(values, arguments):
   model = loading.of_flags(values)
   names = [name for name in strategies.ARGUMENTS if name in values]
   settings = {name: values[name].value for name in names}
+  if values.json_schema:
+    path = pathlib.Path(values.json_schema).expanduser()
+    settings["json_schema"] = json_text.read(path)
   settings |= {
     "max_new_tokens": values.max_new_tokens,
     "stop_strings": values.stop,

@@ -1,5 +1,6 @@
 """Generates token sequences from a model's next-token logits."""
 
+from t5x_lite.decoding import json_schema
 from t5x_lite.decoding.assisted import Assisted
 from t5x_lite.decoding.beam import Beam
 from t5x_lite.decoding.blank_by_blank import BlankByBlank
@@ -10,6 +11,7 @@ from t5x_lite.decoding.drafts import Draft, DraftModel, PromptLookup
 from t5x_lite.decoding.easy_first import EasyFirst
 from t5x_lite.decoding.loop import GREEDY, UNCONSTRAINED, generate
 from t5x_lite.decoding.phrases import Phrases
+from t5x_lite.decoding.regex import Regex
 from t5x_lite.decoding.repetition import Repetition
 from t5x_lite.decoding.request import (
   Acceptance,
@@ -25,6 +27,7 @@ from t5x_lite.decoding.trie import Trie
 __all__ = [
   "GREEDY", "UNCONSTRAINED", "Acceptance", "Assisted", "Beam", "BlankByBlank",
   "Constraints", "Contrastive", "Draft", "DraftModel", "EasyFirst", "Generated",
-  "Greedy", "Phrases", "Predictor", "PromptLookup", "Repetition", "Sample",
-  "Sampler", "Search", "Strategy", "Trie", "generate", "generate_continuously",
+  "Greedy", "Phrases", "Predictor", "PromptLookup", "Regex", "Repetition",
+  "Sample", "Sampler", "Search", "Strategy", "Trie", "generate",
+  "generate_continuously", "json_schema",
 ]  # fmt: skip

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5x_lite import checks
+from t5x_lite.decoding.automata import Automaton
 from t5x_lite.decoding.phrases import Phrases
 from t5x_lite.decoding.repetition import Repetition
 from t5x_lite.decoding.texts import Texts, without
-from t5x_lite.decoding.trie import Trie
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,8 @@ class Constraints:
       none; the latter takes precedence.
     repetition: what becomes of tokens that a text already has.
     phrases: sequences of tokens that no text may have.
-    among: the texts of which one must be generated; what `first` forces comes
-      before it.
+    among: the texts of which one must be generated, a Trie or a Regex; what
+      `first` forces comes before it.
 
   Raises:
     ValueError: a negative id, a length that leaves no token, or an id that is
@@ -56,7 +56,7 @@ class Constraints:
   max_new_tokens: checks.Count | None = None
   repetition: Repetition | None = None
   phrases: Phrases | None = None
-  among: Trie | None = None
+  among: Automaton | None = None
 
   def __post_init__(self):
     checks.fields(self)
@@ -114,7 +114,7 @@ class Constraints:
       )
 
   def _check_among(self, known_V):
-    """Refuses a trie none of whose texts can be generated."""
+    """Refuses texts that the vocabulary does not have."""
     if self.among is None:
       return
     unknown = sorted(
@@ -125,6 +125,22 @@ class Constraints:
         f"among has the id {unknown[0]}, which is not one of the "
         f"{known_V.sum()} tokens of the vocabulary: correct among of the "
         "constraints"
+      )
+
+  def check_length(self, max_new_tokens: int) -> None:
+    """Refuses a maximum length below that of all texts of `among`.
+
+    Raises:
+      ValueError: says how many tokens the shortest has.
+    """
+    if self.among is None:
+      return
+    shortest = self.among.shortest + (self.last is not None)
+    if shortest > max_new_tokens:
+      raise ValueError(
+        f"max_new_tokens={max_new_tokens} is less than the {shortest} tokens "
+        f"of the shortest text that {type(self.among).__name__} allows: raise "
+        "it"
       )
 
   def unbounded(self) -> "Constraints":
@@ -168,7 +184,12 @@ class Constraints:
     forced_B = alone_B & (self.first is not None)
     if self.among is not None:
       allowed_BV = self.among.allowed(
-        tokens_BT, forced_B.astype(jnp.int32), step, end_ids, len(ids_V)
+        tokens_BT,
+        forced_B.astype(jnp.int32),
+        step,
+        limit_B - step - (self.last is not None),
+        end_ids,
+        len(ids_V),
       )
       logits_BV = without(logits_BV, ~allowed_BV)
     if self.suppressed:

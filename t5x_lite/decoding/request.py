@@ -273,6 +273,7 @@ def settled(
   """
   if max_new_tokens < 1:
     raise ValueError(f"max_new_tokens ({max_new_tokens}) must be at least 1")
+  constraints.check_length(max_new_tokens)
   if key is None:
     if getattr(sampler, "is_random", True):
       raise ValueError(f"{sampler} samples at random: pass key=")

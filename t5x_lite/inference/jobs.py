@@ -84,6 +84,7 @@ class Generate:
     self._check_blanks()
     needed = self.codec.blanks.decoder_positions(self.lengths)
     self.codec.check_positions(self.model, needed)
+    self.constraints.check_length(self.max_new_tokens)
     _check_memory(self.model, self.max_new_tokens)
 
   def _check_blanks(self):

@@ -145,7 +145,10 @@ class LanguageModel:
       )
     default = strategies.Settings(self.sampler, self.constraints)
     settings = strategies.settings(
-      default, count=num_return_sequences, **strategy
+      default,
+      vocabulary=self.vocabulary,
+      count=num_return_sequences,
+      **strategy,
     )
     is_one = isinstance(stop_strings, str)
     return infer.Generate(

@@ -9,12 +9,14 @@ penalty_alpha=0.6, top_k=4          Contrastive(penalty_alpha=0.6, top_k=4)
 prompt_lookup_num_tokens=10         Assisted(draft=PromptLookup(num_tokens=10))
 assistant=a LanguageModel           Assisted(draft=DraftModel(...))
 no_repeat_ngram_size=3              Constraints(repetition=Repetition(...))
+regex="[0-9]{4}", json_schema={}    Constraints(among=Regex(pattern=...))
 """
 
 import dataclasses
 from typing import Any, NamedTuple
 
 from t5x_lite import decoding
+from t5x_lite.data import sentinels, token_bytes
 
 _SAMPLE = ("temperature", "top_k", "top_p", "min_p", "typical_p")
 # Argument -> field.
@@ -32,7 +34,7 @@ _REPETITION = {
 }
 ARGUMENTS = (
   "do_sample", *_SAMPLE, *_BEAM, "penalty_alpha", "prompt_lookup_num_tokens",
-  "assistant", *_REPETITION, "bad_words_ids",
+  "assistant", *_REPETITION, "bad_words_ids", "regex", "json_schema",
 )  # fmt: skip
 
 
@@ -47,11 +49,18 @@ class Settings(NamedTuple):
   draft_params: Any = None
 
 
-def settings(default: Settings, *, count: int = 1, **given: Any) -> Settings:
+def settings(
+  default: Settings,
+  *,
+  vocabulary: sentinels.Vocabulary,
+  count: int = 1,
+  **given: Any,
+) -> Settings:
   """Returns what generation arguments say.
 
   Args:
     default: the model's own, which arguments change.
+    vocabulary: the model's.
     count: how many texts are wanted of each prompt. Beams return as many;
       samples are drawn one by one.
     **given: values by the names in `ARGUMENTS`; None is not given.
@@ -61,6 +70,9 @@ def settings(default: Settings, *, count: int = 1, **given: Any) -> Settings:
   """
   given = {name: value for name, value in given.items() if value is not None}
   constraints = _constrained(default.constraints, given)
+  if "regex" in given or "json_schema" in given:
+    among = _regex(given, constraints, vocabulary)
+    constraints = dataclasses.replace(constraints, among=among)
   ways = {
     "num_beams": given.get("num_beams", 1) > 1,
     "penalty_alpha": "penalty_alpha" in given,
@@ -126,6 +138,26 @@ def _constrained(constraints, given):
     phrases = decoding.Phrases(banned=given["bad_words_ids"])
     constraints = dataclasses.replace(constraints, phrases=phrases)
   return constraints
+
+
+def _regex(given, constraints, vocabulary):
+  if "regex" in given and "json_schema" in given:
+    raise ValueError(
+      f"regex={given['regex']!r:.40} and json_schema both say what a text is: "
+      "give one of them"
+    )
+  pattern = given.get("regex")
+  if pattern is None:
+    pattern = decoding.json_schema.pattern(given["json_schema"])
+  spelled = token_bytes.token_bytes(vocabulary)
+  # What ends a text, or cannot come, is not part of one.
+  ends = constraints.end_ids(sentinels.eos_id(vocabulary))
+  removed = {*ends, *constraints.suppressed}
+  first, later = (
+    [b"" if i in removed else text for i, text in enumerate(texts)]
+    for texts in spelled
+  )
+  return decoding.Regex(pattern=pattern, first=first, later=later)
 
 
 def _refuse(given, names, is_used, needed):

@@ -2,8 +2,11 @@
 
 import dataclasses
 import functools
+import json
+import re
 
 import jax
+import jsonschema
 import numpy as np
 import pytest
 
@@ -139,7 +142,7 @@ def test_arguments_make_strategies_by_one_table():
 
   def make(default=decoding.GREEDY, **given):
     settings = plain._replace(sampler=default)
-    return strategies.settings(settings, **given).sampler
+    return strategies.settings(settings, vocabulary=VOCABULARY, **given).sampler
 
   assert make() == make(do_sample=False) == make(num_beams=1) == plain.sampler
   assert make(do_sample=True) == decoding.Sample()
@@ -161,7 +164,7 @@ def test_arguments_make_strategies_by_one_table():
     draft=look_up, sampler=decoding.Sample(top_k=2)
   )
   found = strategies.settings(
-    plain, no_repeat_ngram_size=2, bad_words_ids=[[3]]
+    plain, vocabulary=VOCABULARY, no_repeat_ngram_size=2, bad_words_ids=[[3]]
   )
   assert found.constraints == decoding.Constraints(
     repetition=decoding.Repetition(no_repeat_ngram_size=2),
@@ -183,9 +186,32 @@ def test_beams_and_an_assistant_write_texts():
   assert looked_up == greedy
 
 
+def test_texts_match_a_regex_or_are_valid_by_a_schema():
+  model = dataclasses.replace(
+    language_model("palm"), constraints=decoding.UNCONSTRAINED
+  )
+  found = model.generate(
+    ["a"] * 200, regex="(é|[0-9]{2,4}|<extra_id_0>.)+", temperature=1.0,
+    max_new_tokens=8, batch_size=200,
+  )  # fmt: skip
+  for text in found:
+    assert re.fullmatch("(é|[0-9]{2,4}|<extra_id_0>.)+", text), text
+  assert len(set(found)) > 100
+  schema = {
+    "type": "object",
+    "properties": {"a": {"type": "string"}, "b": {"type": "integer"}},
+    "required": ["a", "b"],
+  }
+  found = model.generate(["a", "b", "cd"], json_schema=schema, temperature=1.0,
+                         max_new_tokens=24)  # fmt: skip
+  for text in found:
+    jsonschema.validate(json.loads(text), schema)
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
+    ({"regex": "a", "json_schema": {}}, "regex='a' and json_schema both say"),
     ({"do_sample": False, "temperature": 0.5}, "temperature=0.5 has no effect"),
     ({"top_k": 385}, "top_k=385 is more than the 384 tokens"),
     ({"num_return_sequences": 2}, "num_return_sequences=2 needs sampling"),

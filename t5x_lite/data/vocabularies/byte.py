@@ -7,7 +7,7 @@ from t5x_lite.files import text_files
 
 # As in ByT5: 3 special ids + 256 bytes + 125 extra ids = 384.
 EXTRA_IDS = 125
-_FIRST, _END = 3, 3 + 256
+FIRST, END = 3, 3 + 256
 
 
 class Bytes:
@@ -30,7 +30,7 @@ class Bytes:
   @property
   def vocab_size(self) -> int:
     """Returns the number of ids, sentinels included."""
-    return _END + self.extra_ids
+    return END + self.extra_ids
 
   def encode(self, s: str) -> Sequence[int]:
     """Returns the ids of a text, without EOS."""
@@ -58,7 +58,7 @@ class Bytes:
       ids = ids[: ids.index(self.eos_id)]
     parts, first = [], 0
     for i, token in enumerate([*ids, self.vocab_size]):
-      if token >= _END:
+      if token >= END:
         parts.append(_text(ids[first:i]))
         parts.append(f"<extra_id_{self.vocab_size - 1 - token}>")
         first = i + 1
@@ -66,10 +66,10 @@ class Bytes:
 
 
 def _of_bytes(text: str) -> list[int]:
-  return [byte + _FIRST for byte in text.encode()]
+  return [byte + FIRST for byte in text.encode()]
 
 
 def _text(ids: Sequence[int]) -> str:
   """Returns the text of bytes; special ids and incomplete characters vanish."""
-  raw = bytes(i - _FIRST for i in ids if _FIRST <= i < _END)
+  raw = bytes(i - FIRST for i in ids if FIRST <= i < END)
   return raw.decode(errors="ignore")

@@ -51,6 +51,12 @@ def load(
   directory = pathlib.Path(directory).expanduser()
   loaded = load_hf(directory, layout=layout)
   row_format = loaded.model.row_format
+  for name in loaded.options.get("architectures") or ():
+    if name.endswith("Classification"):
+      raise ValueError(
+        f"{directory} holds a {name}, whose head predicts classes: give a "
+        "model that predicts words, such as BertForMaskedLM"
+      )
   generation = generation_lib.UNSAID
   if row_format.generates:
     generation = generation_lib.read(

@@ -27,11 +27,9 @@ def write(
   """Writes a JSONL file of inputs, targets and predictions.
 
   At every step it uses the same first examples of the reader's data. Writes
-  nothing for an encoder-only model, which cannot generate, or for GLM, whose
-  blanks a prompt does not have.
+  nothing for MLM and GLM, whose examples may have no blank that a text shows.
   """
-  has_blanks = "positions" in reader.task.features
-  if not model.row_format.generates or has_blanks:
+  if model.row_format.blanks(reader.task.features) != "sentinels":
     return
   codec = infer.codec(
     reader.task, model.row_format, reader.spec.lengths, truncate=True

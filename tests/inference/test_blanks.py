@@ -149,6 +149,19 @@ def test_what_an_encoder_cannot_do_is_said_in_one_line(pair):
       call()
 
 
+def test_a_classifier_is_not_loaded_to_fill_in_words(tmp_path):
+  import transformers
+
+  kind = transformers.BertForSequenceClassification
+  config = kind.config_class(
+    vocab_size=31, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+    intermediate_size=24,
+  )  # fmt: skip
+  kind(config).save_pretrained(tmp_path)
+  with pytest.raises(ValueError, match="Classification, whose head predicts"):
+    hugging_face.load(tmp_path)
+
+
 LETTERS = range(100, 126)  # Of Bytes: "a" to "z".
 
 

@@ -9,6 +9,7 @@ penalty_alpha=0.6, top_k=4          Contrastive(penalty_alpha=0.6, top_k=4)
 prompt_lookup_num_tokens=10         Assisted(draft=PromptLookup(num_tokens=10))
 assistant=a LanguageModel           Assisted(draft=DraftModel(...))
 no_repeat_ngram_size=3              Constraints(repetition=Repetition(...))
+force_words_ids=[[5, 6]]            Constraints(phrases=Phrases(forced=...))
 regex="[0-9]{4}", json_schema={}    Constraints(among=Regex(pattern=...))
 """
 
@@ -32,9 +33,10 @@ _REPETITION = {
   "presence_penalty": "presence_penalty",
   "no_repeat_ngram_size": "no_repeat_ngram_size",
 }
+_PHRASES = {"bad_words_ids": "banned", "force_words_ids": "forced"}
 ARGUMENTS = (
   "do_sample", *_SAMPLE, *_BEAM, "penalty_alpha", "prompt_lookup_num_tokens",
-  "assistant", *_REPETITION, "bad_words_ids", "regex", "json_schema",
+  "assistant", *_REPETITION, *_PHRASES, "regex", "json_schema",
 )  # fmt: skip
 
 
@@ -87,6 +89,10 @@ def settings(
   (way,) = chosen or (None,)
   _refuse(given, [name for name in _BEAM if name != "num_beams"],
           way == "num_beams", "num_beams above 1")  # fmt: skip
+  is_beam = isinstance(default.sampler, decoding.Beam) and not chosen
+  is_beam &= not ({"num_beams", "do_sample"} & given.keys())
+  _refuse(given, ["force_words_ids"], way == "num_beams" or is_beam,
+          "num_beams above 1")  # fmt: skip
   if way == "num_beams":
     sampler = _beam(default.sampler, given, count)
   elif way == "penalty_alpha":
@@ -134,8 +140,12 @@ def _constrained(constraints, given):
     repetition = constraints.repetition or decoding.Repetition()
     repetition = dataclasses.replace(repetition, **changes)
     constraints = dataclasses.replace(constraints, repetition=repetition)
-  if "bad_words_ids" in given:
-    phrases = decoding.Phrases(banned=given["bad_words_ids"])
+  changes = {
+    field: given[name] for name, field in _PHRASES.items() if name in given
+  }
+  if changes:
+    phrases = constraints.phrases or decoding.Phrases()
+    phrases = dataclasses.replace(phrases, **changes)
     constraints = dataclasses.replace(constraints, phrases=phrases)
   return constraints
 

@@ -13,7 +13,9 @@ force_words_ids=[[5, 6]]            Constraints(phrases=Phrases(forced=...))
 regex="[0-9]{4}", json_schema={}    Constraints(among=Regex(pattern=...))
 """
 
+import collections
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from t5x_lite import decoding
@@ -38,6 +40,10 @@ ARGUMENTS = (
   "do_sample", *_SAMPLE, *_BEAM, "penalty_alpha", "prompt_lookup_num_tokens",
   "assistant", *_REPETITION, *_PHRASES, "regex", "json_schema",
 )  # fmt: skip
+
+
+# Of these there may be a value for each text.
+_BY_TEXT = ("temperature", "top_k", "top_p", "min_p", "seed", "max_new_tokens")
 
 
 class Settings(NamedTuple):
@@ -111,6 +117,46 @@ def settings(
     sampler = decoding.Assisted(draft=draft, sampler=sampler)
     draft_params = given[way].params
   return Settings(sampler, constraints, draft_params)
+
+
+def by_text(
+  count: int, given: Mapping[str, Any]
+) -> list[tuple[list[int], dict[str, Any]]]:
+  """Divides texts by the settings that each of them has.
+
+  A sampler is a constant of the program that it is compiled in, so texts of
+  one setting are computed together, by any strategy alike.
+
+  Args:
+    count: the number of texts.
+    given: arguments by name; some may be lists with a value for each text.
+
+  Returns:
+    [(places of texts, their arguments)].
+
+  Raises:
+    ValueError: a list has not as many values as there are texts.
+  """
+  lists = {
+    name: given[name]
+    for name in _BY_TEXT
+    if isinstance(given.get(name), list | tuple)
+  }
+  for name, values in lists.items():
+    if len(values) != count:
+      raise ValueError(
+        f"{name}={values} has {len(values)} values for {count} texts: give one "
+        "for each, or one for all"
+      )
+  places = collections.defaultdict(list)
+  for place in range(count):
+    places[tuple(values[place] for values in lists.values())].append(place)
+  if not count:
+    places[tuple(None for _ in lists)] = []
+  return [
+    (some, {**given, **dict(zip(lists, values, strict=True))})
+    for values, some in places.items()
+  ]
 
 
 def check_samples(sampler: decoding.Strategy, **named: int) -> None:

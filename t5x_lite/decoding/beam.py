@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite import checks
+from t5x_lite.decoding.forced import Forced, forced_candidates
 from t5x_lite.decoding.request import Generated, Request
 from t5x_lite.decoding.samplers import Sample
 
@@ -80,6 +81,11 @@ class Beam:
   def is_random(self) -> bool:
     """Returns whether continuations are drawn."""
     return self.sample is not None
+
+  @property
+  def forces_phrases(self) -> bool:
+    """Returns whether texts have the forced phrases."""
+    return self.sample is None
 
   def search(self, request: Request) -> Generated:
     """Runs the search; see `generate`."""
@@ -207,8 +213,19 @@ def _extend_group(beam, request, allowed_BWV, log_probs_BWV, beams, step):
     # et al. 2019, arXiv:1903.06059, section 2).
     noise = jax.vmap(lambda key: jax.random.gumbel(key, scores_BN.shape[1:]))
     order_BN = scores_BN + noise(request.keys(step))
-  _, choice_BC = jax.lax.top_k(order_BN, kept)
+  constraints = request.constraints
+  if constraints.forced:
+    left_B = request.limit_B - step - 1 - (constraints.last is not None)
+    choice_BC, is_usable_BC = forced_candidates(
+      Forced(constraints.forced), scores_BN.reshape(allowed_BWV.shape),
+      running.tokens, step, jnp.maximum(left_B, 0), request.end_ids, kept,
+    )  # fmt: skip
+    kept = choice_BC.shape[1]
+  else:
+    _, choice_BC = jax.lax.top_k(order_BN, kept)
+    is_usable_BC = True
   scores_BC = jnp.take_along_axis(scores_BN, choice_BC, axis=1)
+  scores_BC = jnp.where(is_usable_BC, scores_BC, -jnp.inf)
   origin_BC, token_BC = choice_BC // vocab_size, choice_BC % vocab_size
   log_probs_BC = jnp.take_along_axis(
     log_probs_BWV.reshape(rows, -1), choice_BC, axis=1
@@ -228,7 +245,11 @@ def _extend_group(beam, request, allowed_BWV, log_probs_BWV, beams, step):
   ended_BC |= step + 1 >= request.limit_B[:, None]
 
   going_BC = jnp.where(ended_BC, -jnp.inf, scores_BC)
-  going_BW, next_BW = jax.lax.top_k(going_BC, width)
+  preference_BC = going_BC
+  if constraints.forced:  # They are in order.
+    preference_BC = jnp.where(going_BC > -jnp.inf, -jnp.arange(kept), -jnp.inf)
+  _, next_BW = jax.lax.top_k(preference_BC, width)
+  going_BW = jnp.take_along_axis(going_BC, next_BW, axis=1)
   running = _take(candidates, next_BW)._replace(scores=going_BW)
   origin_BW = _take(origin_BC, next_BW)
 

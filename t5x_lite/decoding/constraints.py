@@ -36,7 +36,7 @@ class Constraints:
     max_length, max_new_tokens: the default maximum length, if a caller gives
       none; the latter takes precedence.
     repetition: what becomes of tokens that a text already has.
-    phrases: sequences of tokens that no text may have.
+    phrases: sequences of tokens that no text may have, or that all must have.
     among: the texts of which one must be generated, a Trie or a Regex; what
       `first` forces comes before it.
 
@@ -102,6 +102,7 @@ class Constraints:
           "constraints"
         )
     self._check_among(known_V)
+    self._check_forced(known_V, ends)
     barred = {"suppressed": self.suppressed}
     barred["suppressed_first"] = self.suppressed_first
     if self.min_length > 1 or self.min_new_tokens:
@@ -127,12 +128,34 @@ class Constraints:
         "constraints"
       )
 
+  def _check_forced(self, known_V, ends):
+    """Refuses a phrase that no text can have."""
+    for phrase in self.forced:
+      for token in phrase:
+        if token in ends or not known_V[token : token + 1].any():
+          raise ValueError(
+            f"the forced phrase {phrase} has the id {token}, which is not one "
+            f"of the {known_V.sum()} tokens of the vocabulary, or ends a text: "
+            "correct forced of the phrases"
+          )
+
+  @property
+  def forced(self) -> tuple[tuple[int, ...], ...]:
+    """Returns the phrases that all texts must have."""
+    return () if self.phrases is None else self.phrases.forced
+
   def check_length(self, max_new_tokens: int) -> None:
-    """Refuses a maximum length below that of all texts of `among`.
+    """Refuses a maximum length in which what must come has no room.
 
     Raises:
-      ValueError: says how many tokens the shortest has.
+      ValueError: says how many tokens are needed.
     """
+    needed = sum(map(len, self.forced))
+    if needed > max_new_tokens:
+      raise ValueError(
+        f"max_new_tokens={max_new_tokens} is less than the {needed} tokens of "
+        "the forced phrases: raise it"
+      )
     if self.among is None:
       return
     shortest = self.among.shortest + (self.last is not None)

@@ -1,4 +1,4 @@
-"""Phrases: sequences of tokens that texts must not have."""
+"""Phrases: sequences of tokens that texts must not have, or must have."""
 
 import collections
 import dataclasses
@@ -13,29 +13,34 @@ from t5x_lite.decoding.texts import Texts, mark, without
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Phrases:
-  """Keeps phrases out of generated texts.
+  """Keeps phrases out of generated texts, or brings them in.
 
   Attributes:
     banned: phrases that are never completed, of one or several token ids; one
       may begin in the prompt of a decoder-only model (`bad_words_ids` in
       `transformers`).
+    forced: phrases that every text has, in any order, of one or several token
+      ids (`force_words_ids` in `transformers`, moved to community code); for
+      `Beam` alone (forced.py).
 
   Raises:
     ValueError: an empty phrase or a negative id.
   """
 
   banned: Sequence[Sequence[checks.Whole]] = ()
+  forced: Sequence[Sequence[checks.Whole]] = ()
 
   def __post_init__(self):
     checks.fields(self)
-    if not all(self.banned):
-      raise ValueError(
-        f"Phrases.banned ({self.banned!r}) has a phrase without tokens: remove "
-        "it"
-      )
-    # Hashable: a static argument of the compiled loop.
-    phrases = tuple(tuple(map(int, phrase)) for phrase in self.banned)
-    object.__setattr__(self, "banned", phrases)
+    for name in ("banned", "forced"):
+      given = getattr(self, name)
+      if not all(given):
+        raise ValueError(
+          f"Phrases.{name} ({given!r}) has a phrase without tokens: remove it"
+        )
+      # Hashable: a static argument of the compiled loop.
+      phrases = tuple(tuple(map(int, phrase)) for phrase in given)
+      object.__setattr__(self, name, tuple(dict.fromkeys(phrases)))
 
   def ban(self, logits_BV: jax.Array, texts: Texts) -> jax.Array:
     """Returns the logits with -inf for tokens that complete a banned phrase.

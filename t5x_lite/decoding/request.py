@@ -221,6 +221,7 @@ class Search(Protocol):
 
   Attributes:
     is_random: whether `generate` needs a key.
+    forces_phrases: whether texts have the forced phrases; False if absent.
   """
 
   is_random: bool
@@ -278,6 +279,11 @@ def settled(
     if getattr(sampler, "is_random", True):
       raise ValueError(f"{sampler} samples at random: pass key=")
     key = jax.random.key(0)
+  if constraints.forced and not getattr(sampler, "forces_phrases", False):
+    raise ValueError(
+      f"the forced phrases ({constraints.forced}) need beams, not {sampler}: "
+      "use Beam(num_beams=...), without sample"
+    )
   ends = constraints.end_ids(eos_id)
   if drawable is not None:
     constraints.check(np.asarray(drawable), ends)

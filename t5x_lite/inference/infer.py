@@ -103,6 +103,7 @@ def run(
   *,
   batch_size: int = 32,
   layout: Layout | None = None,
+  row_ids: Iterable[int] | None = None,
 ) -> list[dict[str, Any]]:
   """Runs a job on records in memory.
 
@@ -112,6 +113,7 @@ def run(
     records: dicts of texts.
     batch_size: rows per batch, rounded up to a multiple of the data shards.
     layout: the devices; None means one device.
+    row_ids: one per record, which makes its samples its own; None: its place.
 
   Returns:
     One dict per record, in order: its own fields and the job's.
@@ -126,7 +128,12 @@ def run(
     job.encode(record)
   batch_size = min(batch_size, max(len(records), 1))
   batches = _run(
-    job, params, lambda: iter(records), 0, batch_size=batch_size, layout=layout
+    job,
+    params,
+    lambda: iter(records),
+    itertools.count() if row_ids is None else row_ids,
+    batch_size=batch_size,
+    layout=layout,
   )
   return list(itertools.chain.from_iterable(batches))
 
@@ -195,7 +202,7 @@ def run_file(
       job,
       params,
       lambda: source.records(num_done),
-      num_done,
+      itertools.count(num_done),
       batch_size=batch_size,
       layout=layout,
     ):
@@ -205,30 +212,28 @@ def run_file(
   return num_records
 
 
-def _run(job, params, read, first_id, *, batch_size, layout):
+def _run(job, params, read, row_ids, *, batch_size, layout):
   """Yields the results of each batch of the records that `read` reads."""
   batch_size = batched.round_up(batch_size, layout)
   records = read()
-  for row_ids, found in batched.compute(
+  for ids, found in batched.compute(
     functools.partial(job.compute, params),
-    _batches(job, read, first_id, batch_size),
+    _batches(job, read, row_ids, batch_size),
     batch_size=batch_size,
     layout=layout,
   ):
     yield [
       job.result(record.fields, {name: x[i] for name, x in found.items()})
-      for i, record in enumerate(itertools.islice(records, len(row_ids)))
+      for i, record in enumerate(itertools.islice(records, len(ids)))
     ]
 
 
-def _batches(job, read, first_id, batch_size):
+def _batches(job, read, row_ids, batch_size):
   """Converts records to the model's features; yields (row ids, batch)."""
-  records = read()
+  records, row_ids = read(), iter(row_ids)
   while some := list(itertools.islice(records, batch_size)):
-    next_id = first_id + len(some)
-    row_ids = np.arange(first_id, next_id, dtype=np.int32)
-    yield row_ids, batch(job, [job.encode(record) for record in some])
-    first_id = next_id
+    ids = np.array(list(itertools.islice(row_ids, len(some))), np.int32)
+    yield ids, batch(job, [job.encode(record) for record in some])
 
 
 def batch(

@@ -74,7 +74,10 @@ class LanguageModel:
       num_return_sequences: the number of texts that are written for each.
       batch_size: texts per batch.
       truncate: whether to truncate long texts rather than refuse them.
-      **arguments: of `generation`.
+      **arguments: of `generation`. temperature, top_k, top_p, min_p, seed and
+        max_new_tokens may be lists, with one value for each text, which is then
+        continued as if all had this value. The texts of each combination are
+        computed together, by a program of their own.
 
     Returns:
       A text for each prompt, an encoder's with its masks filled in; with
@@ -84,24 +87,32 @@ class LanguageModel:
       ValueError: an argument or a text does not suit the model.
     """
     count = num_return_sequences
-    job = self.generation(
-      truncate=truncate, num_return_sequences=count, **arguments
-    )
-    strategies.check_samples(job.sampler, num_return_sequences=count)
-    copies = 1 if isinstance(job.sampler, decoding.Beam) else count
-    found = infer.run(
-      job,
-      self.params,
-      [{"text": text} for text in _texts(texts) for _ in range(copies)],
-      batch_size=batch_size,
-      layout=self.layout,
-    )
-    if count == 1:
-      return [result["prediction"] for result in found]
-    if copies == 1:
-      return [[x["prediction"] for x in r["sequences"]] for r in found]
-    written = [result["prediction"] for result in found]
-    return [written[i : i + count] for i in range(0, len(written), count)]
+    jobs = [
+      (
+        places,
+        self.generation(truncate=truncate, num_return_sequences=count, **given),
+      )
+      for places, given in strategies.by_text(len(_texts(texts)), arguments)
+    ]
+    written = {}
+    for places, job in jobs:
+      strategies.check_samples(job.sampler, num_return_sequences=count)
+      copies = 1 if isinstance(job.sampler, decoding.Beam) else count
+      rows = [place * copies + i for place in places for i in range(copies)]
+      results = infer.run(
+        job,
+        self.params,
+        [{"text": texts[row // copies]} for row in rows],
+        batch_size=batch_size,
+        layout=self.layout,
+        row_ids=rows,
+      )
+      for row, result in zip(rows, results, strict=True):
+        found = result.get("sequences", [result])
+        place = written.setdefault(row // copies, [])
+        place += [one["prediction"] for one in found]
+    in_order = [written[place] for place in range(len(texts))]
+    return [one for (one,) in in_order] if count == 1 else in_order
 
   def generation(
     self,

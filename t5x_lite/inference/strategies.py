@@ -9,10 +9,13 @@ penalty_alpha=0.6, top_k=4          Contrastive(penalty_alpha=0.6, top_k=4)
 prompt_lookup_num_tokens=10         Assisted(draft=PromptLookup(num_tokens=10))
 assistant=a LanguageModel           Assisted(draft=DraftModel(...))
 no_repeat_ngram_size=3              Constraints(repetition=Repetition(...))
+force_words_ids=[[5, 6]]            Constraints(phrases=Phrases(forced=...))
 regex="[0-9]{4}", json_schema={}    Constraints(among=Regex(pattern=...))
 """
 
+import collections
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from t5x_lite import decoding
@@ -32,10 +35,15 @@ _REPETITION = {
   "presence_penalty": "presence_penalty",
   "no_repeat_ngram_size": "no_repeat_ngram_size",
 }
+_PHRASES = {"bad_words_ids": "banned", "force_words_ids": "forced"}
 ARGUMENTS = (
   "do_sample", *_SAMPLE, *_BEAM, "penalty_alpha", "prompt_lookup_num_tokens",
-  "assistant", *_REPETITION, "bad_words_ids", "regex", "json_schema",
+  "assistant", *_REPETITION, *_PHRASES, "regex", "json_schema",
 )  # fmt: skip
+
+
+# Of these there may be a value for each text.
+_BY_TEXT = ("temperature", "top_k", "top_p", "min_p", "seed", "max_new_tokens")
 
 
 class Settings(NamedTuple):
@@ -87,6 +95,10 @@ def settings(
   (way,) = chosen or (None,)
   _refuse(given, [name for name in _BEAM if name != "num_beams"],
           way == "num_beams", "num_beams above 1")  # fmt: skip
+  is_beam = isinstance(default.sampler, decoding.Beam) and not chosen
+  is_beam &= not ({"num_beams", "do_sample"} & given.keys())
+  _refuse(given, ["force_words_ids"], way == "num_beams" or is_beam,
+          "num_beams above 1")  # fmt: skip
   if way == "num_beams":
     sampler = _beam(default.sampler, given, count)
   elif way == "penalty_alpha":
@@ -105,6 +117,46 @@ def settings(
     sampler = decoding.Assisted(draft=draft, sampler=sampler)
     draft_params = given[way].params
   return Settings(sampler, constraints, draft_params)
+
+
+def by_text(
+  count: int, given: Mapping[str, Any]
+) -> list[tuple[list[int], dict[str, Any]]]:
+  """Divides texts by the settings that each of them has.
+
+  A sampler is a constant of the program that it is compiled in, so texts of
+  one setting are computed together, by any strategy alike.
+
+  Args:
+    count: the number of texts.
+    given: arguments by name; some may be lists with a value for each text.
+
+  Returns:
+    [(places of texts, their arguments)].
+
+  Raises:
+    ValueError: a list has not as many values as there are texts.
+  """
+  lists = {
+    name: given[name]
+    for name in _BY_TEXT
+    if isinstance(given.get(name), list | tuple)
+  }
+  for name, values in lists.items():
+    if len(values) != count:
+      raise ValueError(
+        f"{name}={values} has {len(values)} values for {count} texts: give one "
+        "for each, or one for all"
+      )
+  places = collections.defaultdict(list)
+  for place in range(count):
+    places[tuple(values[place] for values in lists.values())].append(place)
+  if not count:
+    places[tuple(None for _ in lists)] = []
+  return [
+    (some, {**given, **dict(zip(lists, values, strict=True))})
+    for values, some in places.items()
+  ]
 
 
 def check_samples(sampler: decoding.Strategy, **named: int) -> None:
@@ -134,8 +186,12 @@ def _constrained(constraints, given):
     repetition = constraints.repetition or decoding.Repetition()
     repetition = dataclasses.replace(repetition, **changes)
     constraints = dataclasses.replace(constraints, repetition=repetition)
-  if "bad_words_ids" in given:
-    phrases = decoding.Phrases(banned=given["bad_words_ids"])
+  changes = {
+    field: given[name] for name, field in _PHRASES.items() if name in given
+  }
+  if changes:
+    phrases = constraints.phrases or decoding.Phrases()
+    phrases = dataclasses.replace(phrases, **changes)
     constraints = dataclasses.replace(constraints, phrases=phrases)
   return constraints
 

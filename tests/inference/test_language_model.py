@@ -208,9 +208,37 @@ def test_texts_match_a_regex_or_are_valid_by_a_schema():
     jsonschema.validate(json.loads(text), schema)
 
 
+def test_each_text_may_have_settings_of_its_own():
+  model, texts = language_model("palm"), ["a", "bc", "a", "d"]
+  lists = {
+    "temperature": [0.5, 2.0, 0.5, 2.0],
+    "top_k": [None, 3, None, 3],
+    "max_new_tokens": [6, 4, 6, 4],
+    "seed": [1, 2, 1, 2],
+  }
+  found = model.generate(texts, **lists)
+  for place in range(2):
+    alone = {name: values[place] for name, values in lists.items()}
+    together = model.generate(texts, **alone)
+    assert found[place::2] == together[place::2]
+  assert len(set(found)) == 4
+  two = model.generate(texts[:2], temperature=[0.5, 2.0], max_new_tokens=4,
+                       num_return_sequences=2)  # fmt: skip
+  assert [len(row) for row in two] == [2, 2]
+  assert model.generate([], temperature=[]) == []
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
+    (
+      {"temperature": [1.0, 2.0]},
+      r"=\[1.0, 2.0\] has 2 values for 1 t",
+    ),
+    (
+      {"force_words_ids": [[5]]},
+      r"ids=\[\[5\]\] has no effect: it needs num",
+    ),
     ({"regex": "a", "json_schema": {}}, "regex='a' and json_schema both say"),
     ({"do_sample": False, "temperature": 0.5}, "temperature=0.5 has no effect"),
     ({"top_k": 385}, "top_k=385 is more than the 384 tokens"),

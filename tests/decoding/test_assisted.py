@@ -1,7 +1,6 @@
 """Assisted decoding gives the model's own text, whatever the draft."""
 
 import collections
-import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -34,11 +33,12 @@ def assist(model, params, batch, *, draft, sampler=GREEDY, **settings):
   return out, out.acceptance
 
 
-def truncated(model, params):
-  """Returns the model without its last layer, which often agrees with it."""
-  stack = model.transformer.decoder.clone(num_layers=1)
-  transformer = model.transformer.clone(decoder=stack)
-  return dataclasses.replace(model, transformer=transformer), params
+def perturbed(model, params):
+  """Returns the model with weights a 20th off, which often agrees with it."""
+  rng = np.random.default_rng(0)
+  return model, jax.tree.map(
+    lambda x: x * (1 + 0.05 * rng.standard_normal(x.shape, np.float32)), params
+  )
 
 
 def repeating(model):
@@ -67,10 +67,10 @@ def test_greedy_text_is_the_models_own_token_for_token(name, draft):
   )
   settings["drawable"] = np.arange(tiny.VOCAB) != 6
   expected = generate(model, params, batch, **settings)
-  smaller, their = truncated(model, params)
+  other, their = perturbed(model, params)
   given = {"draft": PromptLookup(num_tokens=4), "draft_params": None}
   if draft == "model":
-    given = {"draft": DraftModel(model=smaller, num_tokens=3)}
+    given = {"draft": DraftModel(model=other, num_tokens=3)}
     given["draft_params"] = their
   out, counts = assist(model, params, batch, **given, **settings)
   np.testing.assert_array_equal(out.tokens, expected.tokens)

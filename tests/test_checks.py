@@ -72,6 +72,7 @@ GIVEN = {
 FURTHER = {  # Without which nothing stands, though they have defaults.
   "Transformer": {"decoder": STACK},
   "Suite": {"batch_size": 32},
+  "Regex": {"pattern": "a", "first": [b"a"], "later": [b"a"]},
 }
 
 # One of each kind of value that a field may not be.

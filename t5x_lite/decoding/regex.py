@@ -126,7 +126,10 @@ def _bytes_automaton(pattern: str) -> tuple[np.ndarray, np.ndarray]:
     end, {bytes([byte]): [byte] for byte in range(end)}
   )
   try:
-    index = library.Index(pattern, vocabulary)
+    library.Index(pattern, vocabulary)  # Refuses what is no expression.
+    # Of an expression that may end and go on, the index leaves out how it goes
+    # on, unless it ends there. With a last character it ends but once.
+    index = library.Index(f"(?:{pattern})\\x00", vocabulary)
   except ValueError as error:
     reason = " ".join(str(error).split())
     raise ValueError(
@@ -142,8 +145,9 @@ def _bytes_automaton(pattern: str) -> tuple[np.ndarray, np.ndarray]:
     for byte, after in found.items():
       if byte != end:
         after_SB[numbers[state], byte] = numbers[after]
-  may_end_S = np.zeros(len(after_SB), bool)
-  may_end_S[[numbers[state] for state in index.get_final_states()]] = True
+  finals = [numbers[state] for state in index.get_final_states()]
+  may_end_S = np.isin(after_SB[:, 0], finals)
+  after_SB[:, 0] = DEAD
   return after_SB, may_end_S
 
 

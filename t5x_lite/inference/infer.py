@@ -230,7 +230,7 @@ def _run(job, params, read, row_ids, *, batch_size, layout):
 
 def _batches(job, read, row_ids, batch_size):
   """Converts records to the model's features; yields (row ids, batch)."""
-  records, row_ids = read(), iter(row_ids)
+  records, row_ids = iter(read()), iter(row_ids)
   while some := list(itertools.islice(records, batch_size)):
     ids = np.array(list(itertools.islice(row_ids, len(some))), np.int32)
     yield ids, batch(job, [job.encode(record) for record in some])

@@ -86,7 +86,7 @@ def test_training_and_truncate_make_one_batch(tasks, architecture, lengths):
       resolve(task), row_formats.ALL[architecture], lengths, truncate=True
     )
     job = infer.Score(model=Markov(), codec=codec)
-    ((_, scored),) = infer._batches(job, lambda: records, 0, len(PAIRS))
+    scored = infer.batch(job, [job.encode(record) for record in records])
     assert trained.keys() == scored.keys()
     for name in trained:
       np.testing.assert_array_equal(trained[name], scored[name], name)

@@ -4,6 +4,7 @@ import ast
 
 import pytest
 
+from t5x_lite.files import user_cache
 from tasks import cache, corpora
 
 
@@ -107,9 +108,9 @@ def test_without_a_writable_cache_a_temporary_folder_serves(
   blocked = tmp_path / "file"
   blocked.write_text("no folder")
   monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
-  monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(tmp_path))
-  assert cache.directory().parent == tmp_path
-  assert cache.directory().is_dir()
+  monkeypatch.setattr(user_cache.tempfile, "gettempdir", lambda: str(tmp_path))
+  assert user_cache.directory().parent == tmp_path
+  assert user_cache.directory().is_dir()
 
 
 def test_digests_see_where_parts_end():

@@ -7,7 +7,6 @@ change nothing and reach no attributes of Python's own.
 
 import dataclasses
 import datetime
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -93,7 +92,7 @@ def _environment() -> Any:
     raise jinja2.TemplateError(message)
 
   def to_json(value, ensure_ascii=False, indent=None, **options):
-    return json.dumps(
+    return json_text.dumps(
       value, ensure_ascii=ensure_ascii, indent=indent, **options
     )
 

@@ -21,6 +21,7 @@ from t5x_lite.decoding import (
   generate_continuously,
   regex,
 )
+from tests import tiny
 from tests.decoding.markov import Markov, prompts
 
 # Id 0 is padding, 1 is EOS; some tokens are several characters, or half of one.
@@ -102,9 +103,11 @@ def test_texts_of_every_strategy_match_also_at_the_maximum_length(sampler):
   }
   given = prompts(*[[2 + i % 11] for i in range(200)])
   if sampler == "continuous":
+    model = tiny.with_vocab(tiny.llama(), len(TOKENS))
     found = generate_continuously(
-      Markov(), params(), given, rows=64, sampler=Sample(), **arguments
-    )
+      model, tiny.random_params(model), given, rows=64, sampler=Sample(),
+      **arguments,
+    )  # fmt: skip
   else:
     draft_params = params() if isinstance(sampler, Assisted) else None
     found = generate(
@@ -119,7 +122,7 @@ def test_texts_of_every_strategy_match_also_at_the_maximum_length(sampler):
   ]
   for text in texts:
     assert re.fullmatch(pattern, text), text
-  assert len(set(texts)) > 20
+  assert len(set(texts)) > 10
   is_cut = (lengths == LENGTH) & (tokens[:, -1] != EOS)
   assert is_cut.any() and (lengths < LENGTH).any()
 

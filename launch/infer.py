@@ -32,7 +32,7 @@ generation_config.json set a sampler; --top_k=1 is greedy. --regex and
 EXAMPLE = """
 t5x_lite infer --model_dir=runs/quickstart --text="A list is ___ of items."
 t5x_lite infer --model_dir=llama --chat --stream --stop="User:"
-t5x_lite infer --model_dir=llama --text="Born in" --regex=" (1[0-9]|20)[0-9]{2}"
+t5x_lite infer --model_dir=llama --text="Born in" --regex=" (19|20)[0-9]{2}"
 t5x_lite infer --model_dir=runs/quickstart --input=questions.jsonl \\
   --output=answers.jsonl --temperature=0.8 --top_p=0.95
 """

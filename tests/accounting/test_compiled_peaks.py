@@ -87,15 +87,7 @@ STEPS = {
     "context", topology="v5p:2x2x1", batch_size=8, mesh={"tensor": -1},
     macros={"NUM_LAYERS": 4},
   ),
-  "mixtral_2_layers": Step(
-    "mixtral/8x7b", "v5p:2x2x1", 8, {"targets": 2048}, "dots",
-    macros={"NUM_LAYERS": 2, "HIDDEN": 4096},
-  ),
-  "bert_large_data": Step(
-    "bert/large", "v5e:2x2", 64, {"inputs": 512}, "full", mesh=DATA
-  ),
   "t5_xl": t5("xl", "v5e:4x4", 64),
-  "t5_large_microbatches": t5("large", "v5e:2x2", 64, microbatches=2),
 }  # fmt: skip
 
 

@@ -15,7 +15,13 @@ import jax.numpy as jnp
 from t5x_lite import checks
 from t5x_lite.decoding.choices import Choices
 from t5x_lite.decoding.drafts import Draft
-from t5x_lite.decoding.request import Acceptance, Generated, Request, Sampler
+from t5x_lite.decoding.request import (
+  Acceptance,
+  DrawsBy,
+  Generated,
+  Request,
+  Sampler,
+)
 from t5x_lite.decoding.samplers import Greedy
 from t5x_lite.decoding.texts import write_at
 
@@ -23,7 +29,7 @@ _ACCEPT, _CORRECT = 2, 3  # The uses of a key (Choices.keys).
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Assisted:
+class Assisted(DrawsBy):
   """Draws tokens with the help of a draft, in fewer steps of the model.
 
   With Greedy the tokens are those of Greedy alone; with other samplers they
@@ -43,11 +49,6 @@ class Assisted:
 
   def __post_init__(self):
     checks.fields(self)
-
-  @property
-  def is_random(self) -> bool:
-    """Returns whether tokens are drawn at random."""
-    return getattr(self.sampler, "is_random", True)
 
   def search(self, request: Request) -> Generated:
     """Runs the rounds; see `generate`."""

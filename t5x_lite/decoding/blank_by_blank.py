@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite import checks
-from t5x_lite.decoding.request import Generated, Request, Sampler
+from t5x_lite.decoding.request import DrawsBy, Generated, Request, Sampler
 from t5x_lite.decoding.samplers import Greedy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BlankByBlank:
+class BlankByBlank(DrawsBy):
   """Generates what fills the blanks of a text, one after the other.
 
     prompt, part A     a [M] d [M]      blanks at positions 1 and 3
@@ -33,11 +33,6 @@ class BlankByBlank:
 
   def __post_init__(self):
     checks.fields(self)
-
-  @property
-  def is_random(self) -> bool:
-    """Returns whether tokens are drawn at random."""
-    return getattr(self.sampler, "is_random", True)
 
   def search(self, request: Request) -> Generated:
     """Fills the blanks; `request.model` has a `DecodeState`, as `Model` has."""

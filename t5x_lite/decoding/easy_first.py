@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite import checks
-from t5x_lite.decoding.request import Generated, Request, Sampler
+from t5x_lite.decoding.request import DrawsBy, Generated, Request, Sampler
 from t5x_lite.decoding.samplers import Greedy
 
 # The constraints that have a meaning without an order of tokens.
@@ -14,7 +14,7 @@ _HONOURED = ("ends", "suppressed", "max_length", "max_new_tokens")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EasyFirst:
+class EasyFirst(DrawsBy):
   """Fills one mask per step, the one whose best token is most probable.
 
     [M] falls in [M] .      p(Rain) = 0.3, p(spring) = 0.2
@@ -36,11 +36,6 @@ class EasyFirst:
 
   def __post_init__(self):
     checks.fields(self)
-
-  @property
-  def is_random(self) -> bool:
-    """Returns whether tokens are drawn at random."""
-    return getattr(self.sampler, "is_random", True)
 
   def search(self, request: Request) -> Generated:
     """Fills the masks; `request.model` has `outputs`, as `Model` has."""

@@ -229,6 +229,15 @@ class Search(Protocol):
   def search(self, request: Request) -> Generated: ...
 
 
+class DrawsBy:
+  """A search that has a `sampler`, which chooses its tokens."""
+
+  @property
+  def is_random(self) -> bool:
+    """Returns whether tokens are drawn at random."""
+    return getattr(self.sampler, "is_random", True)
+
+
 Strategy = Sampler | Search
 
 

@@ -179,20 +179,17 @@ def check_samples(sampler: decoding.Strategy, **named: int) -> None:
 
 
 def _constrained(constraints, given):
-  changes = {
-    field: given[name] for name, field in _REPETITION.items() if name in given
-  }
-  if changes:
-    repetition = constraints.repetition or decoding.Repetition()
-    repetition = dataclasses.replace(repetition, **changes)
-    constraints = dataclasses.replace(constraints, repetition=repetition)
-  changes = {
-    field: given[name] for name, field in _PHRASES.items() if name in given
-  }
-  if changes:
-    phrases = constraints.phrases or decoding.Phrases()
-    phrases = dataclasses.replace(phrases, **changes)
-    constraints = dataclasses.replace(constraints, phrases=phrases)
+  for part, default, names in (
+    ("repetition", decoding.Repetition(), _REPETITION),
+    ("phrases", decoding.Phrases(), _PHRASES),
+  ):
+    changes = {
+      field: given[name] for name, field in names.items() if name in given
+    }
+    if changes:
+      old = getattr(constraints, part) or default
+      new = dataclasses.replace(old, **changes)
+      constraints = dataclasses.replace(constraints, **{part: new})
   return constraints
 
 

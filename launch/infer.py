@@ -289,7 +289,8 @@ def _show(result) -> str:
     )
   given = result.get("inputs", result.get("text"))
   bold = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
-  if "filled" in result:
+  # A prediction that names no blank, by --regex say, fills none.
+  if result.get("filled", given) != given:
     answer = mark_blanks(given, " ".join(result["filled"].split()), bold)
   else:
     answer = f"{given}{bold[0]} {result['prediction']}{bold[1]}"

@@ -361,7 +361,12 @@ class Encoder(RowFormat):
     return "masks"
 
   def prompts(self, batch):
-    raise ValueError("an encoder-only model does not generate")
+    # Labels of a row, and what its tokens were, are targets.
+    return {
+      name: batch[name]
+      for name in batch
+      if name.startswith("encoder_") and name != "encoder_target_tokens"
+    }
 
   def of_text(self, given, written):
     return {"encoder_input_tokens": np.array([given], np.int32)}

@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from t5x_lite import checks
 from t5x_lite.data import sentinels as text_lib
-from tasks import sentences, spans, vocabularies, windows
+from tasks import filled, sentences, spans, vocabularies, windows
 
 # Mode -> N of the mask's <extra_id_N>.
 MODES = {"token": 0, "sentence": 1, "document": 2}
@@ -46,6 +46,7 @@ class GLM(windows.Objective):
   texts = {"inputs": False, "targets": True}
   numbers = {"positions": 2**31 - 1}
   takes_targets_length = True
+  metric_objs = (filled.BLANKS,)
 
   mode: str = "token"
   noise_density: checks.Inside = 0.15

@@ -7,7 +7,8 @@
 
 Loss is taken on all chosen positions, including kept and replaced ones; the
 feature "weights" marks them. M is <extra_id_0>; $ is EOS at the end of
-documents and is never chosen. arXiv:1810.04805, section 3.1. Masks are drawn
+documents and is never chosen. A converted model's own mask, such as [MASK],
+stands in place of <extra_id_0>. arXiv:1810.04805, section 3.1. Masks are drawn
 anew in each epoch: RoBERTa's dynamic masking (Liu et al. 2019,
 arXiv:1907.11692, section 4.1).
 """
@@ -20,7 +21,7 @@ import seqio
 import tensorflow as tf
 
 from t5x_lite import checks
-from tasks import vocabularies, windows
+from tasks import filled, vocabularies, windows
 
 
 class Aligned(windows.Objective):
@@ -42,8 +43,12 @@ class Aligned(windows.Objective):
         f"{self.name} needs one length of at least 2 for inputs, targets and "
         f"weights, got {', '.join(map(str, lengths))}"
       )
-    vocabularies.check_sentinels(vocabulary, self.sentinels, what=self.name)
+    self.check_marks(vocabulary)
     return lengths[0]
+
+  def check_marks(self, vocabulary: seqio.Vocabulary) -> None:
+    """Checks that a vocabulary has the marks that the objective needs."""
+    vocabularies.check_sentinels(vocabulary, self.sentinels, what=self.name)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,6 +65,7 @@ class MLM(Aligned):
   """
 
   name = "mlm"
+  metric_objs = (filled.MASKS,)
 
   noise_density: checks.Inside = 0.15
   mask_fraction: checks.Fraction = 0.8
@@ -69,6 +75,10 @@ class MLM(Aligned):
   def __post_init__(self):
     checks.fields(self)
     windows.check_fractions(self.mask_fraction, self.random_fraction)
+
+  def check_marks(self, vocabulary: seqio.Vocabulary) -> None:
+    if getattr(vocabulary, "mask_token", None) is None:
+      super().check_marks(vocabulary)
 
   def corrupt(
     self, tokens: tf.Tensor, seed: tf.Tensor, vocabulary: seqio.Vocabulary

@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from t5x_lite import checks
 from t5x_lite.data import sentinels as text_lib
-from tasks import mlm, sentences
+from tasks import filled, mlm, sentences
 
 # C and twice EOS.
 _MARKS = 3
@@ -45,6 +45,7 @@ class SentencePairs(mlm.Aligned):
   encode = staticmethod(sentences.encode)
   end_documents = False
   sentinels = 2
+  metric_objs = (filled.MASKS,)
 
   masking: mlm.MLM = mlm.MLM()
   random_rate: checks.Fraction = 0.5

@@ -164,6 +164,7 @@ class Objective:
     takes_targets_length: whether `corrupt` has this parameter,
       `targets_length`.
     metric_fns, postprocess_fn: see Objective in tasks/task.py.
+    metric_objs: metrics that read ids (tasks/filled.py).
   """
 
   name = ""
@@ -175,6 +176,7 @@ class Objective:
   min_window = 2
   takes_targets_length = False
   metric_fns = ()  # Where there are no inputs, nothing is generated.
+  metric_objs = ()
   postprocess_fn = None
 
   def window_tokens(

@@ -33,11 +33,11 @@ RESULTS = {
   "Array", "Benchmark", "Buckets", "Case", "Cell", "ChatTemplate", "Chip",
   "Cluster", "Codec", "Cutter", "Entry", "Feature", "Format", "Generation",
   "Gpu", "Inspection", "Instruction", "Kernel", "LanguageModel", "Links",
-  "Loaded", "Matrix", "NewestVerified", "Options", "Pattern", "Placed",
-  "Plan", "Program", "ProgramCosts", "Question", "ResolvedTask", "Ring",
-  "Rotary", "Scan", "Scores", "Slopes", "SpanPlan", "Summary", "Table",
-  "TextTask", "TokenizerFiles", "Topology", "TrainState", "Visibility",
-  "Vocabulary", "Watched",
+  "Loaded", "Matrix", "Metric", "NewestVerified", "Options", "Pattern",
+  "Placed", "Plan", "Program", "ProgramCosts", "Question", "ResolvedTask",
+  "Ring", "Rotary", "Scan", "Scores", "Slopes", "SpanPlan", "Summary",
+  "Table", "TextTask", "TokenizerFiles", "Topology", "TrainState",
+  "Visibility", "Vocabulary", "Watched",
 }  # fmt: skip
 
 # Values of the fields that have no default, by field or by "Class.field".

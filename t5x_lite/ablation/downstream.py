@@ -14,7 +14,7 @@ from t5x_lite.data import Data
 from t5x_lite.data.reader import Reader
 from t5x_lite.data.resolved_task import resolve
 from t5x_lite.devices.layout import Layout
-from t5x_lite.evaluation import evaluate
+from t5x_lite.evaluation.metrics import task_metrics
 from t5x_lite.model import Model, Params
 
 # LAMBADA also has a perplexity, which is not part of a score.
@@ -75,7 +75,7 @@ def measure(
       num_batches=suite.examples // suite.batch_size,
     )
     reader = Reader(spec, model.row_format)
-    found[task] = evaluate.task_metrics(model, params, reader, layout=layout)
+    found[task] = task_metrics(model, params, reader, layout=layout)
     if not found[task]:
       raise ValueError(f"Suite.tasks: {task} has no metrics")
     examples[task] = found[task].pop("num_examples")

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite import checks
+from t5x_lite.decoding.constraints import Constraints
 from t5x_lite.decoding.request import DrawsBy, Generated, Request, Sampler
 from t5x_lite.decoding.samplers import Greedy
 
@@ -29,7 +30,7 @@ class EasyFirst(DrawsBy):
     sampler: chooses the token of the mask.
 
   Raises:
-    ValueError: when called with constraints other than `suppressed`.
+    ValueError: when called with constraints that `check_constraints` refuses.
   """
 
   sampler: Sampler = Greedy()
@@ -37,9 +38,19 @@ class EasyFirst(DrawsBy):
   def __post_init__(self):
     checks.fields(self)
 
+  def check_constraints(self, constraints: Constraints) -> None:
+    """Refuses constraints on the order of tokens, as masks have none."""
+    for field in dataclasses.fields(constraints):
+      value = getattr(constraints, field.name)
+      if field.name not in _HONOURED and value != field.default:
+        raise ValueError(
+          f"{field.name}={value} has no meaning where masks are filled in, "
+          "each with one token: leave it out of the constraints"
+        )
+
   def search(self, request: Request) -> Generated:
     """Fills the masks; `request.model` has `outputs`, as `Model` has."""
-    _check(request.constraints)
+    self.check_constraints(request.constraints)
     batch = dict(request.batch)
     ids_BT = batch["encoder_input_tokens"]
     is_mask_BT = batch["encoder_loss_weights"] > 0
@@ -81,17 +92,6 @@ class EasyFirst(DrawsBy):
       (jnp.int32(0), ids_BT, zeros_BT, is_mask_BT),
     )
     return _in_order(ids_BT, log_probs_BT, is_mask_BT, request.max_new_tokens)
-
-
-def _check(constraints):
-  """Refuses constraints on the order of tokens, as masks have none."""
-  for field in dataclasses.fields(constraints):
-    value = getattr(constraints, field.name)
-    if field.name not in _HONOURED and value != field.default:
-      raise ValueError(
-        f"{field.name}={value} has no meaning where masks are filled in, each "
-        "with one token: leave it out of the constraints"
-      )
 
 
 def _drawn(request, logits_TV):

@@ -1,6 +1,5 @@
-"""Computes the loss on held-out batches, and tasks' own metrics."""
+"""Evaluates a model on held-out batches: the loss, and tasks' own metrics."""
 
-import contextlib
 import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,27 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-import seqio
-from absl import logging
 from etils import epath
 
 from t5x_lite import decoding
-from t5x_lite.data import (
-  batch_iterator,
-  feature_converters,
-  sentinels,
-  task_examples,
-)
-from t5x_lite.data.reader import Reader
 from t5x_lite.devices.layout import Layout
 from t5x_lite.evaluation.held_out import HeldOut
+from t5x_lite.evaluation.metrics import Metrics, task_metrics
 from t5x_lite.files import disk, json_text
 from t5x_lite.files.slow import announced
 from t5x_lite.inference import batched
 from t5x_lite.losses import Term
 from t5x_lite.model import Model, Params
-
-Metrics = dict[str, float]
 
 
 def evaluate(
@@ -165,134 +154,6 @@ def _add(totals, terms):
     totals[name] = totals.get(name, 0.0) + added
 
 
-def task_metrics(
-  model: Model,
-  params: Params,
-  reader: Reader,
-  *,
-  layout: Layout | None = None,
-  sampler: decoding.Strategy = decoding.GREEDY,
-  constraints: decoding.Constraints = decoding.UNCONSTRAINED,
-  max_new_tokens: int | None = None,
-  seed: int = 0,
-) -> Metrics:
-  """Computes the metric functions of a task with seqio.Evaluator.
-
-  Predictions are generated from the inputs; scores are log-likelihoods of the
-  targets. A predict_with_aux metric also gets "scores", of its predictions. A
-  metric of scores with intermediates gets "is_greedy": whether all tokens of
-  the targets are the most probable ones.
-
-  Args:
-    model: a Model.
-    params: its parameters.
-    reader: the data, of a task, not a mixture; the first `num_batches` unpacked
-      batches of examples are used once, in order.
-    layout: the devices; None means one device.
-    sampler: chooses the tokens of predictions.
-    constraints: the constraints on predictions; their lengths are ignored.
-    max_new_tokens: the maximum length of a prediction; None means the length of
-      the targets.
-    seed: the seed of the sampler.
-
-  Returns:
-    {METRIC: value} for metrics that are numbers, and "num_examples"; empty if
-    the task has no metric functions.
-  """
-  spec, task, lengths = reader.spec, reader.task, reader.lengths
-  if not task.provider.metric_objs:
-    return {}
-  # Evaluator truncates in its own way, but leaves alone what a preprocessor has
-  # truncated. If no preprocessor does, it gets no lengths, and we truncate.
-  cuts = task_examples.length_preprocessors(task.provider)
-  with _quiet(), batch_iterator.plain_errors(task.name):
-    evaluator = seqio.Evaluator(
-      task.name,
-      _UnpackedConverter(reader),
-      eval_split=spec.split,
-      sequence_length=lengths if cuts else {},
-      num_examples=spec.num_batches and spec.num_batches * spec.batch_size,
-      seed=spec.seed,
-      async_compute_metrics=False,
-    )
-  max_new_tokens = max_new_tokens or lengths["targets"]
-  key = jax.random.key(seed, impl="threefry2x32")
-  eos_id = sentinels.eos_id(task.vocabulary)
-  drawable = sentinels.known_ids(task.vocabulary)
-  constraints = constraints.unbounded()
-
-  def generate(batch, row_ids):
-    return decoding.generate(
-      model,
-      params,
-      batch,
-      max_new_tokens=max_new_tokens,
-      sampler=sampler,
-      key=key,
-      eos_id=eos_id,
-      constraints=constraints,
-      row_ids=row_ids,
-      drawable=drawable,
-    ).arrays()
-
-  def run(function, dataset, arrange):
-    batch_size = batched.round_up(spec.batch_size, layout)
-    batches = dataset.batch(batch_size).as_numpy_iterator()
-    return batched.compute(
-      function,
-      ((ids.astype(np.int32), arrange(batch)) for ids, batch in batches),
-      batch_size=batch_size,
-      layout=layout,
-    )
-
-  def predict_with_scores(dataset):
-    predictions, scores = [], []
-    for ids, rows in run(generate, dataset, model.row_format.prompts):
-      # Padded with zeros to one length, as Evaluator makes an array of them.
-      # Any end id becomes EOS, since the vocabulary decodes up to its EOS.
-      ended = np.isin(rows["tokens"], constraints.ends)
-      tokens = np.where(ended, eos_id or 0, rows["tokens"])
-      predictions += zip(ids.tolist(), tokens, strict=True)
-      scores += rows["log_probs"].sum(axis=-1, dtype=np.float64).tolist()
-    return predictions, {"scores": scores}
-
-  def score(dataset):
-    def scores(batch, row_ids):
-      del row_ids
-      return {"scores": _scores(model, params, batch)}
-
-    found = []
-    for ids, rows in run(scores, dataset, dict):
-      found += zip(ids.tolist(), rows["scores"].tolist(), strict=True)
-    return found
-
-  def score_with_greedy(dataset):
-    def sums(batch, row_ids):
-      del row_ids
-      return _row_sums(model, params, batch)
-
-    found, is_greedy = [], []
-    for ids, rows in run(sums, dataset, dict):
-      found += zip(ids.tolist(), (-rows["loss"]).tolist(), strict=True)
-      is_greedy += (rows["correct"] == rows["weight"]).tolist()
-    return found, {"is_greedy": is_greedy}
-
-  kinds = seqio.metrics.ModelOutputType
-  with batch_iterator.plain_errors(task.name):
-    all_metrics, _ = evaluator.evaluate(
-      compute_metrics=True,
-      model_fns={
-        kinds.PREDICTION: lambda dataset: predict_with_scores(dataset)[0],
-        kinds.PREDICTION_WITH_AUX: predict_with_scores,
-        kinds.SCORE: score,
-        kinds.SCORE_WITH_INTERMEDIATES: score_with_greedy,
-      },
-    )
-  found = _numbers(all_metrics.result()[task.name])
-  examples = evaluator.cached_task_datasets[task.name]
-  return {**found, "num_examples": len(list(examples.as_numpy_iterator()))}
-
-
 def write(metrics: Metrics, path: str) -> None:
   """Writes metrics to a JSON file atomically, from process 0.
 
@@ -309,60 +170,3 @@ def write(metrics: Metrics, path: str) -> None:
     disk.write_text(path, f"{text}\n")
   except OSError as e:
     raise ValueError(f"cannot write {path}: {e.strerror or e}") from None
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _scores(model, params, batch):
-  return model.score(params, batch)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _row_sums(model, params, batch):
-  """Returns the loss, correct targets and weight of each row, [B] each."""
-  terms = model.row_terms(params, batch)
-  loss, correct = terms["loss"], terms["accuracy"]
-  return {"loss": loss.sum, "correct": correct.sum, "weight": loss.weight}
-
-
-def _numbers(metrics):
-  """Returns the metrics that are single numbers."""
-  numbers = {}
-  for name, value in metrics.items():
-    value = value.value if isinstance(value, seqio.metrics.Scalar) else value
-    if not isinstance(value, seqio.metrics.MetricValue) and np.ndim(value) == 0:
-      numbers[name] = float(value)
-  return numbers
-
-
-@contextlib.contextmanager
-def _quiet():
-  """Silences Evaluator's warnings about lengths, which are as intended."""
-  verbosity = logging.get_verbosity()
-  logging.set_verbosity(logging.ERROR)
-  try:
-    yield
-  finally:
-    logging.set_verbosity(verbosity)
-
-
-class _UnpackedConverter:
-  """Converts examples for Evaluator, truncated as in training.
-
-  Evaluator passes all output features of a task, with their lengths, also those
-  that only its metrics read, which are not part of a row.
-  """
-
-  pack = False
-
-  def __init__(self, reader: Reader):
-    self._reader = reader
-    self._convert = feature_converters.converter(
-      reader.row_format, pack=False, **reader.task.starts
-    )
-    self.TASK_FEATURES = self._convert.TASK_FEATURES
-
-  def __call__(self, ds, lengths):
-    del lengths
-    task, lengths = self._reader.task.provider, self._reader.lengths
-    ds = task_examples.fit(ds, task, lengths, self._reader.row_format)
-    return self._convert(ds, lengths)

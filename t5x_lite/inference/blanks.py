@@ -18,6 +18,7 @@ import numpy as np
 
 from t5x_lite import decoding
 from t5x_lite.data import sentinels
+from t5x_lite.row_formats import RowFormat
 
 _UNDERSCORES = re.compile(r"_{3,}")
 _NONE = np.zeros(0, np.int32)
@@ -68,6 +69,17 @@ class Blanks(Protocol):
   def decoder_positions(self, lengths: Mapping[str, int]) -> int:
     """Returns the positions that a decoder needs for inputs and targets."""
 
+  def prompts(
+    self,
+    row_format: RowFormat,
+    batch: Mapping[str, np.ndarray],
+    vocabulary: Any,
+  ) -> dict[str, np.ndarray]:
+    """Returns the part of a batch of examples that generation may see.
+
+    `encode` and `rows.lay_out` make the same of a text.
+    """
+
 
 class Sentinels:
   """Numbered sentinels, which the prediction repeats; or no blanks at all."""
@@ -91,6 +103,10 @@ class Sentinels:
 
   def decoder_positions(self, lengths):
     return sum(lengths.values())
+
+  def prompts(self, row_format, batch, vocabulary):
+    del vocabulary
+    return row_format.prompts(batch)
 
   def fill(self, codec: Codec, text: str, prediction: str) -> dict[str, str]:
     """Returns a prediction, with the "filled" text if there are blanks."""
@@ -132,6 +148,17 @@ class Masks:
   def decoder_positions(self, lengths):
     return sum(lengths.values())
 
+  def prompts(self, row_format, batch, vocabulary):
+    """Returns the texts, of which what is masked is to be filled in.
+
+    Training also scores tokens that stand there, kept or random ones: they are
+    part of the text.
+    """
+    prompts = row_format.prompts(batch)
+    _, mask_id = sentinels.mask(vocabulary)
+    is_mask = prompts["encoder_input_tokens"] == mask_id
+    return prompts | {"encoder_loss_weights": np.int32(is_mask)}
+
   def texts(
     self,
     codec: Codec,
@@ -150,11 +177,31 @@ class Masks:
       ends: the ids that end a text.
       limit: as of `encode`.
     """
-    del ends
     ids, is_mask = self._ids(codec, text, "", limit)
-    ids[is_mask] = tokens
-    filled = codec.decode(ids)
+    predicted, _ = self.answer(ids, is_mask, tokens, ends)
+    filled = codec.decode(predicted)
     return {"prediction": filled, "filled": filled}
+
+  def answer(
+    self,
+    ids: np.ndarray,
+    is_blank: np.ndarray,
+    tokens: Sequence[int],
+    ends: Collection[int],
+  ) -> tuple[list[int], list[int]]:
+    """Returns the ids of the prediction and of the filled text, the same.
+
+    Args:
+      ids: of the prompt.
+      is_blank: which of them are blanks.
+      tokens: what was generated; masks for which there are none stay.
+      ends: the ids that end a text.
+    """
+    del ends
+    filled, (places,) = ids.tolist(), np.nonzero(is_blank)
+    for place, token in zip(places, tokens, strict=False):
+      filled[place] = int(token)
+    return filled, filled
 
   def _ids(self, codec, text, place, limit):
     """Returns the ids of a text, and which of them are the mask."""
@@ -195,6 +242,12 @@ class Spans:
   def decoder_positions(self, lengths):
     return lengths["inputs"]  # What fills a blank has the blank's position.
 
+  def prompts(self, row_format, batch, vocabulary):
+    prompts = row_format.prompts(batch)
+    blanks = sentinels.sentinel_ids(vocabulary)
+    is_blank = np.isin(prompts["decoder_input_tokens"], blanks)
+    return prompts | {"decoder_loss_weights": np.int32(is_blank)}
+
   def texts(
     self,
     codec: Codec,
@@ -204,21 +257,32 @@ class Spans:
     ends: Collection[int],
     limit: int,
   ) -> dict[str, str]:
-    """Returns the prediction and the filled text; see `Masks.texts`.
-
-    A blank for which no tokens are left stays a blank.
-    """
+    """Returns the prediction and the filled text; see `Masks.texts`."""
     ids, is_blank = self._ids(codec, text, "", limit)
+    predicted, filled = self.answer(ids, is_blank, tokens, ends)
+    return {
+      "prediction": codec.decode(predicted).strip(),
+      "filled": codec.decode(filled),
+    }
+
+  def answer(
+    self,
+    ids: np.ndarray,
+    is_blank: np.ndarray,
+    tokens: Sequence[int],
+    ends: Collection[int],
+  ) -> tuple[list[int], list[int]]:
+    """Returns the ids of the prediction and of the filled text.
+
+    A blank for which no tokens are left stays a blank; see `Masks.answer`.
+    """
     spans = _split(tokens, ends)
     filled, predicted = [], []
     for token, is_here in zip(ids.tolist(), is_blank, strict=True):
       span = next(spans, None) if is_here else None
       filled += [token] if span is None else span
       predicted += [] if span is None else [token, *span]
-    return {
-      "prediction": codec.decode(predicted).strip(),
-      "filled": codec.decode(filled),
-    }
+    return predicted, filled
 
   def _ids(self, codec, text, place, limit):
     """Returns the ids of a text, and which of them are blanks."""

@@ -82,6 +82,8 @@ class Generate:
       self.constraints.end_ids(sentinels.eos_id(vocabulary)),
     )
     self._check_blanks()
+    if hasattr(self.strategy, "check_constraints"):
+      self.strategy.check_constraints(self.constraints)
     needed = self.codec.blanks.decoder_positions(self.lengths)
     self.codec.check_positions(self.model, needed)
     self.constraints.check_length(self.max_new_tokens)

@@ -106,6 +106,7 @@ def train(
     eval_batches = held_out.held_out(setup.eval_readers, layout=layout)
     # From the training data if there is no evaluation data.
     sample_reader = (*setup.eval_readers, setup.reader)[0]
+    sampled = run.sample_every and samples.Samples(model, run, sample_reader)
 
     def due(every, number):
       last = number == run.total_steps
@@ -159,7 +160,7 @@ def train(
         path = f"{model_dir}/samples/{number}.jsonl"
         guard.catch_up()
         with clock("samples"):
-          samples.write(model, state.params, run, sample_reader, layout, path)
+          sampled.write(state.params, layout, path)
       if due(run.checkpoint_every, number) or stopping:
         guard.catch_up()
         if guard.is_sound or stopping or number == run.total_steps:

@@ -15,6 +15,7 @@ from t5x_lite import data, row_formats
 from t5x_lite.data.reader import Reader
 from t5x_lite.decoding import Sample
 from t5x_lite.evaluation import evaluate, held_out
+from t5x_lite.evaluation.metrics import task_metrics
 from t5x_lite.losses import Term
 from tests.decoding.markov import Markov
 
@@ -197,7 +198,7 @@ def test_unigram_entropy_counts_what_bears_loss():
 def test_metric_functions_see_predictions_scores_and_order(task, architecture):
   model, params = Markov(architecture=architecture), chain()
   reader = Reader(task, model.row_format)
-  metrics = evaluate.task_metrics(model, params, reader)
+  metrics = task_metrics(model, params, reader)
   # All but ("b", "zz") and those whose targets stop short of "e".
   assert metrics["exact"] == 40
   assert 0.5 < metrics["confidence"] < 1
@@ -213,14 +214,14 @@ def test_predictions_have_no_id_that_rounds_the_vocabulary_up(task):
   params = {"log_probs": jnp.pad(chain()["log_probs"], (0, 5))}
   params["log_probs"] = params["log_probs"].at[:, V:].set(20.0)
   reader = Reader(task, row_formats.CAUSAL)
-  assert evaluate.task_metrics(Markov(), params, reader)["exact"] == 40
+  assert task_metrics(Markov(), params, reader)["exact"] == 40
 
 
 def test_predictions_do_not_depend_on_the_batch_size(task):
   def metrics(batch_size):
     spec = dataclasses.replace(task, batch_size=batch_size)
     reader = Reader(spec, row_formats.CAUSAL)
-    return evaluate.task_metrics(
+    return task_metrics(
       Markov(), chain(), reader, sampler=Sample(), max_new_tokens=6
     )
 

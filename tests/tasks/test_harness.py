@@ -10,7 +10,7 @@ from t5x_lite import row_formats
 from t5x_lite.data import Data, sentinels
 from t5x_lite.data.reader import Reader
 from t5x_lite.data.resolved_task import resolve
-from t5x_lite.evaluation import evaluate
+from t5x_lite.evaluation.metrics import task_metrics
 from t5x_lite.inference import infer
 from tasks import pairs, sources, text_to_text, vocabularies
 from tasks.evaluation import choices, generation, metrics
@@ -308,7 +308,7 @@ def test_of_lambada_the_words_own_tokens_must_be_the_most_probable(registered):
     "harness_lambada", generation.LAMBADA, [{"passage": p} for p in passages]
   )
   reader = Reader(spec, row_formats.CAUSAL)
-  found = evaluate.task_metrics(Markov(), params, reader)
+  found = task_metrics(Markov(), params, reader)
   assert found["accuracy"] == 60.0
   in_nats = -float(log_z[BYTES.encode("e")[0], 0] - 2.0)
   miss = in_nats - 2.0

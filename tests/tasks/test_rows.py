@@ -12,7 +12,7 @@ import tensorflow as tf
 from t5x_lite import row_formats
 from t5x_lite.data import Data
 from t5x_lite.data.reader import Reader
-from t5x_lite.evaluation import evaluate
+from t5x_lite.evaluation.metrics import task_metrics
 from tasks import sources
 from tasks.evaluation import choices, json_rows, suites
 from tasks.task import add_task
@@ -226,7 +226,7 @@ def test_a_question_without_a_right_choice_is_no_traceback():
       list(Reader(spec, row_formats.CAUSAL).batches())
     assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match=message):
-      evaluate.task_metrics(Markov(), {}, Reader(spec, row_formats.CAUSAL))
+      task_metrics(Markov(), {}, Reader(spec, row_formats.CAUSAL))
     # A choice is never cut: what is left of it would be scored.
     short = dataclasses.replace(spec, lengths={"inputs": 8, "targets": 3})
     with pytest.raises(ValueError, match="targets have 4 tokens.*length 3"):

@@ -22,7 +22,8 @@ remote = stores.remote
 def test_a_run_is_started_trained_and_stopped_in_a_store(remote, monkeypatch):
   monkeypatch.setattr(lease, "SETTLE", 0.0)
   # The task has numbers, not texts.
-  monkeypatch.setattr(samples, "_texts", lambda *args: {})
+  monkeypatch.setattr(samples.Samples, "_texts", lambda *args: {})
+  monkeypatch.setattr(samples.Samples, "_is_shown", lambda *args: True)
   monkeypatch.setattr(samples.infer, "run", lambda *args, **options: [{"a": 1}])
   run = test_train.make_run(
     optimizer=AdamW(learning_rate=Leap(1e15)), total_steps=20, log_every=2,

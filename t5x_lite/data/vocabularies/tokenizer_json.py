@@ -254,7 +254,7 @@ class TokenizerJson:
 
   @functools.cached_property
   def special_ids(self) -> frozenset[int]:
-    """Returns the ids of special tokens, which no decoded text has."""
+    """Returns the ids of special tokens; decoded text has masks alone."""
     added = self.tokenizer.get_added_tokens_decoder()
     return frozenset(
       i + self.offset for i, token in added.items() if token.special
@@ -267,8 +267,8 @@ class TokenizerJson:
         # Uses the file's spelling: mT5's sentinels begin with "▁".
         within = self.tokenizer.id_to_token(i - self.offset)
         tokens.append(within or f"<extra_id_{self._numbers[i]}>")
-      elif (
-        self.offset <= i < self._base_vocab_size and i not in self.special_ids
+      elif self.offset <= i < self._base_vocab_size and (
+        i == self.mask_id or i not in self.special_ids
       ):
         tokens.append(self.tokenizer.id_to_token(i - self.offset))
     tokens = [token for token in tokens if token is not None]

@@ -19,7 +19,7 @@ from t5x_lite.interop import generation as generation_lib
 from t5x_lite.interop import tokenizer_files
 
 # The default objective, optimizer and evaluation of a converted T5, another
-# encoder-decoder, or a language model.
+# encoder-decoder, a language model, or an encoder.
 _FILES = {
   "sentinels": (
     "objectives/span_corruption.gin", "optim/adafactor_t5.gin",
@@ -31,11 +31,13 @@ _FILES = {
   "causal": (
     "objectives/causal_lm.gin", "optim/adamw.gin", "runs/pretrain.gin",
   ),
+  "encoder": ("objectives/mlm.gin", "optim/adamw.gin", "runs/pretrain.gin"),
 }  # fmt: skip
 _LENGTHS = {
   "sentinels": {"INPUTS": 512, "TARGETS": 114},
   "encoder_decoder": {"INPUTS": 512, "TARGETS": 512},
   "causal": {"TARGETS": 512},
+  "encoder": {"INPUTS": 512},
 }
 
 
@@ -64,9 +66,10 @@ def write(model, params, output: pathlib.Path, values) -> bool:
     own += vocabulary_bindings.write(vocabulary)
     if not files:
       kind = model.row_format.name
-      if vocabulary.has_sentinels and not model.row_format.shares_row:
+      if vocabulary.has_sentinels and kind == "encoder_decoder":
         kind = "sentinels"
-      files, own = list(_FILES[kind]), own + _lengths(kind, model)
+      files = list(_FILES[kind])
+      own += _lengths(kind, model, vocabulary)
   if generation is not None and (vocabulary is not None or files):
     own += _generation_bindings(generation)
   with tempfile.NamedTemporaryFile("w", suffix=".gin") as file:
@@ -97,14 +100,15 @@ def _read_companions(model, folder, ignore):
     The generation settings, or None if there are no files or the model does not
     generate; and the vocabulary, or None.
   """
-  pair = model.row_format is row_formats.ENCODER_DECODER
-  is_read = pair or model.row_format is row_formats.CAUSAL
+  row_format = model.row_format
+  pair = row_format is row_formats.ENCODER_DECODER
+  is_read = row_format.name in _LENGTHS and _predicts_words(model)
   _check_ignored(ignore, folder if is_read else None)
   if not is_read:
     return None, None
   generation = generation_lib.UNSAID
   names = (hf_config.NAME, generation_lib.NAME)
-  if any((folder / name).exists() for name in names):
+  if row_format.generates and any((folder / x).exists() for x in names):
     generation = generation_lib.read(
       folder,
       is_encoder_decoder=pair,
@@ -114,14 +118,23 @@ def _read_companions(model, folder, ignore):
     for note in generation.notes:
       rundir.say(note)
   vocabulary = converted_vocabulary.find(
-    folder, generation, row_format=model.row_format, ignore=ignore
+    folder, generation, row_format=row_format, ignore=ignore
   )
+  if not row_format.generates:
+    return None, vocabulary
   constraints = generation.constraints
   if vocabulary is not None and constraints.ends == (vocabulary.eos_id,):
     # The vocabulary's EOS is the default already.
     constraints = dataclasses.replace(constraints, ends=())
     generation = dataclasses.replace(generation, constraints=constraints)
   return generation, vocabulary
+
+
+def _predicts_words(model) -> bool:
+  """Tells whether a model has a head over the vocabulary, not of classes."""
+  transformer = model.transformer
+  is_classifier = transformer.classifier is not None
+  return not is_classifier or transformer.lm_head.transform is not None
 
 
 def _check_ignored(ignore, folder):
@@ -137,7 +150,7 @@ def _check_ignored(ignore, folder):
     )
 
 
-def _lengths(kind, model) -> str:
+def _lengths(kind, model, vocabulary) -> str:
   """Returns bindings of the row lengths, within the learned positions."""
   sides = {"INPUTS": "encoder", "TARGETS": "decoder"}
   lines = []
@@ -145,8 +158,8 @@ def _lengths(kind, model) -> str:
     stack = getattr(model.transformer, sides[name])
     limit = getattr(stack.position, "max_length", None)
     if limit is not None:
-      if kind != "causal":  # Texts may get a start and an end token.
-        limit -= 2
+      # Texts may get a start and an end token, or a second start token.
+      limit -= 2 if kind != "causal" else "begin_id" in vocabulary.around
       length = min(length, limit)
     lines.append(f"{name} = {length}\n")
   return "".join(lines)

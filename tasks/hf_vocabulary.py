@@ -32,20 +32,23 @@ class HuggingFaceTokenizer(tokenizer_json.TokenizerJson, seqio.Vocabulary):
     eos: str | None = None,
     start: str | None = None,
     pieces: Sequence[str] = (),
+    mask: str | None = None,
   ):
     seqio.Vocabulary.__init__(self, extra_ids=0)
     tokenizer_json.TokenizerJson.__init__(
-      self, path, extra_ids=extra_ids, eos=eos, start=start, pieces=pieces
-    )
+      self, path, extra_ids=extra_ids, eos=eos, start=start, pieces=pieces,
+      mask=mask,
+    )  # fmt: skip
 
   def recorded_settings(self) -> dict[str, Any]:
     """Returns the arguments of the plain class, but for the path."""
-    _, extra_ids, eos, start, pieces = self._recipe()
+    _, extra_ids, eos, start, pieces, mask = self._recipe()
     return {
       "extra_ids": extra_ids,
       "eos": eos,
       "start": start,
       "pieces": list(pieces),
+      "mask": mask,
     }
 
   @property
@@ -84,6 +87,7 @@ class HuggingFaceTokenizer(tokenizer_json.TokenizerJson, seqio.Vocabulary):
   def _recipe(self) -> tuple:
     return (
       self._path, self._given_extra_ids, self._eos, self._start, self._pieces,
+      self._mask,
     )  # fmt: skip
 
   def __eq__(self, other) -> bool:
@@ -95,9 +99,10 @@ class HuggingFaceTokenizer(tokenizer_json.TokenizerJson, seqio.Vocabulary):
     return hash(self._recipe())
 
   def __str__(self) -> str:
-    path, extra_ids, _, start, pieces = self._recipe()
+    path, extra_ids, _, start, pieces, mask = self._recipe()
     added = f", start={start!r}" if start else ""
     added += f", {len(pieces)} pieces" if pieces else ""
+    added += f", mask={mask!r}" if mask else ""
     return f"HuggingFaceTokenizer({path!r}, extra_ids={extra_ids}{added})"
 
   __repr__ = __str__

@@ -305,6 +305,7 @@ def ordinary_ids(vocabulary: seqio.Vocabulary) -> tuple[int, int]:
   """
   special = {vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id} - {None}
   special |= {*text_lib.sentinel_ids(vocabulary), vocabulary.vocab_size}
+  special |= {*getattr(vocabulary, "special_ids", ())}
   start, end = max(
     itertools.pairwise(sorted(special)), key=lambda pair: pair[1] - pair[0]
   )
@@ -323,7 +324,7 @@ def noise_tokens(
 
   Args:
     tokens: int32 [n].
-    vocabulary: the vocabulary; its <extra_id_0> is the mask.
+    vocabulary: the vocabulary; its own mask, or <extra_id_0>, is the mask.
     mask_fraction: the probability of the mask.
     random_fraction: the probability of a random token, drawn from
       `ordinary_ids`.
@@ -338,5 +339,5 @@ def noise_tokens(
     tf.shape(tokens), seeds[1], minval=first_id, maxval=end_id, dtype=tf.int32
   )
   noised = tf.where(draw < mask_fraction + random_fraction, random_ids, tokens)
-  mask = text_lib.sentinel_ids(vocabulary)[0]
+  _, mask = text_lib.mask(vocabulary)
   return tf.where(draw < mask_fraction, mask, noised)

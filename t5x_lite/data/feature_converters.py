@@ -107,10 +107,11 @@ def converter(
       each.
     loss_on_inputs: whether inputs are scored too; causal and prefix only.
     start_id: the token before the first one that a decoder predicts.
-    around: the tokens that every text of an encoder-decoder begins and ends
-      with, such as BART's "<s>" and "</s>". Both are added to inputs, unless
-      they have the end already, and the first to targets; the lengths do not
-      include them.
+    around: the tokens that every text of an encoder begins and ends with, such
+      as BART's "<s>" and "</s>". Both are added to inputs, unless those of an
+      encoder-decoder have the end already, and the first to the targets of a
+      decoder; the lengths do not include them. In the row of a decoder alone,
+      the first comes after the start token, and is no target (GLM-4).
     bare_prompts: whether the inputs of a decoder-only model have no start
       token, as in GPT-2; then only a text without inputs has it.
 
@@ -198,13 +199,17 @@ class Decoder(Converter):
 
   def row_lengths(self, lengths):
     together = lengths.get("inputs", 0) + lengths["targets"]
-    return {"decoder": lengths.get("decoder", together)}
+    begin, _ = self._around
+    return {"decoder": lengths.get("decoder", together) + len(begin)}
 
   def arrange(self, example):
     if "positions" in example:
       return self._arrange_blanks(**example)
     targets = example["targets"]
     inputs = example.get("inputs", targets[:0])
+    begin, _ = self._around
+    if begin:
+      inputs = tf.concat([begin, inputs], axis=0)
     weights = example.get("weights")
     if weights is None:
       weights = tf.ones_like(targets)
@@ -263,11 +268,18 @@ class Encoder(Converter):
 
   def row_lengths(self, lengths):
     label = {"class": 1} if row_formats.LABELS & lengths.keys() else {}
-    return {"encoder": lengths["inputs"], **label}
+    begin, end = self._around
+    return {"encoder": lengths["inputs"] + len(begin) + len(end), **label}
 
   def arrange(self, example):
     _check_aligned(example, "inputs", "targets")
     _check_aligned(example, "inputs", "weights")
+    begin, end = self._around
+    if begin:
+      example = dict(example)
+      for name in ("inputs", "targets"):
+        example[name] = tf.concat([begin, example[name], end], axis=0)
+      example["weights"] = tf.pad(example["weights"], [[1, 1]])
     arranged = {
       "encoder_input_tokens": example["inputs"],
       "encoder_target_tokens": example["targets"],

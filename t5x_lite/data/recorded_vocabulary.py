@@ -114,7 +114,7 @@ def _tokenizer(path: pathlib.Path, directory, beside) -> list[str]:
   for file in files:
     with disk.partial(folder / file.name) as temporary:
       temporary.write_bytes(file.read_bytes())
-  first = folder / "tokenizer.json"
+  first = folder / f"tokenizer{path.suffix}"
   if path.name != first.name:
     (folder / path.name).replace(first)
   names = [first.name, *(file.name for file in files[1:])]

@@ -53,7 +53,7 @@ def lay_out(
     ValueError: an example has more tokens than a row.
   """
   row_lengths = row_format.row_lengths(lengths)
-  if around and not row_format.shares_row:
+  if around:
     ends = {"encoder": 2, "decoder": 1}
     row_lengths = {side: n + ends[side] for side, n in row_lengths.items()}
   arrange = _ARRANGE[row_format]
@@ -105,10 +105,11 @@ def _encoder_decoder(example, *, start_id, around, bare_prompts) -> Arrays:
 
 
 def _decoder(example, *, start_id, around, bare_prompts) -> Arrays:
-  del around
   if "positions" in example:
     return _blanks(**example)
   inputs, targets = example["inputs"], example["targets"]
+  if around:
+    inputs = _joined(around[:1], inputs)
   tokens = _joined(inputs, _at_least_one(targets))
   arranged = {
     "decoder_input_tokens": _joined([start_id], tokens[:-1]),

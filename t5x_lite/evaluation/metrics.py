@@ -121,7 +121,9 @@ def task_metrics(
       ended = np.isin(rows["tokens"], constraints.ends)
       tokens = np.where(ended, eos_id or 0, rows["tokens"])
       if not blanks.is_free:
-        tokens = _answers(blanks, rows | {"tokens": tokens}, task.vocabulary)
+        rows["tokens"] = tokens
+        ends = 0 if row_format.shares_row or not task.starts["around"] else 1
+        tokens = _answers(blanks, rows, eos_id, ends=ends)
       predictions += zip(ids.tolist(), tokens, strict=True)
       scores += rows["log_probs"].sum(axis=-1, dtype=np.float64).tolist()
     return _padded(predictions), {"scores": scores}
@@ -172,10 +174,8 @@ def _shown(row_format, batch):
   return {name: batch[f"{side}_{key}"] for name, key in names.items()}
 
 
-def _answers(blanks, rows, vocabulary):
-  """Returns the ids of the prediction of each row, without ends around it."""
-  eos_id = sentinels.eos_id(vocabulary)
-  begin = int(getattr(vocabulary, "begin_id", None) is not None)
+def _answers(blanks, rows, eos_id, *, ends):
+  """Returns the ids of each prediction, without `ends` tokens on each side."""
   answers = []
   for i, length in enumerate(rows["lengths"]):
     inside = rows["inside"][i] > 0
@@ -185,7 +185,7 @@ def _answers(blanks, rows, vocabulary):
       rows["tokens"][i][:length].tolist(),
       (eos_id,),
     )
-    answers.append(ids[begin : len(ids) - begin])
+    answers.append(ids[ends : len(ids) - ends])
   return answers
 
 

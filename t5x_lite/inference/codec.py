@@ -114,10 +114,14 @@ class Codec:
       ids = ids[excess:] if is_prompt else ids[: len(ids) - excess]
     return np.array([*ids, *end], np.int32)
 
-  def starts_with_token(self, prompt: Sequence[int]) -> bool:
-    """Returns whether a language model's prompt begins with a start token."""
+  def num_start_tokens(self, prompt: Sequence[int]) -> int:
+    """Returns how many tokens come before a language model's prompt."""
     bare = getattr(self.targets.vocabulary, "bare_prompts", False)
-    return not (bare and len(prompt))
+    return 0 if bare and len(prompt) else 1 + self._has_begin
+
+  @property
+  def _has_begin(self) -> bool:
+    return getattr(self.targets.vocabulary, "begin_id", None) is not None
 
   def decode(self, ids: Sequence[int]) -> str:
     """Returns the text of predicted tokens, up to EOS."""
@@ -133,11 +137,11 @@ class Codec:
     needed = {"encoder": self.lengths.get("inputs"), "decoder": decoder_length}
     if not self.row_format.shares_row:
       needed["decoder"] -= needed["encoder"]
-      if getattr(self.targets.vocabulary, "begin_id", None) is not None:
-        needed = {
-          "encoder": needed["encoder"] + 2,
-          "decoder": needed["decoder"] + 1,
-        }
+    if self._has_begin:
+      needed = {
+        "encoder": (needed["encoder"] or 0) + 2,
+        "decoder": needed["decoder"] + 1,
+      }
     for side, length in needed.items():
       stack = getattr(getattr(model, "transformer", None), side, None)
       limit = getattr(getattr(stack, "position", None), "max_length", None)

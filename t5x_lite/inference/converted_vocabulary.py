@@ -17,6 +17,7 @@ from t5x_lite.interop import tokenizer_files
 from t5x_lite.row_formats import RowFormat
 
 _T5_SENTINELS = 100  # If no file says: mT5's says 0, its model has its own.
+_MASKS = ("[MASK]", "<mask>")
 _BYTES = {"<pad>": 0, "</s>": 1, "<unk>": 2}
 
 
@@ -144,22 +145,25 @@ def _around_whole(files, table) -> dict[str, object]:
 
 def _around_text(files, table, ends) -> dict[str, object]:
   """Returns the special ids around the text of a language model."""
-  if len(files.before) > 1 or files.after:
+  if len(files.before) > 2 or files.after:
     json = table.where.endswith(".json")
     option = "post_processor" if json else "add_eos_token"
     raise ValueError(
       f"{table.where} puts {list(files.before)} before and"
       f" {list(files.after)} after a text, which is not supported for a"
-      " language model: at most one token before, and none after; to leave"
+      " language model: at most two tokens before, and none after; to leave"
       f" them out: --ignore={option}"
     )
   eos = table.id(files.eos, "eos_token") if files.eos else ends[0]
-  start = files.before[0] if files.before else files.bos
-  return {
+  start, *second = files.before or (files.bos,)
+  around = {
     "start_id": table.id(start, "bos_token") if start else eos,
     "eos_id": eos,
     "bare_prompts": not files.before,
   }
+  if second:  # GLM-4's [gMASK] <sop>.
+    around["begin_id"] = table.id(second[0], "post_processor")
+  return around
 
 
 def _bytes(files, row_format) -> _Table:
@@ -209,10 +213,13 @@ def _huggingface(files, row_format) -> _Table | None:
   settings = {"extra_ids": 0}
   if eos is not None:
     settings["eos"] = eos
-  if files.mask is not None and not row_format.generates:
-    settings["mask"] = files.mask
   vocabulary = tokenizer_json.TokenizerJson(str(files.path), **settings)
   find = vocabulary.tokenizer.token_to_id
+  if not row_format.generates:
+    # Published files of BERT and RoBERTa do not name their mask.
+    unnamed = (token for token in _MASKS if find(token) is not None)
+    if mask := files.mask or next(unnamed, None):
+      settings["mask"] = mask
   missing = [token for token in files.added.values() if find(token) is None]
   if missing:
     raise ValueError(
@@ -234,7 +241,10 @@ def _huggingface(files, row_format) -> _Table | None:
   return table
 
 
-_KINDS = {"": _bytes, ".model": _sentencepiece, ".json": _huggingface}
+_KINDS = {
+  "": _bytes, ".model": _sentencepiece, ".json": _huggingface,
+  ".txt": _huggingface,
+}  # fmt: skip
 
 
 def build(found: Vocabulary) -> Any:

@@ -71,15 +71,15 @@ def load(
   if found is None:
     raise ValueError(
       f"{directory} has no tokenizer that can be used: spiece.model, "
-      "tokenizer.json or tokenizer.model with an end of sequence, and padding "
-      "or a special token at id 0"
+      "tokenizer.json, vocab.txt or tokenizer.model with an end of sequence, "
+      "and padding or a special token at id 0"
     )
   for note in (*loaded.notes, *generation.notes):
     logging.info("%s", note)
   vocabulary = converted_vocabulary.build(found)
   model = loaded.model.fit_vocabulary(vocabulary.vocab_size)
   names = _FEATURES[row_format]
-  lengths = _lengths(model, loaded.options, names)
+  lengths = _lengths(model, loaded.options, names, vocabulary)
   constraints = generation.constraints
   says_length = constraints.max_new_tokens or constraints.max_length
   if row_format.generates and says_length is None:
@@ -105,7 +105,10 @@ def load(
 
 
 def _lengths(
-  model: Any, options: Mapping[str, Any], names: Collection[str]
+  model: Any,
+  options: Mapping[str, Any],
+  names: Collection[str],
+  vocabulary: Any,
 ) -> dict[str, int]:
   """Returns the longest texts, within the positions that the model has."""
   said = [
@@ -116,7 +119,10 @@ def _lengths(
     encoder, decoder = model.transformer.encoder, model.transformer.decoder
     stack = (encoder if name == "inputs" else decoder) or encoder or decoder
     limit = getattr(stack.position, "max_length", None)
-    if limit is not None and len(names) > 1:
-      limit -= 2  # For the start and end tokens around texts.
+    if limit is not None:
+      if len(names) > 1:
+        limit -= 2  # For the start and end tokens around texts.
+      elif vocabulary.begin_id is not None:
+        limit -= 1  # For a second start token.
     lengths[name] = limit or min([_LONGEST, *said])
   return lengths

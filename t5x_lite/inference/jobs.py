@@ -158,7 +158,7 @@ class Generate:
     most = self.constraints.max_length
     if most is None or not self.codec.row_format.shares_row:
       return
-    length = len(prompt) + self.codec.starts_with_token(prompt)
+    length = len(prompt) + self.codec.num_start_tokens(prompt)
     if length >= most:
       raise ValueError(
         f"{place}: the prompt has {length} tokens, but the model's max_length "

@@ -1,6 +1,7 @@
 """Reads which tokens a Hugging Face tokenizer puts around a text.
 
     tokenizer.json            its post-processor says: <s> $A </s>
+    vocab.txt                 [CLS] $A [SEP]
     tokenizer.model           add_bos_token and add_eos_token: <s> $A
     spiece.model, ByT5        $A </s>
 
@@ -95,6 +96,13 @@ def read(
       processor = None
     before, after = _around(processor, path)
     return TokenizerFiles(path=path, before=before, after=after, **found)
+  path = directory / "vocab.txt"
+  if path.exists():  # BERT's, whose names are the defaults.
+    before, after = (
+      _content(names.get(f"{name}_token")) or f"[{name.upper()}]"
+      for name in ("cls", "sep")
+    )
+    return TokenizerFiles(path=path, before=(before,), after=(after,), **found)
   path = directory / "tokenizer.model"
   if path.exists() and not is_encoder_decoder:
     # The defaults are those that the classes of LLaMA and Gemma document.

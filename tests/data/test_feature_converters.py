@@ -92,6 +92,36 @@ def test_texts_of_an_encoder_decoder_may_stand_between_tokens():
   )
 
 
+def test_texts_of_an_encoder_stand_between_tokens_that_are_not_masked():
+  aligned = {"inputs": [7, 4, 5], "targets": [7, 8, 5], "weights": [0, 1, 0]}
+  lengths = dict.fromkeys(aligned, 3)
+  (row,) = rows("encoder", [aligned], lengths, pack=True, around=(2, 1))
+  assert_row(
+    row,
+    encoder_input_tokens="2 7 4 5 1",
+    encoder_target_tokens="2 7 8 5 1",
+    encoder_loss_weights="0 0 1 0 0",
+    encoder_segment_ids="1 1 1 1 1",
+    encoder_positions="0 1 2 3 4",
+  )
+
+
+def test_a_decoder_alone_may_have_a_second_start_token():
+  (row,) = rows(
+    "causal", PAIRS, {"inputs": 10, "targets": 5}, pack=True, start_id=6,
+    around=(2, 1),
+  )  # fmt: skip
+  assert_row(
+    row,
+    decoder_input_tokens="6 2 7 8 5 1 3 9 6 2 8 4 9 3 1 4",
+    decoder_target_tokens="2 7 8 5 1 3 9 1 2 8 4 9 3 1 4 1",
+    decoder_loss_weights="0 0 0 0 0 1 1 1 0 0 0 0 0 0 1 1",
+    decoder_causal_attention="1 1 1 1 1 1 0 0 1 1 1 1 1 1 1 0",
+    decoder_segment_ids="1 1 1 1 1 1 1 1 2 2 2 2 2 2 2 2",
+    decoder_positions="0 1 2 3 4 5 6 7 0 1 2 3 4 5 6 7",
+  )
+
+
 def test_bare_prompts_have_no_start_token():
   (row,) = rows(
     "causal", PAIRS, {"inputs": 10, "targets": 5}, pack=True, bare_prompts=True

@@ -72,7 +72,7 @@ KINDS = {
   "opt": Kind(
     "OPTForCausalLM",
     {**_DECODER, "ffn_dim": 48, "word_embed_proj_dim": 32},
-    "</s> $A",
+    "</s> <y> $A",  # As GLM-4 has two tokens there.
     {"bos_token_id": 2, "max_new_tokens": 7, "begin_suppress_tokens": [20]},
   ),
   "bart": Kind(
@@ -277,6 +277,10 @@ def test_training_on_a_run_begins_texts_alike(theirs, run):
   }  # fmt: skip
   name = theirs.model.config.model_type
   assert set(firsts.tolist()) == {starts[name]}
+  if name == "opt":
+    is_second = np.roll(is_first, 1, axis=1)
+    assert set(batch["decoder_input_tokens"][is_second].tolist()) == {4}
+    assert not batch["decoder_loss_weights"][is_first].any()
   if name == "bart":
     is_first = batch["encoder_positions"] == 0
     is_first &= batch["encoder_segment_ids"] > 0

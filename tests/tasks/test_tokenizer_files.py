@@ -1,5 +1,7 @@
 """tokenizer.json files of all kinds give the ids that `transformers` gives."""
 
+import json
+
 import pytest
 import tokenizers
 import transformers
@@ -33,6 +35,26 @@ def test_ids_and_text_are_those_of_transformers(kind, tmp_path):
       expected, skip_special_tokens=True, clean_up_tokenization_spaces=False
     )
     assert vocabulary.decode([i + vocabulary.offset for i in ids]) == decoded
+
+
+@pytest.mark.parametrize(
+  "settings",
+  [
+    {},
+    {"do_lower_case": False, "tokenize_chinese_chars": False},
+    {"strip_accents": False, "unk_token": "the", "mask_token": "cat"},
+  ],
+)
+def test_a_vocab_txt_is_read_as_transformers_reads_it(settings, tmp_path):
+  ids = tokenizer_files.word_piece(lowercase=False).get_vocab()
+  (tmp_path / "vocab.txt").write_text("\n".join(sorted(ids, key=ids.get)))
+  (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+  theirs = transformers.BertTokenizer.from_pretrained(tmp_path)
+  vocabulary = HuggingFaceTokenizer(tmp_path / "vocab.txt", eos="[SEP]")
+  for text in (*tokenizer_files.TEXTS, "a [MASK] b[SEP]"):
+    expected = theirs.encode(text, add_special_tokens=False)
+    assert vocabulary.encode(text) == expected, text
+  assert vocabulary.unk_id == theirs.unk_token_id
 
 
 BLANKS = [

@@ -4,7 +4,9 @@ A model trained with another library expects that library's ids around a text:
 
   T5        inputs  a b </s>          decoder  <pad>  -> a b </s>
   BART      inputs  <s> a b </s>      decoder  </s>   -> <s> a b </s>
+  BERT      [CLS] a b [SEP]
   LLaMA     <s> a b
+  GLM-4     [gMASK] <sop> a b
   GPT-NeoX  a b                       <|endoftext|> a b without a prompt
 
 `t5x_lite convert` reads these ids from the files in the checkpoint's folder.
@@ -35,7 +37,8 @@ class Converted:
       *arguments: passed to the base class.
       start_id: the decoder's start token.
       eos_id: the token that ends a text.
-      begin_id: the first token of an encoder-decoder's inputs and targets.
+      begin_id: the first token of what an encoder reads, and of an
+        encoder-decoder's targets; in a decoder alone, a second start token.
       bare_prompts: whether a decoder-only model's prompt omits start_id.
       **settings: passed to the base class.
     """

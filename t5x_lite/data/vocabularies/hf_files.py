@@ -1,4 +1,4 @@
-"""Reads a tokenizer.json and the configuration files in its folder.
+"""Reads a tokenizer.json or vocab.txt, and the configuration beside it.
 
 tokenizer_config.json and special_tokens_map.json may declare special tokens
 that are ordinary tokens, or have other flags, in tokenizer.json; as in
@@ -19,6 +19,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from t5x_lite.data.vocabularies import word_piece
+
 _EOS_NAMES = (
   "</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "[SEP]", "[EOS]",
 )  # fmt: skip
@@ -29,7 +31,7 @@ _NAMED = (
 
 
 def tokenizer(path: str) -> Any:
-  """Returns the `tokenizers.Tokenizer` of a tokenizer.json.
+  """Returns the `tokenizers.Tokenizer` of a tokenizer.json or vocab.txt.
 
   Raises:
     ValueError: the file does not exist or cannot be read.
@@ -43,13 +45,18 @@ def tokenizer(path: str) -> Any:
     ) from None
   if not pathlib.Path(path).is_file():
     raise ValueError(f"no tokenizer at {path!r}")
+  config = settings(path)
   try:
-    found = tokenizers.Tokenizer.from_file(path)
+    if pathlib.Path(path).suffix == ".txt":
+      texts = {name: content(config.get(name)) for name in _NAMED}
+      found = word_piece.tokenizer(pathlib.Path(path), {**config, **texts})
+    else:
+      found = tokenizers.Tokenizer.from_file(path)
   except Exception as error:  # The package raises Exception itself.
     raise ValueError(f"cannot read {path}: {error}") from None
   found.no_truncation()
   found.no_padding()
-  _add_configured(found, settings(path))
+  _add_configured(found, config)
   return found
 
 

@@ -28,13 +28,26 @@ class TokenBytes(NamedTuple):
   later: tuple[bytes, ...]
 
 
+# Results by the identity of vocabularies, which need not be hashable.
+_kept: dict[int, tuple[sentinels.Vocabulary, TokenBytes]] = {}
+
+
 def token_bytes(vocabulary: sentinels.Vocabulary) -> TokenBytes:
   """Returns the bytes of each id below vocab_size.
+
+  The first call decodes every id, and the result is kept.
 
   Raises:
     ValueError: what a token stands for depends on more than whether it is the
       first, or the vocabulary is of an unknown kind.
   """
+  if id(vocabulary) not in _kept:
+    # What is kept with it keeps the identity from being another's.
+    _kept[id(vocabulary)] = vocabulary, _token_bytes(vocabulary)
+  return _kept[id(vocabulary)][1]
+
+
+def _token_bytes(vocabulary) -> TokenBytes:
   if hasattr(getattr(vocabulary, "tokenizer", None), "PieceToId"):
     known = _of_pieces(vocabulary.tokenizer)
   elif isinstance(vocabulary, tokenizer_json.TokenizerJson):

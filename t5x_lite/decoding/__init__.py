@@ -1,6 +1,6 @@
 """Generates token sequences from a model's next-token logits."""
 
-from t5x_lite.decoding import json_schema
+from t5x_lite.decoding import json_schema, stops
 from t5x_lite.decoding.assisted import Assisted
 from t5x_lite.decoding.beam import Beam
 from t5x_lite.decoding.blank_by_blank import BlankByBlank
@@ -22,12 +22,13 @@ from t5x_lite.decoding.request import (
   Strategy,
 )
 from t5x_lite.decoding.samplers import Greedy, Sample
+from t5x_lite.decoding.stops import Stops
 from t5x_lite.decoding.trie import Trie
 
 __all__ = [
   "GREEDY", "UNCONSTRAINED", "Acceptance", "Assisted", "Beam", "BlankByBlank",
   "Constraints", "Contrastive", "Draft", "DraftModel", "EasyFirst", "Generated",
   "Greedy", "Phrases", "Predictor", "PromptLookup", "Regex", "Repetition",
-  "Sample", "Sampler", "Search", "Strategy", "Trie", "generate",
-  "generate_continuously", "json_schema",
+  "Sample", "Sampler", "Search", "Stops", "Strategy", "Trie", "generate",
+  "generate_continuously", "json_schema", "stops",
 ]  # fmt: skip

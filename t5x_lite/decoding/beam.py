@@ -89,6 +89,9 @@ class Beam:
 
   def search(self, request: Request) -> Generated:
     """Runs the search; see `generate`."""
+    if request.constraints.forced:
+      # A string would end texts that have not all phrases yet.
+      request = request._replace(stops=None)
     logits_BV, state = request.prefill()
     rows = logits_BV.shape[0]
     copies = jnp.repeat(jnp.arange(rows), self.num_beams)
@@ -241,7 +244,8 @@ def _extend_group(beam, request, allowed_BWV, log_probs_BWV, beams, step):
     ),
     scores=scores_BC,
   )
-  ended_BC = jnp.isin(token_BC, request.end_ids)
+  tokens_NT = candidates.tokens.reshape(-1, request.max_new_tokens)
+  ended_BC = request.ends(tokens_NT, step).reshape(token_BC.shape)
   ended_BC |= step + 1 >= request.limit_B[:, None]
 
   going_BC = jnp.where(ended_BC, -jnp.inf, scores_BC)

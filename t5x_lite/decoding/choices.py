@@ -74,7 +74,8 @@ class Choices(NamedTuple):
     """
     step_B = generated.lengths
     step_BT = step_B[:, None] + jnp.arange(tokens_BT.shape[1])
-    is_last_BT = jnp.isin(tokens_BT, self.request.end_ids)
+    texts_BN = write_at(generated.tokens, tokens_BT, step_B, tokens_BT.shape[1])
+    is_last_BT = jax.vmap(jax.vmap(self._ends, (None, 0)))(texts_BN, step_BT)
     is_last_BT |= step_BT + 1 >= self.request.limit_B[:, None]
     first_B = jnp.argmax(is_last_BT, axis=1)
     ends_B = jnp.any(is_last_BT, axis=1) & (first_B < count_B)
@@ -92,6 +93,9 @@ class Choices(NamedTuple):
       scores=jnp.sum(log_probs_BT, axis=1),
     )
     return generated, count_B, done_B | ends_B
+
+  def _ends(self, text_N, step):
+    return self.request.ends(text_N[None], step)[0]
 
   def draw(
     self, allowed_BV: jax.Array, step_B: jax.Array, use: int | None = None

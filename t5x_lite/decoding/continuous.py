@@ -24,6 +24,7 @@ from t5x_lite.decoding.request import (
   row_limits,
   settled,
 )
+from t5x_lite.decoding.stops import Stops
 from t5x_lite.decoding.texts import Texts
 from t5x_lite.model import Model, Params
 from t5x_lite.nn.caches import PLAIN_CACHE, Caching
@@ -45,6 +46,7 @@ def generate_continuously(
   row_ids: np.ndarray | None = None,
   drawable: np.ndarray | None = None,
   caching: Caching = PLAIN_CACHE,
+  stops: Stops | None = None,
 ) -> Generated:
   """Continues each prompt as `generate` does, `rows` of them at a time.
 
@@ -59,7 +61,7 @@ def generate_continuously(
     batch: all prompts, in the format of training batches.
     rows: how many are decoded at the same time.
     max_new_tokens, sampler, key, eos_id, constraints, row_ids, drawable,
-      caching: as of `generate`.
+      caching, stops: as of `generate`.
 
   Returns:
     NumPy arrays in the order of the prompts.
@@ -84,6 +86,7 @@ def generate_continuously(
   batch = {name: np.asarray(values) for name, values in batch.items()}
   row_ids = np.asarray(row_ids)
   settings = _Settings(max_new_tokens, sampler, constraints, caching)
+  given = _Given(key, end_ids, drawable, stops)
   queue = collections.deque(np.flatnonzero(row_ids >= 0))
   occupants = np.full(min(rows, max(1, len(queue))), -1)
   results = jax.tree.map(
@@ -103,13 +106,18 @@ def generate_continuously(
     for place in np.flatnonzero(occupants < 0)[: len(queue)]:
       occupants[place] = index = queue.popleft()
       pool = _admit(
-        model, params, pool, _cut(prompts[index]), place, key, row_ids[index],
-        end_ids, drawable, settings=settings, length=length,
+        model, params, pool, _cut(prompts[index]), place, row_ids[index],
+        given, settings=settings, length=length,
       )  # fmt: skip
     pool = _run(
-      model, params, pool, occupants >= 0, bool(queue), key, end_ids, drawable,
+      model,
+      params,
+      pool,
+      occupants >= 0,
+      bool(queue),
+      given,
       settings=settings,
-    )  # fmt: skip
+    )
     ended = np.flatnonzero((occupants >= 0) & np.asarray(pool.done_B))
     for kept, found in zip(
       jax.tree.leaves(results), jax.tree.leaves(pool.generated), strict=True
@@ -124,6 +132,13 @@ class _Settings(NamedTuple):
   sampler: Sampler
   constraints: Constraints
   caching: Caching
+
+
+class _Given(NamedTuple):
+  key: jax.Array
+  end_ids: jax.Array
+  drawable: np.ndarray | None
+  stops: Stops | None
 
 
 class _Pool(NamedTuple):
@@ -146,22 +161,24 @@ class _Pool(NamedTuple):
   prompts: Texts
   limit_B: jax.Array
 
-  def choices(self, model, params, key, end_ids, drawable, settings) -> Choices:
+  def choices(self, model, params, given, settings) -> Choices:
     """Returns what the rows may choose."""
+    fold_in = jax.vmap(jax.random.fold_in, (None, 0))
     request = Request(
       model=model,
       params=params,
       batch={},
-      row_keys_B=jax.vmap(jax.random.fold_in, (None, 0))(key, self.row_ids_B),
+      row_keys_B=fold_in(given.key, self.row_ids_B),
       is_padding_B=self.row_ids_B < 0,
       max_new_tokens=settings.max_new_tokens,
       prompts=self.prompts,
       limit_B=self.limit_B,
-      end_ids=end_ids,
-      drawable=drawable,
+      end_ids=given.end_ids,
+      drawable=given.drawable,
       constraints=settings.constraints,
       caching=settings.caching,
       draft_params=None,
+      stops=given.stops,
     )
     return Choices(request, settings.sampler, model.transformer.vocab_size)
 
@@ -234,12 +251,11 @@ def _empty_pool(model, params, widest, rows, settings, length):
   donate_argnums=2,
 )
 def _admit(
-  model, params, pool, prompt, place, key, row_id, end_ids, drawable, *,
-  settings, length,
-):  # fmt: skip
+  model, params, pool, prompt, place, row_id, given, *, settings, length
+):
   """Reads a prompt into a free place and draws its first token."""
   logits_BV, row = _start(model, params, prompt, row_id, settings, length)
-  choices = row.choices(model, params, key, end_ids, drawable, settings)
+  choices = row.choices(model, params, given, settings)
   row = _extended(row, choices, logits_BV)
 
   def put(old, new):
@@ -254,11 +270,9 @@ def _admit(
 @functools.partial(
   jax.jit, static_argnums=0, static_argnames="settings", donate_argnums=2
 )
-def _run(
-  model, params, pool, is_taken_B, has_next, key, end_ids, drawable, *, settings
-):
+def _run(model, params, pool, is_taken_B, has_next, given, *, settings):
   """Decodes until a row has ended whose place is wanted, or all have."""
-  choices = pool.choices(model, params, key, end_ids, drawable, settings)
+  choices = pool.choices(model, params, given, settings)
 
   def goes_on(pool):
     busy_B = is_taken_B & ~pool.done_B

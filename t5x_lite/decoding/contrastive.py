@@ -91,7 +91,7 @@ class Contrastive:
         log_probs=generated.log_probs.at[:, step].set(log_probs_B),
         scores=generated.scores + log_probs_B,
       )
-      done_B |= jnp.isin(tokens_B, request.end_ids)
+      done_B |= request.ends(generated.tokens, step)
       done_B |= generated.lengths >= request.limit_B
       # The copies of a row differ in the newest slot alone.
       taken_B = rows_B * copies + best_B

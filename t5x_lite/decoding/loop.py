@@ -18,6 +18,7 @@ from t5x_lite.decoding.request import (
   settled,
 )
 from t5x_lite.decoding.samplers import Greedy
+from t5x_lite.decoding.stops import Stops
 from t5x_lite.model import Params
 from t5x_lite.nn.caches import Caching
 
@@ -39,6 +40,7 @@ def generate(
   drawable: np.ndarray | None = None,
   caching: Caching | None = None,
   draft_params: Params | None = None,
+  stops: Stops | None = None,
 ) -> Generated:
   """Continues each row of a batch until EOS or max_new_tokens.
 
@@ -66,6 +68,7 @@ def generate(
     caching: how keys and values are kept and long prompts are read, for models
       whose `prefill` takes it. None: as the model does.
     draft_params: the parameters of the draft model of `Assisted`.
+    stops: strings that end a text, with the token in which one ends.
 
   Raises:
     ValueError: max_new_tokens is below 1, a key is missing, or the constraints
@@ -83,6 +86,7 @@ def generate(
     row_ids,
     drawable,
     draft_params,
+    stops,
     max_new_tokens=max_new_tokens,
     sampler=sampler,
     constraints=constraints,
@@ -104,6 +108,7 @@ def _generate(
   row_ids_B,
   drawable,
   draft_params,
+  stops,
   *,
   max_new_tokens,
   sampler,
@@ -125,6 +130,7 @@ def _generate(
     constraints=constraints,
     caching=caching,
     draft_params=draft_params,
+    stops=stops,
   )
   if hasattr(sampler, "search"):
     return sampler.search(request)
@@ -138,7 +144,8 @@ def _sample(request: Request, sampler: Sampler) -> Generated:
     tokens_B, done_B, generated = request.emit(
       sampler, step, logits_BV, done_B, generated
     )
-    return tokens_B, done_B | jnp.isin(tokens_B, request.end_ids), generated
+    done_B |= request.ends(generated.tokens, step)
+    return tokens_B, done_B, generated
 
   def unfinished(carry):
     step, _, _, done_B, _ = carry

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5x_lite.decoding.constraints import Constraints
+from t5x_lite.decoding.stops import Stops
 from t5x_lite.decoding.texts import Texts
 from t5x_lite.model import Batch, Params
 from t5x_lite.nn.caches import Caching
@@ -99,6 +100,7 @@ class Request(NamedTuple):
     constraints: which tokens may come.
     caching: how keys and values are kept, or None for the model's own way.
     draft_params: of a draft model, or None.
+    stops: strings that end a text, or None.
   """
 
   model: Predictor
@@ -114,6 +116,7 @@ class Request(NamedTuple):
   constraints: Constraints
   caching: Caching | None
   draft_params: Params | None
+  stops: Stops | None
 
   def prefill(
     self, *, further_tokens: int = 0, **options: Any
@@ -170,6 +173,13 @@ class Request(NamedTuple):
       limit_B=jnp.repeat(self.limit_B, copies),
       end_ids=self.end_ids,
     )
+
+  def ends(self, tokens_RT: jax.Array, step: jax.Array) -> jax.Array:
+    """Returns whether texts end with their token of column `step`, bool [R]."""
+    ends_R = jnp.isin(tokens_RT[:, step], self.end_ids)
+    if self.stops is not None:
+      ends_R |= self.stops.found(tokens_RT, step)
+    return ends_R
 
   def keys(self, step: jax.Array) -> jax.Array:
     """Returns the random key of each row at a step."""

@@ -4,7 +4,6 @@ A job encodes a record of texts as token ids, computes a batch of them, and
 decodes the results as new fields of the record. `infer` runs jobs.
 """
 
-import bisect
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from t5x_lite import checks, decoding
 from t5x_lite.data import sentinels
 from t5x_lite.devices import memory
 from t5x_lite.files.text_files import Record
+from t5x_lite.inference import stop_strings
 from t5x_lite.inference.codec import Codec
 from t5x_lite.model import Batch, Params
 
@@ -148,7 +148,7 @@ class Generate:
     return example
 
   def _check_room(self, example, place):
-    """Refuses a prompt that leaves no token, or fewer than it has masks."""
+    """Refuses a prompt that is empty, or leaves too few tokens."""
     prompt, masks = example["inputs"], sum(example.get("weights", ()))
     if masks > self.max_new_tokens:
       raise ValueError(
@@ -170,6 +170,12 @@ class Generate:
       self.model,
       params,
       batch,
+      draft_params=self.draft_params,
+      **self._arguments(row_ids),
+    ).arrays()
+
+  def _arguments(self, row_ids):
+    return dict(
       max_new_tokens=self.max_new_tokens,
       sampler=self.strategy,
       # Always Threefry: its samples do not depend on batching.
@@ -178,26 +184,17 @@ class Generate:
       constraints=self.constraints,
       row_ids=row_ids,
       drawable=self.codec.blanks.drawable(self.codec.targets.vocabulary),
-      draft_params=self.draft_params,
-    ).arrays()
+      stops=self._stops,
+    )
+
+  @functools.cached_property
+  def _stops(self) -> decoding.Stops | None:
+    vocabulary = self.codec.targets.vocabulary
+    return stop_strings.stops(self.stop, vocabulary)
 
   def read(self, tokens: Sequence[int]) -> tuple[str, int | None]:
-    """Returns the text of predicted tokens.
-
-    If a stop string is in it, the text ends there, and the number of tokens up
-    to the end of that string is returned too, or else None.
-    """
-    text = self._decode(tokens)
-    if not any(string in text for string in self.stop):
-      return text, None
-    count = 1 + bisect.bisect_left(
-      range(1, len(tokens)),
-      True,
-      key=lambda n: any(x in self._decode(tokens[:n]) for x in self.stop),
-    )
-    text = self._decode(tokens[:count])
-    places = [text.find(string) for string in self.stop if string in text]
-    return text[: min(places, default=len(text))], count
+    """Returns the text of predicted tokens; see `stop_strings.cut`."""
+    return stop_strings.cut(tokens, self._decode, self.stop)
 
   def _decode(self, tokens) -> str:
     if len(tokens) and tokens[-1] in self.constraints.ends:

@@ -5,6 +5,7 @@ import random
 import pytest
 
 from t5x_lite.data import recorded_vocabulary, token_bytes
+from t5x_lite.inference import stop_strings
 from tests.tasks import kinds
 
 SUITABLE = [
@@ -51,3 +52,5 @@ def test_a_vocabulary_whose_tokens_have_no_text_of_their_own_is_refused(
 ):
   with pytest.raises(ValueError, match="regex and json_schema need one of"):
     token_bytes.token_bytes(kind(tmp_path / "vocabulary"))
+  # Texts of such tokens are cut at stop strings when they are complete.
+  assert stop_strings.stops(("a",), kind(tmp_path / "vocabulary")) is None

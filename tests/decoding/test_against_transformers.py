@@ -15,6 +15,7 @@ from t5x_lite.decoding import (
   Phrases,
   Repetition,
   generate,
+  stops,
 )
 from t5x_lite.interop import load_hf
 from tests import tiny
@@ -50,7 +51,7 @@ class Case:
   def reads_encoder(self):
     return self.model.row_format.name == "encoder_decoder"
 
-  def ours(self, sampler, constraints, new=NEW):
+  def ours(self, sampler, constraints, new=NEW, **options):
     """Returns what ours generates for all prompts, in one ragged batch."""
     side = "encoder" if self.reads_encoder else "decoder"
     length = max(map(len, self.prompts))
@@ -65,7 +66,7 @@ class Case:
       batch["decoder_causal_attention"] = inside.astype(np.int32)
     return generate(
       self.model, self.params, batch, max_new_tokens=new, sampler=sampler,
-      constraints=constraints,
+      constraints=constraints, **options,
     )  # fmt: skip
 
   def their_states(self, prompt, texts):
@@ -196,6 +197,38 @@ def test_beams(case):
     case, Beam(num_beams=3, num_return_sequences=2), num_beams=3,
     num_return_sequences=2,
   )  # fmt: skip
+
+
+def test_beams_end_at_a_string_as_theirs(case):
+  import torch
+
+  tokens = np.asarray(case.ours(GREEDY, UNCONSTRAINED).tokens)
+  pairs = tokens[:, 1:3][tokens[:, 1] != 0]  # No start token.
+  pairs, counts = np.unique(pairs, axis=0, return_counts=True)
+  pair = pairs[counts.argmax()]
+  # Where the string would begin in the prompt, which is not looked at.
+  prompts = [p for p in case.prompts if p[-1] != pair[0]]
+  case = dataclasses.replace(case, prompts=prompts)
+  letters = [chr(256 + i) for i in range(tiny.VOCAB)]
+  spelled = tuple(letter.encode() for letter in letters)
+  stop = stops.find((letters[pair[0]] + letters[pair[1]],), spelled, spelled)
+  constraints = Constraints(ends=case.ends)
+  ours = case.ours(Beam(num_beams=2), constraints, stops=stop)
+  theirs = case.theirs(
+    num_beams=2,
+    stopping_criteria=[
+      lambda ids, scores, **_: (ids[:, -2:] == torch.tensor(pair)).all(1)
+    ],
+  )
+  stopped = 0
+  for row, length, score, (expected, expected_score) in zip(
+    *map(np.asarray, (ours.tokens, ours.lengths, ours.scores)), theirs,
+    strict=True,
+  ):  # fmt: skip
+    assert row[:length].tolist() == expected[0, :length].tolist()
+    np.testing.assert_allclose(score, expected_score, atol=2e-4)
+    stopped += row[max(length - 2, 0) : length].tolist() == pair.tolist()
+  assert stopped > 3
 
 
 @pytest.mark.slow

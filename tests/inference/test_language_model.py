@@ -13,7 +13,8 @@ import pytest
 from t5x_lite import decoding
 from t5x_lite.data.vocabularies.byte import Bytes
 from t5x_lite.data.vocabulary_record import Feature, TextTask
-from t5x_lite.inference import strategies
+from t5x_lite.files.text_files import Record
+from t5x_lite.inference import infer, strategies
 from t5x_lite.inference.language_model import LanguageModel
 from t5x_lite.inference.probe import probe
 from tests import tiny
@@ -82,6 +83,9 @@ def test_a_stream_ends_early_at_a_stop_string_or_when_it_is_left():
       "".join(model.stream("one", **arguments)) == text[: text.index(text[1])]
     )
   assert max(steps) < 8  # Of the 16 tokens that there is room for.
+  job = model.generation(**arguments)
+  batch = infer.batch(job, [job.encode(Record("", {"text": "one"}))])
+  assert job.compute(model.params, batch, np.arange(1))["lengths"] == 2
   first = next(stream := model.stream("one", max_new_tokens=16))
   stream.close()
   assert text.startswith(first)

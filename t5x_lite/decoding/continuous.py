@@ -16,6 +16,7 @@ import numpy as np
 from t5x_lite.decoding.choices import Choices
 from t5x_lite.decoding.constraints import Constraints
 from t5x_lite.decoding.loop import GREEDY, UNCONSTRAINED
+from t5x_lite.decoding.places import Places
 from t5x_lite.decoding.request import (
   Generated,
   Request,
@@ -47,6 +48,7 @@ def generate_continuously(
   drawable: np.ndarray | None = None,
   caching: Caching = PLAIN_CACHE,
   stops: Stops | None = None,
+  slots: int | None = None,
 ) -> Generated:
   """Continues each prompt as `generate` does, `rows` of them at a time.
 
@@ -62,13 +64,16 @@ def generate_continuously(
     rows: how many are decoded at the same time.
     max_new_tokens, sampler, key, eos_id, constraints, row_ids, drawable,
       caching, stops: as of `generate`.
+    slots: of keys and values, which all rows share: a prompt takes as many as
+      its bucket and max_new_tokens, and waits for them if need be. None: each
+      row has as many as the longest prompt takes.
 
   Returns:
     NumPy arrays in the order of the prompts.
 
   Raises:
-    ValueError: rows is below 1, the sampler does more than draw a token at a
-      time, or as of `generate`.
+    ValueError: rows is below 1, slots are too few, the sampler does more than
+      draw a token at a time, or as of `generate`.
   """
   if rows < 1:
     raise ValueError(f"rows ({rows}) must be at least 1")
@@ -100,30 +105,36 @@ def generate_continuously(
   length = max(buckets)
   pool = _empty_pool(
     model, params, prompts[buckets.index(length)], len(occupants), settings,
-    length,
+    length, slots,
   )  # fmt: skip
+  # An encoder's prompt is not among the decoder's keys and values.
+  in_cache = 0 if "encoder_input_tokens" in batch else 1
+  needed = [max_new_tokens + in_cache * bucket for bucket in buckets]
+  places = None
+  if slots is not None:
+    places = Places(len(occupants), max(needed), slots)
   while queue or (occupants >= 0).any():
     for place in np.flatnonzero(occupants < 0)[: len(queue)]:
+      if places is not None and not places.reserve(place, needed[queue[0]]):
+        break  # Until a text has ended.
       occupants[place] = index = queue.popleft()
+      places_BS = None if places is None else places.of_rows.copy()
       pool = _admit(
         model, params, pool, _cut(prompts[index]), place, row_ids[index],
-        given, settings=settings, length=length,
+        places_BS, given, settings=settings, length=length,
       )  # fmt: skip
     pool = _run(
-      model,
-      params,
-      pool,
-      occupants >= 0,
-      bool(queue),
-      given,
+      model, params, pool, occupants >= 0, bool(queue), given,
       settings=settings,
-    )
+    )  # fmt: skip
     ended = np.flatnonzero((occupants >= 0) & np.asarray(pool.done_B))
     for kept, found in zip(
       jax.tree.leaves(results), jax.tree.leaves(pool.generated), strict=True
     ):
       kept[occupants[ended]] = np.asarray(found)[ended]
     occupants[ended] = -1
+    if places is not None:
+      places.free(ended)
   return results
 
 
@@ -228,18 +239,20 @@ def _start(model, params, prompt, row_id, settings, length):
   )  # fmt: skip
 
 
-def _empty_pool(model, params, widest, rows, settings, length):
+def _empty_pool(model, params, widest, rows, settings, length, slots):
   """Returns a pool of `rows` free places for prompts up to the widest."""
   widest = {
     name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype)
     for name, x in _cut(widest).items()
   }
-  shapes = jax.eval_shape(
-    lambda params, prompt: _start(
-      model, params, prompt, 0, settings, length
-    )[1],
-    params, widest,
-  )  # fmt: skip
+
+  def start(params, prompt):
+    pool = _start(model, params, prompt, 0, settings, length)[1]
+    if slots is None:
+      return pool
+    return pool._replace(state=pool.state.pooled(slots))
+
+  shapes = jax.eval_shape(start, params, widest)
   pool = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
   return pool._replace(done_B=jnp.ones(rows, bool))
 
@@ -251,8 +264,9 @@ def _empty_pool(model, params, widest, rows, settings, length):
   donate_argnums=2,
 )
 def _admit(
-  model, params, pool, prompt, place, row_id, given, *, settings, length
-):
+  model, params, pool, prompt, place, row_id, places_BS, given, *, settings,
+  length,
+):  # fmt: skip
   """Reads a prompt into a free place and draws its first token."""
   logits_BV, row = _start(model, params, prompt, row_id, settings, length)
   choices = row.choices(model, params, given, settings)
@@ -264,7 +278,7 @@ def _admit(
   others = jax.tree.map(
     put, pool._replace(state=None), row._replace(state=None)
   )
-  return others._replace(state=pool.state.put_row(row.state, place))
+  return others._replace(state=pool.state.put_row(row.state, place, places_BS))
 
 
 @functools.partial(
@@ -275,8 +289,9 @@ def _run(model, params, pool, is_taken_B, has_next, given, *, settings):
   choices = pool.choices(model, params, given, settings)
 
   def goes_on(pool):
-    busy_B = is_taken_B & ~pool.done_B
-    return jnp.where(has_next, jnp.all(busy_B), jnp.any(busy_B))
+    # Rows may be free although prompts wait: for slots.
+    has_ended = jnp.any(is_taken_B & pool.done_B)
+    return jnp.any(is_taken_B & ~pool.done_B) & ~(has_next & has_ended)
 
   def body(pool):
     reads_B = (~pool.done_B).astype(jnp.int32)

@@ -83,6 +83,49 @@ class Int8KVCache(NamedTuple):
     return KVCache(self.keys * self.key_scales, self.values * self.value_scales)
 
 
+class PooledKVCache(NamedTuple):
+  """Keys and values of rows that share the slots of one pool.
+
+  PagedAttention (Kwon et al. 2023, arXiv:2309.06180) with pages of one token.
+
+  Attributes:
+    pool: a cache of one row, whose P slots all rows share.
+    places: int32 [B, S], the slot in the pool of each slot of each row; P where
+      a row has none.
+  """
+
+  pool: KVCache | Int8KVCache
+  places: jax.Array
+
+  def write(self, new: KVCache, slot: jax.Array) -> "PooledKVCache":
+    """Returns the cache with `new` [B, K, T, H] written from `slot` [B] on."""
+
+    def in_one_row(x):
+      return x.swapaxes(0, 1).reshape(1, x.shape[1], -1, x.shape[3])
+
+    slot_BT = slot[:, None] + jnp.arange(new.keys.shape[2])
+    place_BT = jnp.take_along_axis(self.places, slot_BT, axis=1, mode="clip")
+    new = jax.tree.map(in_one_row, new)
+    return self._replace(pool=self.pool.write(new, place_BT.reshape(1, -1)))
+
+  def read(self) -> KVCache:
+    """Returns the rows, each with all of its slots: a copy."""
+
+    def of_rows(x):
+      return x[0][:, self.places].swapaxes(0, 1)
+
+    return jax.tree.map(of_rows, self.pool).read()
+
+  def with_row(
+    self, new: KVCache | Int8KVCache, row: jax.Array, places: jax.Array
+  ) -> "PooledKVCache":
+    """Returns the cache with other places, and those of a row filled."""
+    pool = jax.tree.map(
+      lambda old, x: _write(old, x, places[row][None], axis=2), self.pool, new
+    )
+    return PooledKVCache(pool, places)
+
+
 def _rounded(x):
   """Rounds each head's vector of each slot; returns int8 and the scale."""
   x = x.astype(jnp.float32)
@@ -222,9 +265,10 @@ def _write(old, new, slot, axis):
     return jax.lax.dynamic_update_slice_in_dim(old, new, slot, axis)
 
   if slot.ndim == 2:
-    old, new = (jnp.moveaxis(x, axis, 1) for x in (old, new))
     rows = jnp.arange(old.shape[0])[:, None]
-    return jnp.moveaxis(old.at[rows, slot].set(new, mode="drop"), 1, axis)
+    # Dims that are indexed by arrays come first, [B, T, ...].
+    index = (rows, *[slice(None)] * (axis - 1), slot)
+    return old.at[index].set(jnp.moveaxis(new, axis, 1), mode="drop")
 
   def row(old, new, slot):
     return jax.lax.dynamic_update_slice_in_dim(old, new, slot, axis - 1)

@@ -1,12 +1,20 @@
 """DecodeState: what generation carries from token to token."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from t5x_lite.nn.attention_rules import TokenInfo
-from t5x_lite.nn.caches import Int8KVCache, KVCache, LayerCache, StackCache
+from t5x_lite.nn.caches import (
+  Int8KVCache,
+  KVCache,
+  LayerCache,
+  PooledKVCache,
+  SharedKV,
+  StackCache,
+)
 
 
 class DecodeState(NamedTuple):
@@ -57,13 +65,48 @@ class DecodeState(NamedTuple):
       source=self.source and take_tokens(self.source),
     )
 
-  def put_row(self, other: "DecodeState", place: jax.Array) -> "DecodeState":
+  def pooled(self, slots: int) -> "DecodeState":
+    """Returns an empty state whose rows share so many slots, and have none yet.
+
+    A ring stays as it is, and so do an encoder's keys and values.
+    """
+
+    def pool(kv):
+      def shared(x):
+        shape = (*x.shape[:-4], 1, x.shape[-3], slots, x.shape[-1])
+        return jnp.zeros(shape, x.dtype)
+
+      *stacked, rows, _, length, _ = kv.keys.shape
+      places = jnp.full((*stacked, rows, length), slots, jnp.int32)
+      return PooledKVCache(jax.tree.map(shared, kv), places)
+
+    def pool_part(part):
+      if isinstance(part, LayerCache) and part.attention is not None:
+        return part._replace(attention=pool(part.attention))
+      if isinstance(part, SharedKV):
+        return part._replace(kv=pool(part.kv))
+      return part
+
+    def is_part(x):
+      is_ring = isinstance(x, StackCache) and x.ring
+      return is_ring or isinstance(x, LayerCache | SharedKV)
+
+    cache = jax.tree.map(pool_part, self.cache, is_leaf=is_part)
+    return self._replace(cache=cache)
+
+  def put_row(
+    self,
+    other: "DecodeState",
+    place: jax.Array,
+    places_BS: jax.Array | None = None,
+  ) -> "DecodeState":
     """Returns the state with the one row of another in place of one of its own.
 
     Args:
       other: of one row, with a slot per row; what it holds fewer of, such as
         tokens of the source, is filled up with padding.
       place: int32 scalar, which row is replaced.
+      places_BS: of a `pooled` state, the slots of all rows from now on.
     """
 
     def put(old, new, axis):
@@ -74,6 +117,12 @@ class DecodeState(NamedTuple):
       )
 
     def put_part(old, new):
+      if isinstance(old, PooledKVCache):
+        put_kv = functools.partial(
+          PooledKVCache.with_row, row=place, places=places_BS
+        )
+        is_stacked = old.places.ndim > 2
+        return (jax.vmap(put_kv) if is_stacked else put_kv)(old, new)
       # A cache is [B, K, S, H]; a scan stacks those of its layers in front.
       before = 4 if _is_kv(old) else None
       return jax.tree.map(
@@ -109,7 +158,7 @@ def _is_part(x) -> bool:
 
 
 def _is_kv(x) -> bool:
-  return isinstance(x, KVCache | Int8KVCache)
+  return isinstance(x, KVCache | Int8KVCache | PooledKVCache)
 
 
 def _has_ring(cache: Any) -> bool:

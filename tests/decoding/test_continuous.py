@@ -13,6 +13,7 @@ from t5x_lite.decoding import (
   generate,
   generate_continuously,
 )
+from t5x_lite.decoding.places import Places
 from t5x_lite.nn.attention_rules import Window
 from t5x_lite.nn.caches import Caching
 from tests import tiny
@@ -45,18 +46,23 @@ MODELS = {
   "prefix_lm": (tiny.prefix_lm, Caching()),
   "yoco": (yoco, Caching(prefill_chunk=4)),
   "encoder_decoder": (encoders_and_window, Caching(prefill_chunk=2)),
+  "scanned": (lambda: tiny.t5(scan=True), Caching()),
 }
+SLOW = [
+  ("yoco", None), ("yoco", 90), ("encoder_decoder", None), ("scanned", 20)
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-  "name",
+  ("name", "slots"),
   [
-    "prefix_lm",
-    pytest.param("yoco", marks=pytest.mark.slow),
-    pytest.param("encoder_decoder", marks=pytest.mark.slow),
+    ("prefix_lm", None),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW),
   ],
 )
-def test_texts_are_those_of_one_batch_and_nothing_is_compiled_again(name):
+def test_texts_are_those_of_one_batch_and_nothing_is_compiled_again(
+  name, slots
+):
   build, caching = MODELS[name]
   model, batch = build(), many(build())
   params = tiny.random_params(model)
@@ -68,7 +74,7 @@ def test_texts_are_those_of_one_batch_and_nothing_is_compiled_again(name):
     order = np.array(order)
     out = generate_continuously(
       model, params, {k: v[order] for k, v in batch.items()}, rows=3,
-      row_ids=row_ids[order], caching=caching, **SETTINGS,
+      row_ids=row_ids[order], caching=caching, slots=slots, **SETTINGS,
     )  # fmt: skip
     np.testing.assert_array_equal(out.tokens, expected.tokens[order])
     np.testing.assert_array_equal(out.lengths, expected.lengths[order])
@@ -86,7 +92,10 @@ def test_draws_are_those_of_one_batch():
   params, batch = tiny.random_params(model), many(model)
   settings = {**SETTINGS, "sampler": Sample(top_k=9), "eos_id": 3}
   settings["key"] = jax.random.key(7)
-  out = generate_continuously(model, params, batch, rows=2, **settings)
+  # Two of the longest have no room at once.
+  out = generate_continuously(
+    model, params, batch, rows=2, slots=70, **settings
+  )
   expected = generate(model, params, batch, **settings)
   np.testing.assert_array_equal(out.tokens, expected.tokens)
 
@@ -94,3 +103,14 @@ def test_draws_are_those_of_one_batch():
 def test_rows_below_one_are_refused():
   with pytest.raises(ValueError, match=r"rows \(0\) must be at least 1"):
     generate_continuously(tiny.llama(), {}, {}, rows=0, **SETTINGS)
+
+
+def test_slots_are_given_to_rows_and_taken_back():
+  places = Places(rows=3, length=4, slots=6)
+  assert places.reserve(0, 4) and places.reserve(2, 2)
+  assert not places.reserve(1, 1)
+  places.free(np.array([0]))
+  assert places.reserve(1, 3)
+  assert places.of_rows.tolist() == [[6] * 4, [0, 1, 2, 6], [4, 5, 6, 6]]
+  with pytest.raises(ValueError, match=r"slots \(3\) must be at least 4"):
+    Places(rows=1, length=4, slots=3)

@@ -15,7 +15,9 @@ batch size, the lengths and the optimizer; for the gin file of a model, set them
 by flags. With --against=transformers, the same architecture trains in PyTorch
 too, in a process of its own, by AdamW in float32; steps alternate. With
 --decode, it is greedy generation that is timed, of --lengths=inputs=PROMPT,
-targets=NEW (64 and 64) in batches of 1, 8 and 64, or of --batch_size.
+targets=NEW (64 and 64) in batches of 1, 8 and 64, or of --batch_size. Several
+devices are divided among 1, 2, ... copies of the model; the number that gives
+the most tokens per second is named, for --copies of `infer`.
 """
 EXAMPLE = """
 t5x_lite bench --gin_file=gin/models/t5_1_1/small.gin --batch_size=8 \\

@@ -4,6 +4,7 @@ from launch import describe
 
 _COLUMNS = {
   "batch": "batch_size",
+  "copies": "copies",
   "first token ms": "first_token_ms",
   "prefill tokens/s": "prefill_tokens_per_s",
   "step ms": "step_ms",
@@ -40,4 +41,11 @@ def text(result) -> str:
   for row in rows:
     cells = (f"{x:>{w}}" for x, w in zip(row, widths, strict=True))
     lines.append("  ".join(cells))
+  if len({one["copies"] for one in result["batches"]}) > 1:
+    best = max(result["batches"], key=lambda one: one["tokens_per_s"])
+    lines += [
+      "",
+      f"most tokens per second: --copies={best['copies']} "
+      f"--batch_size={best['batch_size']}",
+    ]
   return "\n".join(lines)

@@ -138,6 +138,11 @@ def run_flags(values):
   flags.DEFINE_integer(
     "batch_size", 32, "Texts per batch.", lower_bound=1, flag_values=values
   )
+  flags.DEFINE_integer(
+    "copies", None, "Copies of the model among which the devices are divided; "
+    "by default as in the run, and one device for a Hugging Face directory.",
+    lower_bound=1, flag_values=values,
+  )  # fmt: skip
   flags.DEFINE_bool(
     "json", False, "Print one JSON object per line.", flag_values=values
   )

@@ -38,7 +38,12 @@ def of_flags(values) -> Any:
 
   session.start_processes(values)
   environment.keep_programs()
-  return hugging_face.load(path, ignore=values.ignore)
+  layout = None
+  if values.copies is not None:
+    from t5x_lite.devices import copies
+
+    layout = copies.layout(values.copies)
+  return hugging_face.load(path, layout=layout, ignore=values.ignore)
 
 
 def load(directory: str, **flags: Any) -> Any:

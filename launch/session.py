@@ -134,7 +134,7 @@ def restore(values) -> Restored:
   vocabulary_record.check(task, values.model_dir)
   model = run.model.fit_vocabulary(task.vocab_size)
   params, layout, step = read_params(
-    model, run.layout, values.model_dir, values.step
+    model, _layout(values, run.layout), values.model_dir, values.step
   )
   return Restored(run, task, model, params, layout, step)
 
@@ -169,8 +169,9 @@ def language_model(values) -> Any:
   settings = config.bound(run_lib.Run)
   model = settings["model"].fit_vocabulary(task.vocab_size)
   params, layout, _ = read_params(
-    model, settings.get("layout", Layout()), values.model_dir, values.step
-  )
+    model, _layout(values, settings.get("layout", Layout())),
+    values.model_dir, values.step,
+  )  # fmt: skip
   return _language_model(
     values, settings, task=task, model=model, params=params, layout=layout
   )
@@ -237,6 +238,15 @@ def read_params(model, layout, model_dir, step=None):
   with manager.Checkpoints(model_dir) as checkpoints:
     params = checkpoints.restore_params(abstract, step)
     return params, layout, checkpoints.restored_step
+
+
+def _layout(values, recorded):
+  """Returns the layout of --copies, or the run's."""
+  if "copies" not in values or values.copies is None:
+    return recorded
+  from t5x_lite.devices import copies
+
+  return copies.layout(values.copies)
 
 
 def _on_these_devices(layout):

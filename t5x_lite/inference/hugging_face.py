@@ -79,6 +79,8 @@ def load(
   vocabulary = converted_vocabulary.build(found)
   model = loaded.model.fit_vocabulary(vocabulary.vocab_size)
   names = _FEATURES[row_format]
+  if layout is not None:
+    layout = layout.fit(model.logical_axes(), model.abstract())
   lengths = _lengths(model, loaded.options, names, vocabulary)
   constraints = generation.constraints
   says_length = constraints.max_new_tokens or constraints.max_length

@@ -1,6 +1,7 @@
 """Measures generation on synthetic token ids, at several batch sizes."""
 
 import contextlib
+import itertools
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -11,8 +12,8 @@ import numpy as np
 
 from t5x_lite import decoding
 from t5x_lite.accounting import costs, model_structure
+from t5x_lite.devices import copies as copies_lib
 from t5x_lite.devices import matmul_peak
-from t5x_lite.devices.layout import Layout
 from t5x_lite.files.slow import announced
 from t5x_lite.model import Model, Params
 from t5x_lite.training import peer as peers
@@ -26,7 +27,7 @@ def bench(
   new_tokens: int,
   repeats: int = 3,
   sampler: decoding.Strategy = decoding.GREEDY,
-  layout: Layout | None = None,
+  copies: Sequence[int] | None = None,
   against: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
   """Times greedy generation, whose texts never end early.
@@ -43,17 +44,19 @@ def bench(
     new_tokens: of each row.
     repeats: how often each is timed; the medians count.
     sampler: another strategy than greedy decoding.
-    layout: the devices; None shards the batch over all that divide it.
+    copies: numbers of copies of the model among which the devices are divided,
+      one measurement each of the batches that they divide; None: all that
+      devices.copies knows.
     against: the same model in the words of Hugging Face (`peer.Peer`), which
       generates in turn; None compares nothing.
 
   Returns:
     "bytes_per_s" of memory, "dtype", "device", "parameters", "prompt_tokens",
-    "new_tokens" and "batches", for each of the batch sizes: "batch_size",
-    "first_token_ms", "prefill_tokens_per_s", "step_ms", "tokens_per_s",
-    "pct_of_bound"; and "against", of the peer: "first_token_ms", "step_ms",
-    "tokens_per_s" and "ratio", our tokens per second over its own, prompts
-    included.
+    "new_tokens" and "batches", for each of the batch sizes and numbers of
+    copies: "batch_size", "copies", "first_token_ms", "prefill_tokens_per_s",
+    "step_ms", "tokens_per_s", "pct_of_bound"; and "against", of the peer:
+    "first_token_ms", "step_ms", "tokens_per_s" and "ratio", our tokens per
+    second over its own, prompts included.
 
   Raises:
     ValueError: the model does not generate, or the peer does not compare.
@@ -62,17 +65,19 @@ def bench(
     raise ValueError("an encoder-only model does not generate")
   if against is not None:
     peers.check_device(model, jax.default_backend())
-  whole = layout or Layout()
   found, speed = [], matmul_peak.bytes_per_second()
-  for rows in batch_sizes:
-    fitted = whole.fit(model.logical_axes(), model.abstract())
-    if rows % fitted.data_shard()[1] or rows % jax.device_count():
-      fitted = None  # Each device generates all rows: one is used.
+  axes, abstract = model.logical_axes(), model.abstract()
+  numbers = copies_lib.numbers() if copies is None else copies
+  for rows, number in itertools.product(batch_sizes, numbers):
+    if rows % number:
+      continue
+    layout = copies_lib.layout(number).fit(axes, abstract)
     with contextlib.ExitStack() as stack:
-      if fitted is not None:
-        stack.enter_context(fitted.activate())
-      params = jax.jit(model.init)(jax.random.key(0))
-      batch = _prompts(model, rows, prompt_tokens)
+      stack.enter_context(layout.activate())
+      shardings = layout.tree_shardings(axes, abstract)
+      init = jax.jit(model.init, out_shardings=shardings)
+      params = init(jax.random.key(0))
+      batch = layout.shard_batch(_prompts(model, rows, prompt_tokens))
 
       def generate(count, params=params, batch=batch):
         out = decoding.generate(
@@ -88,9 +93,11 @@ def bench(
           peers.Peer(against, batch_size=rows, lengths=lengths, work="generate")
         )
       ours, theirs = _times(generate, peer, new_tokens, repeats)
-    of_batch = _speeds(rows, prompt_tokens, new_tokens, *ours)
-    read = _bytes_read(model, params, rows, prompt_tokens, new_tokens)
-    bound = read / speed
+    of_batch = {"copies": number} | _speeds(
+      rows, prompt_tokens, new_tokens, *ours
+    )
+    read = _bytes_read(model, params, rows // number, prompt_tokens, new_tokens)
+    bound = read * number / jax.device_count() / speed
     of_batch["pct_of_bound"] = round(1e5 * bound / of_batch["step_ms"], 1)
     if peer is not None:
       of_peer = _speeds(rows, prompt_tokens, new_tokens, *theirs)

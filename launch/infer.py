@@ -73,6 +73,15 @@ def define(values):
     "no_repeat_ngram_size", None, "No sequence of this many tokens comes "
     "twice.", lower_bound=0, flag_values=values,
   )  # fmt: skip
+  flags.DEFINE_multi_string(
+    "bad_words", None, "Words that no text has; may be given several times.",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_multi_string(
+    "force_words", None, "Words that each text has, with --num_beams; may be "
+    "given several times.",
+    flag_values=values,
+  )  # fmt: skip
   flags.DEFINE_string(
     "regex", None, "A regular expression that each text matches.",
     flag_values=values,
@@ -100,6 +109,20 @@ def define(values):
   flags.DEFINE_bool(
     "stream", False, "Print tokens as they come; without --text, answer the "
     "lines of the standard input.",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_enum(
+    "cache_dtype", None, ["float32", "bfloat16", "int8"],
+    "Type of the kept keys and values; by default the model's.",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_integer(
+    "prefill_chunk_size", None, "Read so many tokens of the prompts at once.",
+    lower_bound=1, flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_bool(
+    "continuous", False, "Give the place of a text that has ended to the next: "
+    "the same texts, sooner if their lengths differ much.",
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_bool(
@@ -196,7 +219,10 @@ def main(values, arguments):
   is_beam = isinstance(job.sampler, decoding.Beam)
   texts = [{"text": _prompt(model, text, values.chat)} for text in values.text]
   copies = 1 if is_beam else values.num_samples
-  finish(job, model, texts, values, _show, num_samples=copies)
+  finish(
+    job, model, texts, values, _show, num_samples=copies,
+    continuous=values.continuous,
+  )  # fmt: skip
 
 
 def _prompt(model, text, is_chat) -> str:
@@ -207,7 +233,7 @@ def _prompt(model, text, is_chat) -> str:
 
 def _check_stream(values):
   """Refuses flags that have no effect with --stream."""
-  others = ("input", "output", "json", "skip_bad")
+  others = ("input", "output", "json", "skip_bad", "continuous")
   given = [name for name in others if values[name].value]
   if values.num_samples > 1:
     given.append("num_samples")
@@ -257,14 +283,20 @@ def check_source(values, has_texts, flag):
     raise ValueError("--input and --output go together")
 
 
-def finish(job, model, records, values, show, *, num_samples=1):
+def finish(
+  job, model, records, values, show, *, num_samples=1, continuous=False
+):
   """Runs a job on records or on --input, and prints or writes the results."""
   import jax
 
   from t5x_lite.files import json_text
   from t5x_lite.inference import infer
 
-  settings = {"batch_size": values.batch_size, "layout": model.layout}
+  settings = {
+    "batch_size": values.batch_size,
+    "layout": model.layout,
+    "continuous": continuous,
+  }
   if values.input:
     infer.run_file(
       job,

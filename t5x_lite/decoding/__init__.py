@@ -24,11 +24,12 @@ from t5x_lite.decoding.request import (
 from t5x_lite.decoding.samplers import Greedy, Sample
 from t5x_lite.decoding.stops import Stops
 from t5x_lite.decoding.trie import Trie
+from t5x_lite.nn.caches import Caching
 
 __all__ = [
   "GREEDY", "UNCONSTRAINED", "Acceptance", "Assisted", "Beam", "BlankByBlank",
-  "Constraints", "Contrastive", "Draft", "DraftModel", "EasyFirst", "Generated",
-  "Greedy", "Phrases", "Predictor", "PromptLookup", "Regex", "Repetition",
-  "Sample", "Sampler", "Search", "Stops", "Strategy", "Trie", "generate",
-  "generate_continuously", "json_schema", "stops",
+  "Caching", "Constraints", "Contrastive", "Draft", "DraftModel", "EasyFirst",
+  "Generated", "Greedy", "Phrases", "Predictor", "PromptLookup", "Regex",
+  "Repetition", "Sample", "Sampler", "Search", "Stops", "Strategy", "Trie",
+  "generate", "generate_continuously", "json_schema", "stops",
 ]  # fmt: skip

@@ -114,6 +114,12 @@ class Codec:
       ids = ids[excess:] if is_prompt else ids[: len(ids) - excess]
     return np.array([*ids, *end], np.int32)
 
+  @property
+  def needs_prompt(self) -> bool:
+    """Returns whether nothing stands beside a prompt for the model to read."""
+    begin_id = getattr(self.inputs.vocabulary, "begin_id", None)
+    return not self.row_format.shares_row and begin_id is None
+
   def num_start_tokens(self, prompt: Sequence[int]) -> int:
     """Returns how many tokens come before a language model's prompt."""
     bare = getattr(self.targets.vocabulary, "bare_prompts", False)

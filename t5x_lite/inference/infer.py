@@ -34,6 +34,10 @@ from t5x_lite.row_formats import RowFormat
 
 __all__ = ["Codec", "Generate", "Score", "codec", "run", "run_file"]
 
+# With continuous batching, so many batches are read at once: at the end of
+# them rows become free, for which there is no next text.
+_QUEUE = 16
+
 
 def codec(
   task: Task,
@@ -104,6 +108,7 @@ def run(
   batch_size: int = 32,
   layout: Layout | None = None,
   row_ids: Iterable[int] | None = None,
+  continuous: bool = False,
 ) -> list[dict[str, Any]]:
   """Runs a job on records in memory.
 
@@ -114,6 +119,8 @@ def run(
     batch_size: rows per batch, rounded up to a multiple of the data shards.
     layout: the devices; None means one device.
     row_ids: one per record, which makes its samples its own; None: its place.
+    continuous: whether a text that has ended gives its place in the batch to
+      the next; the results are the same.
 
   Returns:
     One dict per record, in order: its own fields and the job's.
@@ -134,6 +141,7 @@ def run(
     itertools.count() if row_ids is None else row_ids,
     batch_size=batch_size,
     layout=layout,
+    continuous=continuous,
   )
   return list(itertools.chain.from_iterable(batches))
 
@@ -148,6 +156,7 @@ def run_file(
   layout: Layout | None = None,
   num_samples: int = 1,
   skip_bad: bool = False,
+  continuous: bool = False,
 ) -> int:
   """Runs a job on each line of a file and writes JSONL in the same order.
 
@@ -156,7 +165,7 @@ def run_file(
   continues after the last line, with the same results as without one.
 
   Args:
-    job, params, batch_size, layout: as in `run`.
+    job, params, batch_size, layout, continuous: as in `run`.
     path_in: JSON Lines, or plain text with one text per line; text_files.py
       detects which.
     path_out: a local `.jsonl` file; see `jsonl.Output`.
@@ -205,6 +214,7 @@ def run_file(
       itertools.count(num_done),
       batch_size=batch_size,
       layout=layout,
+      continuous=continuous,
     ):
       if output is not None:
         output.append(results)
@@ -212,12 +222,19 @@ def run_file(
   return num_records
 
 
-def _run(job, params, read, row_ids, *, batch_size, layout):
+def _run(job, params, read, row_ids, *, batch_size, layout, continuous):
   """Yields the results of each batch of the records that `read` reads."""
+  compute = functools.partial(job.compute, params)
+  if continuous:
+    _check_one_copy(layout)
+    compute = functools.partial(
+      job.compute_continuously, params, rows=batch_size
+    )
+    batch_size *= _QUEUE
   batch_size = batched.round_up(batch_size, layout)
   records = read()
   for ids, found in batched.compute(
-    functools.partial(job.compute, params),
+    compute,
     _batches(job, read, row_ids, batch_size),
     batch_size=batch_size,
     layout=layout,
@@ -226,6 +243,16 @@ def _run(job, params, read, row_ids, *, batch_size, layout):
       job.result(record.fields, {name: x[i] for name, x in found.items()})
       for i, record in enumerate(itertools.islice(records, len(ids)))
     ]
+
+
+def _check_one_copy(layout):
+  """Refuses to divide rows that come and go among devices."""
+  copies = batched.round_up(1, layout)
+  if copies > 1 or jax.process_count() > 1:
+    raise ValueError(
+      f"continuous=True is for one copy of the model, and there are {copies}, "
+      f"in {jax.process_count()} processes: leave it out, or set copies=1"
+    )
 
 
 def _batches(job, read, row_ids, batch_size):
@@ -283,8 +310,9 @@ def _settings(job):
     if field.name not in ("model", "codec", "draft_params")
   }
   # Left out by default, so that jobs begun by earlier versions go on.
-  if not settings.get("stop"):
-    settings.pop("stop", None)
+  for name in ("stop", "caching"):
+    if not settings.get(name):
+      settings.pop(name, None)
   if getattr(job, "draft_params", None) is not None:
     settings["draft_parameters"] = fingerprint(job.draft_params)
   return {

@@ -47,6 +47,8 @@ class Generate:
     seed: the seed of the sampler.
     stop: strings before which a text ends; they may span tokens.
     draft_params: the parameters of the draft model of `Assisted`.
+    caching: how keys and values are kept and long prompts read; None: as the
+      model does.
   """
 
   model: decoding.Predictor
@@ -57,6 +59,7 @@ class Generate:
   seed: int = 0
   stop: Sequence[str] = ()
   draft_params: Params | None = dataclasses.field(default=None, repr=False)
+  caching: decoding.Caching | None = None
 
   def __post_init__(self):
     checks.fields(self)
@@ -103,6 +106,11 @@ class Generate:
       raise ValueError(
         f"stop={self.stop[0]!r} ends a text, but this model fills the blanks "
         "of one: leave it out"
+      )
+    if self.caching is not None:
+      raise ValueError(
+        f"{self.caching} is for models that write a text, and this one fills "
+        "the blanks of one: leave out cache_dtype and prefill_chunk_size"
       )
     limit = self._blank_positions
     if limit is not None and self.max_new_tokens > limit:
@@ -155,6 +163,11 @@ class Generate:
         f"{place}: the text has {masks} masks, more than max_new_tokens "
         f"({self.max_new_tokens}): raise it or leave it out"
       )
+    if not len(prompt) and self.codec.needs_prompt:
+      raise ValueError(
+        f"{place}: the prompt is empty, and an encoder reads at least one "
+        "token: give a text"
+      )
     most = self.constraints.max_length
     if most is None or not self.codec.row_format.shares_row:
       return
@@ -170,7 +183,19 @@ class Generate:
       self.model,
       params,
       batch,
+      caching=self.caching,
       draft_params=self.draft_params,
+      **self._arguments(row_ids),
+    ).arrays()
+
+  def compute_continuously(self, params, batch, row_ids, *, rows):
+    """Returns what `compute` does, but decodes so many rows at a time."""
+    return decoding.generate_continuously(
+      self.model,
+      params,
+      batch,
+      rows=rows,
+      caching=self.caching or decoding.Caching(),
       **self._arguments(row_ids),
     ).arrays()
 

@@ -64,6 +64,7 @@ class LanguageModel:
     num_return_sequences: int = 1,
     batch_size: int = 32,
     truncate: bool = False,
+    continuous: bool = False,
     **arguments: Any,
   ) -> list[str] | list[list[str]]:
     """Returns what the model writes after each text, or for its blanks.
@@ -74,6 +75,8 @@ class LanguageModel:
       num_return_sequences: the number of texts that are written for each.
       batch_size: texts per batch.
       truncate: whether to truncate long texts rather than refuse them.
+      continuous: whether a text that has ended gives its place in the batch to
+        the next one: the same texts, sooner if their lengths differ much.
       **arguments: of `generation`. temperature, top_k, top_p, min_p, seed and
         max_new_tokens may be lists, with one value for each text, which is then
         continued as if all had this value. The texts of each combination are
@@ -106,6 +109,7 @@ class LanguageModel:
         batch_size=batch_size,
         layout=self.layout,
         row_ids=rows,
+        continuous=continuous,
       )
       for row, result in zip(rows, results, strict=True):
         found = result.get("sequences", [result])
@@ -146,7 +150,7 @@ class LanguageModel:
         raise TypeError(
           f"generate has no argument {name!r}; it has max_new_tokens, "
           f"{', '.join(strategies.ARGUMENTS)}, num_return_sequences, "
-          "stop_strings, seed, batch_size and truncate"
+          "stop_strings, seed, batch_size, truncate and continuous"
         )
     top_k, size = strategy.get("top_k"), self.vocabulary.vocab_size
     if top_k is not None and top_k > size:

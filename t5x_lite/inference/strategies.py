@@ -10,7 +10,10 @@ prompt_lookup_num_tokens=10         Assisted(draft=PromptLookup(num_tokens=10))
 assistant=a LanguageModel           Assisted(draft=DraftModel(...))
 no_repeat_ngram_size=3              Constraints(repetition=Repetition(...))
 force_words_ids=[[5, 6]]            Constraints(phrases=Phrases(forced=...))
+force_words=["a word"]              the same, of its tokens
 regex="[0-9]{4}", json_schema={}    Constraints(among=Regex(pattern=...))
+cache_dtype="int8"                  Caching(dtype="int8")
+prefill_chunk_size=512              Caching(prefill_chunk=512)
 """
 
 import collections
@@ -35,10 +38,14 @@ _REPETITION = {
   "presence_penalty": "presence_penalty",
   "no_repeat_ngram_size": "no_repeat_ngram_size",
 }
+# What may stand before words: some tokens are a space and a word.
+_WORDS = {"bad_words": ("", " "), "force_words": ("",)}
+_CACHING = {"cache_dtype": "dtype", "prefill_chunk_size": "prefill_chunk"}
 _PHRASES = {"bad_words_ids": "banned", "force_words_ids": "forced"}
 ARGUMENTS = (
   "do_sample", *_SAMPLE, *_BEAM, "penalty_alpha", "prompt_lookup_num_tokens",
-  "assistant", *_REPETITION, *_PHRASES, "regex", "json_schema",
+  "assistant", *_REPETITION, *_PHRASES, *_WORDS, "regex", "json_schema",
+  *_CACHING,
 )  # fmt: skip
 
 
@@ -49,12 +56,14 @@ _BY_TEXT = ("temperature", "top_k", "top_p", "min_p", "seed", "max_new_tokens")
 class Settings(NamedTuple):
   """Says how a job generates.
 
-  sampler, constraints, draft_params: as `decoding.generate` takes them.
+  sampler, constraints, draft_params, caching: as `decoding.generate` takes
+    them.
   """
 
   sampler: decoding.Strategy
   constraints: decoding.Constraints
   draft_params: Any = None
+  caching: decoding.Caching | None = None
 
 
 def settings(
@@ -77,7 +86,8 @@ def settings(
     ValueError: arguments that contradict each other, or do not fit the default.
   """
   given = {name: value for name, value in given.items() if value is not None}
-  constraints = _constrained(default.constraints, given)
+  with_words = _with_words(given, vocabulary)
+  constraints = _constrained(default.constraints, with_words)
   if "regex" in given or "json_schema" in given:
     among = _regex(given, constraints, vocabulary)
     constraints = dataclasses.replace(constraints, among=among)
@@ -97,8 +107,8 @@ def settings(
           way == "num_beams", "num_beams above 1")  # fmt: skip
   is_beam = isinstance(default.sampler, decoding.Beam) and not chosen
   is_beam &= not ({"num_beams", "do_sample"} & given.keys())
-  _refuse(given, ["force_words_ids"], way == "num_beams" or is_beam,
-          "num_beams above 1")  # fmt: skip
+  _refuse(given, ["force_words", "force_words_ids"],
+          way == "num_beams" or is_beam, "num_beams above 1")  # fmt: skip
   if way == "num_beams":
     sampler = _beam(default.sampler, given, count)
   elif way == "penalty_alpha":
@@ -116,7 +126,11 @@ def settings(
     draft = decoding.DraftModel(model=given[way].model)
     sampler = decoding.Assisted(draft=draft, sampler=sampler)
     draft_params = given[way].params
-  return Settings(sampler, constraints, draft_params)
+  caching = {
+    field: given[name] for name, field in _CACHING.items() if name in given
+  }
+  caching = decoding.Caching(**caching) if caching else None
+  return Settings(sampler, constraints, draft_params, caching)
 
 
 def by_text(
@@ -176,6 +190,21 @@ def check_samples(sampler: decoding.Strategy, **named: int) -> None:
       f"{name}={count} needs sampling or beams, as such texts are all the "
       f"same: set temperature, top_k or top_p, or num_beams={count}"
     )
+
+
+def _with_words(given, vocabulary):
+  """Returns the arguments with words as token ids, too."""
+  unknown = getattr(vocabulary, "unk_id", None)
+  found = dict(given)
+  for name, prefixes in _WORDS.items():
+    for word in given.get(name, ()):
+      spelled = [sentinels.encode(vocabulary, p + word) for p in prefixes]
+      if not word or any(not ids or unknown in ids for ids in spelled):
+        raise ValueError(
+          f"{name}={word!r} has no tokens in the vocabulary: correct it"
+        )
+      found[f"{name}_ids"] = [*found.get(f"{name}_ids", ()), *spelled]
+  return found
 
 
 def _constrained(constraints, given):

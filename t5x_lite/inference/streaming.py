@@ -36,9 +36,9 @@ class Watched:
   model: decoding.Predictor
   end_id: int | None
 
-  def prefill(self, params, batch, *, max_new_tokens):
+  def prefill(self, params, batch, **options):
     """Reads the prompts, as the model does."""
-    return self.model.prefill(params, batch, max_new_tokens=max_new_tokens)
+    return self.model.prefill(params, batch, **options)
 
   def decode_step(self, params, state, tokens_B):
     """Reports the tokens, and appends them as the model does."""

@@ -124,6 +124,19 @@ def test_ids_that_round_the_vocabulary_up_are_not_generated(sampler):
   assert all(r["log_likelihood"] < -9 for r in wide)
 
 
+def test_an_encoder_needs_a_token_to_read():
+  job = generation("encoder_decoder")
+  with pytest.raises(ValueError, match="text 2: the prompt is empty, and an e"):
+    infer.run(job, alphabet(), [{"text": "a"}, {"text": ""}])
+  with_eos = dataclasses.replace(
+    job,
+    codec=dataclasses.replace(
+      job.codec, inputs=seqio.Feature(BYTES, add_eos=True)
+    ),
+  )
+  assert infer.run(with_eos, alphabet(), [{"text": ""}])
+
+
 def test_blanks_come_back_filled_in():
   params = alphabet()
   sentinel = V - 1

@@ -13,10 +13,13 @@ import pytest
 from t5x_lite import decoding
 from t5x_lite.data.vocabularies.byte import Bytes
 from t5x_lite.data.vocabulary_record import Feature, TextTask
+from t5x_lite.devices import copies
+from t5x_lite.devices.layout import Layout
 from t5x_lite.files.text_files import Record
 from t5x_lite.inference import infer, strategies
 from t5x_lite.inference.language_model import LanguageModel
 from t5x_lite.inference.probe import probe
+from t5x_lite.nn.caches import Caching
 from tests import tiny
 
 VOCABULARY = Bytes()
@@ -190,6 +193,53 @@ def test_beams_and_an_assistant_write_texts():
   assert looked_up == greedy
 
 
+def test_rows_that_come_and_go_and_kept_keys_change_no_text():
+  model = language_model("palm")
+  constraints = decoding.Constraints(
+    suppressed=model.constraints.suppressed, ends=range(100, 106)
+  )
+  model = dataclasses.replace(model, constraints=constraints)
+  texts = ["ab", "c", "a longer text", "d", "ef", "g"]
+  settings = {"max_new_tokens": 8, "temperature": 1.0, "batch_size": 2}
+  expected = model.generate(texts, **settings)
+  assert len({len(text) for text in expected}) > 2
+  found = model.generate(
+    texts, continuous=True, cache_dtype="float32", prefill_chunk_size=4,
+    **settings,
+  )  # fmt: skip
+  assert found == expected
+  job = model.generation(cache_dtype="int8", prefill_chunk_size=8)
+  assert job.caching == Caching(dtype="int8", prefill_chunk=8)
+  layout = Layout(mesh={"data": -1})
+  with pytest.raises(ValueError, match="for one copy of the model, and there"):
+    dataclasses.replace(model, layout=layout).generate(texts, continuous=True)
+
+
+def test_beams_of_several_copies_are_those_of_one_device():
+  model, settings = language_model("palm"), {"max_new_tokens": 6}
+  texts = ["ab", "c"]
+  axes, abstract = model.model.logical_axes(), model.model.abstract()
+  layout = copies.layout(4).fit(axes, abstract)
+  params = jax.device_put(model.params, layout.tree_shardings(axes, abstract))
+  divided = dataclasses.replace(model, params=params, layout=layout)
+  expected = model.generate(texts, num_beams=3, **settings)
+  assert divided.generate(texts, num_beams=3, **settings) == expected
+  with pytest.raises(
+    ValueError, match="copies=3 does not divide the 8 devices"
+  ):
+    copies.layout(3)
+
+
+def test_words_are_forced_and_banned_as_text():
+  model, settings = language_model("palm"), {"max_new_tokens": 6}
+  (plain,) = model.generate(["ab"], num_beams=2, **settings)
+  word = plain[1:3]
+  (found,) = model.generate(
+    ["ab"], num_beams=2, bad_words=[word], force_words=["st"], **settings
+  )
+  assert word not in found and "st" in found
+
+
 def test_texts_match_a_regex_or_are_valid_by_a_schema():
   model = dataclasses.replace(
     language_model("palm"), constraints=decoding.UNCONSTRAINED
@@ -254,6 +304,9 @@ def test_each_text_may_have_settings_of_its_own():
     ({"num_beams": 2, "num_return_sequences": 3}, "must be at most num_beams"),
     ({"temperature": -1.0}, "temperature"),
     ({"stop_strings": [""]}, "stop='' is empty"),
+    ({"bad_words": [""]}, "bad_words='' has no tokens"),
+    ({"force_words": ["a"]}, r"force_words=\['a'\] has no effect: it needs"),
+    ({"cache_dtype": "int4"}, "dtype .'int4'. must be of"),
     ({"max_new_tokens": 32}, "leaves no room for a prompt"),
   ],
 )

@@ -247,6 +247,7 @@ def run_study(folder, *, kill_when=None):
   command = [
     sys.executable, "-m", "launch.main", "ablate", f"--output={folder}",
     f"--gin_file={ROOT}/gin/ablations/smoke.gin", "--jobs=2",
+    "--gin.study.Study.seeds=(0,)",
   ]  # fmt: skip
   process = subprocess.Popen(
     command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}

@@ -19,7 +19,7 @@ os.environ.setdefault("JAX_CPU_ENABLE_ASYNC_DISPATCH", "false")
 # Many tests compile the same few programs, here and in commands that they run.
 _PROGRAMS = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "programs"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_PROGRAMS))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 # Scripts that tests start are asked for the default, whatever these run on.
 os.environ.pop("T5X_LITE_VERSIONS", None)
 # A background job starts with SIGINT ignored, and so would what tests start.

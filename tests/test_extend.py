@@ -38,6 +38,7 @@ def run(command, monkeypatch):
   return 0
 
 
+@pytest.mark.slow
 def test_the_guide_works_as_it_stands(tmp_path, monkeypatch, path, capsys):
   monkeypatch.chdir(tmp_path)
   for name, content in guides.files("extend.md").items():

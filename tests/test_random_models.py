@@ -186,6 +186,7 @@ def random_model(seed: int) -> Model:
 SEEDS = range(6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_losses_pack_and_logits_cache(seed):
   model, inputs, steps = random_model(seed), (7, 0, 5), 6

@@ -46,6 +46,7 @@ def test_a_run_of_a_release_trains_on_with_the_same_losses(release):
   assert_close(make.resume(release / "run"), expected(release)["losses"])
 
 
+@pytest.mark.slow
 def test_a_run_of_a_release_gives_the_same_evaluation_and_text(release):
   run = release / "run"
   before = evaluated(run)

@@ -115,6 +115,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_uniform_model_has_the_bits_of_its_vocabulary(run, name):
   objective, lengths, kind = CASES[name]
@@ -162,6 +163,7 @@ def test_first_spans_are_what_stands_in_the_first_blank():
   assert scoring._first_span("") == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["palm", "t5", "encoder"])
 def test_a_probe_tells_documents_apart_by_the_words_that_they_have(name, run):
   objective, lengths, _ = CASES[name]

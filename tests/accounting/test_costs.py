@@ -280,6 +280,7 @@ SMALL = {"WIDTH": 128, "NUM_LAYERS": 2, "VOCAB_SIZE": 1024, "SCAN": False}
 T5_LENGTHS = {"inputs": 128, "targets": 64}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "name, macros, chunk_tokens, microbatches",
   [

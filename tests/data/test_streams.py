@@ -52,6 +52,7 @@ class Processes:
     return folders
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_streams", [1, 4])
 def test_any_number_of_processes_reads_the_same_batches(register, num_streams):
   register("noisy", pairs(60), add_noise)
@@ -77,6 +78,7 @@ def test_each_process_reads_and_saves_its_own_streams_alone(register, tmp_path):
       assert found == {f"data_0000{i}_of_00004.json" for i in streams}
 
 
+@pytest.mark.slow
 def test_stages_and_mixed_passes_keep_their_streams(register, tmp_path):
   register("finite", pairs(13))
   register("endless", pairs(40, start=100), add_noise)
@@ -101,6 +103,7 @@ def test_stages_and_mixed_passes_keep_their_streams(register, tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "settings",
   [
@@ -114,22 +117,22 @@ def test_stages_and_mixed_passes_keep_their_streams(register, tmp_path):
 def test_kills_and_other_processes_repeat_and_skip_nothing(
   register, tmp_path, settings
 ):
-  register("noisy", shuffled_pairs(96), add_noise)
+  register("noisy", shuffled_pairs(48), add_noise)
   spec = Data(task="noisy", lengths=LENGTHS, batch_size=8, **settings)
-  unbroken = Processes(spec, 1).take(24)
+  unbroken = Processes(spec, 1).take(12)
   chance = random.Random(spec.num_streams)
   batches, saved = [], ()
   for start in itertools.count():
     run = Processes(spec, chance.choice((1, 2, 4)), saved)
-    batches += run.take(min(chance.randint(2, 7), 24 - len(batches)))
+    batches += run.take(min(chance.randint(2, 4), 12 - len(batches)))
     saved = run.save(tmp_path / str(start))
-    if len(batches) == 24:
+    if len(batches) == 12:
       break
     # Not saved: the kill loses them, and they are read again.
-    run.take(min(chance.randint(0, 3), 24 - len(batches)))
+    run.take(min(chance.randint(0, 3), 12 - len(batches)))
   assert start >= 3
   assert_equal_batches(batches, unbroken)
-  assert sorted(which(batches)) == sorted(2 * list(range(10, 106)))
+  assert sorted(which(batches)) == sorted(2 * list(range(10, 58)))
 
 
 def test_a_position_of_one_stream_per_process_is_that_of_a_stream(

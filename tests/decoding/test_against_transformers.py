@@ -187,6 +187,7 @@ def same(case, sampler, constraints=UNCONSTRAINED, **options):
   return lengths
 
 
+@pytest.mark.slow
 def test_greedy(case):
   lengths = same(case, GREEDY, do_sample=False)
   assert len(np.unique(lengths)) > 3
@@ -298,6 +299,7 @@ def test_beams_keep_to_forced_tokens_and_lengths(case):
   )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_contrastive_search_is_equation_5(case):
   """Su et al. 2022, arXiv:2202.06417, with `transformers`' states."""
   alpha, k, new, num_prompts = 0.6, 3, 4, 6

@@ -110,6 +110,7 @@ SAMPLERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draft", ["model", "lookup"])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_sampled_text_has_the_models_distribution(name, draft):

@@ -87,6 +87,7 @@ def test_texts_are_those_of_one_batch_and_nothing_is_compiled_again(
   assert continuous._run._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_draws_are_those_of_one_batch():
   model = tiny.llama()
   params, batch = tiny.random_params(model), many(model)

@@ -58,6 +58,7 @@ def with_targets(model, batch, tokens):
 MODELS = {"t5": tiny.t5, **tiny.DECODERS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_generated_tokens_have_the_logits_of_teacher_forcing(name):
   model = MODELS[name]()
@@ -74,6 +75,7 @@ def test_generated_tokens_have_the_logits_of_teacher_forcing(name):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", [Beam(num_beams=3), Contrastive(top_k=3)])
 @pytest.mark.parametrize("name", ["t5 scanned", "yoco"])
 def test_caches_that_move_give_the_log_probabilities_without(name, strategy):
@@ -121,6 +123,7 @@ def test_scanned_layers_generate_the_same():
   assert (out.tokens == scanned.tokens).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "name, layout",
   [("t5", Layout(mesh={"data": 2, "tensor": 4})), ("palm", Layout())],

@@ -83,6 +83,7 @@ def params():
   return {"log_probs": jax.nn.log_softmax(logits)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "sampler",
   [

@@ -48,6 +48,7 @@ def language_model(kind):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["t5", "palm"])
 @pytest.mark.parametrize("arguments", [{}, {"temperature": 1.0, "seed": 3}])
 def test_pieces_of_a_stream_are_the_generated_text(kind, arguments):
@@ -179,6 +180,7 @@ def test_arguments_make_strategies_by_one_table():
   )
 
 
+@pytest.mark.slow
 def test_beams_and_an_assistant_write_texts():
   model = language_model("palm")
   texts, settings = ["ab", "c"], {"max_new_tokens": 6}
@@ -262,6 +264,7 @@ def test_texts_match_a_regex_or_are_valid_by_a_schema():
     jsonschema.validate(json.loads(text), schema)
 
 
+@pytest.mark.slow
 def test_each_text_may_have_settings_of_its_own():
   model, texts = language_model("palm"), ["a", "bc", "a", "d"]
   lists = {

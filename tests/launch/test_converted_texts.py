@@ -202,6 +202,7 @@ def _command(capsys, *argv):
   return json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_text_goes_on_and_ends_as_theirs_does(theirs, place, capsys):
   ours = _command(capsys, "infer", f"--model_dir={place}", f"--text={PROMPT}")
   new = theirs.generate()

@@ -52,6 +52,7 @@ def alone(commands):
   return printed, set(modules.split())
 
 
+@pytest.mark.slow
 def test_text_needs_no_tensorflow_and_comes_out_the_same(run, capsys):
   printed, modules = alone(commands(run))
   assert not HEAVY & modules

@@ -87,6 +87,7 @@ def steps(model_dir):
   return sorted({json.loads(line)["step"] for line in lines})
 
 
+@pytest.mark.slow
 def test_a_run_holds_what_reproduces_it(trained):
   files = {path.name for path in trained.iterdir()}
   wanted = {"config.gin", "operative_config.gin", "run.json", "metrics.jsonl"}

@@ -43,6 +43,7 @@ def rows_of(batch, index):
   return {name: values[index] for name, values in batch.items()}
 
 
+@pytest.mark.slow
 def test_rows_taken_go_on_as_in_a_batch_of_them(case):
   params, batch, prefill, decode_step = case
   index = np.array([2, 0, 0])

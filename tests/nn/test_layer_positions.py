@@ -43,6 +43,7 @@ def run(module, params):
   return tiny.jit(module.apply)({"params": params}, X, TOKENS)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize(
   "positions",

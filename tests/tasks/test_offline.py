@@ -99,6 +99,7 @@ def test_one_mixture_of_all_is_read_by_decoders_and_encoder_decoders():
     assert batch["decoder_loss_weights"].any(axis=1).all()
 
 
+@pytest.mark.slow
 def test_a_model_is_measured_on_all_as_it_would_be_asked():
   model = tiny.prefix_lm(num_layers=1)
   model = tiny.with_vocab(model, text.python_vocabulary().vocab_size)

@@ -83,6 +83,7 @@ def test_work_after_the_checkpoint_is_lost_to_a_restart(now):
   assert second.run_seconds == 55.0
 
 
+@pytest.mark.slow
 def test_rates_leave_out_evaluations_and_a_kill_costs_goodput(
   tmp_path, monkeypatch, capsys
 ):

@@ -59,6 +59,7 @@ ENTRY %main (p0: bf16[8,128]) -> bf16[8,128] {
   }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_steps_asked_for_are_traced_and_summed_up(tmp_path, capsys):
   run = test_train.make_run(total_steps=4, checkpoint_every=None)
   train(run, model_dir=str(tmp_path), profile=Profile(2, 2))

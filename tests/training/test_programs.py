@@ -56,6 +56,7 @@ def in_layers(name: str, kinds: str) -> Counter:
   )
 
 
+@pytest.mark.slow
 @COMPILED
 def test_a_pass_gathers_each_kernel_once_and_its_gradient_is_added_up_once(
   name,

@@ -53,6 +53,7 @@ def not_finite(tmp_path_factory):
   return model_dir, *diverge(model_dir, 1e15)
 
 
+@pytest.mark.slow
 def test_updates_that_are_not_finite_are_recorded(not_finite):
   model_dir, _, message = not_finite
   assert "from step 7 to step 8 the loss or its gradient was not" in message
@@ -87,6 +88,7 @@ def test_a_step_is_repeated_with_the_same_bits_and_nothing_is_written(
   assert files(model_dir) == before
 
 
+@pytest.mark.slow
 def test_a_spike_is_recorded_and_repeated(tmp_path, capsys):
   run, message = diverge(tmp_path, 3.0)
   assert "from step 7 to step 8 the loss was a spike in 2 steps" in message

@@ -5,6 +5,7 @@ import math
 import sqlite3
 
 import pytest
+import wandb
 
 from launch import config
 from t5x_lite.training import run as run_lib
@@ -42,6 +43,7 @@ def write_twice(tracker, model_dir):
 def test_wandb_keeps_both_starts_of_a_run_under_one_id(tmp_path):
   run = tmp_path / "first"
   write_twice(trackers.Wandb(project="mine"), run)
+  wandb.teardown()  # Its process writes on after a run is finished.
   run_id = json.loads((run / "trackers.json").read_text())["wandb"]
   folders = list((run / "wandb").glob("offline-run-*"))
   assert len(folders) == 2

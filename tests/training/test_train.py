@@ -129,6 +129,7 @@ def test_sizes_that_cannot_be_read_cost_their_words_alone(
   assert "flops_share" not in record and "loss" in record
 
 
+@pytest.mark.slow
 def test_divergence_stops_the_run_and_costs_no_sound_checkpoint(
   tmp_path, capsys
 ):

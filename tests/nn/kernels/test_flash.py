@@ -75,6 +75,7 @@ def draw_with_table(num_heads, num_kv_heads, query, key, sink=False):
   return [q, k, v, jnp.array(table, jnp.float32), *sink]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "bias, rule, num_kv_heads, soft_cap, sink",
   [

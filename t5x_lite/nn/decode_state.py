@@ -88,7 +88,7 @@ class DecodeState(NamedTuple):
       return part
 
     def is_part(x):
-      is_ring = isinstance(x, StackCache) and x.ring
+      is_ring = isinstance(x, StackCache) and x.ring is not None
       return is_ring or isinstance(x, LayerCache | SharedKV)
 
     cache = jax.tree.map(pool_part, self.cache, is_leaf=is_part)

@@ -98,7 +98,8 @@ def bench(
     )
     read = _bytes_read(model, params, rows // number, prompt_tokens, new_tokens)
     bound = read * number / jax.device_count() / speed
-    of_batch["pct_of_bound"] = round(1e5 * bound / of_batch["step_ms"], 1)
+    share = 1e5 * bound / of_batch["step_ms"]
+    of_batch["pct_of_bound"] = float(f"{share:.3g}")
     if peer is not None:
       of_peer = _speeds(rows, prompt_tokens, new_tokens, *theirs)
       ratio = of_batch["tokens_per_s"] / of_peer["tokens_per_s"]
@@ -144,7 +145,7 @@ def _speeds(rows, prompt_tokens, new_tokens, first, whole) -> dict[str, Any]:
     "batch_size": rows,
     "first_token_ms": round(first * 1e3, 2),
     "prefill_tokens_per_s": round(rows * prompt_tokens / first, 1),
-    "step_ms": round(step * 1e3, 3),
+    "step_ms": float(f"{step * 1e3:.4g}"),  # Never 0.
     "tokens_per_s": round(rows * (1 + new_tokens) / whole, 1),
   }
 

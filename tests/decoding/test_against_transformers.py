@@ -203,9 +203,11 @@ def test_beams(case):
 def test_beams_end_at_a_string_as_theirs(case):
   import torch
 
-  tokens = np.asarray(case.ours(GREEDY, UNCONSTRAINED).tokens)
-  pairs = tokens[:, 1:3][tokens[:, 1] != 0]  # No start token.
-  pairs, counts = np.unique(pairs, axis=0, return_counts=True)
+  beam, constraints = Beam(num_beams=2), Constraints(ends=case.ends)
+  pairs = np.asarray(case.ours(beam, constraints).tokens)[:, 1:3]
+  # Neither the start token, nor an end, nor what comes after it.
+  inside = ~np.isin(pairs, (0, PAD, *case.ends)).any(1)
+  pairs, counts = np.unique(pairs[inside], axis=0, return_counts=True)
   pair = pairs[counts.argmax()]
   # Where the string would begin in the prompt, which is not looked at.
   prompts = [p for p in case.prompts if p[-1] != pair[0]]
@@ -213,8 +215,7 @@ def test_beams_end_at_a_string_as_theirs(case):
   letters = [chr(256 + i) for i in range(tiny.VOCAB)]
   spelled = tuple(letter.encode() for letter in letters)
   stop = stops.find((letters[pair[0]] + letters[pair[1]],), spelled, spelled)
-  constraints = Constraints(ends=case.ends)
-  ours = case.ours(Beam(num_beams=2), constraints, stops=stop)
+  ours = case.ours(beam, constraints, stops=stop)
   theirs = case.theirs(
     num_beams=2,
     stopping_criteria=[

@@ -7,7 +7,13 @@ import signal
 
 import pytest
 
-_DEVICES = "--xla_force_host_platform_device_count"
+_XLA_FLAGS = {
+  "--xla_force_host_platform_device_count": "8",
+  # Most programs run once: LLVM's optimizations take longer than they save,
+  # a third of the processors' time in all.
+  "--xla_backend_optimization_level": "0",
+  "--xla_llvm_disable_expensive_passes": "true",
+}
 
 # setdefault: `JAX_PLATFORMS=cuda pytest ...` runs the suite on a GPU.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -24,10 +30,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 os.environ.pop("T5X_LITE_VERSIONS", None)
 # A background job starts with SIGINT ignored, and so would what tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
-  os.environ["XLA_FLAGS"] = (
-    f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()
-  )
+given = os.environ.get("XLA_FLAGS", "")
+added = [f"{name}={x}" for name, x in _XLA_FLAGS.items() if name not in given]
+os.environ["XLA_FLAGS"] = " ".join([*given.split(), *added])
 
 
 def pytest_addoption(parser):

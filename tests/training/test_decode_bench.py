@@ -32,7 +32,7 @@ def test_speeds_are_of_the_batch_and_of_the_peer():
 
 def test_the_number_of_copies_that_gives_most_tokens_is_named():
   result = decode_bench.bench(
-    tiny.t5(), batch_sizes=[1, 8], prompt_tokens=4, new_tokens=3, repeats=1,
+    tiny.llama(), batch_sizes=[1, 8], prompt_tokens=4, new_tokens=3, repeats=1,
     copies=[8, 1],
   )  # fmt: skip
   # One row is not divided among copies.

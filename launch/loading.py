@@ -38,11 +38,7 @@ def of_flags(values) -> Any:
 
   session.start_processes(values)
   environment.keep_programs()
-  layout = None
-  if values.copies is not None:
-    from t5x_lite.devices import copies
-
-    layout = copies.layout(values.copies)
+  layout = session.layout_of(values, None)
   return hugging_face.load(path, layout=layout, ignore=values.ignore)
 
 

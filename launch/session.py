@@ -134,7 +134,7 @@ def restore(values) -> Restored:
   vocabulary_record.check(task, values.model_dir)
   model = run.model.fit_vocabulary(task.vocab_size)
   params, layout, step = read_params(
-    model, _layout(values, run.layout), values.model_dir, values.step
+    model, layout_of(values, run.layout), values.model_dir, values.step
   )
   return Restored(run, task, model, params, layout, step)
 
@@ -169,7 +169,7 @@ def language_model(values) -> Any:
   settings = config.bound(run_lib.Run)
   model = settings["model"].fit_vocabulary(task.vocab_size)
   params, layout, _ = read_params(
-    model, _layout(values, settings.get("layout", Layout())),
+    model, layout_of(values, settings.get("layout", Layout())),
     values.model_dir, values.step,
   )  # fmt: skip
   return _language_model(
@@ -240,8 +240,8 @@ def read_params(model, layout, model_dir, step=None):
     return params, layout, checkpoints.restored_step
 
 
-def _layout(values, recorded):
-  """Returns the layout of --copies, or the run's."""
+def layout_of(values, recorded):
+  """Returns the layout of --copies, or the one recorded."""
   if "copies" not in values or values.copies is None:
     return recorded
   from t5x_lite.devices import copies

@@ -361,12 +361,8 @@ class Encoder(RowFormat):
     return "masks"
 
   def prompts(self, batch):
-    # Labels of a row, and what its tokens were, are targets.
-    return {
-      name: batch[name]
-      for name in batch
-      if name.startswith("encoder_") and name != "encoder_target_tokens"
-    }
+    targets = {"encoder_target_tokens", "class_targets"}
+    return {name: x for name, x in batch.items() if name not in targets}
 
   def of_text(self, given, written):
     return {"encoder_input_tokens": np.array([given], np.int32)}
@@ -382,6 +378,7 @@ ALL = {f.name: f for f in (ENCODER_DECODER, CAUSAL, PREFIX, ENCODER)}
 
 def token_info(batch: Mapping[str, Array], side: str) -> TokenInfo:
   """Returns what a batch says of a side's tokens; only the ids are required."""
+  known = {f"{side}_{name}" for name in (*_SIDE, *_SCORED, _PROMPT)}
   ids = batch[f"{side}_input_tokens"]
   index = jnp.arange(ids.shape[1], dtype=jnp.int32)[None]
   # Without segment ids, a 0 is padding in an encoder. In a decoder it may be
@@ -395,11 +392,6 @@ def token_info(batch: Mapping[str, Array], side: str) -> TokenInfo:
     features={
       key.removeprefix(f"{side}_"): batch[key]
       for key in sorted(batch)
-      if key.startswith(f"{side}_") and key not in _known_keys(side)
+      if key.startswith(f"{side}_") and key not in known
     },
   )
-
-
-def _known_keys(side: str) -> set[str]:
-  """Returns a side's keys other than those of further features of tokens."""
-  return {f"{side}_{name}" for name in (*_SIDE, *_SCORED, _PROMPT)}

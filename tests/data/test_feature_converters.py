@@ -92,20 +92,6 @@ def test_texts_of_an_encoder_decoder_may_stand_between_tokens():
   )
 
 
-def test_texts_of_an_encoder_stand_between_tokens_that_are_not_masked():
-  aligned = {"inputs": [7, 4, 5], "targets": [7, 8, 5], "weights": [0, 1, 0]}
-  lengths = dict.fromkeys(aligned, 3)
-  (row,) = rows("encoder", [aligned], lengths, pack=True, around=(2, 1))
-  assert_row(
-    row,
-    encoder_input_tokens="2 7 4 5 1",
-    encoder_target_tokens="2 7 8 5 1",
-    encoder_loss_weights="0 0 1 0 0",
-    encoder_segment_ids="1 1 1 1 1",
-    encoder_positions="0 1 2 3 4",
-  )
-
-
 def test_a_decoder_alone_may_have_a_second_start_token():
   (row,) = rows(
     "causal", PAIRS, {"inputs": 10, "targets": 5}, pack=True, start_id=6,

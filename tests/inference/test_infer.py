@@ -385,25 +385,3 @@ def test_fingerprints_tell_parameters_apart_and_ignore_their_order():
   assert infer.fingerprint(params) != infer.fingerprint(moved)
   renamed = {"z": params["a"], "b": params["b"]}
   assert infer.fingerprint(params) != infer.fingerprint(renamed)
-
-
-def test_a_terminal_gets_a_bar(tmp_path, monkeypatch):
-  class Terminal:
-    def __init__(self):
-      self.text = ""
-      self.encoding = "utf-8"
-
-    def write(self, text):
-      self.text += text
-
-    def flush(self):
-      pass
-
-    def isatty(self):
-      return True
-
-  terminal = Terminal()
-  monkeypatch.setattr(sys, "stderr", terminal)
-  path_in = write(tmp_path / "in.jsonl", *[{"text": c} for c in "abc"])
-  infer.run_file(generation(), alphabet(), path_in, tmp_path / "out.jsonl")
-  assert "3/3" in terminal.text and "texts, " not in terminal.text

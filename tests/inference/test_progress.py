@@ -1,8 +1,12 @@
 """A job over a file says how far it is, and how it was left."""
 
+import sys
+
 import pytest
 
+from t5x_lite.inference import infer
 from t5x_lite.inference.progress import Progress
+from tests.inference.test_infer import alphabet, generation, write
 
 
 def test_progress_is_a_line_at_the_end_and_while_it_is_announced(capsys):
@@ -22,3 +26,25 @@ def test_a_job_that_was_left_says_where(capsys):
     progress.update(3)
     raise KeyboardInterrupt
   assert "stopped after 3 of 6 texts; the same" in capsys.readouterr().err
+
+
+def test_a_terminal_gets_a_bar(tmp_path, monkeypatch):
+  class Terminal:
+    def __init__(self):
+      self.text = ""
+      self.encoding = "utf-8"
+
+    def write(self, text):
+      self.text += text
+
+    def flush(self):
+      pass
+
+    def isatty(self):
+      return True
+
+  terminal = Terminal()
+  monkeypatch.setattr(sys, "stderr", terminal)
+  path_in = write(tmp_path / "in.jsonl", *[{"text": c} for c in "abc"])
+  infer.run_file(generation(), alphabet(), path_in, tmp_path / "out.jsonl")
+  assert "3/3" in terminal.text and "texts, " not in terminal.text

@@ -22,5 +22,6 @@ fi
 cd "$ROOT"
 # A process per core. A file's tests share what they compile: they stay together.
 exec "$VENV/bin/python" -m pytest \
-  --numprocesses=auto --maxprocesses=8 --dist=loadfile --max-worker-restart=1 \
+  --numprocesses=auto --maxprocesses=8 --dist=loadfile --no-loadscope-reorder \
+  --max-worker-restart=1 \
   "${options[@]}" "$@"

@@ -105,19 +105,18 @@ def build(
 def _tokenizer(path: pathlib.Path, directory, beside) -> list[str]:
   """Returns names of a tokenizer's files in a run, copying them if need be."""
   path, run = path.absolute(), pathlib.Path(directory).absolute()
-  files = [path, *(path.with_name(name) for name in _BESIDE)]
+  files = [path, *(path.with_name(name) for name in beside)]
   files = [file for file in files if file.is_file()]
   if path.is_relative_to(run):  # As in a converted run.
     return [file.relative_to(run).as_posix() for file in files]
   folder = run / _FOLDER
   folder.mkdir(exist_ok=True)
-  for file in files:
-    with disk.partial(folder / file.name) as temporary:
+  # The suffix is how its format is known.
+  first = "tokenizer.txt" if path.suffix == ".txt" else "tokenizer.json"
+  names = [first, *(file.name for file in files[1:])]
+  for file, name in zip(files, names, strict=True):
+    with disk.partial(folder / name) as temporary:
       temporary.write_bytes(file.read_bytes())
-  first = folder / f"tokenizer{path.suffix}"
-  if path.name != first.name:
-    (folder / path.name).replace(first)
-  names = [first.name, *(file.name for file in files[1:])]
   return [f"{_FOLDER}/{name}" for name in names]
 
 

@@ -102,6 +102,14 @@ def test_settings_of_a_tokenizer_json_are_recorded(tmp_path):
   assert ours.vocab_size == theirs.vocab_size
 
 
+def test_the_file_beside_a_tokenizer_json_that_names_eos_is_recorded(tmp_path):
+  (run := tmp_path / "run").mkdir()
+  path = kinds.word_piece(tmp_path / "tokenizer.json").path
+  (tmp_path / "config.json").write_text('{"eos_token_id": 2}')
+  theirs = vocabularies.hf_vocabulary.HuggingFaceTokenizer(path, extra_ids=3)
+  assert recorded(theirs, run).eos_id == theirs.eos_id == 2
+
+
 def test_a_users_own_class_is_not_recorded(tmp_path):
   class Mine(vocabularies.Bytes):
     pass

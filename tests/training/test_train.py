@@ -3,11 +3,7 @@
 import dataclasses
 import json
 import os
-import random
 import signal
-import subprocess
-import sys
-import time
 
 import jax
 import numpy as np
@@ -285,46 +281,3 @@ def test_packed_rows_are_refused_where_the_encoder_pools(tmp_path):
   with pytest.raises(ValueError, match="pack=False"):
     train(make_run(model=model, train=packed), model_dir=str(tmp_path))
   assert not list(tmp_path.iterdir())
-
-
-_KILLED = """
-import sys
-from t5x_lite.training import train
-from tests.training import test_train
-next(test_train.copy_task.__wrapped__())
-run = test_train.make_run(total_steps=40, checkpoint_every=5)
-train(run, model_dir=sys.argv[1])
-"""
-
-
-def start(model_dir):
-  return subprocess.Popen([sys.executable, "-c", _KILLED, str(model_dir)])
-
-
-@pytest.mark.slow
-def test_kill_9_three_times_at_random_gives_the_same_bits(tmp_path):
-  killed, whole = tmp_path / "killed", tmp_path / "whole"
-  for folder in (killed, whole):
-    folder.mkdir()
-  process = start(whole)
-  begun = time.monotonic()
-  assert process.wait() == 0
-  seconds = time.monotonic() - begun
-  chance = random.Random(0)
-  for _ in range(3):
-    process = start(killed)
-    # Somewhere from the start of the process to its end.
-    time.sleep(seconds * chance.uniform(0.3, 1.0))
-    process.kill()
-    process.wait()
-  process = start(killed)
-  assert process.wait() == 0
-  assert logged(whole) == logged(killed)
-  params = [_final_params(folder) for folder in (whole, killed)]
-  assert same_bits(*params)
-
-
-def _final_params(folder):
-  with Checkpoints(folder) as checkpoints:
-    assert checkpoints.latest_step == 40
-    return checkpoints.restore_params(tiny.t5(num_layers=1).abstract())

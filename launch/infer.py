@@ -227,7 +227,7 @@ def main(values, arguments):
 
 def _prompt(model, text, is_chat) -> str:
   if is_chat:
-    return model.chat_template.prompt([{"role": "user", "content": text}])
+    return model.chat_prompt([{"role": "user", "content": text}])
   return model.codec().blanks.mark(text)
 
 
@@ -253,7 +253,7 @@ def _stream(model, values, settings):
     if values.chat:
       history = [] if values.text else history
       history.append({"role": "user", "content": text})
-      prompt = model.chat_template.prompt(history)
+      prompt = model.chat_prompt(history)
     else:
       prompt = model.codec().blanks.mark(text)
     answer = ""

@@ -30,13 +30,14 @@ class ChatTemplate:
   tokens: Mapping[str, str]
   path: str
 
-  def prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
+  def prompt(
+    self, messages: Sequence[Mapping[str, str]], *, start: str = ""
+  ) -> str:
     """Returns the prompt for the next message of the assistant.
-
-    A start token at its beginning is left out: the model's rows have their own.
 
     Args:
       messages: {"role": "user", "system" or "assistant", "content": text}.
+      start: what each row begins with, such as "<s>": the prompt goes without.
 
     Raises:
       ValueError: the template refuses the messages, or is not a template.
@@ -55,7 +56,7 @@ class ChatTemplate:
       raise ValueError(
         f"the chat template of {self.path} cannot write this: {error}"
       ) from None
-    return text.removeprefix(self.tokens.get("bos_token") or "")
+    return text.removeprefix(start)
 
 
 def read(directory: pathlib.Path) -> ChatTemplate | None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from t5x_lite import decoding
+from t5x_lite.data.vocabularies import converted
 from t5x_lite.data.vocabulary_record import Task
 from t5x_lite.devices.layout import Layout
 from t5x_lite.files.text_files import Record
@@ -56,6 +57,26 @@ class LanguageModel:
   def vocabulary(self) -> Any:
     """Returns the vocabulary, which has `encode`, `decode` and `vocab_size`."""
     return self.task.vocabulary
+
+  def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
+    """Returns the prompt for the assistant's next message.
+
+    Args:
+      messages: {"role": "user", "system" or "assistant", "content": text}.
+
+    Raises:
+      ValueError: there is no chat template, or it refuses the messages.
+    """
+    if self.chat_template is None:
+      raise ValueError(
+        f"{self.task.name} has no chat template (chat_template in "
+        "tokenizer_config.json, or chat_template.jinja)"
+      )
+    start = ""
+    if isinstance(self.vocabulary, converted.Converted):
+      of_encoder = not self.model.row_format.shares_row
+      start = self.vocabulary.start_text(of_encoder=of_encoder)
+    return self.chat_template.prompt(messages, start=start)
 
   def generate(
     self,

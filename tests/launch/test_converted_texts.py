@@ -221,6 +221,16 @@ def test_text_goes_on_and_ends_as_theirs_does(theirs, place, capsys):
     assert ours["prediction"].split() == text
 
 
+def test_a_chats_prompt_begins_as_its_rows_do_once(theirs, place):
+  before = (theirs.kind.template or "$A").partition("$A")[0].replace(" ", "")
+  template = place / "chat_template.jinja"
+  template.write_text(f"{before or '<s>'}{{{{ messages[0].content }}}}")
+  model = t5x_lite.load(place)
+  prompt = model.chat_prompt([{"role": "user", "content": "w1"}])
+  template.unlink()
+  assert prompt == ("w1" if before else "<s>w1")
+
+
 def test_targets_are_scored_as_theirs_are(theirs, place, capsys):
   score = ["score", f"--model_dir={place}", f"--inputs={PROMPT}"]
   ours = _command(capsys, *score, f"--targets={TARGETS}")

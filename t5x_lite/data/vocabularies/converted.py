@@ -67,6 +67,17 @@ class Converted:
   def bare_prompts(self) -> bool:
     return self._settings[3]
 
+  def start_text(self, *, of_encoder: bool) -> str:
+    """Returns what the row of a prompt begins with, as text.
+
+    Args:
+      of_encoder: whether an encoder reads the prompt.
+    """
+    ids = [self.begin_id]
+    if not of_encoder:
+      ids = [] if self.bare_prompts else [self.start_id, self.begin_id]
+    return "".join(self._token(i) for i in ids if i is not None)
+
   def __eq__(self, other) -> bool:
     ids = getattr(other, "_settings", None)
     return super().__eq__(other) and self._settings == ids
@@ -85,10 +96,19 @@ class Converted:
 class SentencePiece(Converted, sentence_pieces.SentencePiece):
   """Wraps the SentencePiece model of a converted T5 or LLaMA."""
 
+  def _token(self, i: int) -> str:
+    return self.tokenizer.IdToPiece(i)
+
 
 class TokenizerJson(Converted, tokenizer_json.TokenizerJson):
   """Wraps the tokenizer.json of a converted model."""
 
+  def _token(self, i: int) -> str:
+    return self.tokenizer.id_to_token(i - self.offset)
+
 
 class Bytes(Converted, byte.Bytes):
   """Encodes text as bytes for a converted ByT5."""
+
+  def _token(self, i: int) -> str:
+    return self.decode([i])

@@ -25,11 +25,11 @@ format is our own, with our names: Megatron-LM does not load it.
 A run that is written holds step 0, for others to start from
 (checkpoints.WarmStart).
 With its tokenizer beside the weights (of a T5: spiece.model or ByT5's bytes; of
-others: tokenizer.json, or of a BERT vocab.txt, or of a language model
-tokenizer.model), infer and score take text, and eval measures span corruption,
-prefix LM, causal LM or MLM of CPython's documentation, or what --gin_file and
---gin flags say. Without, or where the tokenizer's id 0 is text, the run holds
-the model alone.
+others: tokenizer.json, or vocab.txt, or vocab.json and merges.txt, or of a
+language model tokenizer.model), infer and score take text, and eval measures
+span corruption, prefix LM, causal LM or MLM of CPython's documentation, or what
+--gin_file and --gin flags say. Without, or where the tokenizer's id 0 is text,
+the run holds the model alone.
 
 Texts begin and end as `transformers` has it: generation_config.json, or
 config.json where there is none, says which token a decoder starts from, which

@@ -17,6 +17,7 @@ from etils import epath
 
 from t5x_lite.data.vocabularies import (
   byte,
+  byte_bpe,
   converted,
   sentence_pieces,
   tokenizer_json,
@@ -105,14 +106,16 @@ def build(
 def _tokenizer(path: pathlib.Path, directory, beside) -> list[str]:
   """Returns names of a tokenizer's files in a run, copying them if need be."""
   path, run = path.absolute(), pathlib.Path(directory).absolute()
+  # The name is how its format is known.
+  first = "tokenizer.txt" if path.suffix == ".txt" else "tokenizer.json"
+  if path.name == byte_bpe.NAME:
+    first, beside = path.name, (byte_bpe.MERGES, *beside)
   files = [path, *(path.with_name(name) for name in beside)]
   files = [file for file in files if file.is_file()]
   if path.is_relative_to(run):  # As in a converted run.
     return [file.relative_to(run).as_posix() for file in files]
   folder = run / _FOLDER
   folder.mkdir(exist_ok=True)
-  # The suffix is how its format is known.
-  first = "tokenizer.txt" if path.suffix == ".txt" else "tokenizer.json"
   names = [first, *(file.name for file in files[1:])]
   for file, name in zip(files, names, strict=True):
     with disk.partial(folder / name) as temporary:

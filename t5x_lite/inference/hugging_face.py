@@ -71,8 +71,9 @@ def load(
   if found is None:
     raise ValueError(
       f"{directory} has no tokenizer that can be used: spiece.model, "
-      "tokenizer.json, vocab.txt or tokenizer.model with an end of sequence, "
-      "and padding or a special token at id 0"
+      "tokenizer.json, vocab.txt, vocab.json with merges.txt, or "
+      "tokenizer.model with an end of sequence, and padding or a special token "
+      "at id 0"
     )
   for note in (*loaded.notes, *generation.notes):
     logging.info("%s", note)

@@ -2,6 +2,8 @@
 
     tokenizer.json            its post-processor says: <s> $A </s>
     vocab.txt                 [CLS] $A [SEP]
+    vocab.json, merges.txt    RoBERTa and BART: <s> $A </s>
+                              GPT-2, GPT-J and OPT: add_bos_token: </s> $A
     tokenizer.model           add_bos_token and add_eos_token: <s> $A
     spiece.model, ByT5        $A </s>
 
@@ -20,6 +22,8 @@ from t5x_lite.interop import config as config_json
 
 SETTINGS = "tokenizer_config.json"
 _SPECIAL, _ADDED = "special_tokens_map.json", "added_tokens.json"
+# Whose texts stand between <s> and </s> where no tokenizer.json says it.
+_BETWEEN = ("roberta", "bart")
 # Whose class builds the tokenizer anew, and leaves the post-processor out.
 _WITHOUT_PROCESSOR = "GPTNeoXTokenizer"
 
@@ -103,6 +107,15 @@ def read(
       for name in ("cls", "sep")
     )
     return TokenizerFiles(path=path, before=(before,), after=(after,), **found)
+  path = directory / "vocab.json"
+  if path.exists() and (directory / "merges.txt").exists():
+    if (kind.removesuffix("Tokenizer").lower() or model_type) in _BETWEEN:
+      before = (_content(names.get("cls_token")) or "<s>",)
+      after = (_content(names.get("sep_token")) or "</s>",)
+    else:
+      adds_bos = settings.get("add_bos_token") and "add_bos_token" not in ignore
+      before, after = (bos or "<|endoftext|>",) if adds_bos else (), ()
+    return TokenizerFiles(path=path, before=before, after=after, **found)
   path = directory / "tokenizer.model"
   if path.exists() and not is_encoder_decoder:
     # The defaults are those that the classes of LLaMA and Gemma document.

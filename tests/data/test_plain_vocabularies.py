@@ -9,7 +9,7 @@ import tensorflow as tf
 from t5x_lite.data import recorded_vocabulary
 from t5x_lite.data import sentinels as text_lib
 from tasks import converted, vocabularies
-from tests.tasks import kinds
+from tests.tasks import kinds, tokenizer_files
 
 # Ranges of characters: Latin, Greek, Cyrillic, Hebrew, Arabic, Devanagari,
 # Thai, Georgian, Hangul, kana, CJK, private use, emoji, mathematical letters,
@@ -108,6 +108,19 @@ def test_the_file_beside_a_tokenizer_json_that_names_eos_is_recorded(tmp_path):
   (tmp_path / "config.json").write_text('{"eos_token_id": 2}')
   theirs = vocabularies.hf_vocabulary.HuggingFaceTokenizer(path, extra_ids=3)
   assert recorded(theirs, run).eos_id == theirs.eos_id == 2
+
+
+def test_a_vocab_json_is_recorded_with_its_merges(tmp_path):
+  (run := tmp_path / "run").mkdir()
+  tokenizer_files.byte_level().model.save(str(tmp_path))
+  theirs = vocabularies.hf_vocabulary.HuggingFaceTokenizer(
+    tmp_path / "vocab.json", extra_ids=3, eos="a"
+  )
+  ids = theirs.encode("the cat")
+  ours = recorded(theirs, run)
+  for name in ("vocab.json", "merges.txt"):
+    (tmp_path / name).unlink()
+  assert ours.encode("the cat") == ids
 
 
 def test_a_users_own_class_is_not_recorded(tmp_path):

@@ -7,6 +7,7 @@ import tokenizers
 import transformers
 
 from t5x_lite.data import sentinels as text_lib
+from t5x_lite.interop import tokenizer_files as files_lib
 from tasks import vocabularies
 from tasks.hf_vocabulary import HuggingFaceTokenizer
 from tests.tasks import tokenizer_files
@@ -55,6 +56,37 @@ def test_a_vocab_txt_is_read_as_transformers_reads_it(settings, tmp_path):
     expected = theirs.encode(text, add_special_tokens=False)
     assert vocabulary.encode(text) == expected, text
   assert vocabulary.unk_id == theirs.unk_token_id
+
+
+@pytest.mark.parametrize(
+  ("model_type", "settings"),
+  [
+    ("gpt2", {}),
+    ("opt", {"add_bos_token": True, "bos_token": "</s>", "unk_token": "</s>"}),
+    ("roberta", {}),
+    ("bart", {"add_prefix_space": True, "cls_token": "<pad>"}),
+  ],
+)
+def test_a_vocab_json_with_merges_is_read_as_transformers_reads_it(
+  model_type, settings, tmp_path
+):
+  pair = model_type in ("roberta", "bart")
+  special = ["<s>", "<pad>", "</s>", "<unk>"] if settings or pair else []
+  special += ["<mask>"] if pair else ["<|endoftext|>"] if not settings else []
+  tokenizer_files.byte_level(first=special).model.save(str(tmp_path))
+  settings = {"eos_token": special[2 if len(special) > 1 else 0], **settings}
+  (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+  (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+  theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+  vocabulary = HuggingFaceTokenizer(tmp_path / "vocab.json")
+  marked = ["a</s>b", "the <mask> sat", "a<|endoftext|> b"]
+  for text in (*tokenizer_files.TEXTS, *marked):
+    expected = theirs.encode(text, add_special_tokens=False)
+    ids = [i - vocabulary.offset for i in vocabulary.encode(text)]
+    assert ids == expected, text
+  found = files_lib.read(tmp_path, is_encoder_decoder=model_type == "bart")
+  around = theirs.convert_ids_to_tokens(theirs.encode(""))
+  assert [*found.before, *found.after] == around
 
 
 BLANKS = [

@@ -1,4 +1,4 @@
-"""Reads a tokenizer.json or vocab.txt, and the configuration beside it.
+"""Reads a tokenizer.json, vocab.txt or vocab.json, and the settings beside it.
 
 tokenizer_config.json and special_tokens_map.json may declare special tokens
 that are ordinary tokens, or have other flags, in tokenizer.json; as in
@@ -19,7 +19,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from t5x_lite.data.vocabularies import word_piece
+from t5x_lite.data.vocabularies import byte_bpe, word_piece
 
 _EOS_NAMES = (
   "</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "[SEP]", "[EOS]",
@@ -31,7 +31,10 @@ _NAMED = (
 
 
 def tokenizer(path: str) -> Any:
-  """Returns the `tokenizers.Tokenizer` of a tokenizer.json or vocab.txt.
+  """Returns the `tokenizers.Tokenizer` of a file.
+
+  Args:
+    path: of a tokenizer.json, a vocab.txt, or a vocab.json with merges.txt.
 
   Raises:
     ValueError: the file does not exist or cannot be read.
@@ -43,13 +46,16 @@ def tokenizer(path: str) -> Any:
       f"reading {path} needs the package `tokenizers`: "
       "pip install 't5x_lite[hf]'"
     ) from None
-  if not pathlib.Path(path).is_file():
+  file = pathlib.Path(path)
+  if not file.is_file():
     raise ValueError(f"no tokenizer at {path!r}")
   config = settings(path)
   try:
-    if pathlib.Path(path).suffix == ".txt":
+    if file.suffix == ".txt":
       texts = {name: content(config.get(name)) for name in _NAMED}
-      found = word_piece.tokenizer(pathlib.Path(path), {**config, **texts})
+      found = word_piece.tokenizer(file, {**config, **texts})
+    elif file.name == byte_bpe.NAME:
+      found = byte_bpe.tokenizer(file, config)
     else:
       found = tokenizers.Tokenizer.from_file(path)
   except Exception as error:  # The package raises Exception itself.

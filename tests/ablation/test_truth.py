@@ -34,8 +34,10 @@ class Lab:
       files=str(path), objective=CausalLM(), vocabulary="bytes",
       documents="line",
     )  # fmt: skip
-    spec = Data(task=task, lengths={"targets": 32}, batch_size=16)
-    held_out = dataclasses.replace(spec, split="validation", num_epochs=1)
+    spec = Data(task=task, lengths={"targets": 32}, batch_size=4)
+    held_out = dataclasses.replace(
+      spec, split="validation", num_epochs=1, batch_size=16
+    )
     # A row stands for a document.
     self.held_out = list(
       itertools.islice(Reader(held_out, row_formats.CAUSAL).batches(), 2)
@@ -51,15 +53,22 @@ class Lab:
     optimizer = settings.build(model.logical_axes())
     self.first = jax.jit(lambda key: step.init_state(model, optimizer, key))
     key = jax.random.key(0)
-    self.update = jax.jit(step.train_step(model, optimizer, dropout_key=key))
+    update = step.train_step(model, optimizer, dropout_key=key)
+    self.train = jax.jit(
+      lambda state, batches: jax.lax.scan(
+        lambda state, batch: (update(state, batch)[0], None), state, batches
+      )[0]
+    )
     self.score = jax.jit(model.score)
 
   def arm(self, *, order, init, steps=STEPS) -> np.ndarray:
     """Trains one arm; returns the bits of each held-out row."""
-    state = self.first(jax.random.key(init))
     start = 2 * STEPS * order
-    for batch in self.stream[start : start + steps]:
-      state, _ = self.update(state, batch)
+    batches = self.stream[start : start + steps]
+    stacked = {
+      name: np.stack([b[name] for b in batches]) for name in batches[0]
+    }
+    state = self.train(self.first(jax.random.key(init)), stacked)
     scores = [self.score(state.params, batch) for batch in self.held_out]
     return -np.concatenate(scores) / math.log(2)
 

@@ -78,7 +78,24 @@ def no_lines_of_slow_work():
 def warnings(caplog):
   """Returns the lines logged so far as warnings."""
   caplog.set_level(logging.WARNING)
-  return lambda: caplog.messages
+  # Of reads that failed together, asyncio tells at any time of those that
+  # nobody waited for.
+  return lambda: [
+    record.getMessage() for record in caplog.records if record.name != "asyncio"
+  ]
+
+
+@pytest.fixture
+def no_new_tasks():
+  """Removes the tasks and mixtures that a test registers."""
+  import seqio
+
+  registries = (seqio.MixtureRegistry, seqio.TaskRegistry)
+  names = [set(registry.names()) for registry in registries]
+  yield
+  for registry, before in zip(registries, names, strict=True):
+    for name in set(registry.names()) - before:
+      registry.remove(name)
 
 
 @pytest.fixture

@@ -300,6 +300,7 @@ def test_training_on_a_run_begins_texts_alike(theirs, run):
 
 # One kind says it of all.
 @pytest.mark.parametrize("theirs", ["t5"], indirect=True)
+@pytest.mark.usefixtures("no_new_tasks")
 def test_fine_tuning_begins_where_the_run_does(theirs, run, tmp_path):
   from t5x_lite.decoding import Constraints
 

@@ -12,14 +12,12 @@ import textwrap
 import time
 
 import pytest
-import seqio
 
 from launch import main, session
 from t5x_lite.devices.layout import Layout
 from tests import metadata_server
 
 ROOT = pathlib.Path(__file__).parents[2]
-REGISTRIES = (seqio.MixtureRegistry, seqio.TaskRegistry)
 
 RUN = """
 include "models/t5_1_1/tiny.gin"
@@ -164,19 +162,15 @@ def test_another_vocabulary_is_refused(trained, capsys):
 
 
 @pytest.fixture
-def sst2(tmp_path):
-  """A folder with a task of GLUE; registered tasks go with the test."""
-  names = [set(registry.names()) for registry in REGISTRIES]
+def sst2(tmp_path, no_new_tasks):
+  """A folder with a task of GLUE."""
   path = tmp_path / "glue_sst2"
   path.mkdir()
   for split, count in (("train", 40), ("validation", 6)):
     rows = [{"sentence": f"{i} is fine", "label": i % 2} for i in range(count)]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (path / f"{split}.jsonl").write_text(lines)
-  yield tmp_path
-  for registry, before in zip(REGISTRIES, names, strict=True):
-    for name in set(registry.names()) - before:
-      registry.remove(name)
+  return tmp_path
 
 
 def test_a_run_is_fine_tuned_on_a_benchmark(trained, sst2):

@@ -27,12 +27,7 @@ WMT = TextToText(
 LENGTHS = {"inputs": 64, "targets": 32}
 
 
-@pytest.fixture(autouse=True)
-def no_new_tasks():
-  before = set(seqio.TaskRegistry.names())
-  yield
-  for name in set(seqio.TaskRegistry.names()) - before:
-    seqio.TaskRegistry.remove(name)
+pytestmark = pytest.mark.usefixtures("no_new_tasks")
 
 
 def stored(folder, name, features, rows):

@@ -167,14 +167,6 @@ def test_files_of_their_own_may_be_held_out(folder):
   assert documents(source, "train") == sorted(DOCUMENTS)
 
 
-@pytest.fixture
-def no_new_tasks():
-  before = set(seqio.TaskRegistry.names())
-  yield
-  for name in set(seqio.TaskRegistry.names()) - before:
-    seqio.TaskRegistry.remove(name)
-
-
 @pytest.mark.usefixtures("no_new_tasks")
 def test_a_text_task_trains_its_vocabulary_and_gives_examples(folder):
   arguments = {"files": str(folder / "a.txt"), "objective": PrefixLM()}

@@ -32,7 +32,7 @@ from t5x_lite.training.run import Run
 from t5x_lite.training.train import train
 from tests import tiny
 
-STEPS, EXAMPLES = 200, 400
+STEPS, EXAMPLES = 100, 200
 _DEVICES, _COUNTS = 4, (4, 2, 1)
 _TASK = "killed_copy"
 # A process that takes this long hangs: it is ended.
@@ -149,7 +149,7 @@ def main(folder: pathlib.Path, kills: int, seed: int) -> None:
     before = steps_done(killed)
     children = _start(killed, count)
     # Every sixth before its first step, the others some steps later.
-    steps = chance.randint(1, 300 // kills) if number % 6 else 0
+    steps = chance.randint(1, 3 * STEPS // (2 * kills)) if number % 6 else 0
     if before + steps > STEPS - 20:
       steps = 0
     while steps and steps_done(killed) < before + steps:

@@ -38,6 +38,11 @@ added = [f"{name}={x}" for name, x in _XLA_FLAGS.items() if name not in given]
 os.environ["XLA_FLAGS"] = " ".join([*given.split(), *added])
 
 
+_LACKS_TORCH = (
+  "No module named 'torch'", "needs torch, which is not installed",
+)  # fmt: skip
+
+
 def pytest_addoption(parser):
   """Adds the flag for an environment that has no PyTorch."""
   parser.addoption(
@@ -59,7 +64,10 @@ def pytest_runtest_makereport(item, call):
   report = yield
   error = call.excinfo and call.excinfo.value
   expected = item.config.getoption("without_torch")
-  if expected and isinstance(error, ImportError) and "torch" in f"{error}":
+  lacks = isinstance(error, ImportError) and "torch" in f"{error}"
+  # What another process or a command says of it.
+  lacks |= any(text in f"{error}" for text in _LACKS_TORCH)
+  if expected and lacks:
     report.outcome = "skipped"
     # Of one place: they are one line of the summary.
     report.longrepr = (__file__, 0, "Skipped: compares with PyTorch")

@@ -32,7 +32,7 @@ from t5x_lite.training.run import Run
 from t5x_lite.training.train import train
 from tests import tiny
 
-STEPS, EXAMPLES = 100, 200
+STEPS, EXAMPLES = 200, 400
 _DEVICES, _COUNTS = 4, (4, 2, 1)
 _TASK = "killed_copy"
 # A process that takes this long hangs: it is ended.

@@ -29,7 +29,7 @@ def tokenizer(path: pathlib.Path, config: Mapping[str, Any]) -> Any:
   ids, merges = models.BPE.read_file(str(path), str(path.with_name(MERGES)))
   found = tokenizers.Tokenizer(models.BPE(vocab=ids, merges=merges))
   found.pre_tokenizer = pre_tokenizers.ByteLevel(
-    add_prefix_space=config.get("add_prefix_space", False)
+    add_prefix_space=config.get("add_prefix_space") or False
   )
   found.decoder = decoders.ByteLevel()
   found.add_special_tokens([token for token in _SPECIAL if token in ids])
